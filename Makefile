@@ -1,0 +1,23 @@
+# Verbs only. `make demo` and `make test` set up all they need by themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+export VENV
+
+.PHONY: help env demo test check bench clean
+help:
+	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
+	@echo "make test    set up engine, Redis and images, and run the whole suite"
+	@echo "make check   ruff and mypy --strict over the product"
+	@echo "make bench   every benchmark; each ends with one line of JSON"
+
+env: $(BIN)/.ready
+$(BIN)/.ready: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(DISTS))
+	@PYTHON=$(PYTHON) sh lab/env.sh $(DISTS)
+	@touch $@
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(addsuffix /src,$(DISTS))
