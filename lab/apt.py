@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.say import LabError, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 

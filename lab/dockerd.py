@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from lab import apt, process
 from lab.say import LabError
@@ -117,7 +118,8 @@ class PrivateEngine:
         with_source = docker.DockerClient(base_url=source)
         target = docker.DockerClient(base_url=self.host)
         try:
-            target.images.load(with_source.images.get(image).save(named=True))
+            stream: Any = with_source.images.get(image).save(named=True)  # the SDK takes iterables, its stubs do not
+            target.images.load(stream)
         finally:
             with_source.close()
             target.close()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from lab.dockerd import PrivateEngine, answers
 from lab.say import LabError, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 

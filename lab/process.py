@@ -8,13 +8,17 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.say import LabError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
-def spawn(argv: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> int:
+
+def spawn(argv: list[str], log: Path, environ: Mapping[str, str] | None = None) -> int:
     """Start argv (an absolute path first) detached from this terminal; returns its pid."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
@@ -26,10 +30,8 @@ def spawn(argv: Sequence[str], log: Path, environ: Mapping[str, str] | None = No
 
 
 def alive(pid: int) -> bool:
-    try:
-        os.waitpid(pid, os.WNOHANG)  # reaps it if it was ours
-    except ChildProcessError:
-        pass
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # reaps it if it was our child
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
