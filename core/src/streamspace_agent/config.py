@@ -1,0 +1,220 @@
+"""The settings: environment variables, each also a command-line option, read and judged in one go.
+
+A field's variable is its name in capitals, its option the name with dashes. A command-line option beats the variable.
+Secrets are never options (``ps`` would show them): they come from the variable or from the file that the variable
+with ``_FILE`` behind it names. A plugin reads settings of its own from the ``environ`` that its hook is given.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from streamspace_agent.errors import ConfigError
+from streamspace_agent.units import parse_duration
+
+# The control plane calls an agent stale 45 s after its last heartbeat (protocol, section 2); 5 s are for the way.
+MAX_HEARTBEAT = 40.0
+
+Duration = Annotated[float, BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)]
+"""Seconds; written ``30s``, ``1m30s``, ``500ms`` or ``45``."""
+
+
+class Settings(BaseModel):
+    """Everything an operator can set. Defaults are those of the deployment documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    agent_id: str = Field(
+        description="Unique agent identifier; replicas of one agent share it",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{2,99}$",
+        examples=["docker-prod-us-east-1"],
+    )
+    control_plane_url: str = Field(
+        description="Control plane URL (ws, wss, http or https)", examples=["wss://control.example.com"]
+    )
+    agent_api_key: SecretStr | None = Field(
+        default=None, description="The agent's API key or a shared bootstrap key; also read from API_KEY"
+    )
+    platform: Literal["kubernetes", "docker", "vm", "cloud"] = Field(default="docker", description="Platform type")
+    region: str = Field(default="default", description="Deployment region", min_length=2, max_length=50)
+    docker_host: str = Field(default="unix:///var/run/docker.sock", description="Docker daemon socket")
+    network_name: str = Field(
+        default="streamspace", description="Docker network of the sessions", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+    )
+    volume_driver: str = Field(default="local", description="Docker volume driver of the sessions' volumes")
+    max_cpu: float = Field(default=100, gt=0, description="Maximum CPU cores for all sessions together")
+    max_memory: float = Field(default=128, gt=0, description="Maximum memory for all sessions together, in GB (GiB)")
+    max_sessions: int = Field(default=100, ge=0, description="Maximum concurrent sessions")
+    health_check_interval: Duration = Field(
+        default=30.0, ge=1, description="Heartbeat interval, at most 40s since the control plane gives up at 45s"
+    )
+    enable_ha: bool = Field(default=False, description="Enable HA mode: replicas elect one leader")
+    leader_election_backend: str = Field(
+        default="file", description="Election backend: the name of an installed plugin (file, redis, swarm, ...)"
+    )
+    lock_file_path: str = Field(
+        default="/var/run/streamspace/agent.lock",
+        description="Lock file of the file backend; {agent_id} in it is replaced",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis URL of the redis backend, redis:// or rediss://",
+        examples=["redis://redis:6379/0"],
+    )
+    lease_duration: Duration | None = Field(
+        default=None, gt=0, description="Length of a lease; scales the backend's other timings with it"
+    )
+    runtime_driver: str = Field(default="docker", description="Runtime driver: the name of an installed plugin")
+    state_dir: Path = Field(
+        default=Path("/var/lib/streamspace"),
+        description="Folder of the journal, the agent's own key and status sockets",
+    )
+    hibernate_mode: Literal["stop", "pause"] = Field(
+        default="stop",
+        description="stop keeps a session's disk and frees its memory; pause keeps memory, wakes at once",
+    )
+    publish_address: str = Field(
+        default="127.0.0.1", description="Host address on which sessions' ports are published, where they are published"
+    )
+    ready_timeout: Duration = Field(
+        default=120.0, gt=0, description="How long a started session may take until its desktop answers"
+    )
+    command_concurrency: int = Field(default=16, ge=1, le=256, description="Commands that run at the same time")
+    drain_timeout: Duration = Field(
+        default=30.0, ge=0, description="How long running commands may finish after SIGTERM"
+    )
+    health_address: str | None = Field(
+        default=None,
+        description="host:port of the HTTP endpoint with /healthz, /readyz, /status and /metrics; unset for none",
+        pattern=r"^\S*:\d{1,5}$",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Log level")
+    log_format: Literal["text", "json"] = Field(default="text", description="Log format")
+    tls_ca_file: Path | None = Field(
+        default=None, description="CA bundle that the control plane's certificate is checked with"
+    )
+    tls_cert_file: Path | None = Field(
+        default=None, description="Client certificate for mutual TLS; its CN is the agent id"
+    )
+    tls_key_file: Path | None = Field(default=None, description="Key of TLS_CERT_FILE")
+
+    @field_validator("log_level", "log_format", "hibernate_mode", "platform", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("control_plane_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+            raise ValueError("must be a URL such as wss://control.example.com")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold neither credentials nor a query: the key belongs in AGENT_API_KEY")
+        return value.rstrip("/")
+
+    @field_validator("health_check_interval")
+    @classmethod
+    def _heartbeat(cls, value: float) -> float:
+        if value > MAX_HEARTBEAT:
+            raise ValueError(
+                f"must be {MAX_HEARTBEAT:.0f}s or less: the control plane gives an agent up 45s after its last heartbeat"
+            )
+        return value
+
+    @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"no such file: {value}")
+        return value
+
+    @property
+    def http_url(self) -> str:
+        return re.sub(r"^ws", "http", self.control_plane_url)
+
+    @property
+    def ws_url(self) -> str:
+        return re.sub(r"^http", "ws", self.control_plane_url)
+
+    @property
+    def lock_file(self) -> Path:
+        return Path(self.lock_file_path.replace("{agent_id}", self.agent_id))
+
+    @property
+    def agent_dir(self) -> Path:
+        """Where this agent id keeps what must outlive a process; shared by its replicas on one host."""
+        return self.state_dir / self.agent_id
+
+
+ALIASES: Mapping[str, str] = {"API_KEY": "agent_api_key"}
+"""Other names under which a variable is taken."""
+
+
+def variable(field: str) -> str:
+    return field.upper()
+
+
+def is_secret(field: str) -> bool:
+    return "SecretStr" in str(Settings.model_fields[field].annotation)
+
+
+def load(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
+    """The settings from options, variables and files; an empty value counts as not set.
+
+    Raises :exc:`ConfigError` that lists everything wrong at once, a line for each variable.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for name, field in [*((variable(f), f) for f in Settings.model_fields), *ALIASES.items()]:
+        if field not in values and (value := _value(name, field, environ, problems)):
+            values[field] = value
+    values |= {field: value for field, value in (options or {}).items() if value is not None}
+    settings: Settings | None = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += _explain(error)
+    problems += _cross_checks(values)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
+
+
+def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
+    value = environ.get(name, "").strip()
+    path = environ.get(f"{name}_FILE", "").strip() if is_secret(field) else ""
+    if value and path:
+        problems.append(f"{name} and {name}_FILE are both set: keep one of them")
+    if value or not path:
+        return value or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}")
+        return None
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    for item in error.errors(include_url=False, include_input=False):
+        field = str(item["loc"][0]) if item["loc"] else "settings"
+        name, info = variable(field), Settings.model_fields.get(field)
+        example = f", for example {name}={info.examples[0]}" if info and info.examples else ""
+        if item["type"] == "missing":
+            yield f"{name} is not set: {info.description if info else ''}{example}"
+        elif item["type"] == "string_pattern_mismatch" and field == "agent_id":
+            yield f"{name} must be 3 to 100 letters, digits, dots, dashes or underscores and start with a letter or digit{example}"
+        elif item["type"] == "string_pattern_mismatch" and field == "health_address":
+            yield f"{name} must be host:port, for example {name}=127.0.0.1:8080"
+        else:
+            message = re.sub(r"^Value error, ", "", item["msg"])
+            yield f"{name}: {message[:1].lower()}{message[1:]}{'' if item['type'] == 'value_error' else example}"
+
+
+def _cross_checks(values: Mapping[str, Any]) -> Iterable[str]:
+    if bool(values.get("tls_cert_file")) != bool(values.get("tls_key_file")):
+        yield "TLS_CERT_FILE and TLS_KEY_FILE belong together: set both or neither"

@@ -1,0 +1,34 @@
+"""Fault points: named places at which a test can kill, freeze or fail a real agent process.
+
+Set ``STREAMSPACE_FAULTS=name=action[,name=action...]``; actions are ``kill`` (SIGKILL to itself), ``stop`` (SIGSTOP to itself),
+``sleep:SECONDS`` (blocks the calling thread) and ``raise``. Each fires once per process. Unset, a point costs one look-up in an empty dict.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+VARIABLE = "STREAMSPACE_FAULTS"
+
+
+class Injected(Exception):
+    """The error that a ``raise`` point raises."""
+
+
+class Faults:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        pairs = (item.split("=", 1) for item in environ.get(VARIABLE, "").split(",") if "=" in item)
+        self._armed = {name.strip(): action.strip() for name, action in pairs}
+
+    def point(self, name: str) -> None:
+        """Do what was asked for at this point, if anything was."""
+        action = self._armed.pop(name, "")
+        if action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif action == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif action.startswith("sleep:"):
+            time.sleep(float(action.removeprefix("sleep:")))
+        elif action == "raise":
+            raise Injected(name)

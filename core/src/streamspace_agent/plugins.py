@@ -1,0 +1,211 @@
+"""Finding, choosing and loading plugins.
+
+Choosing looks at metadata only: no plugin is imported but the one that was chosen. Pluggy's own entry-point
+loader is not used, since it imports every plugin of a group and drops the second of two equal names without a word.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TypeVar, cast
+
+import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from streamspace_agent import __version__, hookspecs
+from streamspace_agent.commands import Registry
+from streamspace_agent.config import Settings
+from streamspace_agent.election import ElectionBackend
+from streamspace_agent.errors import AgentError, PluginError
+from streamspace_agent.runtime import RuntimeDriver
+
+CORE = "streamspace-agent"
+Product = TypeVar("Product", ElectionBackend, RuntimeDriver)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of plugin: its entry-point group, the variable that chooses it, and the core's extras that bring one."""
+
+    name: str
+    group: str
+    variable: str = ""
+    extras: tuple[str, ...] = ()
+
+
+ELECTION = Kind("election", "streamspace_agent.election", "LEADER_ELECTION_BACKEND", ("file", "redis", "swarm"))
+RUNTIME = Kind("runtime", "streamspace_agent.runtime", "RUNTIME_DRIVER", ("docker",))
+COMMANDS = Kind("commands", "streamspace_agent.commands")
+KINDS = (ELECTION, RUNTIME, COMMANDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An installed plugin as its metadata tells; ``problem`` says why it cannot be used, "" when it can."""
+
+    kind: Kind
+    name: str
+    distribution: str
+    version: str
+    entry: metadata.EntryPoint
+    problem: str = ""
+
+
+def installed(kind: Kind, entries: Iterable[metadata.EntryPoint] | None = None) -> list[Found]:
+    """Every installed plugin of a kind, sorted by name; imports none of them."""
+    if entries is None:
+        entries = metadata.entry_points(group=kind.group)
+    found: dict[tuple[str, str, str], Found] = {}
+    for entry in entries:
+        dist = entry.dist
+        name, version = (dist.name, dist.version) if dist else ("unknown", "unknown")
+        # An editable install beside a wheel lists the same distribution twice: that is one plugin.
+        found[entry.name, canonicalize_name(name), entry.value] = Found(
+            kind, entry.name, name, version, entry, _core_mismatch(dist)
+        )
+    return sorted(found.values(), key=lambda f: (f.name, f.distribution))
+
+
+def _core_mismatch(dist: metadata.Distribution | None) -> str:
+    for line in (dist.requires or []) if dist else []:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if canonicalize_name(requirement.name) != CORE or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        if not requirement.specifier.contains(__version__, prereleases=True):
+            return f"needs {CORE}{requirement.specifier}, this is {__version__}: install versions that belong together"
+    return ""
+
+
+def choose(kind: Kind, name: str, found: Iterable[Found] | None = None) -> Found:
+    """The one plugin of that name. Raises PluginError in one line that says what to do."""
+    candidates = installed(kind) if found is None else list(found)
+    matches = [f for f in candidates if f.name == name]
+    if not matches:
+        raise PluginError(_not_installed(kind, name, sorted({f.name for f in candidates})))
+    if len(matches) > 1:
+        owners = " and ".join(sorted(f.distribution for f in matches))
+        raise PluginError(f"{kind.variable}={name} is offered twice, by {owners}: uninstall one of them")
+    if matches[0].problem:
+        raise PluginError(
+            f"{kind.variable}={name}: {matches[0].distribution} {matches[0].version} {matches[0].problem}"
+        )
+    return matches[0]
+
+
+def _not_installed(kind: Kind, name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, sorted({*names, *kind.extras}), n=1, cutoff=0.6)
+    if name in kind.extras:
+        fix = f"pip install '{CORE}[{name}]'"
+    elif near:
+        fix = f"did you mean {near[0]}?"
+        if near[0] not in names:
+            fix += f" pip install '{CORE}[{near[0]}]'"
+    else:
+        fix = f"install the distribution that has an entry point {name!r} in the group {kind.group}"
+    return f"{kind.variable}={name} is not installed (installed: {', '.join(names) or 'none'}): {fix}"
+
+
+class Plugins:
+    """The plugins of one process: the typed face of pluggy's untyped hooks."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("streamspace_agent")
+        self._manager.add_hookspecs(hookspecs)
+
+    def load(self, found: Found) -> object:
+        """Import and register one plugin under ``kind:name``. Raises PluginError with the cause in one line."""
+        label = f"{found.kind.name}:{found.name}"
+        try:
+            plugin = found.entry.load()
+            self._manager.register(plugin, name=label)
+            self._manager.check_pending()
+        except AgentError:
+            raise
+        except Exception as error:
+            cause = " ".join(str(error).split())
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed to load: {type(error).__name__}: {cause}"
+            ) from error
+        return plugin
+
+    def election_backend(
+        self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
+    ) -> ElectionBackend:
+        found = found or choose(ELECTION, settings.leader_election_backend)
+        hook = self._only_hook(found, "create_election_backend")
+        return self._made(found, ElectionBackend, hook, settings, environ)  # type: ignore[type-abstract]
+
+    def runtime_driver(
+        self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
+    ) -> RuntimeDriver:
+        found = found or choose(RUNTIME, settings.runtime_driver)
+        hook = self._only_hook(found, "create_runtime_driver")
+        return self._made(found, RuntimeDriver, hook, settings, environ)  # type: ignore[type-abstract]
+
+    def commands(self, found: Iterable[Found] | None = None) -> Registry:
+        """All installed command plugins, loaded, and what they registered."""
+        registry = Registry()
+        for plugin in installed(COMMANDS) if found is None else found:
+            if plugin.problem:
+                raise PluginError(
+                    f"commands plugin {plugin.name}: {plugin.distribution} {plugin.version} {plugin.problem}"
+                )
+            hook = self._only_hook(plugin, "register_commands")
+            self._call(plugin, hook, register=registry.register_for(plugin.distribution))
+        return registry
+
+    def _only_hook(self, found: Found, hook: str) -> Callable[..., object]:
+        """Load the plugin and return its own implementation of the hook: no other plugin is asked."""
+        plugin = self.load(found)
+        callers = self._manager.get_hookcallers(plugin) or []
+        implementations = [
+            impl
+            for caller in callers
+            if caller.name == hook
+            for impl in caller.get_hookimpls()
+            if impl.plugin is plugin
+        ]
+        if len(implementations) != 1:
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} implements {hook} {len(implementations)} times, must be once: mark one function with @streamspace_agent.hookimpl"
+            )
+        function = implementations[0].function
+        if inspect.iscoroutinefunction(function):
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution}: {hook} must not be async"
+            )
+        return cast("Callable[..., object]", self._manager.subset_hook_caller(hook, self._others(plugin)))
+
+    def _others(self, plugin: object) -> list[object]:
+        return [other for other in self._manager.get_plugins() if other is not plugin]
+
+    def _call(self, found: Found, hook: Callable[..., object], **arguments: object) -> object:
+        try:
+            return hook(**arguments)
+        except AgentError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def _made(
+        self,
+        found: Found,
+        kind: type[Product],
+        hook: Callable[..., object],
+        settings: Settings,
+        environ: Mapping[str, str],
+    ) -> Product:
+        made = self._call(found, hook, settings=settings, environ=environ)
+        if not isinstance(made, kind):
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} made {type(made).__name__}, must be {kind.__name__}"
+            )
+        return made

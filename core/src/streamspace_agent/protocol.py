@@ -1,0 +1,146 @@
+"""The control plane's wire format: envelopes of JSON in text frames, in both directions.
+
+Several envelopes may share a frame, separated by newlines. Every envelope is
+``{"type": str, "timestamp": RFC 3339 string, "payload": {...}}``.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from streamspace_agent.runtime import Progress, Session, SessionState
+
+MAX_FRAME = 524_288
+"""Bytes; the control plane closes the connection on anything larger."""
+MAX_TEXT = 4_000
+"""Characters of an error or reason that goes to the control plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A piece of a frame that is no envelope. ``command_id`` is set where one could still be read."""
+
+    reason: str
+    text: str
+    command_id: str = ""
+
+
+class TooLarge(ValueError):
+    """An envelope would exceed :data:`MAX_FRAME`."""
+
+
+def decode(frame: str | bytes) -> Iterator[Envelope | Malformed]:
+    """The envelopes of one frame, in order; bad pieces come out as :class:`Malformed`, never as an exception."""
+    if isinstance(frame, bytes):
+        frame = frame.decode("utf-8", "replace")
+    for piece in frame.split("\n"):
+        if piece and not piece.isspace():
+            yield _decode_one(piece)
+
+
+def _decode_one(piece: str) -> Envelope | Malformed:
+    try:
+        value = json.loads(piece)
+    except (ValueError, RecursionError) as error:
+        return Malformed(f"not JSON: {error}", piece)
+    if not isinstance(value, dict):
+        return Malformed("not a JSON object", piece)
+    payload = value.get("payload")
+    command_id = _command_id(payload) or _command_id(value)
+    if not isinstance(value.get("type"), str):
+        return Malformed("no message type", piece, command_id)
+    if payload is None:
+        payload = {}
+    if not isinstance(payload, dict):
+        return Malformed("its payload is not an object", piece, command_id)
+    return Envelope(value["type"], payload)
+
+
+def _command_id(value: object) -> str:
+    found = value.get("commandId") if isinstance(value, dict) else None
+    return str(found) if isinstance(found, str | int) else ""
+
+
+def encode(kind: str, payload: Mapping[str, Any]) -> str:
+    """One envelope as a text frame. Raises :exc:`TooLarge`."""
+    text = json.dumps(
+        {"type": kind, "timestamp": timestamp(), "payload": payload},
+        separators=(",", ":"),
+        allow_nan=False,
+        default=str,
+    )
+    # json.dumps escapes all that is not ASCII, so characters are bytes.
+    if len(text) > MAX_FRAME:
+        raise TooLarge(f"a {kind} message of {len(text)} bytes exceeds {MAX_FRAME}")
+    return text
+
+
+def timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def cut(text: str, limit: int = MAX_TEXT) -> str:
+    """The text, or its beginning and a note of how much is missing."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} characters more)"
+
+
+# Payloads that we send
+
+
+def failed(command_id: str, error: str) -> dict[str, Any]:
+    return {"commandId": command_id, "error": cut(error)}
+
+
+def status(session: Session) -> dict[str, Any]:
+    """The ``status`` payload: writes the session's state and place at the control plane."""
+    metadata: dict[str, Any] = {
+        "podName": session.place,
+        "podIP": session.address,
+        "epoch": session.epoch,
+        **session.details,
+    }
+    if session.reason:
+        metadata["reason"] = cut(session.reason)
+    return {
+        "sessionId": session.session_id,
+        "state": str(session.state),
+        "vncReady": session.ready and session.state is SessionState.RUNNING,
+        "vncPort": session.port,
+        "platformMetadata": metadata,
+    }
+
+
+def pending(session_id: str, step: Progress, epoch: int) -> dict[str, Any]:
+    """The ``status`` payload of a session under way, with its progress for people."""
+    progress: dict[str, Any] = {"phase": step.phase}
+    if step.total:
+        progress |= {"currentBytes": step.current, "totalBytes": step.total, "percent": step.percent}
+    if step.detail:
+        progress["detail"] = cut(step.detail, 200)
+    return {
+        "sessionId": session_id,
+        "state": str(SessionState.PENDING),
+        "vncReady": False,
+        "vncPort": 0,
+        "platformMetadata": {"epoch": epoch, "progress": progress},
+    }
+
+
+def started(session: Session) -> dict[str, Any]:
+    """The ``result`` of a start or wake, with the keys of the sibling agent and this platform's own."""
+    return {
+        "sessionId": session.session_id,
+        "state": str(session.state),
+        "podName": session.place,
+        "podIP": session.address,
+        "vncPort": session.port,
+        **session.details,
+    }

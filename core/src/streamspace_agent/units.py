@@ -1,0 +1,71 @@
+"""Durations as operators write them, and quantities as Kubernetes does."""
+
+import re
+from decimal import Decimal, InvalidOperation
+
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_QUANTITY = re.compile(r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))(?P<suffix>[eE][+-]?\d+|[KMGTPE]i|[numkMGTPE]?)")
+_SUFFIX = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "": Decimal(1),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
+    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``30s``, ``1m30s``, ``500ms``, ``8h`` or a bare ``45``. Raises ValueError with an example."""
+    text = text.strip()
+    try:
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return float(text)
+        if text and re.fullmatch(
+            f"(?:{_DURATION.pattern.replace('?P<number>', '?:').replace('?P<unit>', '?:')})+", text
+        ):
+            return sum(float(m["number"]) * _SECONDS[m["unit"]] for m in _DURATION.finditer(text))
+    except OverflowError:
+        pass
+    raise ValueError(f"{text!r} is not a duration: write for example 30s, 1m30s, 500ms or 45 (seconds)")
+
+
+def parse_quantity(text: str | float) -> Decimal:
+    """The exact number of a Kubernetes quantity: ``500m``, ``1.5``, ``2Gi``, ``100M``, ``1e3``. Raises ValueError."""
+    match = _QUANTITY.fullmatch(str(text).strip())
+    if match:
+        suffix = match["suffix"]
+        try:
+            if suffix[:1] in {"e", "E"} and len(suffix) > 1 and suffix != "Ei":
+                return Decimal(match["number"] + suffix) if abs(int(suffix[1:])) <= 30 else _refuse(text)
+            return Decimal(match["number"]) * _SUFFIX[suffix]
+        except (InvalidOperation, KeyError):
+            pass
+    return _refuse(text)
+
+
+def _refuse(text: object) -> Decimal:
+    raise ValueError(f"{str(text)[:40]!r} is not a quantity: write for example 500m, 2, 512Mi or 2Gi")
+
+
+def format_bytes(number: float) -> str:
+    """``2.1 GiB``: for people, one decimal at most."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1024:
+            return f"{number:.1f}".removesuffix(".0") + f" {unit}"
+        number /= 1024
+    return f"{number:.1f}".removesuffix(".0") + " TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """``350 ms``, ``2.4 s``, ``3 min 20 s``: for logs and messages."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
