@@ -17,9 +17,11 @@ from lab.say import LabError
 @pytest.fixture
 def other_engine(tmp_path_factory):
     engine = PrivateEngine(tmp_path_factory.mktemp("e"))
-    engine.start()
-    yield engine
-    engine.destroy()
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.destroy()
 
 
 def _run(client, **options):
