@@ -1,0 +1,172 @@
+"""A Docker Engine of one's own: own data, socket, bridge and addresses, beside whatever else runs here."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import json
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lab import apt, process
+from lab.say import LabError
+
+
+def answers(host: str, timeout: float = 3.0) -> bool:
+    """True when a Docker API answers at `host` (unix:// or tcp://)."""
+    scheme, _, address = host.partition("://")
+    name, _, port = address.partition(":")
+    connection = (
+        _UnixConnection(address, timeout)
+        if scheme == "unix"
+        else http.client.HTTPConnection(name, int(port or 2375), timeout=timeout)
+    )
+    try:
+        connection.request("GET", "/_ping")
+        return connection.getresponse().read(2) == b"OK"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class PrivateEngine:
+    """A dockerd under `directory`, for root only.
+
+    `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts, whoever
+    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: their containers
+    reach each other and the host reaches them (by address and by ports published on loopback), but they see no outside
+    network, and `enable_icc=false` is not enforced.
+    """
+
+    def __init__(self, directory: Path, *, iptables: bool = False) -> None:
+        self.directory = directory.resolve()
+        self.iptables = iptables
+        self.socket = self.directory / "docker.sock"
+        self.host = f"unix://{self.socket}"
+        self.log = self.directory / "dockerd.log"
+        self.pidfile = self.directory / "dockerd.pid"
+        self.bridge = "sslab" + hashlib.sha256(str(self.directory).encode()).hexdigest()[:8]
+        if len(str(self.socket)) > 100:  # the kernel's limit for socket paths is 107
+            raise LabError(f"the path of the engine's folder is too long for a socket: {self.directory}")
+
+    @property
+    def pid(self) -> int | None:
+        """The running dockerd's pid, None when there is none of ours."""
+        try:
+            pid = int(self.pidfile.read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if process.ours(pid, str(self.pidfile)) and process.alive(pid) else None
+
+    def start(self) -> None:
+        """Idempotent; returns when the API answers."""
+        apt.require("docker.io", "iptables", "iproute2")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        pid = self.pid
+        if pid is None:
+            self.pidfile.unlink(missing_ok=True)
+            self.log.unlink(missing_ok=True)
+            block = self._block()
+            self._make_bridge(block)
+            pid = process.spawn(self._command(block), self.log)
+        process.wait_until(lambda: answers(self.host), "dockerd", pid=pid, log=self.log, timeout=90)
+
+    def stop(self) -> None:
+        """Stops dockerd and, as dockerd does, every container of it; what it stores stays."""
+        if (pid := self.pid) is not None:
+            process.stop(pid, str(self.pidfile), grace=60)
+        if Path("/sys/class/net", self.bridge).exists():
+            _ip("link", "delete", self.bridge)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would: containers live on until the next start takes them over or stops them."""
+        if (pid := self.pid) is not None:
+            process.stop(pid, str(self.pidfile), sig=signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def destroy(self) -> None:
+        """Stop it and delete all it stored. After a kill, dockerd is started once more: only it can find its leftovers."""
+        if self.pid is None and (self.directory / "exec/containerd/containerd.sock").exists():
+            self.start()
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def load(self, image: str, source: str) -> None:
+        """Copy an image from the engine at `source` (a DOCKER_HOST)."""
+        import docker  # noqa: PLC0415  # not there yet when the lab sets the environment up
+
+        with_source = docker.DockerClient(base_url=source)
+        target = docker.DockerClient(base_url=self.host)
+        try:
+            stream: Any = with_source.images.get(image).save(named=True)  # the SDK takes iterables, its stubs do not
+            target.images.load(stream)
+        finally:
+            with_source.close()
+            target.close()
+
+    def _command(self, block: ipaddress.IPv4Network) -> list[str]:
+        return [
+            "dockerd",
+            f"--host={self.host}",
+            f"--data-root={self.directory / 'data'}",
+            f"--exec-root={self.directory / 'exec'}",
+            f"--pidfile={self.pidfile}",
+            f"--bridge={self.bridge}",
+            # Small networks: Docker's own pools run out at about 31.
+            f"--default-address-pool=base={next(block.subnets())},size=24",
+            f"--iptables={'true' if self.iptables else 'false'}",
+            "--ip6tables=false",
+            "--shutdown-timeout=5",
+        ]
+
+    def _block(self) -> ipaddress.IPv4Network:
+        """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half."""
+        note = self.directory / "addresses"
+        if note.exists():
+            return ipaddress.IPv4Network(note.read_text().strip())
+        taken = [ipaddress.ip_network(route["dst"]) for route in _routes()]
+        for second in range(200, 250):
+            block = ipaddress.IPv4Network(f"10.{second}.0.0/16")
+            if not any(block.overlaps(network) for network in taken):
+                note.write_text(f"{block}\n")
+                return block
+        raise LabError("no free /16 between 10.200.0.0 and 10.249.0.0 for a private engine")
+
+    def _make_bridge(self, block: ipaddress.IPv4Network) -> None:
+        """A bridge that dockerd did not make is one that no dockerd deletes."""
+        if not Path("/sys/class/net", self.bridge).exists():
+            _ip("link", "add", self.bridge, "type", "bridge")
+            _ip("address", "add", f"{block[-2]}/24", "dev", self.bridge)
+        _ip("link", "set", self.bridge, "up")
+
+
+def _routes() -> list[dict[str, str]]:
+    listed: list[dict[str, str]] = json.loads(_ip("-json", "-4", "route", "show", "table", "all") or "[]")
+    return [route for route in listed if route["dst"] != "default"]
+
+
+def _ip(*args: str) -> str:
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(f"ip {' '.join(args)} failed: {done.stderr.strip()}")
+    return done.stdout
