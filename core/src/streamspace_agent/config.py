@@ -205,7 +205,8 @@ def _explain(error: ValidationError) -> Iterable[str]:
         name, info = variable(field), Settings.model_fields.get(field)
         example = f", for example {name}={info.examples[0]}" if info and info.examples else ""
         if item["type"] == "missing":
-            yield f"{name} is not set: {info.description if info else ''}{example}"
+            meaning = info.description or "" if info else ""
+            yield f"{name} is not set: {meaning[:1].lower()}{meaning[1:]}{example}"
         elif item["type"] == "string_pattern_mismatch" and field == "agent_id":
             yield f"{name} must be 3 to 100 letters, digits, dots, dashes or underscores and start with a letter or digit{example}"
         elif item["type"] == "string_pattern_mismatch" and field == "health_address":
