@@ -7,11 +7,13 @@ import ipaddress
 import shutil
 import signal
 import socket
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab import apt, host, process
 from lab.say import LabError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def answers(docker_host: str, timeout: float = 3.0) -> bool:
@@ -144,7 +146,7 @@ class PrivateEngine:
 
     def _make_bridge(self, block: ipaddress.IPv4Network) -> None:
         """A bridge that dockerd did not make is one that no dockerd deletes."""
-        if not Path("/sys/class/net", self.bridge).exists():
+        if not host.has_link(self.bridge):
             host.ip("link", "add", self.bridge, "type", "bridge")
             host.ip("address", "add", f"{block[-2]}/24", "dev", self.bridge)
         host.ip("link", "set", self.bridge, "up")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -34,8 +35,12 @@ def link_name(directory: Path) -> str:
     return "sslab" + hashlib.sha256(str(directory).encode()).hexdigest()[:8]
 
 
+def has_link(name: str) -> bool:
+    return any(name == link for _, link in socket.if_nameindex())  # /sys would show the namespace it was mounted in
+
+
 def delete_link(name: str) -> None:
-    if Path("/sys/class/net", name).exists():
+    if has_link(name):
         ip("link", "delete", name)
 
 
