@@ -98,7 +98,12 @@ class Dispatcher:
             raise
         self._outbox.wake()
         if known is not None:
-            log.info("command %s (%s) was received before: %s", command_id, known.action, "its answer goes out again" if known.answer else "it is under way")
+            log.info(
+                "command %s (%s) was received before: %s",
+                command_id,
+                known.action,
+                "its answer goes out again" if known.answer else "it is under way",
+            )
             return
         command = Command(command_id, str(action), body if isinstance(body, dict) else {}, self._epoch)
         problem = ""
@@ -117,7 +122,12 @@ class Dispatcher:
             problem = ""
             if entry.attempts >= MAX_ATTEMPTS:
                 problem = f"interrupted: the agent ended {entry.attempts} times while it ran this command"
-            log.info("command %s (%s) was left open by an earlier leader: %s", entry.id, entry.action, "failing it" if problem else "resuming it")
+            log.info(
+                "command %s (%s) was left open by an earlier leader: %s",
+                entry.id,
+                entry.action,
+                "failing it" if problem else "resuming it",
+            )
             self._admit(command, problem)
 
     def fail_malformed(self, command_id: str, reason: str) -> None:
@@ -190,7 +200,10 @@ class Dispatcher:
                 raise
             except Exception as error:
                 log.exception("%s failed for a reason that is a fault of the agent", command.action)
-                answer = Message("failed", protocol.failed(command.id, f"internal_error: {type(error).__name__}; the agent's log has more"))
+                answer = Message(
+                    "failed",
+                    protocol.failed(command.id, f"internal_error: {type(error).__name__}; the agent's log has more"),
+                )
             self._faults.point("command.before_result")
             self._finish(command, answer, job.states)
             self._faults.point("command.after_result")
