@@ -327,7 +327,8 @@ def _said(answer: urllib3.BaseHTTPResponse) -> str:
 def _text(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return os.strerror(error.errno) if (error.errno or 0) > 0 else (error.strerror or str(error))
+    # Resolver errors are negative and carry a text; asyncio's "Connect call failed" hides the system's.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else (error.strerror or str(error))
 
 
 def _is_loopback(host: str) -> bool:

@@ -170,7 +170,9 @@ class Plugins:
     def try_out(self, found: Found) -> None:
         """Load a plugin and look at its hook without calling it. Raises PluginError."""
         if found.problem:
-            raise PluginError(found.problem)
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} {found.problem}"
+            )
         self._only_hook(found)
 
     def _only_hook(self, found: Found) -> Callable[..., object]:
@@ -246,7 +248,7 @@ def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], lis
                 }
             )
             if problem and in_use:
-                problems.append(f"{kind.name} plugin {plugin.name}: {problem}")
+                problems.append(problem)
         if kind in chosen and len([plugin for plugin in found if plugin.name == chosen[kind]]) != 1:
             try:
                 choose(kind, chosen[kind], found)
@@ -264,5 +266,6 @@ def _problem_with(found: Found) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a module may raise SystemExit when it is imported
-        return f"failed to load: {type(error).__name__}: {error}"
+        owner = f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version}"
+        return f"{owner} failed to load: {type(error).__name__}: {error}"
     return ""
