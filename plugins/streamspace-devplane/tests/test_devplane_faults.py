@@ -4,8 +4,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from streamspace_devplane import DevPlane, PlaneError
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from streamspace_devplane import DevPlane, PlaneError
 
 from .conftest import AGENT, Agent
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from streamspace_devplane import DevPlane, Settings
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
+
+from streamspace_devplane import DevPlane, Settings
 
 from .conftest import AGENT, Agent
 

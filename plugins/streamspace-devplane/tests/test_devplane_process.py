@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from streamspace_devplane import DevPlane, DevPlaneProcess, Settings
 
 from .conftest import AGENT, Agent

@@ -6,9 +6,10 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from streamspace_devplane import DevPlane, Settings
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+
+from streamspace_devplane import DevPlane, Settings
 
 from .conftest import AGENT, Agent
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
 from streamspace_devplane import DevPlane
 from streamspace_devplane.view import copy_to_tcp
-from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .conftest import AGENT, Agent
 
