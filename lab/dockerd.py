@@ -50,9 +50,8 @@ class PrivateEngine:
     """A dockerd under `directory`, for root only.
 
     `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts, whoever
-    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: their containers
-    reach each other and the host reaches them (by address and by ports published on loopback), but they see no outside
-    network, and `enable_icc=false` is not enforced.
+    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: the host reaches
+    their containers (by address and by ports published on loopback), but these reach neither each other nor the outside.
     """
 
     def __init__(self, directory: Path, *, iptables: bool = False) -> None:
@@ -82,6 +81,7 @@ class PrivateEngine:
         pid = self.pid
         if pid is None:
             self.pidfile.unlink(missing_ok=True)
+            self._forget_dead_containerd()
             self.log.unlink(missing_ok=True)
             block = self._block()
             self._make_bridge(block)
@@ -109,7 +109,9 @@ class PrivateEngine:
         if self.pid is None and (self.directory / "exec/containerd/containerd.sock").exists():
             self.start()
         self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for mount in reversed(_mounts_below(self.directory)):  # a killed dockerd's, its data folder among them
+            subprocess.run(["umount", "--lazy", mount], check=False)
+        shutil.rmtree(self.directory)
 
     def load(self, image: str, source: str) -> None:
         """Copy an image from the engine at `source` (a DOCKER_HOST)."""
@@ -139,6 +141,12 @@ class PrivateEngine:
             "--shutdown-timeout=5",
         ]
 
+    def _forget_dead_containerd(self) -> None:
+        """A containerd that died with its dockerd may stay a zombie for long; dockerd takes that for a living one."""
+        note = self.directory / "exec/containerd/containerd.pid"
+        if note.exists() and not process.alive(int(note.read_text())):
+            note.unlink()
+
     def _block(self) -> ipaddress.IPv4Network:
         """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half."""
         note = self.directory / "addresses"
@@ -158,6 +166,11 @@ class PrivateEngine:
             _ip("link", "add", self.bridge, "type", "bridge")
             _ip("address", "add", f"{block[-2]}/24", "dev", self.bridge)
         _ip("link", "set", self.bridge, "up")
+
+
+def _mounts_below(directory: Path) -> list[str]:
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in points if point.startswith(f"{directory}/")]
 
 
 def _routes() -> list[dict[str, str]]:
