@@ -30,6 +30,9 @@ MAX_ATTEMPTS = 3
 ENGINE_PATIENCE = 60.0
 """Seconds that a command waits for an engine that is away (a restart of the Docker daemon takes some) before it fails."""
 
+ABANDON_TIMEOUT = 10.0
+"""Seconds for the clean-up after a command that was cancelled."""
+
 
 @dataclass(slots=True)
 class _Job:
@@ -40,6 +43,14 @@ class _Job:
     cancelled_for: str = ""
     """Why the dispatcher itself cancelled the job: it then ends as failed. Else a cancelled job stays open in the journal."""
 
+
+async def _never_runs(command: Command, context: Context) -> Mapping[str, Any]:
+    del command, context
+    raise AssertionError
+
+
+_REFUSED = Registered(_never_runs, "streamspace-agent")
+"""Stands in for the handler of a command that is refused in its turn."""
 
 MakeContext = Callable[[Command, list[Message]], Context]
 """Makes the context of one command; states that the handler reports are appended to the list."""
@@ -84,21 +95,24 @@ class Dispatcher:
         return sum(len(lane) for lane in self._lanes.values())
 
     def receive(self, payload: Mapping[str, Any]) -> None:
-        """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits."""
+        """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits.
+
+        Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken.
+        """
         command_id, action, body = payload.get("commandId"), payload.get("action"), payload.get("payload")
         if not isinstance(command_id, str | int) or command_id == "":
             log.warning("dropped a command without a commandId: %s", protocol.cut(repr(dict(payload)), 300))
             return
         command_id = str(command_id)
-        try:
-            known = self._journal.receive(command_id, str(action), body if isinstance(body, dict) else {})
-        except JournalError as error:
-            # Unjournalled work could be done twice or be lost: better to refuse it, if that still can be said.
-            log.error("cannot journal command %s: %s", command_id, error)  # noqa: TRY400 - the cause is known
-            raise
+        known = self._journal.receive(command_id, str(action), body if isinstance(body, dict) else {})
         self._outbox.wake()
         if known is not None:
-            log.info("command %s (%s) was received before: %s", command_id, known.action, "its answer goes out again" if known.answer else "it is under way")
+            log.info(
+                "command %s (%s) was received before: %s",
+                command_id,
+                known.action,
+                "its answer goes out again" if known.answer else "it is under way",
+            )
             return
         command = Command(command_id, str(action), body if isinstance(body, dict) else {}, self._epoch)
         problem = ""
@@ -117,31 +131,37 @@ class Dispatcher:
             problem = ""
             if entry.attempts >= MAX_ATTEMPTS:
                 problem = f"interrupted: the agent ended {entry.attempts} times while it ran this command"
-            log.info("command %s (%s) was left open by an earlier leader: %s", entry.id, entry.action, "failing it" if problem else "resuming it")
+            log.info(
+                "command %s (%s) was left open by an earlier leader: %s",
+                entry.id,
+                entry.action,
+                "failing it" if problem else "resuming it",
+            )
             self._admit(command, problem)
-
-    def fail_malformed(self, command_id: str, reason: str) -> None:
-        """Answer a message that is no proper command but tells its id."""
-        self._outbox.put(Message("failed", protocol.failed(command_id, f"malformed_message: {reason}")))
 
     def _admit(self, command: Command, problem: str) -> None:
         registered = self._registry.get(command.action)
         if not problem and registered is None:
             problem = f"unknown_action: no handler for the action {command.action[:60]!r}; known are {', '.join(self._registry.actions)}"
         if problem or registered is None:
-            self._finish(command, Message("failed", protocol.failed(command.id, problem)), [])
-            return
-        job = _Job(command, registered)
+            job = _Job(command, registered or _REFUSED, cancelled_for=problem)
+        else:
+            job = _Job(command, registered)
         lane = self._lanes.get(command.lane)
         if lane is not None:
             lane.append(job)
-            if (running := lane[0]) is not job and running.command.action in registered.interrupts:
+            if (running := lane[0]) is not job and running.command.action in job.registered.interrupts:
                 self._cancel(running, f"cancelled: {command.action} came while it was under way")
             return
         lane = self._lanes[command.lane] = deque([job])
         runner = asyncio.create_task(self._run_lane(command.lane, lane), name=f"lane {command.lane}")
         self._runners.add(runner)
-        runner.add_done_callback(self._runners.discard)
+        runner.add_done_callback(self._lane_ended)
+
+    def _lane_ended(self, runner: asyncio.Task[None]) -> None:
+        self._runners.discard(runner)
+        if not runner.cancelled() and (error := runner.exception()) is not None and not isinstance(error, LeaseLost):
+            log.error("%s ended: %s", runner.get_name(), error, exc_info=error)
 
     def start(self) -> None:
         """Let commands run: this leader has adopted what runs."""
@@ -158,18 +178,19 @@ class Dispatcher:
             self._lanes.pop(name, None)
 
     async def _run(self, job: _Job) -> None:
-        if job.cancelled_for:
-            self._finish(job.command, Message("failed", protocol.failed(job.command.id, job.cancelled_for)), [])
-            return
-        job.task = asyncio.create_task(self._attempt(job), name=f"command {job.command.id}")
-        try:
-            await job.task
-        except asyncio.CancelledError:
-            if not job.cancelled_for:
-                job.task.cancel()
-                await asyncio.gather(job.task, return_exceptions=True)
-                raise
-            await self._abandon(job)
+        if not job.cancelled_for:
+            job.task = asyncio.create_task(self._attempt(job), name=f"command {job.command.id}")
+            try:
+                await job.task
+                return
+            except asyncio.CancelledError:
+                lane = asyncio.current_task()
+                if lane is not None and lane.cancelling():
+                    raise  # the tenure ends; the command stays open in the journal
+                await self._abandon(job)
+        await self._finish(
+            job.command, Message("failed", protocol.failed(job.command.id, job.cancelled_for)), job.states
+        )
 
     async def _attempt(self, job: _Job) -> None:
         command = job.command
@@ -190,9 +211,12 @@ class Dispatcher:
                 raise
             except Exception as error:
                 log.exception("%s failed for a reason that is a fault of the agent", command.action)
-                answer = Message("failed", protocol.failed(command.id, f"internal_error: {type(error).__name__}; the agent's log has more"))
+                answer = Message(
+                    "failed",
+                    protocol.failed(command.id, f"internal_error: {type(error).__name__}; the agent's log has more"),
+                )
             self._faults.point("command.before_result")
-            self._finish(command, answer, job.states)
+            await self._finish(command, answer, job.states)
             self._faults.point("command.after_result")
 
     async def _with_patience(self, job: _Job) -> Mapping[str, Any]:
@@ -211,20 +235,29 @@ class Dispatcher:
                 await asyncio.sleep(0.2 + backoff.delay())
 
     async def _abandon(self, job: _Job) -> None:
-        """Clean up after a job that the dispatcher cancelled, and answer it as failed."""
+        """Clean up after a job that the dispatcher cancelled."""
         job.states.clear()
-        if job.registered.abandon is not None:
-            try:
-                async with asyncio.timeout(10):
-                    await job.registered.abandon(job.command, self._make_context(job.command, job.states))
-            except LeaseLost:
-                raise
-            except Exception as error:  # noqa: BLE001 - the answer matters more; reconcile finds what is left
-                log.warning("could not clean up after command %s: %s", job.command.id, error)
-        self._finish(job.command, Message("failed", protocol.failed(job.command.id, job.cancelled_for)), job.states)
+        if job.registered.abandon is None:
+            return
+        try:
+            async with asyncio.timeout(ABANDON_TIMEOUT):
+                await job.registered.abandon(job.command, self._make_context(job.command, job.states))
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer matters more; reconcile finds what is left
+            log.warning("could not clean up after command %s: %s", job.command.id, error)
 
-    def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
-        self._journal.finish(command.id, answer, states)
+    async def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
+        """Record and queue the outcome; wait for a journal that cannot be written now."""
+        backoff = Backoff(base=0.5, cap=5.0)
+        while True:
+            try:
+                self._journal.finish(command.id, answer, states)
+                break
+            except JournalError as error:
+                if not backoff.failures:
+                    log.error("the outcome of command %s waits: %s", command.id, error)  # noqa: TRY400 - the cause is known
+                await asyncio.sleep(0.2 + backoff.delay())
         self._outbox.wake()
         key = (command.action, answer.type)
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
