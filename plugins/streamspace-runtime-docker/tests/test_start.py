@@ -18,7 +18,9 @@ def containers(api, spec):
 
 
 def volumes(api, spec):
-    return [v["Name"] for v in api.volumes(filters={"label": f"streamspace.session={spec.session_id}"})["Volumes"] or []]
+    return [
+        v["Name"] for v in api.volumes(filters={"label": f"streamspace.session={spec.session_id}"})["Volumes"] or []
+    ]
 
 
 async def test_a_started_session_runs_answers_and_shows_its_spec(driver, spec, quiet):

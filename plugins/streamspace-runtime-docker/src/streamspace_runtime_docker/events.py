@@ -39,16 +39,20 @@ class Events:
         )
 
     async def watch(self) -> AsyncIterator[RuntimeEvent]:
-        queue: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
-        async with asyncio.TaskGroup() as tasks:
-            listener = tasks.create_task(self._listen(queue, tasks))
-            try:
-                while True:
-                    yield await queue.get()
-            finally:
-                listener.cancel()
+        queue: asyncio.Queue[RuntimeEvent | None] = asyncio.Queue()
+        tasks: set[asyncio.Task[None]] = set()  # no TaskGroup: a generator may be closed from anywhere
+        listener = asyncio.create_task(self._listen(queue, tasks), name="engine events")
+        listener.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while event := await queue.get():
+                yield event
+            await listener  # it never ends but by an error, which is raised here
+        finally:
+            for task in (listener, *tasks):
+                task.cancel()
+            await asyncio.gather(listener, *tasks, return_exceptions=True)
 
-    async def _listen(self, queue: asyncio.Queue[RuntimeEvent], tasks: asyncio.TaskGroup) -> None:
+    async def _listen(self, queue: asyncio.Queue[RuntimeEvent | None], tasks: set[asyncio.Task[None]]) -> None:
         since, wait, resync, down = "", FIRST_WAIT, True, False
         while True:
             try:
@@ -60,7 +64,9 @@ class Events:
                     wait, resync, down = FIRST_WAIT, False, False
                     async for line in lines:
                         since = _after(line) or since
-                        tasks.create_task(self._take(line, queue))
+                        task = asyncio.create_task(self._take(line, queue))
+                        tasks.add(task)
+                        task.add_done_callback(tasks.discard)
             except Silent:
                 continue  # nothing was missed: the next stream begins where this one ended
             except RuntimeDriverError as error:
@@ -81,7 +87,7 @@ class Events:
         except RuntimeDriverError:
             return True  # it answers, if not as we like
 
-    async def _take(self, line: Mapping[str, Any], queue: asyncio.Queue[RuntimeEvent]) -> None:
+    async def _take(self, line: Mapping[str, Any], queue: asyncio.Queue[RuntimeEvent | None]) -> None:
         actor = line.get("Actor") or {}
         marks, container = actor.get("Attributes") or {}, str(actor.get("ID", ""))
         session_id = marks.get(labels.SESSION, "")
