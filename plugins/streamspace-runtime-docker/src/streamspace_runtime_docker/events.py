@@ -12,6 +12,7 @@ from streamspace_agent.runtime import EventKind, RuntimeEvent, Session, SessionS
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Silent
+from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.locks import Locks
 from streamspace_runtime_docker.marks import Mark, Marks
 from streamspace_runtime_docker.store import Store
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 
 IDLE = 60.0
 """Seconds without an event after which the stream is opened anew: a dead connection looks like a quiet engine."""
+# Docker's words and Podman's, which filters by one word and then tells another.
+_DIED, _REMOVED = ("die", "died"), ("destroy", "remove")
+_SETTLE = 5
+"""Looks at a container that is said to have died and still shows as running, 0.2 s apart: Podman tells early."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between two tries to reach an engine that is away; doubled each time, with full jitter."""
 
@@ -35,7 +40,7 @@ class Events:
         self._marks = marks
         self._locks = locks
         self._filters = json.dumps(
-            {"type": ["container"], "event": ["die", "destroy"], "label": [f"{labels.AGENT}={agent_id}"]}
+            {"type": ["container"], "event": [*_DIED, *_REMOVED], "label": [f"{labels.AGENT}={agent_id}"]}
         )
 
     async def watch(self) -> AsyncIterator[RuntimeEvent]:
@@ -94,21 +99,28 @@ class Events:
         if not session_id or not container:
             return
         try:
-            # A verb under way holds the lock. What it leaves behind is the truth that is judged then.
-            async with self._locks.hold(session_id):
-                if line.get("Action") == "die":
-                    session = await self._died(container)
-                else:
-                    session = await self._destroyed(session_id, container, marks)
+            if line.get("Action") in _DIED:
+                session = await self._died(session_id, container)
+            else:
+                session = await self._removed(session_id, container, marks)
         except (RuntimeDriverError, LeaseLost) as error:
             log.info("the end of %s is left to the next comparison: %s", session_id, error)
             return
         if session:
             queue.put_nowait(RuntimeEvent(EventKind.ENDED, session))
 
-    async def _died(self, container: str) -> Session | None:
-        found = await self._store.look(container)
-        if found is None or found.state != "exited" or self._store.was_our_doing(found):
+    async def _died(self, session_id: str, container: str) -> Session | None:
+        for _ in range(_SETTLE):
+            # A verb under way holds the lock. What it leaves behind is the truth that is judged then.
+            async with self._locks.hold(session_id):
+                found = await self._store.look(container)
+                if found is None or found.state != "running":
+                    return await self._judged(found) if found and found.state == "exited" else None
+            await asyncio.sleep(0.2)
+        return None
+
+    async def _judged(self, found: Found) -> Session | None:
+        if self._store.was_our_doing(found):
             return None
         if await self._marks.read(found) is Mark.HIBERNATED:
             return None
@@ -118,9 +130,10 @@ class Events:
         await self._marks.write(found, Mark.ENDED)
         return await self._views.session(found, Mark.ENDED)
 
-    async def _destroyed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
-        if self._store.was_removed(container) or await self._store.find(session_id):
-            return None
+    async def _removed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
+        async with self._locks.hold(session_id):
+            if self._store.was_removed(container) or await self._store.find(session_id):
+                return None
         self._views.forget(session_id)
         return Session(
             session_id,
