@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -86,6 +86,13 @@ class RawFrame(Body):
     text: str
 
 
+class RawMessage(Body):
+    """An envelope of any type."""
+
+    type: str
+    payload: dict[str, Any] = {}
+
+
 class PlaneFlags(Body):
     nest_agent: bool
 
@@ -96,6 +103,17 @@ async def body_of(model: type[T], request: Request) -> T:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise HTTPException(400, problems) from None
+
+
+def number(request: Request, name: str, default: float) -> float:
+    try:
+        return float(request.query_params.get(name, default))
+    except ValueError:
+        raise HTTPException(400, f"{name} needs a number") from None
+
+
+class Extra(RootModel[dict[str, Any]]):
+    """Further keys of a command's payload, such as `deletePVC`."""
 
 
 class Api:
@@ -202,8 +220,8 @@ class Api:
 
     async def message(self, request: Request) -> Response:
         """Send an envelope of any type: `{"type": "shutdown", "payload": {...}}`."""
-        body = await request.json()
-        self._link(request.path_params["agent"]).send(str(body["type"]), body.get("payload") or {})
+        message = await body_of(RawMessage, request)
+        self._link(request.path_params["agent"]).send(message.type, message.payload)
         return JSONResponse({}, 202)
 
     # Sessions
@@ -257,7 +275,7 @@ class Api:
         row = self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)
         if row is None:
             raise HTTPException(404, f"no session {session_id!r}")
-        extra = json.loads(await request.body() or b"{}")
+        extra = (await body_of(Extra, request)).root
         command_id = self._command(
             row["agentId"], action, {"sessionId": session_id, "namespace": "streamspace", **extra}
         )
@@ -275,7 +293,7 @@ class Api:
     async def _awaited(self, request: Request, look: Callable[[], Row | None], *columns: str) -> Row:
         """The row, once its columns have the values asked for (`?state=running&timeout=5`); else as it is at the end."""
         wanted = {name: request.query_params[name].split(",") for name in columns if name in request.query_params}
-        deadline = time.monotonic() + min(LONGEST_WAIT, float(request.query_params.get("timeout", 0)))
+        deadline = time.monotonic() + min(LONGEST_WAIT, number(request, "timeout", 0))
         while True:
             changed = self.store.changed
             row = look()
@@ -293,11 +311,11 @@ class Api:
 
     async def events(self, request: Request) -> Response:
         query = request.query_params
-        after = int(query.get("after", 0))
+        after = int(number(request, "after", 0))
         chosen = {"agent_id": query.get("agentId"), "direction": query.get("direction"), "type": query.get("type")}
         if "text/event-stream" in request.headers.get("accept", ""):
             return StreamingResponse(self._live(after, chosen), media_type="text/event-stream")
-        return JSONResponse(self.store.events(after, int(query.get("limit", 1000)), **chosen))
+        return JSONResponse(self.store.events(after, int(number(request, "limit", 1000)), **chosen))
 
     async def _live(self, after: int, chosen: dict[str, str | None]) -> AsyncIterator[str]:
         while not self.hub.stopping.is_set():
