@@ -31,7 +31,7 @@ class Agent:
 
     async def register(self, **changes: Any) -> httpx.Response:
         body = {"agentId": self.agent_id, "platform": "docker", **changes}
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as http:
             return await http.post(f"{self.plane.url}/api/v1/agents/register", json=body, headers=self.headers)
 
     async def connect(self, **options: Any) -> Self:
