@@ -1,6 +1,5 @@
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +11,7 @@ from websockets.frames import CloseCode
 
 from streamspace_devplane import DevPlane, Settings
 
-from .conftest import AGENT, Agent
-
-
-async def counted(plane: DevPlane, name: str, least: int = 1) -> int:
-    deadline = time.monotonic() + 10
-    while (seen := (await plane.diagnostics())["counters"].get(name, 0)) < least:
-        assert time.monotonic() < deadline, f"{name} stayed at {seen}"
-        await asyncio.sleep(0.02)
-    return int(seen)
+from .conftest import AGENT, Agent, counted, until
 
 
 @pytest.fixture
@@ -85,8 +76,7 @@ async def test_its_own_timestamps_are_rfc_3339_with_nanoseconds(plane: DevPlane,
 async def test_a_message_of_512_kib_passes_and_one_byte_more_closes_the_link(plane: DevPlane, agent: Agent) -> None:
     start, end = '{"type":"pong","timestamp":"2026-01-01T00:00:00Z","payload":{"x":"', '"}}'
     await agent.socket.send(start + "x" * (524_288 - len(start) - len(end)) + end)
-    while not await plane.events(type="pong"):
-        await asyncio.sleep(0.02)
+    await until(lambda: plane.events(type="pong"))
     await agent.socket.send(start + "x" * (524_289 - len(start) - len(end)) + end)
     with pytest.raises(ConnectionClosed) as closed:
         await agent.receive()
@@ -188,8 +178,7 @@ async def test_every_envelope_is_logged_in_order_with_vnc_bytes_cut(plane: DevPl
     await agent.send("ack", commandId=command_id)
     await agent.send("vnc_data", sessionId="s", data="A" * 1000)
     await plane.wait_command(command_id, "ack")
-    while not (rows := await plane.events(type="vnc_data")):
-        await asyncio.sleep(0.02)
+    rows = await until(lambda: plane.events(type="vnc_data"))
     assert rows[0]["payload"] == {"sessionId": "s", "data": "A" * 32, "dataLength": 1000}
     events = await plane.events()
     assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from streamspace_devplane import DevPlane
 from streamspace_devplane.view import copy_to_tcp
 
-from .conftest import AGENT, Agent
+from .conftest import AGENT, Agent, counted
 
 SESSION = "s-1"
 GREETING = b"RFB 003.008\n"
@@ -33,11 +33,6 @@ async def ready(plane: DevPlane, agent: Agent) -> Agent:
 
 async def waiting(plane: DevPlane) -> int:
     return int((await plane.diagnostics())["viewerQueues"][AGENT])
-
-
-async def until(plane: DevPlane, counter: str, value: int) -> None:
-    while (await plane.diagnostics())["counters"].get(counter, 0) < value:
-        await asyncio.sleep(0.02)
 
 
 async def test_bytes_pass_both_ways_unchanged_and_the_greeting_waited_for_the_viewer(
@@ -103,7 +98,7 @@ async def test_a_lost_agent_closes_its_viewers(plane: DevPlane, ready: Agent) ->
 async def test_the_queue_shared_by_all_viewers_drops_in_silence_when_full(plane: DevPlane, ready: Agent) -> None:
     for number in range(300):  # one place of 256 is taken by the greeting
         await ready.send("vnc_data", sessionId=f"other-{number % 2}", data=coded(b"x"))
-    await until(plane, "vncMessages", 301)
+    await counted(plane, "vncMessages", 301)
     assert (await plane.diagnostics())["counters"]["vncDropped"] == 45
     assert await waiting(plane) == 256
     viewer = await plane.open_viewer(SESSION)
@@ -119,7 +114,7 @@ async def test_a_viewer_that_does_not_read_fills_the_queue(plane: DevPlane, read
     data = coded(os.urandom(131_072))
     for _ in range(400):
         await ready.send("vnc_data", sessionId=SESSION, data=data)
-    await until(plane, "vncDropped", 1)
+    await counted(plane, "vncDropped", 1)
     viewer.transport.abort()
 
 

@@ -68,7 +68,7 @@ class PlaneClient:
     # Sessions
 
     async def start_session(self, template: str = "desktop", **wish: Any) -> str:
-        """The command's id; keywords are those of `api.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
+        """The command's id; keywords are those of `bodies.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
         return str((await self.launch(template, **wish))["commandId"])
 
     async def launch(self, template: str = "desktop", **wish: Any) -> Row:
