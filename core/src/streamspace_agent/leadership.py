@@ -9,6 +9,7 @@ import logging
 import platform
 import socket
 import time
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from streamspace_agent import __version__, protocol
 from streamspace_agent.backoff import Backoff
-from streamspace_agent.capacity import GIB, Capacity
+from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.dispatcher import Dispatcher
@@ -75,6 +76,13 @@ class Counters:
     commands: dict[tuple[str, str], int] = field(default_factory=dict)
     sessions_died: int = 0
 
+    def by_action(self) -> dict[str, dict[str, int]]:
+        """Commands finished: by action, then ``completed`` or ``failed``."""
+        table: dict[str, dict[str, int]] = {}
+        for (action, answer), count in list(self.commands.items()):
+            table.setdefault(action, {})["completed" if answer == "complete" else "failed"] = count
+        return table
+
 
 class Leadership:
     """The peer of the link, the owner of the dispatcher, the reader of the engine's events."""
@@ -94,12 +102,12 @@ class Leadership:
         self._driver = driver
         self._link = link
         self._counters = counters
-        self._capacity = Capacity(settings.max_sessions, settings.max_cpu, int(settings.max_memory * GIB))
+        self._capacity = Capacity.of(settings)
         self._journal = Journal(settings.agent_dir / "journal.db", lease.epoch)
-        self._outbox = Outbox(self._journal, lease.require)
+        self.outbox = Outbox(self._journal, lease.require)
         self._board = ProgressBoard(self._send_pending)
         self.dispatcher = Dispatcher(
-            registry, self._journal, self._outbox, self._context, settings, epoch=lease.epoch, faults=faults
+            registry, self._journal, self.outbox, self._context, settings, epoch=lease.epoch, faults=faults
         )
         self.dispatcher.outcomes = counters.commands
         self.sessions: dict[str, Session] = {}
@@ -162,11 +170,11 @@ class Leadership:
         if self._link.status.connected:
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
-                    await self._outbox.flushed()
+                    await self.outbox.flushed()
             except TimeoutError:
                 log.warning(
                     "the control plane did not take %d messages in time: they stay in the journal",
-                    self._journal.counts()["outbox"],
+                    self.outbox.waiting,
                 )
 
     def _context(self, command: Command, states: list[Message]) -> HandlerContext:
@@ -194,7 +202,7 @@ class Leadership:
         """Serve one connection: heartbeats, and whatever is in the outbox."""
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         try:
-            await self._outbox.deliver(link.send_text, link.ping)
+            await self.outbox.deliver(link.send_text, link.ping)
         finally:
             heartbeats.cancel()
 
@@ -204,7 +212,7 @@ class Leadership:
         if isinstance(message, protocol.Malformed):
             log.warning("dropped a malformed message: %s: %s", message.reason, protocol.cut(message.text, 300))
             if message.command_id:
-                self._outbox.put(
+                self.outbox.put(
                     Message("failed", protocol.failed(message.command_id, f"malformed_message: {message.reason}"))
                 )
         elif message.type == "command":
@@ -353,7 +361,7 @@ class Leadership:
 
     def _report(self, session: Session) -> None:
         self.remember(session)
-        self._outbox.put(Message("status", protocol.status(self.stamped(session))))
+        self.outbox.put(Message("status", protocol.status(self.stamped(session))))
 
     def remember(self, session: Session) -> None:
         if session.state is SessionState.TERMINATED:
@@ -365,5 +373,6 @@ class Leadership:
         """The epoch of a report is the reporter's, not that of the session's first start."""
         return replace(session, epoch=self.lease.epoch)
 
-    def counts(self) -> dict[str, int]:
-        return self._journal.counts() | {"running": self.dispatcher.waiting}
+    def count_by_state(self) -> dict[str, int]:
+        """May be called from any thread."""
+        return dict(Counter(str(session.state) for session in list(self.sessions.values())))

@@ -55,8 +55,8 @@ class DevPlane(PlaneClient):
         await super().__aexit__(*exc)
 
     async def start(self) -> None:
-        self.hub = Hub(Store(self.db), self.settings, self.faults)
         listener = _listen(self.host, self.port)
+        self.hub = Hub(Store(self.db), self.settings, self.faults)
         self.port = listener.getsockname()[1]
         shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"
@@ -74,6 +74,7 @@ class DevPlane(PlaneClient):
             return
         self.hub.stopping.set()
         self.hub.listening.set()
+        self.hub.store.note_change()  # who waits for a change looks up, and sees that it is over
         if abruptly:
             for link in list(self.hub.links.values()):
                 link.cut()
