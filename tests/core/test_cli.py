@@ -383,4 +383,4 @@ def test_an_interrupt_is_quiet(site, tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err.strip()) == (130, b"", b"")
