@@ -44,7 +44,9 @@ class Site:
     def __init__(self, folder):
         self.folder = folder
 
-    def add(self, dist, code, *, entry=None, kind="election", module=None, requires=f"streamspace-agent=={__version__}"):
+    def add(
+        self, dist, code, *, entry=None, kind="election", module=None, requires=f"streamspace-agent=={__version__}"
+    ):
         module = module or dist.replace("-", "_")
         (self.folder / f"{module}.py").write_text(textwrap.dedent(code))
         info = self.folder / f"{dist.replace('-', '_')}-1.0.dist-info"
@@ -116,7 +118,9 @@ def test_the_same_distribution_seen_twice_on_the_path_is_one_plugin(site, tmp_pa
     again.folder.mkdir()
     again.add("tiny-good", BACKEND.format(name="good"), entry="good")
     environ = {**os.environ, "PYTHONPATH": f"{site.folder}:{again.folder}"}
-    result = subprocess.run([sys.executable, "-c", CHOOSE, "good"], env=environ, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", CHOOSE, "good"], env=environ, capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -200,8 +204,16 @@ COMMANDS = """
 
 def test_an_installed_command_plugin_adds_its_actions_to_the_sessions_own(site):
     site.add("tiny-extra", COMMANDS.format(action="take_screenshot"), entry="extra", kind="commands")
-    result = site.run(sys.executable, "-c", "from streamspace_agent.plugins import Plugins; print(*Plugins().commands().actions)")
-    assert result.stdout.split() == ["hibernate_session", "start_session", "stop_session", "take_screenshot", "wake_session"]
+    result = site.run(
+        sys.executable, "-c", "from streamspace_agent.plugins import Plugins; print(*Plugins().commands().actions)"
+    )
+    assert result.stdout.split() == [
+        "hibernate_session",
+        "start_session",
+        "stop_session",
+        "take_screenshot",
+        "wake_session",
+    ]
 
 
 def test_two_handlers_for_one_action_are_an_error_that_names_both(site):

@@ -18,7 +18,9 @@ PAYLOADS = st.dictionaries(st.text(), JSON, max_size=4)
 
 
 def command(command_id="c1", **more):
-    return json.dumps({"type": "command", "timestamp": "2026-01-01T00:00:00Z", "payload": {"commandId": command_id}, **more})
+    return json.dumps(
+        {"type": "command", "timestamp": "2026-01-01T00:00:00Z", "payload": {"commandId": command_id}, **more}
+    )
 
 
 @given(st.lists(st.tuples(st.text(), PAYLOADS), max_size=5))
@@ -135,7 +137,9 @@ def test_cut_text_keeps_its_beginning_and_counts_the_rest(text, limit):
 
 
 def session(**more):
-    return Session("s1", **{"state": SessionState.RUNNING, "place": "streamspace-s1", "port": 5900, "ready": True, **more})
+    return Session(
+        "s1", **{"state": SessionState.RUNNING, "place": "streamspace-s1", "port": 5900, "ready": True, **more}
+    )
 
 
 def test_a_status_has_the_control_planes_keys():

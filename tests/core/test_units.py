@@ -17,7 +17,9 @@ def test_a_duration_is_read_as_operators_write_it(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "s", "30 s", "-5s", "5x", "1m30", "1h-2m", "inf", "nan", "1e9", "٣s", "9" * 400, "9" * 400 + "s"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "30 s", "-5s", "5x", "1m30", "1h-2m", "inf", "nan", "1e9", "٣s", "9" * 400, "9" * 400 + "s"]
+)
 def test_what_is_no_duration_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="write for example 30s, 1m30s"):
         parse_duration(text)
@@ -66,7 +68,9 @@ def test_a_quantity_is_read_as_kubernetes_writes_it(text, number):
     assert parse_quantity(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "Gi", "2gi", "2 Gi", "1K", "1e999999999", "e3", "0x10", "1ei", "--1", "1GiB", "NaN", "٣"])
+@pytest.mark.parametrize(
+    "text", ["", "Gi", "2gi", "2 Gi", "1K", "1e999999999", "e3", "0x10", "1ei", "--1", "1GiB", "NaN", "٣"]
+)
 def test_what_is_no_quantity_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="write for example 500m"):
         parse_quantity(text)
@@ -87,7 +91,8 @@ def test_bytes_are_shown_with_the_unit_that_fits(number, text):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.35, "350 ms"), (2.4, "2.4 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (119.9, "119.9 s")]
+    ("seconds", "text"),
+    [(0.35, "350 ms"), (2.4, "2.4 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (119.9, "119.9 s")],
 )
 def test_seconds_are_shown_with_the_unit_that_fits(seconds, text):
     assert format_seconds(seconds) == text

@@ -3,9 +3,9 @@ import uuid
 
 import docker
 import pytest
+
 from streamspace_devplane import DevPlane
 from streamspace_devplane.templates import TEMPLATES
-
 from tests.agent_process import AgentProcess
 
 
@@ -116,5 +116,3 @@ def manifest(tiny_image):
 def desktop(desktop_image):
     spec = TEMPLATES["desktop"]["spec"] | {"baseImage": desktop_image}
     return {"metadata": {"name": "desktop"}, "spec": spec}
-
-

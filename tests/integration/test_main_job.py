@@ -65,7 +65,7 @@ async def test_status_tells_an_operator_who_leads(plane, agent, agent_id, manife
     await plane.wait_command(await plane.start_session(session_id="one", manifest=manifest()))
     code, answer = await agent.ask("status")
     assert code == 0
-    (replica,) = answer["replicas"]
+    (replica,) = answer
     assert replica["role"] == "leader"
     assert replica["link"]["connected"]
     assert replica["sessions"] == {"running": 1}

@@ -11,9 +11,8 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Stream]]
 """Opens a new stream to the session's port; OSError while nothing listens there yet."""
 
-POLL = 0.05
-"""Seconds between two tries; the first few come faster, since small sessions answer within milliseconds."""
-FIRST_POLLS = (0.005, 0.01, 0.02, 0.03)
+FIRST_POLL, POLL = 0.005, 0.05
+"""Seconds between two tries: a tenth of the time waited so far, within these bounds. A small session answers in milliseconds."""
 ANSWER_TIMEOUT = 5.0
 """Seconds that one open stream may stay silent. A server busy with its start answers late, but on that stream."""
 
@@ -29,11 +28,12 @@ async def wait_ready(check: ReadyCheck, connect: Connect, timeout: float) -> boo
     """
     if check is ReadyCheck.NONE:
         return True
-    tries = 0
+    loop = asyncio.get_running_loop()
+    begun, tries = loop.time(), 0
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             while not await answers(check, connect, encrypted=tries % 2 == 1):
-                await asyncio.sleep(FIRST_POLLS[tries] if tries < len(FIRST_POLLS) else POLL)
+                await asyncio.sleep(min(max((loop.time() - begun) / 10, FIRST_POLL), POLL))
                 tries += 1
             return True
     return False

@@ -94,7 +94,7 @@ async def test_a_blackhole_swallows_old_and_new_connections_until_it_ends(plane:
     await plane.set_faults(blackhole={})
     await agent.send("ack", commandId=command_id)
     registering = asyncio.create_task(agent.register())
-    pong = await agent.socket.ping()
+    pong = asyncio.ensure_future(await agent.socket.ping())
     await plane.start_session()
     await asyncio.sleep(0.3)
     assert not registering.done()

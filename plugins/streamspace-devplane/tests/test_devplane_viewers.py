@@ -1,9 +1,11 @@
 import asyncio
 import base64
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -150,3 +152,35 @@ async def test_a_plain_vnc_viewer_can_attach_over_tcp(plane: DevPlane, ready: Ag
         assert base64.b64decode(message["payload"]["data"]) == GREETING
         writer.close()
         assert (await ready.receive())[0]["type"] == "vnc_close"
+
+
+async def test_a_stop_is_quick_whatever_is_open_and_a_start_goes_on(
+    plane: DevPlane, ready: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    await viewer.recv()
+    waiting_for_state = asyncio.create_task(plane.call("GET", f"/sessions/{SESSION}", state="failed", timeout=60))
+    async with httpx.AsyncClient(trust_env=False) as http:
+        headers = {"Accept": "text/event-stream"}
+        async with http.stream("GET", f"{plane.url}/api/v1/events", headers=headers) as live:
+            ready.socket.transport.pause_reading()  # an agent that hangs, with much on its way to it
+            blob = "x" * 500_000
+            for _ in range(20):
+                await plane.send_message(AGENT, "ping", {"filler": blob})
+            await plane.set_faults(blackhole={})
+            stuck = asyncio.create_task(ready.register())
+            async with asyncio.timeout(10):
+                await plane.stop()
+            assert (await waiting_for_state)["state"] == "pending"
+            with contextlib.suppress(httpx.RemoteProtocolError):  # it is torn where it does not end in time
+                async for _ in live.aiter_bytes():
+                    pass
+    with pytest.raises(ConnectionClosed):
+        await viewer.recv()
+    with pytest.raises(httpx.TransportError):
+        await stuck
+    ready.socket.transport.abort()
+    plane.faults.clear()
+    await plane.start()
+    await ready.connect()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

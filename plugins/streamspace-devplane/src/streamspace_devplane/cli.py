@@ -55,7 +55,7 @@ def perform(context: click.Context, work: Work) -> None:
     try:
         asyncio.run(talk())
     except PlaneError as error:
-        raise click.ClickException(f"{error} (is `streamspace-devplane serve` running? --url says where)") from None
+        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         context.exit(130)
 

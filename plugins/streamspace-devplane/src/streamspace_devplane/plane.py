@@ -1,7 +1,6 @@
 """A control plane inside the caller's event loop."""
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from pathlib import Path
@@ -16,6 +15,7 @@ from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Store
 from streamspace_devplane.wire import Server, server
 
+STOP_PATIENCE = 0.5  # seconds for goodbyes; a peer that does not read would make a stop wait for ever
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -79,8 +79,9 @@ class DevPlane(PlaneClient):
             for link in list(self.hub.links.values()):
                 link.cut()
         self._server.should_exit = True
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._serving
+        await asyncio.wait({self._serving}, timeout=STOP_PATIENCE)
+        self._server.tear_all()
+        await self._serving
         self._server = self._serving = None
         self.hub.store.close()
 

@@ -56,7 +56,7 @@ class DockerDriver(RuntimeDriver):
             environ,
             concurrency=own.engine_concurrency,
             pulls=own.pull_concurrency,
-            guard=lambda: self.guard(),
+            guard=self._allowed,
         )
         self._store = Store(engine, settings, own)
         self._marks = Marks(engine)
@@ -64,12 +64,28 @@ class DockerDriver(RuntimeDriver):
         self._networks = networks = Networks(engine, settings, own)
         self._ports = Ports(settings.docker_host, networks)
         images = Images(engine, own.pull_stall_timeout, self._faults)
-        self._making = Making(engine, self._store, images, networks, self._faults, settings, own)
+        self._making = Making(
+            engine,
+            self._store,
+            images=images,
+            networks=networks,
+            faults=self._faults,
+            settings=settings,
+            own=own,
+        )
         self._running = Running(
-            engine, self._store, self._views, networks, self._ports, self._faults, settings.ready_timeout
+            engine,
+            self._store,
+            self._views,
+            networks=networks,
+            ports=self._ports,
+            faults=self._faults,
+            ready_timeout=settings.ready_timeout,
         )
         self._locks = Locks()
-        self._events = Events(engine, self._store, self._views, self._marks, self._locks, settings.agent_id)
+        self._events = Events(
+            engine, self._store, self._views, marks=self._marks, locks=self._locks, agent_id=settings.agent_id
+        )
         self._leftovers = Leftovers(engine, self._store, self._making, settings, own.leftover_grace)
         self._stats = Stats(engine)
         self._check = Check(engine, networks, settings, own)
@@ -220,7 +236,10 @@ class DockerDriver(RuntimeDriver):
     async def aclose(self) -> None:
         self._engine.close()
 
+    def _allowed(self) -> None:
+        self.guard()  # looked up each time: the agent sets it after the driver was made
+
     def _forget(self, session_id: str) -> None:
         """What was learnt about a run of the session's container that is over."""
-        self._views.forget_ready(session_id)
+        self._views.forget(session_id)
         self._stats.forget(session_id)

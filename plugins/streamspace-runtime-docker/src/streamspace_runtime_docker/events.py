@@ -11,9 +11,9 @@ from streamspace_agent.errors import EngineUnavailable, LeaseLost, RuntimeDriver
 from streamspace_agent.runtime import EventKind, RuntimeEvent, Session, SessionState
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import EngineError, Silent
+from streamspace_runtime_docker.errors import Silent
 from streamspace_runtime_docker.locks import Locks
-from streamspace_runtime_docker.marks import Mark, Marks, ended
+from streamspace_runtime_docker.marks import Mark, Marks
 from streamspace_runtime_docker.store import Store
 from streamspace_runtime_docker.views import Views
 
@@ -26,7 +26,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 
 
 class Events:
-    def __init__(self, engine: Engine, store: Store, views: Views, marks: Marks, locks: Locks, agent_id: str) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, views: Views, *, marks: Marks, locks: Locks, agent_id: str
+    ) -> None:
         self._engine = engine
         self._store = store
         self._views = views
@@ -106,15 +108,14 @@ class Events:
             return None
         if not await self._engine.ping():
             raise EngineUnavailable("the engine shuts down and takes its containers with it")
-        self._views.forget_ready(found.session_id)
+        self._views.forget(found.session_id)
         await self._marks.write(found, Mark.ENDED)
-        reason = f"{ended(found)}{await self._store.last_words(found)}"
-        return self._views.make(found, SessionState.FAILED, reason)
+        return await self._views.session(found, Mark.ENDED)
 
     async def _destroyed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
         if self._store.was_removed(container) or await self._store.find(session_id):
             return None
-        self._views.forget_ready(session_id)
+        self._views.forget(session_id)
         return Session(
             session_id,
             SessionState.TERMINATED,

@@ -6,6 +6,7 @@ never ran is left over once nobody knows its session, and with it the volumes th
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from streamspace_agent.config import Settings
@@ -92,16 +93,13 @@ class Leftovers:
                 raise ValueError(f"no kind of leftover: {kind}")
 
     async def _remove_volume(self, name: str) -> None:
-        try:
+        with suppress(Conflict):
             await self._making.remove_volume(name)
-        except Conflict:
-            pass
 
     async def _remove_network(self, name: str) -> None:
-        try:
+        # An engine answers 403 when containers are attached.
+        with suppress(NotFound, Conflict):
             await self._engine.change(lambda client: client.remove_network(name))
-        except (NotFound, Conflict):
-            pass
 
     def _is_mine(self, marks: Mapping[str, str]) -> bool:
         return f"{labels.AGENT}={marks.get(labels.AGENT)}" in self._mine

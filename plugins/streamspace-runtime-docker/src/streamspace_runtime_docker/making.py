@@ -27,6 +27,7 @@ class Making:
         self,
         engine: Engine,
         store: Store,
+        *,
         images: Images,
         networks: Networks,
         faults: Faults,
@@ -66,7 +67,7 @@ class Making:
     async def _create(self, spec: SessionSpec, body: dict[str, Any], report: Report, *, again: bool = True) -> None:
         name = container_name(spec.session_id)
         try:
-            await self._engine.change(lambda client: client.create_container_from_config(body, name))
+            await self._engine.change(lambda client: client.create_container_from_config(body, name))  # type: ignore[no-untyped-call]  # in the SDK's stubs
         except Conflict:
             await self._store.need(spec.session_id)  # raises where it is another agent's
         except EngineError as error:

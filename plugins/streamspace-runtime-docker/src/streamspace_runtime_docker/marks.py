@@ -93,8 +93,9 @@ def judge(found: Found, mark: Mark | None) -> tuple[SessionState, str]:
 
 def ended(found: Found) -> str:
     """Why a container is not running, in words."""
+    words = f"the session ended with exit code {found.exit_code}"
     if found.oom:
         words = f"the session ran out of memory and was killed (exit code {found.exit_code})"
-    else:
-        words = f"the session ended by itself with exit code {found.exit_code}"
+    elif found.exit_code in {137, 143}:
+        words += ", stopped or killed by something else than this agent"
     return f"{words}: {found.error}" if found.error else words

@@ -132,7 +132,7 @@ class Images:
 
     async def _present(self, image: str) -> bool:
         try:
-            await self._engine.read(lambda client: client.inspect_image(image))
+            await self._engine.read(lambda client: client.inspect_image(image))  # type: ignore[no-untyped-call]  # in the SDK's stubs
         except NotFound:
             return False
         except EngineError as error:

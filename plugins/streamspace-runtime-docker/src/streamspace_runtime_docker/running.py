@@ -27,6 +27,7 @@ class Running:
         engine: Engine,
         store: Store,
         views: Views,
+        *,
         networks: Networks,
         ports: Ports,
         faults: Faults,

@@ -1,4 +1,4 @@
-"""This agent's containers on the engine: finding them, ending them, and knowing which ends were our own doing."""
+"""The agent's containers on the engine: finding them, ending them, and knowing which ends were our own doing."""
 
 import asyncio
 import logging
@@ -108,9 +108,14 @@ class Store:
             try:
                 await self._engine.change(lambda client: client.remove_container(found.id, v=True, force=True))
             except Conflict:  # its removal is under way
-                async with asyncio.timeout(_KILL_TIMEOUT):
-                    while await self.look(found.id):
-                        await asyncio.sleep(_POLL)
+                await self._vanished(found)
+
+    async def _vanished(self, found: Found) -> None:
+        deadline = asyncio.get_running_loop().time() + _KILL_TIMEOUT
+        while await self.look(found.id):
+            if asyncio.get_running_loop().time() >= deadline:
+                raise RuntimeDriverError(f"the engine does not finish removing {found.name}: look at its log")
+            await asyncio.sleep(_POLL)
 
     def _remember(self, ended: str) -> None:
         self._ours[ended] = None

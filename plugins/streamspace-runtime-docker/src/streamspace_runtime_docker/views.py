@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.found import Found
-from streamspace_runtime_docker.marks import Marks, judge
+from streamspace_runtime_docker.marks import Mark, Marks, judge
 from streamspace_runtime_docker.store import Store
 
 
@@ -17,35 +17,46 @@ class Views:
         self._store = store
         self._marks = marks
         self._ready: dict[str, str] = {}
+        self._words: dict[str, tuple[str, str]] = {}
 
     def saw_ready(self, found: Found) -> None:
         self._ready[found.session_id] = found.id
 
-    def forget_ready(self, session_id: str) -> None:
+    def forget(self, session_id: str) -> None:
         self._ready.pop(session_id, None)
+        self._words.pop(session_id, None)
 
     def is_ready(self, found: Found) -> bool:
         return found.state == "running" and self._ready.get(found.session_id) == found.id
 
-    async def session(self, found: Found) -> Session:
-        """One inspected container; an exited one costs a look at its mark."""
-        state, reason = await self._state(found)
+    async def session(self, found: Found, mark: Mark | None = None) -> Session:
+        """One inspected container; an exited one costs a look at its mark, unless that is given."""
+        state, reason = await self._state(found, mark)
         return self.make(found, state, reason)
 
-    async def _state(self, found: Found) -> tuple[SessionState, str]:
+    async def _state(self, found: Found, mark: Mark | None) -> tuple[SessionState, str]:
         match found.state:
             case "running" | "restarting":
                 return SessionState.RUNNING, ""
             case "paused":
                 return SessionState.HIBERNATED, ""
             case "exited":
-                return judge(found, await self._marks.read(found))
+                state, reason = judge(found, mark or await self._marks.read(found))
+                return state, f"{reason}{await self._last_words(found)}" if state is SessionState.FAILED else reason
             case "created":
                 return SessionState.PENDING, "its start is under way or was interrupted"
             case "removing":
                 return SessionState.TERMINATED, "it is being removed"
             case _:
                 return SessionState.FAILED, f"the engine shows it as {found.state}"
+
+    async def _last_words(self, found: Found) -> str:
+        """The log of a run that is over does not change: it is read once."""
+        run, words = self._words.get(found.session_id, ("", ""))
+        if run != f"{found.id} {found.started_at}":
+            words = await self._store.last_words(found)
+            self._words[found.session_id] = (f"{found.id} {found.started_at}", words)
+        return words
 
     async def sessions(self, containers: Iterable[Found]) -> list[Session]:
         """Listed containers; only the exited are inspected, and those that vanish meanwhile are left out."""
