@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def table():
     """The rows of the README's settings: variable, option, meaning, default."""
     section = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
     return {row[0].strip("`"): row[1:] for row in rows}
 
 
