@@ -192,10 +192,10 @@ class Agent:
                 last_error=link.last_error,
                 heartbeat_age=time.monotonic() - tenure.last_heartbeat if tenure and tenure.last_heartbeat else None,
             ),
-            engine=health.Engine(up=tenure.engine.up, last_error=tenure.engine.last_error)
+            engine=health.Engine(up=tenure.reconciler.engine.up, last_error=tenure.reconciler.engine.last_error)
             if tenure
             else health.Engine(),
-            sessions=tenure.count_by_state() if tenure else {},
+            sessions=tenure.reconciler.count_by_state() if tenure else {},
             capacity=capacity.as_payload(),
             commands=health.Commands(
                 running=tenure.dispatcher.running if tenure else 0,
