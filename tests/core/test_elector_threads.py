@@ -202,7 +202,7 @@ async def test_a_backend_that_blocks_its_thread_cannot_keep_the_lease_valid():
 
     class Blocking(MemoryBackend):
         async def renew(self, grant):
-            blocked.wait()  # noqa: ASYNC251
+            blocked.wait()
             return grant
 
     async with Agent(Blocking(Store(), FAST)) as agent:
