@@ -163,7 +163,9 @@ class Reconciler:
             async with asyncio.timeout(READY_PATIENCE):
                 return await self._driver.wake(session.session_id, lambda _step: None)
         except (TimeoutError, RuntimeDriverError, CommandFailed) as error:
-            log.warning("session %s runs, but cannot be used: %s", session.session_id, error or "no answer in time")
+            log.warning(
+                "session %s runs, but cannot be used: %s", session.session_id, str(error) or "no answer in time"
+            )
             return session
 
     async def _remove_leftovers(self) -> None:
