@@ -471,7 +471,12 @@ def heal(replica):
         replica.link.request = replica.link.reply = 0.0005
 
 
-@settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate], deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=100,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(NEMESIS)
 def test_no_sequence_of_faults_makes_two_leaders_or_leaves_none_behind(attacks):
     simulate(lambda world: harass(world, attacks))

@@ -14,7 +14,7 @@ from streamspace_elect_file.backend import FileBackend
 
 
 def say(*words):
-    print(*words, time.clock_gettime(time.CLOCK_BOOTTIME), flush=True)
+    print(*words, time.clock_gettime(time.CLOCK_BOOTTIME), flush=True)  # noqa: T201 - its way to speak
 
 
 async def main(path, agent_id):
@@ -40,7 +40,7 @@ async def main(path, agent_id):
             await asyncio.wait([end, order], return_when=asyncio.FIRST_COMPLETED)
             if order.done() and order.result() == "fork":
                 if os.fork() == 0:
-                    time.sleep(60)
+                    time.sleep(60)  # noqa: ASYNC251 - the child has no loop any more
                     os._exit(0)
                 say("forked", 0)
                 order = asyncio.create_task(orders.get())
