@@ -1,6 +1,6 @@
 """What a command is, and how handlers for actions are registered."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,32 +56,50 @@ the same command: it must be idempotent.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A handler as registered; see :class:`Register`."""
+
+    handler: Handler
+    plugin: str
+    interrupts: frozenset[str] = frozenset()
+    abandon: Handler | None = None
+
+
 class Register(Protocol):
-    def __call__(self, action: str, handler: Handler) -> None:
-        """Let ``handler`` run the commands with this ``action``."""
+    def __call__(
+        self, action: str, handler: Handler, *, interrupts: Collection[str] = (), abandon: Handler | None = None
+    ) -> None:
+        """Let ``handler`` run the commands with this ``action``.
+
+        A command under way in the same lane is cancelled and failed when its action is among ``interrupts``: a stop need not
+        wait for a start. ``abandon`` cleans up after a command of this action that was cancelled so, or by a
+        shutdown; it has 10 seconds.
+        """
 
 
 class Registry:
     """The handlers by action."""
 
     def __init__(self) -> None:
-        self._handlers: dict[str, tuple[Handler, str]] = {}
+        self._handlers: dict[str, Registered] = {}
 
     def register_for(self, plugin: str) -> Register:
         """The ``register`` callback for one plugin, whose name an error can then tell."""
 
-        def register(action: str, handler: Handler) -> None:
-            if action in self._handlers:
+        def register(
+            action: str, handler: Handler, *, interrupts: Collection[str] = (), abandon: Handler | None = None
+        ) -> None:
+            if (other := self._handlers.get(action)) is not None:
                 raise PluginError(
-                    f"command {action!r} is registered twice, by {self._handlers[action][1]} and by {plugin}: uninstall one of them"
+                    f"command {action!r} is registered twice, by {other.plugin} and by {plugin}: uninstall one of them"
                 )
-            self._handlers[action] = (handler, plugin)
+            self._handlers[action] = Registered(handler, plugin, frozenset(interrupts), abandon)
 
         return register
 
-    def get(self, action: str) -> Handler | None:
-        entry = self._handlers.get(action)
-        return entry[0] if entry else None
+    def get(self, action: str) -> Registered | None:
+        return self._handlers.get(action)
 
     @property
     def actions(self) -> tuple[str, ...]:

@@ -1,0 +1,5 @@
+"""``python -m streamspace_agent``."""
+
+from streamspace_agent.cli import main
+
+main()

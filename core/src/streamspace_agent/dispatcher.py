@@ -1,0 +1,297 @@
+"""Runs commands: journal, acknowledge, execute, answer.
+
+Commands of one lane (one session) run one after another in the order received; lanes run beside each other, up to
+``COMMAND_CONCURRENCY``. Every command ends in exactly one ``complete`` or ``failed``, whatever happens to the process.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamspace_agent import logs, protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.commands import Command, Context, Registered, Registry
+from streamspace_agent.config import Settings
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, SessionNotFound
+from streamspace_agent.faults import Faults
+from streamspace_agent.journal import Entry, Journal, JournalError, Message
+from streamspace_agent.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 1024
+"""Commands that may wait for their turn; one more is refused."""
+MAX_ATTEMPTS = 3
+"""A command that was under way at so many crashes is failed, not tried again: it may be what kills the agent."""
+ENGINE_PATIENCE = 60.0
+"""Seconds that a command waits for an engine that is away (a restart of the Docker daemon takes some) before it fails."""
+
+ABANDON_TIMEOUT = 10.0
+"""Seconds for the clean-up after a command that was cancelled."""
+
+
+@dataclass(slots=True)
+class _Job:
+    command: Command
+    registered: Registered
+    states: list[Message] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+    cancelled_for: str = ""
+    """Why the dispatcher itself cancelled the job: it then ends as failed. Else a cancelled job stays open in the journal."""
+
+
+async def _never_runs(command: Command, context: Context) -> Mapping[str, Any]:
+    del command, context
+    raise AssertionError
+
+
+_REFUSED = Registered(_never_runs, "streamspace-agent")
+"""Stands in for the handler of a command that is refused in its turn."""
+
+MakeContext = Callable[[Command, list[Message]], Context]
+"""Makes the context of one command; states that the handler reports are appended to the list."""
+
+
+class Dispatcher:
+    """The commands of one tenure of leadership."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        journal: Journal,
+        outbox: Outbox,
+        make_context: MakeContext,
+        settings: Settings,
+        *,
+        epoch: int,
+        faults: Faults,
+    ) -> None:
+        self._registry = registry
+        self._journal = journal
+        self._outbox = outbox
+        self._make_context = make_context
+        self._settings = settings
+        self._epoch = epoch
+        self._faults = faults
+        self._slots = asyncio.Semaphore(settings.command_concurrency)
+        self._lanes: dict[str, deque[_Job]] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self._draining = False
+        self.outcomes: dict[tuple[str, str], int] = {}
+        """Commands finished in this tenure by (action, ``complete`` or ``failed``)."""
+
+    @property
+    def lanes(self) -> frozenset[str]:
+        """Session ids with a command waiting or running."""
+        return frozenset(self._lanes)
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(lane) for lane in list(self._lanes.values()))
+
+    @property
+    def running(self) -> int:
+        return sum(lane[0].task is not None for lane in list(self._lanes.values()) if lane)
+
+    def receive(self, payload: Mapping[str, Any]) -> None:
+        """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits.
+
+        Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken.
+        """
+        command_id, action, body = payload.get("commandId"), payload.get("action"), payload.get("payload")
+        if not isinstance(command_id, str | int) or command_id == "":
+            log.warning("dropped a command without a commandId: %s", protocol.cut(repr(dict(payload)), 300))
+            return
+        command_id = str(command_id)
+        known = self._journal.receive(command_id, str(action), body if isinstance(body, dict) else {})
+        self._outbox.wake()
+        if known is not None:
+            log.info(
+                "command %s (%s) was received before: %s",
+                command_id,
+                known.action,
+                "its answer goes out again" if known.answer else "it is under way",
+            )
+            return
+        command = Command(command_id, str(action), body if isinstance(body, dict) else {}, self._epoch)
+        problem = ""
+        if not isinstance(body, dict) and body is not None:
+            problem = "invalid_payload: the command's payload is not an object"
+        elif self._draining:
+            problem = "agent_shutdown: this agent is shutting down and takes no new command"
+        elif self.waiting >= MAX_WAITING:
+            problem = f"busy: {MAX_WAITING} commands are waiting already"
+        self._admit(command, problem)
+
+    def recover(self, entries: Iterable[Entry]) -> None:
+        """Take up the commands that an earlier process or leader left open."""
+        for entry in entries:
+            command = Command(entry.id, entry.action, entry.payload, self._epoch, entry.attempts + 1)
+            problem = ""
+            if entry.attempts >= MAX_ATTEMPTS:
+                problem = f"interrupted: the agent ended {entry.attempts} times while it ran this command"
+            log.info(
+                "command %s (%s) was left open by an earlier leader: %s",
+                entry.id,
+                entry.action,
+                "failing it" if problem else "resuming it",
+            )
+            self._admit(command, problem)
+
+    def _admit(self, command: Command, problem: str) -> None:
+        registered = self._registry.get(command.action)
+        if not problem and registered is None:
+            problem = f"unknown_action: no handler for the action {command.action[:60]!r}; known are {', '.join(self._registry.actions)}"
+        if problem or registered is None:
+            job = _Job(command, registered or _REFUSED, cancelled_for=problem)
+        else:
+            job = _Job(command, registered)
+        lane = self._lanes.get(command.lane)
+        if lane is not None:
+            lane.append(job)
+            if (running := lane[0]) is not job and running.command.action in job.registered.interrupts:
+                self._cancel(running, f"cancelled: {command.action} came while it was under way")
+            return
+        lane = self._lanes[command.lane] = deque([job])
+        runner = asyncio.create_task(self._run_lane(command.lane, lane), name=f"lane {command.lane}")
+        self._runners.add(runner)
+        runner.add_done_callback(self._lane_ended)
+
+    def _lane_ended(self, runner: asyncio.Task[None]) -> None:
+        self._runners.discard(runner)
+        if not runner.cancelled() and (error := runner.exception()) is not None and not isinstance(error, LeaseLost):
+            log.error("%s ended: %s", runner.get_name(), error, exc_info=error)
+
+    def start(self) -> None:
+        """Let commands run: this leader has adopted what runs."""
+        self._ready.set()
+
+    async def _run_lane(self, name: str, lane: deque[_Job]) -> None:
+        try:
+            await self._ready.wait()
+            while lane:
+                async with self._slots:
+                    await self._run(lane[0])
+                lane.popleft()
+        finally:
+            self._lanes.pop(name, None)
+
+    async def _run(self, job: _Job) -> None:
+        if not job.cancelled_for:
+            job.task = asyncio.create_task(self._attempt(job), name=f"command {job.command.id}")
+            try:
+                await job.task
+                return
+            except asyncio.CancelledError:
+                lane = asyncio.current_task()
+                if lane is not None and lane.cancelling():
+                    raise  # the tenure ends; the command stays open in the journal
+                await self._abandon(job)
+        await self._finish(
+            job.command, Message("failed", protocol.failed(job.command.id, job.cancelled_for)), job.states
+        )
+
+    async def _attempt(self, job: _Job) -> None:
+        command = job.command
+        session = str(command.payload.get("sessionId", ""))[:100]
+        with logs.bind(command=command.id, session=session):
+            try:
+                self._journal.begin(command.id)
+                log.info("%s%s", command.action, f", attempt {command.attempt}" if command.attempt > 1 else "")
+                result = await self._with_patience(job)
+                answer = Message("complete", {"commandId": command.id, "result": dict(result)})
+            except CommandFailed as error:
+                answer = Message("failed", protocol.failed(command.id, str(error)))
+            except SessionNotFound as error:
+                answer = Message("failed", protocol.failed(command.id, f"session_not_found: {error}"))
+            except EngineUnavailable as error:
+                answer = Message("failed", protocol.failed(command.id, f"engine_unavailable: {error}"))
+            except (LeaseLost, JournalError):
+                raise
+            except Exception as error:
+                log.exception("%s failed for a reason that is a fault of the agent", command.action)
+                answer = Message(
+                    "failed",
+                    protocol.failed(command.id, f"internal_error: {type(error).__name__}; the agent's log has more"),
+                )
+            self._faults.point("command.before_result")
+            await self._finish(command, answer, job.states)
+            self._faults.point("command.after_result")
+
+    async def _with_patience(self, job: _Job) -> Mapping[str, Any]:
+        """Run the handler; while the engine is away, wait for it and run it again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ENGINE_PATIENCE
+        backoff = Backoff(base=0.5, cap=5.0)
+        while True:
+            try:
+                return await job.registered.handler(job.command, self._make_context(job.command, job.states))
+            except EngineUnavailable as error:
+                if loop.time() > deadline:
+                    raise
+                log.warning("the engine does not answer (%s): trying again", error)
+                job.states.clear()
+                await asyncio.sleep(0.2 + backoff.delay())
+
+    async def _abandon(self, job: _Job) -> None:
+        """Clean up after a job that the dispatcher cancelled."""
+        job.states.clear()
+        if job.registered.abandon is None:
+            return
+        try:
+            async with asyncio.timeout(ABANDON_TIMEOUT):
+                await job.registered.abandon(job.command, self._make_context(job.command, job.states))
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer matters more; reconcile finds what is left
+            log.warning("could not clean up after command %s: %s", job.command.id, error)
+
+    async def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
+        """Record and queue the outcome; wait for a journal that cannot be written now."""
+        backoff = Backoff(base=0.5, cap=5.0)
+        while True:
+            try:
+                self._journal.finish(command.id, answer, states)
+                break
+            except JournalError as error:
+                if not backoff.failures:
+                    log.error("the outcome of command %s waits: %s", command.id, error)  # noqa: TRY400 - the cause is known
+                await asyncio.sleep(0.2 + backoff.delay())
+        self._outbox.wake()
+        key = (command.action, answer.type)
+        self.outcomes[key] = self.outcomes.get(key, 0) + 1
+        if answer.type == "failed":
+            log.warning("command %s (%s) failed: %s", command.id, command.action, answer.payload["error"])
+        else:
+            log.info("command %s (%s) complete", command.id, command.action)
+
+    def _cancel(self, job: _Job, reason: str) -> None:
+        job.cancelled_for = reason
+        if job.task is not None:
+            job.task.cancel()
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new command; let what runs finish for ``timeout`` seconds, then fail what is left."""
+        self._draining = True
+        if self._runners:
+            log.info("waiting up to %g s for %d commands", timeout, self.waiting)
+            await asyncio.wait(self._runners, timeout=timeout)
+        for lane in self._lanes.values():
+            for job in lane:
+                self._cancel(job, "agent_shutdown: the agent was shut down before this was finished")
+        self._ready.set()
+        if self._runners:
+            await asyncio.wait(self._runners, timeout=15)
+
+    async def stop(self) -> None:
+        """Cancel everything and leave it open in the journal: another leads."""
+        runners = list(self._runners)
+        for runner in runners:
+            runner.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*runners, return_exceptions=True)

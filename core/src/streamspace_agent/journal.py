@@ -1,0 +1,215 @@
+"""What must outlive the process: commands received, their results, and messages the control plane has not got yet.
+
+SQLite in ``STATE_DIR``, shared by the replicas of one host; only the leader writes. Every write is fenced: the file
+remembers the highest epoch that opened it, and a writer of an older one gets ``LeaseLost``. Writes are durable against the death of the
+process (WAL, synchronous=NORMAL); the loss of power may cost the last of them, never the file's consistency.
+"""
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamspace_agent.errors import AgentError, LeaseLost
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 7 * 86400.0
+"""How long a finished command's answer is remembered for a repeat of the command."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS commands (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, action TEXT NOT NULL, payload TEXT NOT NULL,
+  received REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, answer_type TEXT, answer TEXT);
+CREATE INDEX IF NOT EXISTS open_commands ON commands (seq) WHERE answer_type IS NULL;
+CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, payload TEXT NOT NULL);
+"""
+
+
+class JournalError(AgentError):
+    """The journal cannot be used: disk full, read-only, no permission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message for the control plane: its type and payload."""
+
+    type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command in the journal. ``answer`` is None while it is open."""
+
+    id: str
+    action: str
+    payload: Mapping[str, Any]
+    attempts: int
+    answer: Message | None
+
+
+class Journal:
+    """Open for one tenure of leadership. Not thread-safe: used from the agent's main loop only."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost."""
+        self._epoch = epoch
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(f"STATE_DIR: cannot use the journal {path}: {error}") from error
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            aside = self._path.with_name(f"{self._path.name}.broken-{int(time.time())}")
+            log.exception("the journal is not readable: starting a new one, the old one is kept as %s", aside)
+            self._path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
+        try:
+            self._path.chmod(0o600)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript(_SCHEMA)
+            row = db.execute("SELECT epoch FROM tenure").fetchone()
+            if row and row[0] > self._epoch:
+                raise LeaseLost(f"the journal was taken over in epoch {row[0]}")
+            db.execute(
+                "INSERT INTO tenure VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch",
+                (self._epoch,),
+            )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                (epoch,) = self._db.execute("SELECT epoch FROM tenure").fetchone()
+                if epoch != self._epoch:
+                    raise LeaseLost(f"the journal was taken over in epoch {epoch}")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise JournalError(f"STATE_DIR: cannot write the journal {self._path}: {error}") from error
+
+    def receive(self, command_id: str, action: str, payload: Mapping[str, Any]) -> Entry | None:
+        """Remember a new command and its ``ack``. For one seen before, return what is known; its answer goes out again."""
+        with self._write() as db:
+            known = self._entry(db, command_id)
+            _put(db, [Message("ack", {"commandId": command_id}), *([known.answer] if known and known.answer else [])])
+            if known is None:
+                db.execute(
+                    "INSERT INTO commands (id, action, payload, received) VALUES (?, ?, ?, ?)",
+                    (command_id, action, json.dumps(payload), time.time()),
+                )
+        return known
+
+    def begin(self, command_id: str) -> int:
+        """Count an attempt to run the command; returns its number, from 1."""
+        with self._write() as db:
+            db.execute("UPDATE commands SET attempts = attempts + 1 WHERE id = ?", (command_id,))
+            (attempts,) = db.execute("SELECT attempts FROM commands WHERE id = ?", (command_id,)).fetchone()
+        return int(attempts)
+
+    def finish(self, command_id: str, answer: Message, states: Iterable[Message] = ()) -> None:
+        """Close the command and queue its states and its answer, all or nothing. Closing it again changes nothing."""
+        with self._write() as db:
+            changed = db.execute(
+                "UPDATE commands SET answer_type = ?, answer = ? WHERE id = ? AND answer_type IS NULL",
+                (answer.type, json.dumps(answer.payload), command_id),
+            ).rowcount
+            if changed:
+                _put(db, [*states, answer])
+
+    def open_commands(self) -> list[Entry]:
+        """Commands received and not closed, in the order received."""
+        rows = self._db.execute(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")
+        return [_entry(row) for row in rows]
+
+    def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
+        row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
+        return _entry(row) if row else None
+
+    def put(self, *messages: Message) -> None:
+        """Queue messages for the control plane."""
+        with self._write() as db:
+            _put(db, messages)
+
+    def pending(self, after: int, limit: int = 100) -> list[tuple[int, Message]]:
+        """Queued messages with a number above ``after``, in order."""
+        rows = self._db.execute(
+            "SELECT seq, type, payload FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [(seq, Message(kind, json.loads(payload))) for seq, kind, payload in rows]
+
+    def delivered(self, up_to: int) -> None:
+        """Forget messages that the control plane has taken."""
+        with self._write() as db:
+            db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
+
+    def outbox_size(self) -> int:
+        (count,) = self._db.execute("SELECT count(*) FROM outbox").fetchone()
+        return int(count)
+
+    def prune(self) -> None:
+        """Forget answers older than :data:`KEEP_SECONDS`."""
+        with self._write() as db:
+            db.execute(
+                "DELETE FROM commands WHERE answer_type IS NOT NULL AND received < ?", (time.time() - KEEP_SECONDS,)
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def sessions_with_open_commands(path: Path) -> frozenset[str]:
+    """Session ids that an open command of the journal names. Read only, beside a running agent. Raises JournalError."""
+    if not path.exists():
+        return frozenset()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+            rows = db.execute("SELECT payload FROM commands WHERE answer_type IS NULL").fetchall()
+    except sqlite3.Error as error:
+        raise JournalError(f"STATE_DIR: cannot read the journal {path}: {error}") from error
+    return frozenset(str(json.loads(payload).get("sessionId")) for (payload,) in rows)
+
+
+_ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"
+
+
+def _entry(row: tuple[str, str, str, int, str | None, str | None]) -> Entry:
+    command_id, action, payload, attempts, kind, answer = row
+    return Entry(
+        command_id, action, json.loads(payload), attempts, Message(kind, json.loads(answer or "{}")) if kind else None
+    )
+
+
+def _put(db: sqlite3.Connection, messages: Iterable[Message]) -> None:
+    db.executemany(
+        "INSERT INTO outbox (type, payload) VALUES (?, ?)", [(m.type, json.dumps(m.payload)) for m in messages]
+    )

@@ -1,0 +1,269 @@
+"""One tenure of leadership, from the lease to its end: adopt what runs, connect, take commands, watch, hand over.
+
+Everything here belongs to one lease and is thrown away with it; the next tenure, in this process or another, starts
+from the engine's objects and the journal.
+"""
+
+import asyncio
+import logging
+import platform
+import socket
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+
+from streamspace_agent import __version__, protocol
+from streamspace_agent.capacity import Capacity
+from streamspace_agent.commands import Command, Registry
+from streamspace_agent.config import Settings
+from streamspace_agent.dispatcher import Dispatcher
+from streamspace_agent.errors import LeaseLost
+from streamspace_agent.faults import Faults
+from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.lease import Lease
+from streamspace_agent.link import Link, LinkDown
+from streamspace_agent.outbox import Outbox
+from streamspace_agent.progress import ProgressBoard
+from streamspace_agent.reconcile import Reconciler
+from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+
+log = logging.getLogger(__name__)
+
+PRUNE_EVERY = 3600.0
+FLUSH_TIMEOUT = 5.0
+"""Seconds that a hand-over waits for the control plane to take the last results; the rest stays in the journal."""
+
+
+@dataclass(slots=True)
+class HandlerContext:
+    """What one command's handler may use (:class:`streamspace_agent.commands.Context`)."""
+
+    settings: Settings
+    driver: RuntimeDriver
+    capacity: Capacity
+    lease: Lease
+    board: ProgressBoard
+    reconciler: Reconciler
+    states: list[Message]
+
+    def require_lease(self) -> None:
+        self.lease.require()
+
+    def progress(self, session_id: str, step: Progress) -> None:
+        self.board.show(session_id, step)
+
+    def report(self, session: Session) -> None:
+        self.board.done(session.session_id)
+        self.states.append(self.reconciler.noted(session))
+
+
+@dataclass(slots=True)
+class Counters:
+    """Over the process's life, across tenures."""
+
+    commands: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def by_action(self) -> dict[str, dict[str, int]]:
+        """Commands finished: by action, then ``completed`` or ``failed``."""
+        table: dict[str, dict[str, int]] = {}
+        for (action, answer), count in list(self.commands.items()):
+            table.setdefault(action, {})["completed" if answer == "complete" else "failed"] = count
+        return table
+
+
+class Leadership:
+    """The peer of the link, the owner of the dispatcher, the reader of the engine's events."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lease: Lease,
+        driver: RuntimeDriver,
+        registry: Registry,
+        link: Link,
+        faults: Faults,
+        counters: Counters,
+    ) -> None:
+        self._settings = settings
+        self.lease = lease
+        self._driver = driver
+        self._link = link
+        self._counters = counters
+        self._capacity = Capacity.of(settings)
+        self._journal = Journal(settings.agent_dir / "journal.db", lease.epoch)
+        self.outbox = Outbox(self._journal, lease.require)
+        self._board = ProgressBoard(self._send_pending)
+        self.dispatcher = Dispatcher(
+            registry, self._journal, self.outbox, self._context, settings, epoch=lease.epoch, faults=faults
+        )
+        self.dispatcher.outcomes = counters.commands
+        self.reconciler = Reconciler(
+            driver, self.outbox, lease, busy=lambda: self.dispatcher.lanes, settled=self.dispatcher.start
+        )
+        self.draining = False
+        self.last_heartbeat = 0.0
+        self._shutdown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    # The tenure
+
+    async def run(self) -> str:
+        """Lead until the lease ends, or :meth:`shut_down` is called and everything is handed over. Returns why."""
+        self._driver.guard = self.lease.require
+        self.dispatcher.recover(self._journal.open_commands())
+        tasks = [
+            self._task(self._link.run(self), "link"),
+            self._task(self.reconciler.follow(), "engine events"),
+            self._task(self.reconciler.repeat(), "reconcile"),
+            self._task(self._prune_now_and_then(), "prune"),
+            self._task(self._board.run(), "progress"),
+        ]
+        ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
+        try:
+            await asyncio.wait({*tasks, ended, self._shutdown}, return_when=asyncio.FIRST_COMPLETED)
+            if self._shutdown.done() and not ended.done() and self.lease.valid():
+                tasks.append(self._task(self._hand_over(), "drain"))
+                await asyncio.wait({ended, tasks[-1]}, return_when=asyncio.FIRST_COMPLETED)
+                return self._shutdown.result()
+            if ended.done():
+                return ended.result()
+            for task in tasks:
+                if task.done():
+                    task.result()  # raises what ended it: Refused, JournalError, a fault of ours
+            return "a task ended"
+        finally:
+            if not self.lease.valid():
+                self._link.abort()
+            await self._stop([*tasks, ended])
+
+    def _task(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        return asyncio.create_task(work, name=name)
+
+    async def _stop(self, tasks: list[asyncio.Task[Any]]) -> None:
+        await self.dispatcher.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._journal.close()
+
+    def shut_down(self, reason: str) -> None:
+        """Begin to hand over: drain, report draining, then let :meth:`run` return."""
+        if not self._shutdown.done():
+            log.info("handing over: %s", reason)
+            self._shutdown.set_result(reason)
+
+    async def _hand_over(self) -> None:
+        self.draining = True
+        await self._heartbeat()
+        await self.dispatcher.drain(self._settings.drain_timeout)
+        if self._link.status.connected:
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await self.outbox.flushed()
+            except TimeoutError:
+                log.warning(
+                    "the control plane did not take %d messages in time: they stay in the journal",
+                    self.outbox.waiting,
+                )
+
+    def _context(self, command: Command, states: list[Message]) -> HandlerContext:
+        del command
+        return HandlerContext(
+            self._settings, self._driver, self._capacity, self.lease, self._board, self.reconciler, states
+        )
+
+    # The link's peer
+
+    def require_lease(self) -> None:
+        self.lease.require()
+
+    def registration(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        metadata = {
+            "version": __version__,
+            "hostname": socket.gethostname(),
+            "python": platform.python_version(),
+            "runtimeDriver": self._settings.runtime_driver,
+            "electionBackend": self._settings.leader_election_backend if self._settings.enable_ha else "none",
+            "epoch": self.lease.epoch,
+            **self.reconciler.facts,
+        }
+        return self._capacity.as_payload(), metadata
+
+    async def connected(self, link: Link) -> None:
+        """Serve one connection: heartbeats, and whatever is in the outbox."""
+        tasks = [
+            self._task(self._heartbeats(), "heartbeats"),
+            self._task(self.outbox.deliver(link.send_text, link.ping), "outbox"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def received(self, message: protocol.Envelope | protocol.Malformed) -> None:
+        if not self.lease.valid():
+            return
+        if isinstance(message, protocol.Malformed):
+            log.warning("dropped a malformed message: %s: %s", message.reason, protocol.cut(message.text, 300))
+            if message.command_id:
+                self.outbox.put(
+                    Message("failed", protocol.failed(message.command_id, f"malformed_message: {message.reason}"))
+                )
+        elif message.type == "command":
+            try:
+                self.dispatcher.receive(message.payload)
+            except JournalError as error:
+                log.error("refused a command: %s", error)  # noqa: TRY400 - the cause is known
+                refusal = protocol.failed(str(message.payload["commandId"]), f"journal_unavailable: {error}")
+                await self._send("failed", refusal)
+        elif message.type == "ping":
+            await self._send("pong", {"timestamp": message.payload.get("timestamp") or protocol.timestamp()})
+        elif message.type == "shutdown":
+            self.shut_down(
+                f"the control plane asked for it: {protocol.cut(str(message.payload.get('reason', '')), 200)}"
+            )
+        else:
+            log.debug("ignored a message of type %s", protocol.cut(message.type, 60))
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await self._heartbeat()
+            await asyncio.sleep(self._settings.health_check_interval)
+
+    async def _heartbeat(self) -> None:
+        sent = await self._send(
+            "heartbeat",
+            {
+                "status": "draining" if self.draining else "online",
+                "activeSessions": self.reconciler.active,
+                "capacity": self._capacity.as_payload(),
+            },
+        )
+        if sent:
+            self.last_heartbeat = time.monotonic()
+
+    async def _send(self, kind: str, payload: Mapping[str, Any]) -> bool:
+        """Send what is worthless later: dropped when there is no connection."""
+        try:
+            self.lease.require()
+            await self._link.send(kind, payload)
+        except (LinkDown, ConnectionClosed, LeaseLost):
+            return False
+        return True
+
+    async def _send_pending(self, session_id: str, step: Progress) -> None:
+        await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
+
+    async def _prune_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_EVERY)
+            try:
+                self._journal.prune()
+            except JournalError as error:
+                log.warning("cannot forget old answers: %s", error)

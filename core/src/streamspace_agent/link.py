@@ -1,0 +1,200 @@
+"""The connection to the control plane: kept up while this agent leads, and nothing but a pipe of envelopes."""
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from streamspace_agent import protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.config import Settings
+from streamspace_agent.registration import Keys, Registrar, reason, retry_after
+from streamspace_agent.units import format_seconds
+
+log = logging.getLogger(__name__)
+
+PATH = "/api/v1/agents/connect"
+OPEN_TIMEOUT = 10.0
+# The control plane drops us after 60 s without a pong or ping; asking more often finds a dead link sooner.
+PING_EVERY = 10.0
+PING_TIMEOUT = 15.0
+CLOSE_TIMEOUT = 1.0
+MAX_INCOMING = 16 * 1024**2
+
+
+class LinkDown(Exception):
+    """There is no connection now."""
+
+
+class Peer(Protocol):
+    """What the link serves: one leadership."""
+
+    async def received(self, message: protocol.Envelope | protocol.Malformed) -> None:
+        """Handle one message at once; anything long becomes a task of its own."""
+
+    async def connected(self, link: "Link") -> None:
+        """Runs as long as a connection does, beside its reader; its end ends the connection."""
+
+    def require_lease(self) -> None: ...
+
+    def registration(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Capacity and metadata."""
+
+
+@dataclass(slots=True)
+class LinkStatus:
+    connected: bool = False
+    since: float = 0.0
+    """Unix time of the last change."""
+    connections: int = 0
+    last_error: str = ""
+    down_since: float = field(default_factory=time.monotonic)
+
+
+class Link:
+    """One a process; :meth:`run` once a leadership."""
+
+    def __init__(
+        self, settings: Settings, keys: Keys, context: ssl.SSLContext | None, rng: random.Random, registrar: Registrar
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._context = context
+        self._rng = rng
+        self._registrar = registrar
+        self._socket: ClientConnection | None = None
+        self.status = LinkStatus()
+
+    async def run(self, peer: Peer) -> None:
+        """Keep connected until cancelled. Raises Refused when the control plane says no for good."""
+        backoff = Backoff(rng=self._rng)
+        registered = False
+        complaint = ""
+        try:
+            while True:
+                wait = 0.0
+                try:
+                    if not registered:
+                        await self._registrar.register(*peer.registration())
+                        registered = True
+                    peer.require_lease()
+                    began = time.monotonic()
+                    ended = await self._connection(peer)
+                    backoff.worked_for(time.monotonic() - began)
+                except InvalidStatus as error:
+                    code = error.response.status_code
+                    # Registering again tells why, and whether that is final.
+                    registered = code not in {401, 403, 404}
+                    wait = retry_after(error.response.headers) or 0.0
+                    ended = f"the control plane answered HTTP {code}"
+                except InvalidURI as error:
+                    ended = f"CONTROL_PLANE_URL: {error}"
+                except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
+                    ended = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
+                self.status.last_error = ended
+                delay = max(wait, backoff.delay())
+                if ended != complaint or backoff.failures <= 1:
+                    log.warning(
+                        "not connected to %s: %s; next try in %s",
+                        self._settings.control_plane_url,
+                        ended,
+                        format_seconds(delay),
+                    )
+                    complaint = ended
+                await asyncio.sleep(delay)
+        finally:
+            await self.close()
+
+    async def _connection(self, peer: Peer) -> str:
+        """One connection from handshake to end; returns why it ended."""
+        uri = f"{self._settings.ws_url}{PATH}?agent_id={self._settings.agent_id}"
+        async with connect(
+            uri,
+            ssl=self._context,
+            additional_headers=self._keys.headers(),
+            compression=None,
+            open_timeout=OPEN_TIMEOUT,
+            ping_interval=PING_EVERY,
+            ping_timeout=PING_TIMEOUT,
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=MAX_INCOMING,
+            proxy=None if self._settings.ws_url.startswith("ws://") else True,
+        ) as socket:
+            peer.require_lease()
+            self._up(socket)
+            reader = asyncio.create_task(self._read(socket, peer), name="link reader")
+            worker = asyncio.create_task(peer.connected(self), name="link worker")
+            try:
+                done, _ = await asyncio.wait({reader, worker}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            except ConnectionClosed as closed:
+                return _why(closed)
+            finally:
+                self._down()
+                for task in (reader, worker):
+                    task.cancel()
+                await asyncio.gather(reader, worker, return_exceptions=True)
+        return "closed by this agent"
+
+    async def _read(self, socket: ClientConnection, peer: Peer) -> None:
+        async for frame in socket:
+            for message in protocol.decode(frame):
+                await peer.received(message)
+        raise _closed(socket)
+
+    def _up(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        down = time.monotonic() - self.status.down_since
+        again = f" again after {format_seconds(down)}" if self.status.connections else ""
+        self.status.connected, self.status.since, self.status.last_error = True, time.time(), ""
+        self.status.connections += 1
+        log.info("connected to %s%s", self._settings.control_plane_url, again)
+
+    def _down(self) -> None:
+        self._socket = None
+        self.status.connected, self.status.since, self.status.down_since = False, time.time(), time.monotonic()
+
+    async def send(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Send one envelope now. Raises LinkDown, ConnectionClosed, TooLarge. Waits while the peer reads slowly."""
+        await self.send_text(protocol.encode(kind, payload))
+
+    async def send_text(self, frame: str) -> None:
+        if self._socket is None:
+            raise LinkDown
+        await self._socket.send(frame)
+
+    async def ping(self) -> Awaitable[object]:
+        if self._socket is None:
+            raise LinkDown
+        return await self._socket.ping()
+
+    async def close(self) -> None:
+        """End the present connection, if there is one. Bounded: a peer that does not answer is cut off."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.close()
+
+    def abort(self) -> None:
+        """Cut the connection at once, without a word: another may lead already."""
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+
+def _closed(socket: ClientConnection) -> ConnectionClosed:
+    return socket.protocol.close_exc
+
+
+def _why(closed: ConnectionClosed) -> str:
+    if closed.rcvd:
+        return f"closed by the control plane ({closed.rcvd.code}{closed.rcvd.reason and ' ' + closed.rcvd.reason})"
+    if closed.sent:
+        return f"closed by this agent ({closed.sent.code}{closed.sent.reason and ' ' + closed.sent.reason})"
+    return "the connection broke"

@@ -1,0 +1,156 @@
+"""The command line's options: one for every setting, made from the Settings model, in groups a newcomer can read."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from streamspace_agent.config import ALIASES, Settings, is_secret, variable
+from streamspace_agent.errors import ConfigError
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Who and where": ("agent_id", "control_plane_url", "agent_api_key", "platform", "region", "state_dir"),
+    "TLS": ("tls_ca_file", "tls_cert_file", "tls_key_file"),
+    "High availability": (
+        "enable_ha",
+        "leader_election_backend",
+        "lock_file_path",
+        "redis_url",
+        "lease_duration",
+        "drain_timeout",
+    ),
+    "Sessions": (
+        "runtime_driver",
+        "docker_host",
+        "network_name",
+        "volume_driver",
+        "publish_address",
+        "max_sessions",
+        "max_cpu",
+        "max_memory",
+        "command_concurrency",
+        "ready_timeout",
+        "hibernate_mode",
+    ),
+    "Watching it": ("health_check_interval", "health_address", "log_level", "log_format"),
+}
+"""Which settings stand together in ``--help`` and in the README, in this order."""
+
+
+class SettingOption(click.Option):
+    """An option that stands for a setting (or for the file that holds a secret one)."""
+
+    def __init__(self, field: str, declaration: str, **attributes: Any) -> None:
+        self.field = field
+        super().__init__([declaration], default=None, **attributes)
+
+
+def setting_options(*, hidden: bool = False) -> list[click.Option]:
+    """An option for every setting, in the order of the groups; secrets get ``--NAME-file`` only."""
+    return [option for field in grouped() for option in _options_of(field, hidden=hidden)]
+
+
+def grouped() -> Iterable[str]:
+    """All settings' names in the order in which they are shown."""
+    return (field for fields in GROUPS.values() for field in fields)
+
+
+def _options_of(field: str, *, hidden: bool) -> Iterable[click.Option]:
+    dashed = field.replace("_", "-")
+    if is_secret(field):
+        help_text = f"File with {variable(field)}. {describe(field)}"
+        yield SettingOption(field, f"--{dashed}-file", metavar="FILE", help=help_text, hidden=hidden)
+        if field == "redis_url":
+            yield SettingOption(
+                field, f"--{dashed}", metavar="URL", help="The URL itself, without a password", hidden=hidden
+            )
+    elif Settings.model_fields[field].annotation is bool:
+        yield SettingOption(field, f"--{dashed}/--no-{dashed}", help=describe(field), hidden=hidden)
+    else:
+        yield SettingOption(field, f"--{dashed}", metavar=_metavar(field), help=describe(field), hidden=hidden)
+
+
+def describe(field: str) -> str:
+    """``DESCRIPTION  [VARIABLE, default: X]``."""
+    info = Settings.model_fields[field]
+    names = variable(field) + (f" or {variable(field)}_FILE" if is_secret(field) else "")
+    return f"{info.description}  [{names}{', required' if info.is_required() else f', default: {default_text(field)}'}]"
+
+
+def default_text(field: str) -> str:
+    """The default as an operator would write it; ``-`` for none."""
+    default = Settings.model_fields[field].default
+    if default is None:
+        return "-"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}s"
+    return str(default)
+
+
+def _metavar(field: str) -> str:
+    info = Settings.model_fields[field]
+    choices = getattr(info.annotation, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    text = f"{info.annotation} {info.metadata}"
+    kinds = {"BeforeValidator": "DURATION", "Path": "PATH", "float": "NUMBER", "int": "NUMBER"}
+    named = {"control_plane_url": "URL", "health_address": "HOST:PORT", "lock_file_path": "PATH"}
+    return next((metavar for kind, metavar in kinds.items() if kind in text), named.get(field, "TEXT"))
+
+
+def merge(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What :func:`streamspace_agent.config.load` takes: plain options, and the environment with secret ones laid over it.
+
+    Raises ConfigError for a password on the command line.
+    """
+    options: dict[str, Any] = {}
+    merged = dict(environ)
+    for name, value in given.items():
+        if value is None:
+            continue
+        field = name.removesuffix("_file") if is_file_of_secret(name) else name
+        if field == name and not is_secret(field):
+            options[field] = value
+            continue
+        if field == name and has_password(value):
+            option = f"--{name.replace('_', '-')}"
+            problem = f"{option} holds a password, which ps shows to every user of this host"
+            fix = f"write the URL into a file and name it with {option}-file or {variable(field)}_FILE"
+            raise ConfigError([f"{problem}: {fix}"])
+        for other in (variable(field), *(alias for alias, of in ALIASES.items() if of == field)):
+            merged.pop(other, None)
+            merged.pop(f"{other}_FILE", None)
+        merged[variable(name)] = value
+    return options, merged
+
+
+def is_file_of_secret(name: str) -> bool:
+    field = name.removesuffix("_file")
+    return field != name and field in Settings.model_fields and is_secret(field)
+
+
+def has_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True
+    return bool(parts.password) or "password=" in parts.query.lower()
+
+
+def write_settings(
+    formatter: click.HelpFormatter, parameters: Iterable[click.Parameter], context: click.Context
+) -> None:
+    """The ``--help`` sections of the settings."""
+    by_field: dict[str, list[tuple[str, str]]] = {}
+    for parameter in parameters:
+        record = parameter.get_help_record(context) if isinstance(parameter, SettingOption) else None
+        if isinstance(parameter, SettingOption) and record:
+            by_field.setdefault(parameter.field, []).append(record)
+    for title, fields in GROUPS.items():
+        rows = [row for field in fields for row in by_field.get(field, [])]
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=28)

@@ -1,0 +1,82 @@
+"""Delivers queued messages to the control plane in order, until its end of the socket has read them.
+
+The protocol has no answer to a message, and a send that returned may still be lost with the connection. So a
+WebSocket ping follows what was sent: its pong proves that the control plane has read all before it (frames are handled in order).
+Only then is a message forgotten. A connection that breaks between reading and pong makes a message go out again: its
+effects there (a command's end, a session's state) are the same when applied twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from streamspace_agent import protocol
+from streamspace_agent.journal import Journal, Message
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[str], Awaitable[None]]
+"""Sends one text frame. Raises when the connection is gone."""
+Ping = Callable[[], Awaitable[Awaitable[object]]]
+"""Sends a ping; returns an awaitable for its pong. Raises when the connection is gone."""
+
+
+class Outbox:
+    """The queue of one tenure, kept in the journal."""
+
+    def __init__(self, journal: Journal, require_lease: Callable[[], None]) -> None:
+        self._journal = journal
+        self._require_lease = require_lease
+        self._more = asyncio.Event()
+        self._empty = asyncio.Event()
+        self.waiting = journal.outbox_size()
+        """Messages not delivered yet; may be read from any thread."""
+
+    def put(self, *messages: Message) -> None:
+        self._journal.put(*messages)
+        self.wake()
+
+    def wake(self) -> None:
+        """Tell the sender that the journal has more."""
+        self.waiting = self._journal.outbox_size()
+        self._empty.clear()
+        self._more.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything queued has been delivered."""
+        self.wake()
+        while self.waiting:
+            await self._empty.wait()
+            self.wake()
+
+    async def deliver(self, send: Send, ping: Ping) -> None:
+        """Deliver over one connection, for as long as it lives."""
+        sent = 0
+        while True:
+            self._more.clear()
+            batch = self._journal.pending(after=sent)
+            for number, message in batch:
+                self._require_lease()
+                await send(encode(message))
+                sent = number
+            if batch:
+                await (await ping())
+                self._journal.delivered(sent)
+                self.waiting = self._journal.outbox_size()
+            else:
+                self._empty.set()
+                await self._more.wait()
+
+
+def encode(message: Message) -> str:
+    """The frame for a message; one that is too large goes out without what made it so."""
+    try:
+        return protocol.encode(message.type, message.payload)
+    except (protocol.TooLarge, ValueError) as error:
+        log.error("a %s message cannot be sent as it is: %s", message.type, error)  # noqa: TRY400 - the cause is known
+        if "commandId" in message.payload:
+            return protocol.encode(
+                "failed", protocol.failed(str(message.payload["commandId"]), f"result_too_large: {error}")
+            )
+        kept = {k: v for k, v in message.payload.items() if k != "platformMetadata"}
+        return protocol.encode(message.type, kept)

@@ -1,0 +1,73 @@
+"""Progress for people: the latest step of each session under way, sent at most once a second, and at least every 20 s."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from streamspace_agent.runtime import Progress
+from streamspace_agent.units import format_bytes
+
+log = logging.getLogger(__name__)
+
+AT_MOST_EVERY = 1.0
+# The control plane's sweep acts on a session after 5 minutes without a status (protocol, section 3).
+AT_LEAST_EVERY = 20.0
+LOG_EVERY = 10.0
+
+SendPending = Callable[[str, Progress], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Step:
+    progress: Progress
+    changed: bool = True
+    sent: float = 0.0
+    logged: float = 0.0
+
+
+class ProgressBoard:
+    """The steps of one tenure."""
+
+    def __init__(self, send: SendPending) -> None:
+        self._send = send
+        self._steps: dict[str, _Step] = {}
+        self._more = asyncio.Event()
+
+    def show(self, session_id: str, progress: Progress) -> None:
+        """The session is at this step now. Never waits; steps may be merged."""
+        step = self._steps.get(session_id)
+        if step is None:
+            step = self._steps[session_id] = _Step(progress)
+        elif step.progress.phase != progress.phase:
+            step.sent = step.logged = 0.0
+        step.progress, step.changed = progress, True
+        now = time.monotonic()
+        if progress.phase == "pulling" and now - step.logged >= LOG_EVERY:
+            step.logged = now
+            log.info("session %s: pulling%s", session_id, _amount(progress))
+        self._more.set()
+
+    def done(self, session_id: str) -> None:
+        """Nothing is under way for this session any more: its state is about to be reported."""
+        self._steps.pop(session_id, None)
+
+    async def run(self) -> None:
+        while True:
+            self._more.clear()
+            now = time.monotonic()
+            for session_id, step in list(self._steps.items()):
+                age = now - step.sent
+                if age >= AT_LEAST_EVERY or (step.changed and age >= AT_MOST_EVERY):
+                    step.sent, step.changed = now, False
+                    await self._send(session_id, step.progress)
+            if not self._steps:
+                await self._more.wait()
+            await asyncio.sleep(AT_MOST_EVERY / 4)
+
+
+def _amount(progress: Progress) -> str:
+    if not progress.total:
+        return f" {progress.detail}".rstrip()
+    return f" {progress.percent} % ({format_bytes(progress.current)} of {format_bytes(progress.total)})"

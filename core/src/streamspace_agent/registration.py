@@ -1,0 +1,224 @@
+"""Registering with the control plane over HTTP, and the agent's own API key.
+
+First contact may be made with a shared bootstrap key; an administrator may have to approve; the control plane may then hand out
+a key of the agent's own, which is kept in ``STATE_DIR`` (mode 0600) and used from then on.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from streamspace_agent import protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.config import Settings
+from streamspace_agent.errors import ConfigError, Refused
+
+log = logging.getLogger(__name__)
+
+PATH = "/api/v1/agents/register"
+KEY_HEADER = "X-Agent-API-Key"
+APPROVAL_POLL = 30.0  # protocol, section 1: ask again every 30 s
+CALL_TIMEOUT = 10.0
+
+
+class Keys:
+    """Which API key to use: the agent's own once it has one, else the configured one."""
+
+    def __init__(self, settings: Settings, hide: Callable[[str], None]) -> None:
+        self._path = settings.agent_dir / "api-key"
+        self._configured = settings.agent_api_key.get_secret_value() if settings.agent_api_key else ""
+        self._hide = hide
+        self._own = self._read()
+        for key in (self._configured, self._own):
+            if key:
+                hide(key)
+
+    @property
+    def current(self) -> str:
+        return self._own or self._configured
+
+    def headers(self) -> dict[str, str]:
+        return {KEY_HEADER: self.current} if self.current else {}
+
+    def keep(self, key: str) -> None:
+        """Use this key from now on, and after a restart."""
+        self._hide(key)
+        if key == self.current:
+            return
+        self._own = key
+        try:
+            write_private(self._path, key)
+            log.info("the control plane gave this agent a key of its own: kept in %s", self._path)
+        except OSError as error:
+            log.warning(
+                "STATE_DIR: cannot keep the agent's own key in %s (%s): it is used until the process ends",
+                self._path,
+                error,
+            )
+
+    def fall_back(self) -> bool:
+        """Give up a kept key that was refused. True when another one is left to try."""
+        if not self._own or not self._configured or self._own == self._configured:
+            return False
+        log.warning("the key kept in %s was refused: trying the configured key", self._path)
+        self._own = ""
+        return True
+
+    def _read(self) -> str:
+        try:
+            return self._path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context for the control plane, or None for a plain connection. Raises ConfigError."""
+    if not settings.http_url.startswith("https"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError([f"TLS_CA_FILE: {settings.tls_ca_file} cannot be used: {error}"]) from None
+    if settings.tls_cert_file and settings.tls_key_file:
+        try:
+            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError([f"TLS_CERT_FILE, TLS_KEY_FILE: cannot be used together: {error}"]) from None
+    return context
+
+
+class Registrar:
+    """Registers this agent until it is accepted. One object a process."""
+
+    def __init__(self, settings: Settings, keys: Keys, context: ssl.SSLContext | None, rng: random.Random) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._rng = rng
+        self._http = urllib3.PoolManager(
+            ssl_context=context, retries=False, timeout=urllib3.Timeout(total=CALL_TIMEOUT), maxsize=1
+        )
+
+    async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Return once the control plane has accepted this agent. Retries without end what may heal.
+
+        Raises :exc:`Refused` for what does not: rejected, or a key that is bad or unknown.
+        """
+        body = json.dumps(
+            {
+                "agentId": self._settings.agent_id,
+                "platform": self._settings.platform,
+                "region": self._settings.region,
+                "capacity": dict(capacity),
+                "metadata": dict(metadata),
+            }
+        ).encode()
+        backoff = Backoff(rng=self._rng)
+        complaint = ""
+        while True:
+            try:
+                response = await asyncio.to_thread(self._post, body)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                delay, problem = backoff.delay(), reason(error)
+            else:
+                answer = _object(response.data)
+                if response.status in {200, 201}:
+                    self._accepted(answer)
+                    return
+                delay, problem = self._next_try(response, answer, backoff)
+            if problem != complaint:  # once, not at every try
+                log.warning(
+                    "cannot register at %s: %s; trying again until it works", self._settings.control_plane_url, problem
+                )
+                complaint = problem
+            await asyncio.sleep(delay)
+
+    def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
+        headers = {"Content-Type": "application/json", **self._keys.headers()}
+        return self._http.request("POST", self._settings.http_url + PATH, body=body, headers=headers)
+
+    def _accepted(self, answer: Mapping[str, Any]) -> None:
+        nested = answer.get("agent")
+        for part in (nested if isinstance(nested, dict) else {}, answer):
+            key = part.get("apiKey")
+            if isinstance(key, str) and key:
+                self._keys.keep(key)
+                return
+
+    def _next_try(
+        self, response: urllib3.BaseHTTPResponse, answer: Mapping[str, Any], backoff: Backoff
+    ) -> tuple[float, str]:
+        """Seconds until the next try and the reason for it, or Refused."""
+        said = str(answer.get("error") or answer.get("message") or "").strip()[:300]
+        approval = answer.get("approvalStatus")
+        if response.status == 202:
+            return APPROVAL_POLL * self._rng.uniform(
+                0.8, 1.2
+            ), f"waits for an administrator's approval of {self._settings.agent_id}"
+        if response.status == 429 or response.status >= 500:
+            wait = max(backoff.delay(), retry_after(response.headers) or 0.0)
+            return wait, f"HTTP {response.status}{said and ': ' + said}"
+        if response.status in {401, 403, 404}:
+            if approval == "rejected":
+                raise Refused(
+                    f"an administrator rejected agent {self._settings.agent_id}: ask them to approve it, or use another AGENT_ID"
+                )
+            if self._keys.fall_back():
+                return 0.0, "the kept key was refused"
+            raise Refused(key_refused(self._settings.agent_id, response.status, said, has_key=bool(self._keys.current)))
+        raise Refused(
+            f"the control plane refused the registration of {self._settings.agent_id}: HTTP {response.status}{said and ': ' + said}"
+        )
+
+
+def key_refused(agent_id: str, status: int, said: str, *, has_key: bool) -> str:
+    cause = (
+        "AGENT_API_KEY was not accepted"
+        if has_key
+        else "AGENT_API_KEY is not set and no client certificate was accepted"
+    )
+    return f"{cause} for agent {agent_id}: HTTP {status}{said and ': ' + said}; check the key, and that it belongs to this AGENT_ID"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a Retry-After header in its numeric form, at most an hour."""
+    value = headers.get("Retry-After", "")
+    return min(3600.0, float(value)) if value.isdigit() else None
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
+    inner: BaseException | None = error
+    while inner is not None:
+        error, inner = inner, inner.__cause__ or getattr(inner, "reason", None)
+        if not isinstance(inner, BaseException):
+            break
+    text = " ".join(str(error).split()) or type(error).__name__
+    return protocol.cut(text, 300)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

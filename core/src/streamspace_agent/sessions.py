@@ -1,0 +1,110 @@
+"""The four session commands: start, stop, hibernate, wake. An ordinary command plugin."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamspace_agent import hookimpl, protocol, templates
+from streamspace_agent.capacity import Demand
+from streamspace_agent.commands import Command, Context, Register
+from streamspace_agent.errors import CommandFailed, RuntimeDriverError, SessionNotFound
+from streamspace_agent.runtime import Session, SessionState
+
+START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
+
+
+@hookimpl
+def register_commands(register: Register) -> None:
+    register(START, start, abandon=abandon_start)
+    register(STOP, stop, interrupts=(START, WAKE))
+    register(HIBERNATE, hibernate)
+    register(WAKE, wake, abandon=abandon_wake)
+
+
+async def start(command: Command, context: Context) -> Mapping[str, Any]:
+    session_id = templates.session_id(command.payload)
+    sessions = await context.driver.sessions()
+    present = next((s for s in sessions if s.session_id == session_id), None)
+    if present is not None and present.state is SessionState.RUNNING and present.command_id != command.id:
+        context.report(present)
+        return protocol.started(present)
+    try:
+        spec = templates.session_spec(command)
+        with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions):
+            session = await context.driver.start(spec, lambda step: context.progress(session_id, step))
+    except CommandFailed as error:
+        context.report(await _after_failure(context, session_id, str(error)))
+        raise
+    context.report(session)
+    return protocol.started(session)
+
+
+async def stop(command: Command, context: Context) -> Mapping[str, Any]:
+    session_id = templates.session_id(command.payload)
+    delete = str(command.payload.get("deletePVC", "")).lower() in {"true", "1"}
+    await context.driver.stop(session_id, delete_volumes=delete)
+    reason = protocol.cut(str(command.payload.get("reason") or ""), 300)
+    context.report(_gone(session_id, SessionState.TERMINATED, reason))
+    return {"sessionId": session_id, "state": str(SessionState.TERMINATED)}
+
+
+async def hibernate(command: Command, context: Context) -> Mapping[str, Any]:
+    session_id = templates.session_id(command.payload)
+    try:
+        session = await context.driver.hibernate(session_id)
+    except CommandFailed as error:
+        context.report(await _after_failure(context, session_id, str(error)))
+        raise
+    except SessionNotFound as error:
+        context.report(_gone(session_id, SessionState.TERMINATED, str(error)))
+        raise
+    context.report(session)
+    return protocol.started(session)
+
+
+async def wake(command: Command, context: Context) -> Mapping[str, Any]:
+    session_id = templates.session_id(command.payload)
+    sessions = await context.driver.sessions()
+    present = next((s for s in sessions if s.session_id == session_id), None)
+    if present is None:
+        reason = f"there is no session {session_id} to wake"
+        context.report(_gone(session_id, SessionState.TERMINATED, reason))
+        raise SessionNotFound(reason)
+    try:
+        with context.capacity.reserve(session_id, Demand(present.cpu or 0.0, present.memory or 0), sessions):
+            session = await context.driver.wake(session_id, lambda step: context.progress(session_id, step))
+    except CommandFailed as error:
+        context.report(await _after_failure(context, session_id, str(error)))
+        raise
+    context.report(session)
+    return protocol.started(session)
+
+
+async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]:
+    """A start that was cancelled leaves nothing but its volumes."""
+    session_id = templates.session_id(command.payload)
+    await context.driver.stop(session_id)
+    context.report(_gone(session_id, SessionState.TERMINATED, "the start was cancelled"))
+    return {}
+
+
+async def abandon_wake(command: Command, context: Context) -> Mapping[str, Any]:
+    """A wake that was cancelled leaves the session as the engine shows it."""
+    session_id = templates.session_id(command.payload)
+    if (session := await context.driver.inspect(session_id)) is not None:
+        context.report(session)
+    return {}
+
+
+async def _after_failure(context: Context, session_id: str, reason: str) -> Session:
+    """What to report once a command has failed: the session as it is, or that it failed."""
+    try:
+        session = await context.driver.inspect(session_id)
+    except RuntimeDriverError:
+        session = None
+    if session is not None and session.state in {SessionState.RUNNING, SessionState.HIBERNATED}:
+        return session
+    return _gone(session_id, SessionState.FAILED, reason)
+
+
+def _gone(session_id: str, state: SessionState, reason: str) -> Session:
+    return Session(session_id, state, place="", reason=reason)

@@ -1,0 +1,285 @@
+"""From a ``start_session`` payload to a checked :class:`~streamspace_agent.runtime.SessionSpec`.
+
+The control plane's payloads are taken as leniently as it writes them (unknown keys, numbers as strings, a manifest
+as an object, JSON text or base64 of it); what cannot be meant is refused with a sentence.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from streamspace_agent.commands import Command
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.runtime import Mount, Port, ReadyCheck, SessionSpec
+from streamspace_agent.units import format_bytes, parse_duration, parse_quantity
+
+MIN_MEMORY = 6 * 1024**2  # the Docker Engine's own minimum for a container
+MAX_MEMORY = 2**50
+MIN_CPU = Decimal("0.01")  # the Docker Engine's own minimum
+MAX_CPU = 4096
+DEFAULT_VNC_PORT = 5900
+HOME_MOUNTS = frozenset({"home", "user-home"})
+DEFAULT_HOME = "/config"  # where the images of linuxserver.io, which most templates name, keep the user's home
+# What an engine takes in a container's name; ".." cannot pass since "/" does not.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+# Where the control plane writes null for "nothing", the default is meant.
+Text = Annotated[str, BeforeValidator(lambda v: "" if v is None else v)]
+_OrEmpty = BeforeValidator(lambda v: {} if v is None else v)
+_OrNone = BeforeValidator(lambda v: [] if v is None else v)
+_OrFalse = BeforeValidator(lambda v: False if v is None else v)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True, str_strip_whitespace=True)
+
+
+class _Resources(_Lenient):
+    memory: Text = ""
+    cpu: Text = ""
+
+
+class _DefaultResources(_Resources):
+    requests: Annotated[_Resources, _OrEmpty] = _Resources()
+    limits: Annotated[_Resources, _OrEmpty] = _Resources()
+
+    def first(self, key: str) -> str:
+        """Limits win, requests are the fallback; the flat form is both."""
+        return getattr(self.limits, key) or getattr(self, key) or getattr(self.requests, key) or ""
+
+
+class _Port(_Lenient):
+    name: Text = ""
+    container_port: int = Field(alias="containerPort")
+    protocol: Text = "tcp"
+
+
+class _Variable(_Lenient):
+    name: str
+    value: Text = ""
+
+
+class _VolumeMount(_Lenient):
+    name: str
+    mount_path: str = Field(alias="mountPath")
+
+
+class _Vnc(_Lenient):
+    enabled: bool = True
+    port: int | None = None
+    protocol: Text = ""
+
+
+class _TemplateSpec(_Lenient):
+    base_image: Text = Field(default="", alias="baseImage")
+    default_resources: Annotated[_DefaultResources, _OrEmpty] = Field(_DefaultResources(), alias="defaultResources")
+    ports: Annotated[list[_Port], _OrNone] = []
+    env: Annotated[list[_Variable], _OrNone] = []
+    volume_mounts: Annotated[list[_VolumeMount], _OrNone] = Field([], alias="volumeMounts")
+    vnc: _Vnc | None = None
+    kasmvnc: _Vnc | None = None
+
+
+class _Metadata(_Lenient):
+    name: Text = ""
+
+
+class _Template(_Lenient):
+    metadata: Annotated[_Metadata, _OrEmpty] = _Metadata()
+    spec: _TemplateSpec
+
+
+class _StartSession(_Lenient):
+    user: Text = ""
+    template: Text = ""
+    memory: Text = ""
+    cpu: Text = ""
+    resources: Annotated[_Resources, _OrEmpty] = _Resources()
+    persistent_home: Annotated[bool, _OrFalse] = Field(default=False, alias="persistentHome")
+    idle_timeout: Text = Field("", alias="idleTimeout")
+    max_duration: Text = Field("", alias="maxSessionDuration")
+    environment: Annotated[dict[str, Text], _OrEmpty] = {}
+
+
+def session_id(payload: Mapping[str, Any]) -> str:
+    """The command's session id. Raises CommandFailed when it is missing or an engine could not use it as a name."""
+    value = payload.get("sessionId")
+    if value is None or value == "":
+        raise CommandFailed("missing_session_id", "the command has no sessionId")
+    text = str(value)
+    if not isinstance(value, str | int) or isinstance(value, bool) or not _NAME.fullmatch(text):
+        raise CommandFailed(
+            "invalid_session_id",
+            f"sessionId {text[:60]!r} cannot be a container's name: use 1 to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+        )
+    return text
+
+
+def session_spec(command: Command) -> SessionSpec:
+    """All that a driver needs, from a ``start_session`` command. Raises CommandFailed for anything impossible."""
+    identity = session_id(command.payload)
+    start = _parse(_StartSession, command.payload, "the command")
+    template = _parse(_Template, _manifest(command.payload.get("templateManifest")), "templateManifest")
+    spec = template.spec
+    if not spec.base_image or re.search(r"[\s\x00]", spec.base_image):
+        raise CommandFailed(
+            "invalid_template", f"templateManifest.spec.baseImage {spec.base_image[:60]!r} is not an image name"
+        )
+    ports = tuple(
+        Port(_port(p.container_port, f"ports[{i}].containerPort"), p.name, p.protocol.lower() or "tcp")
+        for i, p in enumerate(spec.ports)
+    )
+    for port in ports:
+        if port.protocol not in {"tcp", "udp", "sctp"}:
+            raise CommandFailed(
+                "invalid_template", f"port {port.number} has the protocol {port.protocol[:20]!r}: use TCP or UDP"
+            )
+    ready, port_number = _readiness(spec, ports)
+    return SessionSpec(
+        session_id=identity,
+        user=start.user,
+        template=start.template or template.metadata.name,
+        image=spec.base_image,
+        command_id=command.id,
+        epoch=command.epoch,
+        cpu=_cpu(start.cpu or start.resources.cpu or spec.default_resources.first("cpu")),
+        memory=_memory(start.memory or start.resources.memory or spec.default_resources.first("memory")),
+        environment=_environment(spec.env, start.environment),
+        ports=ports,
+        mounts=tuple(_mounts(spec, persistent_home=start.persistent_home)),
+        ready=ready,
+        port=port_number,
+        idle_timeout=_duration(start.idle_timeout, "idleTimeout"),
+        max_duration=_duration(start.max_duration, "maxSessionDuration"),
+    )
+
+
+def _parse(model: type[Model], value: Any, what: str) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in item["loc"]) or what
+        raise CommandFailed("invalid_payload", f"{what}: {place}: {item['msg'][:1].lower()}{item['msg'][1:]}") from None
+
+
+def _manifest(value: Any) -> Any:
+    """The manifest as an object, from an object, JSON text, or base64 of JSON text."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text and not text.startswith("{"):
+            try:
+                text = base64.b64decode(text, validate=True).decode()
+            except (binascii.Error, UnicodeDecodeError, ValueError):
+                raise CommandFailed(
+                    "invalid_template", "templateManifest is neither an object nor JSON nor base64 of JSON"
+                ) from None
+        try:
+            value = json.loads(text) if text else None
+        except (ValueError, RecursionError) as error:
+            raise CommandFailed("invalid_template", f"templateManifest is not JSON: {error}") from None
+    if value is None or value == {}:
+        raise CommandFailed("missing_template", "the command has no templateManifest")
+    if not isinstance(value, dict):
+        raise CommandFailed("invalid_template", "templateManifest is not an object")
+    return value
+
+
+def _port(number: int, where: str) -> int:
+    if not 1 <= number <= 65535:
+        raise CommandFailed("invalid_port", f"{where} is {number}, a port is 1 to 65535")
+    return number
+
+
+def _readiness(spec: _TemplateSpec, ports: tuple[Port, ...]) -> tuple[ReadyCheck, int]:
+    """What proves the session usable, and on which port: vnc.port, kasmvnc.port, the port named vnc, 5900."""
+    desktop = (
+        spec.vnc if spec.vnc and spec.vnc.enabled else spec.kasmvnc if spec.kasmvnc and spec.kasmvnc.enabled else None
+    )
+    if desktop is None and (spec.vnc or spec.kasmvnc):  # there is a section, and it says: no desktop
+        tcp = [p.number for p in ports if p.protocol == "tcp"]
+        return (ReadyCheck.HTTP, tcp[0]) if tcp else (ReadyCheck.NONE, 0)
+    stated = [s.port for s in (spec.vnc, spec.kasmvnc) if s and s.enabled and s.port is not None]
+    named = [p.number for p in ports if p.name.lower() == "vnc"]
+    number = _port([*stated, *named, DEFAULT_VNC_PORT][0], "the VNC port")
+    # KasmVNC serves its screen over HTTP and WebSocket: it never greets.
+    web = desktop is not None and (
+        desktop is spec.kasmvnc or desktop.protocol.lower() in {"http", "https", "ws", "wss", "websocket"}
+    )
+    return (ReadyCheck.HTTP if web else ReadyCheck.VNC), number
+
+
+def _memory(text: str) -> int | None:
+    if not text:
+        return None
+    value = _quantity(text, "memory")
+    if not MIN_MEMORY <= value <= MAX_MEMORY:
+        raise CommandFailed(
+            "invalid_quantity",
+            f"memory {text} is {format_bytes(float(value))}: a session can have {format_bytes(MIN_MEMORY)} to {format_bytes(MAX_MEMORY)}",
+        )
+    return int(value)
+
+
+def _cpu(text: str) -> float | None:
+    if not text:
+        return None
+    value = _quantity(text, "cpu")
+    if not MIN_CPU <= value <= MAX_CPU:
+        raise CommandFailed(
+            "invalid_quantity", f"cpu {text} is {value:f} cores: a session can have {MIN_CPU} to {MAX_CPU}"
+        )
+    return float(value)
+
+
+def _quantity(text: str, what: str) -> Decimal:
+    try:
+        return parse_quantity(text)
+    except ValueError as error:
+        raise CommandFailed("invalid_quantity", f"{what}: {error}") from None
+
+
+def _duration(text: str, what: str) -> float | None:
+    try:
+        return (parse_duration(text) or None) if text else None
+    except ValueError as error:
+        raise CommandFailed("invalid_duration", f"{what}: {error}") from None
+
+
+def _environment(template: list[_Variable], extra: Mapping[str, str]) -> dict[str, str]:
+    merged = {v.name: v.value for v in template} | dict(extra)
+    for name, value in merged.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise CommandFailed("invalid_environment", f"{name[:60]!r} cannot be the name of an environment variable")
+    return merged
+
+
+def _mounts(spec: _TemplateSpec, *, persistent_home: bool) -> Iterator[Mount]:
+    home = next((m.mount_path for m in spec.volume_mounts if m.name in HOME_MOUNTS), None)
+    if persistent_home:
+        home = home or next((v.value for v in spec.env if v.name == "HOME"), None) or DEFAULT_HOME
+        yield Mount("home", _path(home, "home"))
+    for mount in spec.volume_mounts:
+        if mount.name in HOME_MOUNTS:
+            continue
+        if not _NAME.fullmatch(mount.name):
+            raise CommandFailed("invalid_template", f"volumeMounts: {mount.name[:60]!r} cannot be a volume's name")
+        yield Mount(mount.name, _path(mount.mount_path, mount.name))
+
+
+def _path(path: str, name: str) -> str:
+    if not path.startswith("/") or path == "/" or "\0" in path or ".." in path.split("/"):
+        raise CommandFailed(
+            "invalid_template",
+            f"volumeMounts: {name} cannot be mounted at {path[:60]!r}: give an absolute path inside the session",
+        )
+    return path

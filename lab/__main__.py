@@ -1,0 +1,81 @@
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from lab import apt
+from lab.engine import MainEngine
+from lab.say import LabError, say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def main(argv: list[str], environ: Mapping[str, str]) -> int:
+    engine = MainEngine(environ)
+    match argv:
+        case ["engine", "up"]:
+            print(engine.up())
+        case ["engine", "down"]:
+            say("private engine stopped" if engine.down() else "no private engine runs")
+        case ["engine", "down-if-unused"]:
+            engine.down_if_unused()
+        case ["engine", "status"]:
+            host = engine.running()
+            print(host or "no engine runs")
+            return 0 if host else 1
+        case ["images", *names] if names:
+            build(engine.up(), engine, names)
+        case ["test", *arguments]:
+            return test(engine, arguments, environ)
+        case ["bench", name]:
+            return bench(engine, name, environ)
+        case ["clean"]:
+            engine.down()
+            shutil.rmtree(engine.state, ignore_errors=True)
+        case _:
+            say(f"usage: {__doc__}")
+            return 2
+    return 0
+
+
+def build(host: str, engine: MainEngine, names: list[str]) -> None:
+    from lab.images import Images  # noqa: PLC0415  # needs the environment, the engine commands do not
+
+    with Images(host, engine.state) as images:
+        for name in names:
+            print(images.ensure(name))
+
+
+def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -> int:
+    """Run pytest with all it needs; LAB_KEEP=0 stops an engine that was started for it."""
+    apt.require("redis-server")
+    with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
+        build(host, engine, ["desktop", "tiny"])
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments], env={**environ, "DOCKER_HOST": host}, check=False
+        ).returncode
+
+
+def bench(engine: MainEngine, name: str, environ: Mapping[str, str]) -> int:
+    """Run tests/bench/NAME.py on the engine; its last line of output is one JSON object."""
+    with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
+        build(host, engine, ["desktop", "tiny"])
+        return subprocess.run(
+            [sys.executable, "-m", f"tests.bench.{name}"], env={**environ, "DOCKER_HOST": host}, check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that an engine of ours is stopped
+    try:
+        sys.exit(main(sys.argv[1:], os.environ))
+    except LabError as error:
+        say(str(error))
+        sys.exit(1)

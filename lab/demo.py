@@ -1,0 +1,201 @@
+"""python -m lab.demo: a control plane, an agent and one desktop session, for real. DEMO_ONCE=1 runs through once and exits.
+
+Everything it starts is its own: a folder under /tmp, a control plane and an agent on loopback, containers of its agent id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import docker
+
+from lab.engine import MainEngine
+from lab.images import DESKTOP, Images
+from lab.say import LabError
+from streamspace_devplane import DevPlane, PlaneError
+from streamspace_devplane.templates import TEMPLATES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Mapping
+
+AGENT_ID = "docker-demo"
+SESSION = "demo"
+STEP_TIMEOUT = 180.0
+
+
+class Timeline:
+    """What took how long, as it happens and as a table at the end."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._steps: list[tuple[str, float, str]] = []
+
+    async def step(self, name: str, work: Awaitable[str]) -> None:
+        print(f"demo: {name} ...", flush=True)
+        began = time.monotonic()
+        note = await work
+        took = time.monotonic() - began
+        self._steps.append((name, took, note))
+        print(f"demo: {name}: {took:.2f} s{'  ' + note if note else ''}", flush=True)
+
+    def show(self) -> None:
+        print("\n  step                                  took   what was seen")
+        for name, took, note in self._steps:
+            print(f"  {name:<34} {took:>6.2f} s   {note}")
+        print(f"  {'all':<34} {time.monotonic() - self._began:>6.2f} s\n", flush=True)
+
+
+async def demo(environ: Mapping[str, str]) -> int:
+    once = environ.get("DEMO_ONCE", "") not in {"", "0"}
+    timeline = Timeline()
+    engine = MainEngine(environ)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with (
+        engine.use(keep=environ.get("LAB_KEEP") != "0") as host,
+        tempfile.TemporaryDirectory(prefix="streamspace-demo-") as folder,
+    ):
+        home = Path(folder)
+        await timeline.step("desktop image", asyncio.to_thread(_image, host, engine.state))
+        async with DevPlane(db=home / "plane.db") as plane, _agent(plane, host, home) as agent:
+            work = asyncio.create_task(_walk(plane, timeline, once=once))
+            waits = {work, asyncio.create_task(stop.wait()), asyncio.create_task(agent.wait())}
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    work.result()
+                    if not once:
+                        _where_to_look(plane, home, host)
+                        await asyncio.wait(waits - {work}, return_when=asyncio.FIRST_COMPLETED)
+                elif agent.returncode is not None:
+                    raise LabError(f"the agent ended with exit code {agent.returncode}; its log is above")
+            finally:
+                for task in waits:
+                    task.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+                if agent.returncode is None:
+                    await _stop_sessions(plane)
+        _remove_network(host)
+    if once:
+        timeline.show()
+    return 0
+
+
+def _image(host: str, state: Path) -> str:
+    with Images(host, state) as images:
+        return images.ensure("desktop")
+
+
+@asynccontextmanager
+async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The agent as an operator runs it: its own process, settings in variables, the key in a file."""
+    key = home / "key"
+    key.touch(mode=0o600)
+    key.write_text(await plane.issue_key(AGENT_ID))
+    variables = {
+        "AGENT_ID": AGENT_ID,
+        "CONTROL_PLANE_URL": plane.ws_url,
+        "AGENT_API_KEY_FILE": str(key),
+        "DOCKER_HOST": host,
+        "STATE_DIR": str(home / "state"),
+        "NETWORK_NAME": "streamspace-demo",
+    }
+    # In a session of its own: Ctrl-C is for us, who stop the session first.
+    agent = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("docker-agent"), "run", env={**os.environ, **variables}, start_new_session=True
+    )
+    try:
+        yield agent
+    finally:
+        if agent.returncode is None:
+            agent.terminate()
+            with suppress(ProcessLookupError, TimeoutError):
+                async with asyncio.timeout(60):
+                    await agent.wait()
+        if agent.returncode is None:
+            agent.kill()
+            await agent.wait()
+
+
+async def _walk(plane: DevPlane, timeline: Timeline, *, once: bool) -> None:
+    await timeline.step("agent connected", _connected(plane))
+    await timeline.step("session started", _started(plane))
+    if once:
+        await timeline.step("session hibernated", _command(plane, plane.hibernate_session(SESSION), "hibernated"))
+        await timeline.step("session woken", _command(plane, plane.wake_session(SESSION), "running"))
+        await timeline.step(
+            "session stopped", _command(plane, plane.stop_session(SESSION, deletePVC=True), "terminated")
+        )
+
+
+async def _connected(plane: DevPlane) -> str:
+    agent = await plane.wait_agent(AGENT_ID, timeout=30)
+    return f"agent {agent['agentId']} is {agent['status']}"
+
+
+async def _started(plane: DevPlane) -> str:
+    manifest = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
+    return await _command(
+        plane, plane.start_session("desktop", session_id=SESSION, user="demo", manifest=manifest), "running"
+    )
+
+
+async def _command(plane: DevPlane, sent: Awaitable[str], state: str) -> str:
+    row = await plane.wait_command(await sent, "completed,failed", timeout=STEP_TIMEOUT)
+    if row["state"] != "completed":
+        raise LabError(f"{row['action']} failed: {row['error']}")
+    session = await plane.wait_session(SESSION, state=state, timeout=30)
+    ready = ", its VNC server greeted" if session["vncReady"] else ""
+    return f"session is {session['state']}{ready}"
+
+
+def _where_to_look(plane: DevPlane, home: Path, host: str) -> None:
+    tool = Path(sys.executable).parent
+    print(
+        f"""
+demo: a desktop session runs. Look around from another terminal:
+
+  the control plane's page        {plane.url}
+  what the agent says of itself   AGENT_ID={AGENT_ID} STATE_DIR={home / "state"} {tool}/docker-agent status
+  sessions and commands           {tool}/streamspace-devplane --url {plane.url} ls
+  the container                   docker -H {host} ps --filter label=streamspace.agent={AGENT_ID}
+
+  Ctrl-C ends it all and cleans up.
+""",
+        flush=True,
+    )
+
+
+async def _stop_sessions(plane: DevPlane) -> None:
+    """Stop what the demo started; a session that is gone already is fine."""
+    with suppress(PlaneError):
+        for session in await plane.sessions():
+            if session["state"] != "terminated":
+                print(f"demo: stopping session {session['sessionId']}", flush=True)
+                command = await plane.stop_session(session["sessionId"], deletePVC=True)
+                await plane.wait_command(command, "completed,failed", timeout=60)
+
+
+def _remove_network(host: str) -> None:
+    """The agent keeps its network for the next sessions; the demo has none."""
+    client = docker.APIClient(base_url=host)
+    with closing(client):
+        for network in client.networks(filters={"label": f"streamspace.agent={AGENT_ID}"}):
+            client.remove_network(network["Id"])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(demo(os.environ)))
+    except (LabError, PlaneError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(1)

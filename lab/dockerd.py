@@ -1,0 +1,166 @@
+"""A Docker Engine of one's own: own data, socket, bridge and addresses, beside whatever else runs here."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import shutil
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+from lab import apt, host, process
+from lab.say import LabError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def answers(docker_host: str, timeout: float = 3.0) -> bool:
+    """True when a Docker API answers at `docker_host` (unix:// or tcp://)."""
+    scheme, _, address = docker_host.partition("://")
+    name, _, port = address.partition(":")
+    connection = (
+        _UnixConnection(address, timeout)
+        if scheme == "unix"
+        else http.client.HTTPConnection(name, int(port or 2375), timeout=timeout)
+    )
+    try:
+        connection.request("GET", "/_ping")
+        return connection.getresponse().read(2) == b"OK"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class PrivateEngine:
+    """A dockerd under `directory`, for root only.
+
+    `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts, whoever
+    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: the host reaches
+    their containers (by address and by ports published on loopback), but these reach neither each other nor the outside.
+    """
+
+    def __init__(self, directory: Path, *, iptables: bool = False) -> None:
+        self.directory = directory.resolve()
+        self.iptables = iptables
+        self.socket = self.directory / "docker.sock"
+        self.host = f"unix://{self.socket}"
+        self.log = self.directory / "dockerd.log"
+        self.pidfile = self.directory / "dockerd.pid"
+        self.bridge = host.link_name(self.directory)
+        longest = self.directory / "exec/containerd/containerd.sock.ttrpc"
+        if len(str(longest)) > 104:  # containerd's limit; past it, it dies without a word
+            raise LabError(f"the path of a private engine's folder is too long for its sockets: {self.directory}")
+
+    @property
+    def pid(self) -> int | None:
+        """The running dockerd's pid, None when there is none of ours."""
+        try:
+            pid = int(self.pidfile.read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if process.ours(pid, str(self.pidfile)) and process.alive(pid) else None
+
+    def start(self) -> None:
+        """Idempotent; returns when the API answers."""
+        apt.require("docker.io", "iptables", "iproute2")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        pid = self.pid
+        if pid is None:
+            self.pidfile.unlink(missing_ok=True)
+            self._forget_dead_containerd()
+            self.log.unlink(missing_ok=True)
+            block = self._block()
+            self._make_bridge(block)
+            pid = process.spawn(self._command(block), self.log)
+        process.wait_until(lambda: answers(self.host), "dockerd", pid=pid, log=self.log, timeout=90)
+
+    def stop(self) -> None:
+        """Stops dockerd and, as dockerd does, every container of it; what it stores stays."""
+        if (pid := self.pid) is not None:
+            process.stop(pid, str(self.pidfile), grace=60)
+        host.delete_link(self.bridge)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would: containers live on until the next start takes them over or stops them."""
+        if (pid := self.pid) is not None:
+            process.stop(pid, str(self.pidfile), sig=signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def destroy(self) -> None:
+        """Stop it and delete all it stored. After a kill, dockerd is started once more: only it can find its leftovers."""
+        if self.pid is None and (self.directory / "exec/containerd/containerd.sock").exists():
+            self.start()
+        self.stop()
+        host.unmount_below(self.directory)
+        shutil.rmtree(self.directory)
+
+    def load(self, image: str, source: str) -> None:
+        """Copy an image from the engine at `source` (a DOCKER_HOST)."""
+        load(image, source, self.host)
+
+    def _command(self, block: ipaddress.IPv4Network) -> list[str]:
+        return [
+            "dockerd",
+            f"--host={self.host}",
+            f"--data-root={self.directory / 'data'}",
+            f"--exec-root={self.directory / 'exec'}",
+            f"--pidfile={self.pidfile}",
+            f"--bridge={self.bridge}",
+            # Small networks: Docker's own pools run out at about 31.
+            f"--default-address-pool=base={next(block.subnets())},size=24",
+            f"--iptables={'true' if self.iptables else 'false'}",
+            "--ip6tables=false",
+            "--shutdown-timeout=5",
+        ]
+
+    def _forget_dead_containerd(self) -> None:
+        """A containerd that died with its dockerd may stay a zombie for long; dockerd takes that for a living one."""
+        note = self.directory / "exec/containerd/containerd.pid"
+        if note.exists() and not process.alive(int(note.read_text())):
+            note.unlink()
+
+    def _block(self) -> ipaddress.IPv4Network:
+        """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half."""
+        note = self.directory / "addresses"
+        if note.exists():
+            return ipaddress.IPv4Network(note.read_text().strip())
+        block = host.free_block()
+        note.write_text(f"{block}\n")
+        return block
+
+    def _make_bridge(self, block: ipaddress.IPv4Network) -> None:
+        """A bridge that dockerd did not make is one that no dockerd deletes."""
+        if not host.has_link(self.bridge):
+            host.ip("link", "add", self.bridge, "type", "bridge")
+            host.ip("address", "add", f"{block[-2]}/24", "dev", self.bridge)
+        host.ip("link", "set", self.bridge, "up")
+
+
+def load(image: str, source: str, target: str) -> None:
+    """Copy an image from one engine to another (both given as a DOCKER_HOST)."""
+    import docker  # noqa: PLC0415  # not there yet when the lab sets the environment up
+
+    giver, taker = docker.DockerClient(base_url=source), docker.DockerClient(base_url=target)
+    try:
+        stream: Any = giver.images.get(image).save(named=True)  # the SDK takes iterables, its stubs do not say so
+        taker.images.load(stream)
+    finally:
+        giver.close()
+        taker.close()

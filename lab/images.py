@@ -1,0 +1,173 @@
+"""The images that demo, tests and benchmarks run, built once and kept in the engine by a hash of their recipe."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import docker
+from docker.errors import APIError, BuildError, ImageNotFound
+from requests.exceptions import RequestException
+
+from lab import apt
+from lab.say import LabError, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BASE = "streamspace-lab/base:1"
+DESKTOP = "streamspace-lab/desktop:1"
+TINY = "streamspace-lab/tiny:1"
+NAMES = {"base": BASE, "desktop": DESKTOP, "tiny": TINY}
+_RECIPES = Path(__file__).parent / "image"
+_HASH = "streamspace.lab.recipe"
+_SUITE = "bookworm"
+
+
+class Images:
+    """Builds into the engine at `host`; `state` holds the lock that keeps two processes from building at once."""
+
+    def __init__(self, host: str, state: Path) -> None:
+        self._host = host
+        self._state = state
+        self._client = docker.DockerClient(base_url=host, timeout=900)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ensure(self, name: str) -> str:
+        """The tag of image `name` (a key of NAMES), built where the engine does not have it as it should be."""
+        if name not in NAMES:
+            raise LabError(f"there is no image {name!r}: choose from {', '.join(NAMES)}")
+        with self._lock():
+            return self._ensure(name)
+
+    def _ensure(self, name: str) -> str:
+        recipe, tag = _recipe(name), NAMES[name]
+        try:
+            if self._client.images.get(tag).labels.get(_HASH) == recipe:
+                return tag
+        except ImageNotFound:
+            pass
+        if name == "desktop":
+            base = self._ensure("base")
+            say("building the desktop image (about half a minute)")
+            self._build(name, recipe, {"BASE": base})
+        elif name == "tiny":
+            self._build_tiny(recipe)
+        elif self._registry_has("debian:bookworm-slim"):
+            say("building the base image")
+            self._build(name, recipe, {})
+        else:
+            self._bootstrap(tag, recipe)
+        return tag
+
+    def _build(self, name: str, recipe: str, arguments: dict[str, str], *extra: Path) -> None:
+        context = _tar([*sorted((_RECIPES / name).iterdir()), *extra])
+        try:
+            self._client.images.build(
+                fileobj=context,
+                custom_context=True,
+                tag=NAMES[name],
+                buildargs=arguments,
+                labels={_HASH: recipe},
+                rm=True,
+                forcerm=True,
+            )
+        except BuildError as error:
+            tail = "".join(line.get("stream", "") for line in error.build_log)[-800:]
+            raise LabError(f"the image {name} could not be built: {error}\n{tail}") from error
+
+    def _build_tiny(self, recipe: str) -> None:
+        say("building the tiny image")
+        try:
+            apt.require("busybox-static")
+        except LabError:
+            self._build("tiny", recipe, {"BASE": "busybox:stable"})
+        else:
+            busybox = shutil.which("busybox") or "/bin/busybox"
+            self._build("tiny", recipe, {}, Path(busybox))
+
+    def _registry_has(self, image: str) -> bool:
+        """Ask through the engine, which knows its own mirrors and proxies; five seconds are enough for a yes."""
+        client = docker.DockerClient(base_url=self._host, timeout=5)
+        try:
+            client.images.get_registry_data(image)
+        except (APIError, RequestException):
+            return False
+        finally:
+            client.close()
+        return True
+
+    def _bootstrap(self, tag: str, recipe: str) -> None:
+        say("no registry answers: making the base image with debootstrap (about a minute)")
+        apt.require("debootstrap")
+        if os.geteuid() != 0:
+            raise LabError(
+                "no container registry can be reached, and only root can make a base image: run this as root"
+            )
+        with tempfile.TemporaryDirectory(dir=self._state) as folder:
+            root = Path(folder, "root")
+            command = [
+                "debootstrap",
+                "--variant=minbase",
+                "--include=python3-minimal,ca-certificates",
+                _SUITE,
+                str(root),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise LabError(f"debootstrap failed:\n{done.stdout[-800:]}{done.stderr[-800:]}")
+            for archive in root.glob("var/cache/apt/archives/*.deb"):
+                archive.unlink()
+            packed = Path(folder, "root.tar")
+            subprocess.run(["tar", "-C", str(root), "--exclude=./dev/*", "-cf", str(packed), "."], check=True)
+            name, _, version = tag.rpartition(":")
+            changes = [f"LABEL {_HASH}={recipe}", 'CMD ["/bin/bash"]']
+            with packed.open("rb") as stream:
+                self._client.api.import_image(stream, repository=name, tag=version, changes=changes)
+        self._client.images.get(tag)  # an import reports its errors in a stream that nobody reads
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._state.mkdir(parents=True, exist_ok=True)
+        with (self._state / "images.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _recipe(name: str) -> str:
+    digest = hashlib.sha256(_recipe("base").encode() if name == "desktop" else b"")
+    for path in sorted((_RECIPES / name).iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _tar(paths: list[Path]) -> io.BytesIO:
+    """A build context; programs land in bin/ and all files belong to root, whoever owns the checkout."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in paths:
+            program = path.parent.name == "bin"
+            info = tar.gettarinfo(path.resolve(), arcname=f"bin/{path.name}" if program else path.name)
+            info.uid = info.gid = 0
+            info.mode = 0o755 if program or path.suffix == ".sh" else 0o644
+            with path.open("rb") as file:
+                tar.addfile(info, file)
+    buffer.seek(0)
+    return buffer

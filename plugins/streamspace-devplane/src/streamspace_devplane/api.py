@@ -1,0 +1,272 @@
+"""The operator's JSON API: sessions, commands, agents, events, fault switches."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from streamspace_devplane.bodies import (
+    Extra,
+    PlaneFlags,
+    RawCommand,
+    RawFrame,
+    RawMessage,
+    StartSession,
+    body_of,
+    number,
+)
+from streamspace_devplane.faults import Faults
+from streamspace_devplane.registration import Door
+from streamspace_devplane.store import Row
+from streamspace_devplane.templates import TEMPLATES
+
+LONGEST_WAIT = 60.0
+
+
+class Api:
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.hub = door.hub
+        self.store = door.hub.store
+
+    def routes(self) -> list[BaseRoute]:
+        def route(path: str, endpoint: Any, *methods: str) -> Route:
+            return Route("/api/v1" + path, endpoint, methods=list(methods) or ["GET"])
+
+        return [
+            route("/agents", self.agents),
+            route("/agents/{agent}", self.agent),
+            route("/agents/{agent}/approve", self.approve, "POST"),
+            route("/agents/{agent}/reject", self.reject, "POST"),
+            route("/agents/{agent}/key", self.issue_key, "POST"),
+            route("/agents/{agent}/commands", self.raw_command, "POST"),
+            route("/agents/{agent}/frames", self.raw_frame, "POST"),
+            route("/agents/{agent}/messages", self.message, "POST"),
+            route("/bootstrap-key", self.bootstrap_key, "POST"),
+            route("/templates", self.templates),
+            route("/sessions", self.sessions),
+            route("/sessions", self.start, "POST"),
+            route("/sessions/{session}", self.session),
+            route("/sessions/{session}/stop", self.stop, "POST"),
+            route("/sessions/{session}/hibernate", self.hibernate, "POST"),
+            route("/sessions/{session}/wake", self.wake, "POST"),
+            route("/commands", self.commands),
+            route("/commands/{command}", self.command),
+            route("/events", self.events),
+            route("/faults", self.faults),
+            route("/faults", self.set_faults, "POST"),
+            route("/faults", self.clear_faults, "DELETE"),
+            route("/flags", self.set_flags, "POST"),
+            route("/diagnostics", self.diagnostics),
+        ]
+
+    # Agents
+
+    async def agents(self, _: Request) -> Response:
+        rows = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
+        return JSONResponse([self._with_link(row) for row in rows])
+
+    async def agent(self, request: Request) -> Response:
+        agent_id = request.path_params["agent"]
+        row = await self._awaited(request, lambda: self._agent_or_none(agent_id), "status")
+        return JSONResponse(row)
+
+    def _agent_or_none(self, agent_id: str) -> Row | None:
+        row = self.store.agent(agent_id)
+        return row and self._with_link(row)
+
+    def _with_link(self, row: Row) -> Row:
+        return {**row, "connected": row["agentId"] in self.hub.links}
+
+    async def approve(self, request: Request) -> Response:
+        return self._judge(request, "approved")
+
+    async def reject(self, request: Request) -> Response:
+        return self._judge(request, "rejected")
+
+    def _judge(self, request: Request, approval: str) -> Response:
+        agent_id = request.path_params["agent"]
+        if not self.store.change("UPDATE agents SET approval = ? WHERE agent_id = ?", approval, agent_id):
+            raise HTTPException(404, f"no agent {agent_id!r} has registered")
+        self.store.log(agent_id, "plane", approval, {})
+        link = self.hub.links.get(agent_id)
+        if link and approval == "rejected":
+            link.close("rejected")
+        return JSONResponse(self.store.agent(agent_id))
+
+    async def issue_key(self, request: Request) -> Response:
+        return JSONResponse({"apiKey": self.store.issue_key(request.path_params["agent"])}, 201)
+
+    async def bootstrap_key(self, _: Request) -> Response:
+        return JSONResponse({"apiKey": self.store.issue_key(None)}, 201)
+
+    async def raw_command(self, request: Request) -> Response:
+        raw = await body_of(RawCommand, request)
+        command_id = self._command(request.path_params["agent"], raw.action, raw.payload, raw.command_id)
+        return JSONResponse({"commandId": command_id}, 201)
+
+    def _command(self, agent_id: str, action: str, payload: Row, command_id: str | None = None) -> str:
+        """The one way in for commands; a command id given twice is sent twice, to show that the agent notices."""
+        if command_id and self.store.command(command_id):
+            self._link(agent_id).send("command", {"commandId": command_id, "action": action, "payload": payload})
+            return command_id
+        return self.hub.command(agent_id, action, payload, command_id=command_id)
+
+    def _link(self, agent_id: str) -> Any:
+        link = self.hub.links.get(agent_id)
+        if link is None:
+            raise HTTPException(409, f"agent {agent_id!r} is not connected")
+        return link
+
+    async def raw_frame(self, request: Request) -> Response:
+        frame = await body_of(RawFrame, request)
+        link = self._link(request.path_params["agent"])
+        self.store.log(link.agent_id, "to_agent", "raw", {"text": frame.text[:200]})
+        link.send_raw(frame.text)
+        return JSONResponse({}, 202)
+
+    async def message(self, request: Request) -> Response:
+        """Send an envelope of any type: `{"type": "shutdown", "payload": {...}}`."""
+        message = await body_of(RawMessage, request)
+        self._link(request.path_params["agent"]).send(message.type, message.payload)
+        return JSONResponse({}, 202)
+
+    # Sessions
+
+    async def templates(self, _: Request) -> Response:
+        return JSONResponse(list(TEMPLATES.values()))
+
+    async def sessions(self, _: Request) -> Response:
+        return JSONResponse(self.store.rows("SELECT * FROM sessions ORDER BY created_at"))
+
+    async def session(self, request: Request) -> Response:
+        query = "SELECT * FROM sessions WHERE session_id = ?"
+        row = await self._awaited(
+            request, lambda: self.store.row(query, request.path_params["session"]), "state", "vncReady"
+        )
+        return JSONResponse(row)
+
+    async def start(self, request: Request) -> Response:
+        wish = await body_of(StartSession, request)
+        session_id = wish.session_id or f"session-{uuid.uuid4().hex[:12]}"
+        payload = wish.payload(session_id)
+        agent_id = wish.agent_id or self._choose_agent()
+        now = time.time()
+        self.store.change(
+            "INSERT INTO sessions (session_id, agent_id, user, template, state, created_at, status_at) VALUES (?, ?, ?, ?, 'pending', ?, ?)"
+            " ON CONFLICT (session_id) DO NOTHING",
+            session_id, agent_id, wish.user, wish.template, now, now,
+        )  # fmt: skip
+        command_id = self._command(agent_id, "start_session", payload, wish.command_id)
+        return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)
+
+    def _choose_agent(self) -> str:
+        """The connected agent with the fewest sessions, else any approved one: its command waits."""
+        rows = self.store.rows("SELECT * FROM agents WHERE approval = 'approved' ORDER BY active_sessions, agent_id")
+        if not rows:
+            raise HTTPException(409, "no agent has registered yet; start one, or name an agentId")
+        connected = [row for row in rows if row["agentId"] in self.hub.links]
+        return str((connected or rows)[0]["agentId"])
+
+    async def stop(self, request: Request) -> Response:
+        return await self._session_command(request, "stop_session")
+
+    async def hibernate(self, request: Request) -> Response:
+        return await self._session_command(request, "hibernate_session")
+
+    async def wake(self, request: Request) -> Response:
+        return await self._session_command(request, "wake_session")
+
+    async def _session_command(self, request: Request, action: str) -> Response:
+        session_id = request.path_params["session"]
+        row = self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)
+        if row is None:
+            raise HTTPException(404, f"no session {session_id!r}")
+        extra = (await body_of(Extra, request)).root
+        command_id = self._command(
+            row["agentId"], action, {"sessionId": session_id, "namespace": "streamspace", **extra}
+        )
+        return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": row["agentId"]}, 201)
+
+    # Commands and events
+
+    async def commands(self, _: Request) -> Response:
+        return JSONResponse(self.store.rows("SELECT * FROM commands ORDER BY seq"))
+
+    async def command(self, request: Request) -> Response:
+        row = await self._awaited(request, lambda: self.store.command(request.path_params["command"]), "state")
+        return JSONResponse(row)
+
+    async def _awaited(self, request: Request, look: Callable[[], Row | None], *columns: str) -> Row:
+        """The row, once its columns have the values asked for (`?state=running&timeout=5`); else as it is at the end."""
+        wanted = {name: request.query_params[name].split(",") for name in columns if name in request.query_params}
+        deadline = time.monotonic() + min(LONGEST_WAIT, number(request, "timeout", 0))
+        while True:
+            changed = self.store.changed
+            row = look()
+            if row and all(str(row[name]) in values for name, values in wanted.items()):
+                return row
+            left = deadline - time.monotonic()
+            if left <= 0 or self.hub.stopping.is_set():
+                if row is None:
+                    raise HTTPException(404, f"unknown: {request.url.path}")
+                return row
+            try:
+                await asyncio.wait_for(changed.wait(), min(left, 1.0))
+            except TimeoutError:
+                continue
+
+    async def events(self, request: Request) -> Response:
+        query = request.query_params
+        after = int(number(request, "after", 0))
+        chosen = {"agent_id": query.get("agentId"), "direction": query.get("direction"), "type": query.get("type")}
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return StreamingResponse(self._live(after, chosen), media_type="text/event-stream")
+        return JSONResponse(self.store.events(after, int(number(request, "limit", 1000)), **chosen))
+
+    async def _live(self, after: int, chosen: dict[str, str | None]) -> AsyncIterator[str]:
+        while not self.hub.stopping.is_set():
+            changed = self.store.changed
+            rows = self.store.events(after, 200, **chosen)
+            for row in rows:
+                after = row["seq"]
+                yield f"id: {after}\ndata: {json.dumps(row)}\n\n"
+            if not rows:
+                try:
+                    await asyncio.wait_for(changed.wait(), 1.0)
+                except TimeoutError:
+                    yield ": still here\n\n"
+
+    # Switches
+
+    async def faults(self, _: Request) -> Response:
+        self.hub.faults.expire()
+        return JSONResponse(self.hub.faults.model_dump(by_alias=True))
+
+    async def set_faults(self, request: Request) -> Response:
+        """Only the switches named change; `null` switches one off."""
+        wish = await body_of(Faults, request)
+        for name in wish.model_fields_set:
+            setattr(self.hub.faults, name, getattr(wish, name))
+        self.hub.apply_faults()
+        return await self.faults(request)
+
+    async def clear_faults(self, request: Request) -> Response:
+        self.hub.faults.clear()
+        self.hub.apply_faults()
+        return await self.faults(request)
+
+    async def set_flags(self, request: Request) -> Response:
+        self.door.nest_agent = (await body_of(PlaneFlags, request)).nest_agent
+        return JSONResponse({"nestAgent": self.door.nest_agent})
+
+    async def diagnostics(self, _: Request) -> Response:
+        queues = {agent_id: link.viewers.size for agent_id, link in self.hub.links.items()}
+        return JSONResponse({"counters": dict(self.hub.counters), "viewerQueues": queues})

@@ -1,0 +1,198 @@
+"""What happens to messages: agents' links, commands on their way, and what agents report."""
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections import Counter
+
+from streamspace_devplane import envelopes
+from streamspace_devplane.envelopes import Envelope
+from streamspace_devplane.faults import Faults
+from streamspace_devplane.link import Link
+from streamspace_devplane.settings import Settings
+from streamspace_devplane.store import Row, Store
+
+
+class Hub:
+    """The running control plane, without its HTTP."""
+
+    def __init__(self, store: Store, settings: Settings, faults: Faults) -> None:
+        self.store = store
+        self.settings = settings
+        self.faults = faults
+        self.dice = random.Random(settings.seed)  # noqa: S311 - dice for fault injection
+        self.counters: Counter[str] = Counter()
+        """Diagnostics: everything the real control plane does in silence."""
+        self.links: dict[str, Link] = {}
+        self.listening = asyncio.Event()
+        """Cleared while the blackhole is open."""
+        self.listening.set()
+        self.stopping = asyncio.Event()
+
+    # Commands
+
+    def command(self, agent_id: str, action: str, payload: Row, *, command_id: str | None = None) -> str:
+        """Queue a command; sent at once to a connected agent, else when it connects. Never sent again."""
+        command_id = command_id or f"cmd-{uuid.uuid4()}"
+        session_id = payload.get("sessionId")
+        self.store.add_command(
+            command_id, agent_id, action, payload, session_id if isinstance(session_id, str) else None
+        )
+        self.dispatch(agent_id)
+        return command_id
+
+    def dispatch(self, agent_id: str) -> None:
+        link = self.links.get(agent_id)
+        if link is None or link.closing:
+            return
+        for row in self.store.pending(agent_id):
+            self.store.mark_sent(row["commandId"])
+            link.send("command", {"commandId": row["commandId"], "action": row["action"], "payload": row["payload"]})
+
+    # Links
+
+    async def serve(self, link: Link) -> None:
+        """Own a link from its handshake to its end."""
+        agent_id = link.agent_id
+        first = self.links.get(agent_id)
+        self.links[agent_id] = link
+        if first:
+            first.close("replaced by a newer connection")
+            self._maybe_close_second(link)
+        self.store.log(agent_id, "plane", "connected", {"replaced": first is not None})
+        self.store.change("UPDATE agents SET status = 'online' WHERE agent_id = ?", agent_id)
+        self.dispatch(agent_id)
+        try:
+            await link.run()
+        finally:
+            if self.links.get(agent_id) is link:
+                del self.links[agent_id]
+                status = "stale" if link.closing == "stale" else "offline"
+                self.store.change("UPDATE agents SET status = ? WHERE agent_id = ?", status, agent_id)
+            self.store.log(agent_id, "plane", "disconnected", {"reason": link.closing or "the agent left"})
+
+    def _maybe_close_second(self, link: Link) -> None:
+        switch = self.faults.close_second
+        if switch and self.dice.random() < switch.probability:
+            asyncio.get_running_loop().call_later(switch.seconds, link.close, "closed by the cleanup of the first")
+
+    async def watch(self) -> None:
+        """Stale agents, stuck sessions, switches that have lasted their time; runs as long as the plane."""
+        last_stale = last_sweep = time.monotonic()
+        while True:
+            await asyncio.sleep(min(0.05, self.settings.stale_check))
+            now = time.monotonic()
+            self.faults.expire()
+            self.apply_faults()
+            if now - last_stale >= self.settings.stale_check:
+                last_stale = now
+                for link in list(self.links.values()):
+                    if now - link.last_heartbeat > self.settings.stale_after:
+                        link.close("stale")
+            if now - last_sweep >= self.settings.sweep_interval:
+                last_sweep = now
+                self._sweep()
+
+    def _sweep(self) -> None:
+        limit = time.time() - self.settings.stuck_after
+        for row in self.store.rows("SELECT * FROM sessions WHERE state = 'pending' AND status_at < ?", limit):
+            self.store.change("UPDATE sessions SET state = 'failed' WHERE session_id = ?", row["sessionId"])
+            self.store.log(row["agentId"], "plane", "stuck_session", {"sessionId": row["sessionId"]})
+
+    def apply_faults(self) -> None:
+        """Put into effect the switches that act on open links."""
+        if self.stopping.is_set():
+            return
+        if self.faults.blackhole and self.listening.is_set():
+            self.listening.clear()
+            for link in self.links.values():
+                link.wire.stop_reading()
+        elif not self.faults.blackhole and not self.listening.is_set():
+            self.listening.set()
+            for link in self.links.values():
+                link.wire.read_again()
+        cut = self.faults.cut
+        if cut and not cut.after:
+            self.faults.cut = None
+            for agent_id, link in list(self.links.items()):
+                if cut.agent_id in (None, agent_id):
+                    link.cut()
+
+    # What agents say
+
+    def unreadable(self, link: Link, reason: str, text: str | bytes) -> None:
+        self.counters[reason] += 1
+        start = text[:200] if isinstance(text, str) else text[:200].decode(errors="replace")
+        self.store.log(link.agent_id, "from_agent", "unreadable", {"reason": reason, "text": start})
+
+    def receive(self, link: Link, envelope: Envelope) -> None:
+        kind, _, payload = envelope
+        if kind == "vnc_data":
+            self._vnc_data(link, payload)
+            return
+        self.store.log(link.agent_id, "from_agent", kind, payload)
+        match kind:
+            case "heartbeat":
+                self._heartbeat(link, payload)
+            case "ack" | "complete" | "failed":
+                self._progress(kind, payload)
+            case "status":
+                self._status(link, payload)
+            case "vnc_ready":
+                link.viewers.fresh(str(payload.get("sessionId")))
+                self.store.change(
+                    "UPDATE sessions SET vnc_ready = 1, vnc_port = COALESCE(?, vnc_port), pod_name = COALESCE(?, pod_name) WHERE session_id = ?",
+                    payload.get("vncPort"), payload.get("podName"), payload.get("sessionId"),
+                )  # fmt: skip
+            case "vnc_error":
+                viewer = link.viewers.viewers.get(str(payload.get("sessionId")))
+                if viewer:
+                    link.viewers.leave(viewer, f"the agent reports: {payload.get('error')}")
+
+    def _vnc_data(self, link: Link, payload: Row) -> None:
+        session_id, data = payload.get("sessionId"), payload.get("data")
+        if not isinstance(session_id, str) or not isinstance(data, str):
+            self.counters["badEnvelope"] += 1
+            return
+        self.counters["vncMessages"] += 1
+        self.counters["vncBase64Bytes"] += len(data)
+        if self.settings.log_vnc_data:
+            self.store.log(link.agent_id, "from_agent", "vnc_data", envelopes.shown("vnc_data", payload))
+        link.viewers.offer(session_id, data)
+
+    def _heartbeat(self, link: Link, payload: Row) -> None:
+        link.last_heartbeat = time.monotonic()
+        status = payload.get("status")
+        active = payload.get("activeSessions")
+        self.store.change(
+            "UPDATE agents SET status = ?, active_sessions = ?, capacity = COALESCE(?, capacity), heartbeat_at = ? WHERE agent_id = ?",
+            status if status in ("online", "draining") else "online",
+            active if isinstance(active, int) else 0,
+            json.dumps(payload["capacity"]) if isinstance(payload.get("capacity"), dict) else None,
+            time.time(), link.agent_id,
+        )  # fmt: skip
+
+    def _progress(self, kind: str, payload: Row) -> None:
+        state = "completed" if kind == "complete" else kind
+        if not self.store.mark(str(payload.get("commandId")), state, payload.get("error"), payload.get("result")):
+            self.counters["unknownCommand"] += 1
+
+    def _status(self, link: Link, payload: Row) -> None:
+        session_id, state = payload.get("sessionId"), payload.get("state")
+        place = payload.get("platformMetadata")
+        place = place if isinstance(place, dict) else {}
+        if state not in envelopes.SESSION_STATES:
+            self.counters["unknownState"] += 1
+            return
+        known = self.store.change(
+            "UPDATE sessions SET state = ?, vnc_ready = ?, vnc_port = COALESCE(?, vnc_port), platform_metadata = ?,"
+            " pod_name = COALESCE(?, pod_name), url = ?, statuses = statuses + 1, status_at = ? WHERE session_id = ?",
+            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), place.get("podName"),
+            f"/sessions/{session_id}/view" if state == "running" else None, time.time(), session_id,
+        )  # fmt: skip
+        if not known:
+            self.counters["unknownSession"] += 1
+        if state != "running" and isinstance(session_id, str):
+            link.viewers.forget(session_id)

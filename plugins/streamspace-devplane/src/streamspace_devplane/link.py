@@ -1,0 +1,163 @@
+"""One agent's WebSocket: reading, writing, pings, and the faults in between."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from streamspace_devplane import envelopes
+from streamspace_devplane.viewers import ViewerQueue
+from streamspace_devplane.wire import Wire
+
+if TYPE_CHECKING:
+    from streamspace_devplane.hub import Hub
+
+CLOSE_PATIENCE = 5.0
+
+
+class Link:
+    """Runs from the accepted handshake to the end of the connection, whoever ends it."""
+
+    def __init__(self, hub: "Hub", agent_id: str, socket: WebSocket, wire: Wire) -> None:
+        self.hub = hub
+        self.agent_id = agent_id
+        self.wire = wire
+        self.viewers = ViewerQueue(hub.settings.viewer_queue, hub.counters)
+        self.last_heartbeat = time.monotonic()
+        self.closing: str | None = None
+        """Why the control plane ends this link, once it does."""
+        self._socket = socket
+        self._outgoing: deque[str] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._passed = 0
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        jobs = [
+            asyncio.create_task(job) for job in (self._read(), self._write(), self._keep_alive(), self._ended.wait())
+        ]
+        done, left = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        for job in left:
+            job.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        self._ended.set()
+        self._room.set()
+        self.viewers.close("the agent's connection is gone")
+        for job in done:
+            error = job.exception()
+            if error and not isinstance(error, WebSocketDisconnect):
+                raise error
+
+    def close(self, reason: str) -> None:
+        """End the link with a proper WebSocket close, or without one if the agent does not take it."""
+        self.closing = self.closing or reason
+        self._wake.set()
+        asyncio.get_running_loop().call_later(CLOSE_PATIENCE, self.wire.abort)
+
+    def cut(self) -> None:
+        """End the link as a broken network does."""
+        self.closing = self.closing or "cut"
+        self.wire.abort()
+        self._ended.set()
+
+    def send(self, kind: str, payload: dict[str, Any]) -> None:
+        """Queue one envelope for the agent, through the fault switches."""
+        if self._ended.is_set():
+            return
+        shown = envelopes.shown(kind, payload)
+        for delay in self.hub.faults.deliveries("to_agent", kind, self.hub.dice):
+            if kind != "vnc_data" or self.hub.settings.log_vnc_data:
+                self.hub.store.log(self.agent_id, "to_agent", kind, shown)
+            self._later(delay, self.send_raw, envelopes.encode(kind, payload))
+
+    def send_raw(self, frame: str) -> None:
+        """Queue text as it is."""
+        self._outgoing.append(frame)
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until the agent took most of what is queued: a viewer must not outrun it."""
+        while len(self._outgoing) >= self.viewers.limit and not self._ended.is_set():
+            self._room.clear()
+            await self._room.wait()
+
+    def _later(self, delay: float, action: Any, argument: Any) -> None:
+        if delay:
+            asyncio.get_running_loop().call_later(delay, action, argument)
+        else:
+            action(argument)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            await self.hub.listening.wait()
+            text = message.get("text") or message.get("bytes") or b""
+            try:
+                envelope = envelopes.decode(text)
+            except envelopes.Unreadable as reason:
+                self.hub.unreadable(self, str(reason), text)
+                continue
+            for delay in self.hub.faults.deliveries("from_agent", envelope.type, self.hub.dice):
+                self._later(delay, self._arrive, envelope)
+
+    def _arrive(self, envelope: envelopes.Envelope) -> None:
+        if not self._ended.is_set():
+            self.hub.receive(self, envelope)
+            self._count()
+
+    def _count(self, passed: int = 1) -> None:
+        self._passed += passed
+        cut = self.hub.faults.cut
+        if cut and cut.after and self._passed >= cut.after and cut.agent_id in (None, self.agent_id):
+            self.hub.faults.cut = None
+            self.cut()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._outgoing and not self.closing:
+                await self._hold_to_pack()
+                await self.hub.listening.wait()
+                # As the real one does: all that waits at this moment leaves as one frame.
+                frames = list(self._outgoing)
+                self._outgoing.clear()
+                self._room.set()
+                await self._socket.send_text("\n".join(frames))
+                self._count(len(frames))
+            if self.closing:
+                await self._socket.close()
+                return
+
+    async def _hold_to_pack(self) -> None:
+        pack = self.hub.faults.pack
+        if not pack:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pack.seconds):
+                while len(self._outgoing) < pack.count and not self.closing:
+                    self._wake.clear()
+                    await self._wake.wait()
+
+    async def _keep_alive(self) -> None:
+        """Ping, and give up on an agent that neither answers nor pings by itself."""
+        loop = asyncio.get_running_loop()
+        settings = self.hub.settings
+        next_ping = loop.time() + settings.ping_interval
+        while True:
+            deadline = self.wire.last_sign + settings.pong_timeout
+            await asyncio.sleep(max(0.0, min(next_ping, deadline) - loop.time()))
+            if loop.time() >= self.wire.last_sign + settings.pong_timeout:
+                self.closing = self.closing or "no pong or ping in time"
+                self.wire.abort()
+                return
+            if loop.time() >= next_ping:
+                if self.hub.listening.is_set():
+                    self.wire.ping()
+                next_ping += settings.ping_interval

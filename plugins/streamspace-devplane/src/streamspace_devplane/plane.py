@@ -1,0 +1,99 @@
+"""A control plane inside the caller's event loop."""
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, Self
+
+from streamspace_devplane.app import build
+from streamspace_devplane.client import PlaneClient
+from streamspace_devplane.faults import Faults
+from streamspace_devplane.hub import Hub
+from streamspace_devplane.registration import Door
+from streamspace_devplane.settings import Settings
+from streamspace_devplane.store import Store
+from streamspace_devplane.wire import Server, server
+
+STOP_PATIENCE = 0.5  # seconds for goodbyes; a peer that does not read would make a stop wait for ever
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class DevPlane(PlaneClient):
+    """`async with DevPlane(db=path) as plane:`; keeps its database, port and switches over `stop()` and `start()`."""
+
+    def __init__(
+        self,
+        db: Path | str,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        settings: Settings | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__()
+        if host not in LOOPBACK:
+            raise ValueError(
+                f"a development control plane binds to loopback only, not to {host!r}; use one of {', '.join(LOOPBACK)}"
+            )
+        self.db = db
+        self.host = host
+        self.port = port
+        self.settings = settings or Settings()
+        self.tls = tls
+        self.faults = Faults()
+        self.hub: Hub
+        self._server: Server | None = None
+        self._serving: asyncio.Task[Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+        await super().__aexit__(*exc)
+
+    async def start(self) -> None:
+        listener = _listen(self.host, self.port)
+        self.hub = Hub(Store(self.db), self.settings, self.faults)
+        self.port = listener.getsockname()[1]
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"
+        self._server = server(build(self.hub, Door(self.hub)), max_message=self.settings.max_message, tls=self.tls)
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        while not self._server.started:
+            if self._serving.done():
+                await self._serving
+                raise RuntimeError("the server ended while starting")
+            await asyncio.sleep(0.005)
+
+    async def stop(self, *, abruptly: bool = False) -> None:
+        """Close all links (code 1012), or tear them as a killed process would, and free the port."""
+        if self._server is None or self._serving is None:
+            return
+        self.hub.stopping.set()
+        self.hub.listening.set()
+        self.hub.store.note_change()  # who waits for a change looks up, and sees that it is over
+        if abruptly:
+            for link in list(self.hub.links.values()):
+                link.cut()
+        self._server.should_exit = True
+        await asyncio.wait({self._serving}, timeout=STOP_PATIENCE)
+        self._server.tear_all()
+        await self._serving
+        self._server = self._serving = None
+        self.hub.store.close()
+
+    async def restart(self, down_for: float = 0.0) -> None:
+        await self.stop()
+        await asyncio.sleep(down_for)
+        await self.start()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener

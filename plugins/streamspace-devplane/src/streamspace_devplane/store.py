@@ -1,0 +1,162 @@
+"""What the control plane remembers, in SQLite, so that it survives a restart on the same file."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import sqlite3
+import time
+import uuid
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+JSON_COLUMNS = frozenset({"capacity", "metadata", "platform_metadata", "payload", "result"})
+BOOLEAN_COLUMNS = frozenset({"vnc_ready"})
+COMMAND_STEPS = {
+    "ack": ("acks", "acked_at"),
+    "completed": ("completes", "finished_at"),
+    "failed": ("failures", "finished_at"),
+}
+
+
+def key_hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+def shape(row: sqlite3.Row) -> Row:
+    """A row as the API shows it: camelCase, JSON columns parsed."""
+    shaped: Row = {}
+    for name in row.keys():  # noqa: SIM118 - iterating a sqlite3.Row gives its values
+        value = row[name]
+        if value is not None and name in JSON_COLUMNS:
+            value = json.loads(value)
+        shaped[camel(name)] = bool(value) if name in BOOLEAN_COLUMNS else value
+    return shaped
+
+
+class Store:
+    """All calls are quick and made from the event loop's thread. `changed` is set, and replaced, at each change."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.row_factory = sqlite3.Row
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
+        self.db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
+        self.db.execute("UPDATE agents SET status = 'offline'")
+        self.changed = asyncio.Event()
+        self._events: list[tuple[float, str | None, str, str, str]] = []
+        self._flushing: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        self.flush()
+        self.db.close()
+
+    def note_change(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        return [shape(row) for row in self.db.execute(sql, values)]
+
+    def row(self, sql: str, *values: Any) -> Row | None:
+        found = self.db.execute(sql, values).fetchone()
+        return None if found is None else shape(found)
+
+    def change(self, sql: str, *values: Any) -> int:
+        count = self.db.execute(sql, values).rowcount
+        self.note_change()
+        return count
+
+    # Keys
+
+    def issue_key(self, agent_id: str | None) -> str:
+        """A new key of 64 hex characters; `None` makes a bootstrap key. Only its hash is kept."""
+        key = secrets.token_hex(32)
+        self.change("INSERT INTO api_keys VALUES (?, ?, ?)", key_hash(key), agent_id, time.time())
+        return key
+
+    def key_owner(self, key: str) -> tuple[bool, str | None]:
+        """(known, agent id); a known key without an agent id is a bootstrap key."""
+        found = self.db.execute("SELECT agent_id FROM api_keys WHERE hash = ?", (key_hash(key),)).fetchone()
+        return (False, None) if found is None else (True, found["agent_id"])
+
+    # Agents
+
+    def agent(self, agent_id: str) -> Row | None:
+        return self.row("SELECT * FROM agents WHERE agent_id = ?", agent_id)
+
+    def save_agent(self, request: Row, approval: str) -> None:
+        """Insert, or update what the agent tells of itself; approval and status of a known agent stay."""
+        self.change(
+            "INSERT INTO agents (agent_id, id, platform, region, capacity, metadata, approval, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent_id) DO UPDATE SET platform = excluded.platform,"
+            " region = excluded.region, capacity = excluded.capacity, metadata = excluded.metadata",
+            request["agentId"], str(uuid.uuid4()), request["platform"], request.get("region"),
+            json.dumps(request.get("capacity") or {}), json.dumps(request.get("metadata") or {}), approval, time.time(),
+        )  # fmt: skip
+
+    # Commands
+
+    def add_command(self, command_id: str, agent_id: str, action: str, payload: Row, session_id: str | None) -> None:
+        self.change(
+            "INSERT INTO commands (command_id, agent_id, session_id, action, payload, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            command_id, agent_id, session_id, action, json.dumps(payload), time.time(),
+        )  # fmt: skip
+
+    def command(self, command_id: str) -> Row | None:
+        return self.row("SELECT * FROM commands WHERE command_id = ?", command_id)
+
+    def pending(self, agent_id: str) -> list[Row]:
+        return self.rows("SELECT * FROM commands WHERE agent_id = ? AND state = 'pending' ORDER BY seq", agent_id)
+
+    def mark_sent(self, command_id: str) -> None:
+        self.change("UPDATE commands SET state = 'sent', sent_at = ? WHERE command_id = ?", time.time(), command_id)
+
+    def mark(self, command_id: str, state: str, error: str | None = None, result: Any = None) -> bool:
+        """Count an `ack`, `completed` or `failed`; the first of each moves the command on, and the first result stays."""
+        counter, moment = COMMAND_STEPS[state]
+        before = "('pending', 'sent')" if state == "ack" else "('pending', 'sent', 'ack')"
+        known = self.change(f"UPDATE commands SET {counter} = {counter} + 1 WHERE command_id = ?", command_id)  # noqa: S608 - own constants
+        self.change(
+            f"UPDATE commands SET state = ?, error = ?, result = ?, {moment} = ? WHERE command_id = ? AND state IN {before}",  # noqa: S608 - own constants
+            state, error, None if result is None else json.dumps(result), time.time(), command_id,
+        )  # fmt: skip
+        return known > 0
+
+    # Events
+
+    def log(self, agent_id: str | None, direction: str, kind: str, payload: Row) -> None:
+        """Remember an event; many are written at once, since a VNC stream makes thousands a second."""
+        self._events.append((time.time(), agent_id, direction, kind, json.dumps(payload, default=str)))
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(0.02, self.flush)
+
+    def flush(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        batch, self._events = self._events, []
+        if not batch:
+            return
+        self.db.execute("BEGIN")
+        self.db.executemany(
+            "INSERT INTO events (time, agent_id, direction, type, payload) VALUES (?, ?, ?, ?, ?)", batch
+        )
+        self.db.execute("COMMIT")
+        self.note_change()
+
+    def events(self, after: int = 0, limit: int = 1000, **equal: str | None) -> list[Row]:
+        """Events with a sequence number above `after`, oldest first; filters: `agent_id`, `direction`, `type`."""
+        self.flush()
+        chosen = {name: value for name, value in equal.items() if value is not None}
+        where = "".join(f" AND {name} = ?" for name in chosen)
+        sql = f"SELECT * FROM events WHERE seq > ?{where} ORDER BY seq LIMIT ?"  # noqa: S608 - names are this module's
+        return self.rows(sql, after, *chosen.values(), limit)

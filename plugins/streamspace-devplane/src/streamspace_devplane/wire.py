@@ -1,0 +1,110 @@
+"""uvicorn with the three things it does not offer: the client's certificate, the raw transport, and every ping seen."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+SCOPE_KEY = "streamspace.wire"
+
+
+class Wire:
+    """One TCP connection, as the application sees it under `scope["streamspace.wire"]`."""
+
+    def __init__(self, protocol: "HttpProtocol | WebSocketProtocol", transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self.last_sign = asyncio.get_running_loop().time()
+        """When the peer last sent a ping or a pong."""
+
+    @property
+    def common_name(self) -> str | None:
+        """CN of the client's verified certificate; `None` without TLS or without a certificate."""
+        certificate: dict[str, Any] = self._transport.get_extra_info("peercert") or {}
+        for relative_name in certificate.get("subject", ()):
+            for name, value in relative_name:
+                if name == "commonName":
+                    return str(value)
+        return None
+
+    def ping(self) -> None:
+        if isinstance(self._protocol, WebSocketProtocol) and not self._transport.is_closing():
+            self._protocol.conn.send_ping(b"devplane")
+            self._transport.write(b"".join(self._protocol.conn.data_to_send()))
+
+    def abort(self) -> None:
+        """Tear the connection without any goodbye."""
+        self._transport.abort()
+
+    def stop_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def read_again(self) -> None:
+        if not getattr(self._protocol, "read_paused", False) and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+
+def with_wire(app: Any, wire: Wire) -> Any:
+    async def called(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        scope[SCOPE_KEY] = wire
+        await app(scope, receive, send)
+
+    return called
+
+
+class HttpProtocol(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app = with_wire(self.app, Wire(self, transport))
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    wire: Wire
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.wire = Wire(self, self.transport)
+        self.app = with_wire(self.app, self.wire)
+
+    def handle_ping(self) -> None:
+        self.wire.last_sign = self.loop.time()
+        super().handle_ping()
+
+    def handle_pong(self, event: Any) -> None:
+        self.wire.last_sign = self.loop.time()
+        super().handle_pong(event)
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to whoever owns the event loop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def tear_all(self) -> None:
+        """End what connections are left, without any goodbye."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def server(app: Any, *, max_message: int, tls: ssl.SSLContext | None) -> Server:
+    config = uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_max_size=max_message,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # the link pings by itself: pings of the agent count as signs of life too
+        ssl_context_factory=(lambda _config, _default: tls) if tls else None,
+        log_config=None,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+    )
+    return Server(config)
