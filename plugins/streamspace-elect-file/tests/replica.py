@@ -14,7 +14,7 @@ from streamspace_elect_file.backend import FileBackend
 
 
 def say(*words):
-    print(*words, time.clock_gettime(time.CLOCK_BOOTTIME), flush=True)  # noqa: T201 - its way to speak
+    print(*words, time.clock_gettime(time.CLOCK_BOOTTIME), flush=True)
 
 
 async def main(path, agent_id):
