@@ -215,11 +215,11 @@ async def test_a_backend_that_blocks_its_thread_cannot_keep_the_lease_valid():
 
 
 async def test_closing_wakes_a_waiting_candidate():
-    class Held_(StandaloneBackend):
+    class Occupied(StandaloneBackend):
         async def acquire(self, me, seen):
             return Held(None)
 
-    async with Agent(Held_()) as agent:
+    async with Agent(Occupied()) as agent:
         wish = asyncio.create_task(agent.elector.lead())
         await asyncio.sleep(0.1)
     await asyncio.wait([wish], timeout=5)
