@@ -23,6 +23,7 @@ from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
+from streamspace_agent.occupancy import Occupancy
 from streamspace_agent.registration import Keys, Registrar, tls_context
 from streamspace_agent.replicas import StatusSocket
 from streamspace_agent.standalone import StandaloneBackend
@@ -104,6 +105,8 @@ class Agent:
         tick = asyncio.create_task(self._tick(), name="tick")
         try:
             with ExitStack() as stack:
+                settings = self._settings
+                stack.enter_context(Occupancy(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
                 if self._settings.health_address:
                     stack.enter_context(HealthEndpoint(self._settings.health_address, self.snapshot))
                 stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))

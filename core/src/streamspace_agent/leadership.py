@@ -15,7 +15,7 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
-from streamspace_agent import __version__, protocol
+from streamspace_agent import __version__, logs, protocol
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
@@ -101,13 +101,18 @@ class Leadership:
         self._capacity = Capacity.of(settings)
         self._journal = Journal(settings.agent_dir / "journal.db", lease.epoch)
         self.outbox = Outbox(self._journal, lease.require)
-        self._board = ProgressBoard(self._send_pending)
         self.dispatcher = Dispatcher(
             registry, self._journal, self.outbox, self._context, settings, epoch=lease.epoch, faults=faults
         )
+        self._board = ProgressBoard(self._send_pending, lambda: self.dispatcher.lanes)
         self.dispatcher.outcomes = counters.commands
         self.reconciler = Reconciler(
-            driver, self.outbox, lease, busy=lambda: self.dispatcher.lanes, settled=self.dispatcher.start
+            driver,
+            self.outbox,
+            lease,
+            before=self._journal.sessions,
+            busy=lambda: self.dispatcher.lanes,
+            settled=self.dispatcher.start,
         )
         self.draining = False
         self.last_heartbeat = 0.0
@@ -233,20 +238,16 @@ class Leadership:
         if not self.lease.valid():
             return
         if isinstance(message, protocol.Malformed):
-            log.warning("dropped a malformed message: %s: %s", message.reason, protocol.cut(message.text, 300))
-            if message.command_id:
-                self.outbox.put(
-                    Message("failed", protocol.failed(message.command_id, f"malformed_message: {message.reason}"))
-                )
+            log.warning(
+                "dropped a malformed message: %s: %s", message.reason, protocol.cut(logs.redact(message.text), 300)
+            )
+            await self._refuse(message.command_id, f"malformed_message: {message.reason}")
         elif message.type == "command":
-            try:
-                self.dispatcher.receive(message.payload)
-            except JournalError as error:
-                log.error("refused a command: %s", error)  # noqa: TRY400 - the cause is known
-                refusal = protocol.failed(str(message.payload["commandId"]), f"journal_unavailable: {error}")
-                await self._send("failed", refusal)
+            await self._command(message.payload)
         elif message.type == "ping":
-            await self._send("pong", {"timestamp": message.payload.get("timestamp") or protocol.timestamp()})
+            stamp = message.payload.get("timestamp")
+            usable = isinstance(stamp, str) and len(stamp) <= 100
+            await self._send("pong", {"timestamp": stamp if usable else protocol.timestamp()})
         elif message.type == "shutdown":
             self.ends_agent = True
             self.shut_down(
@@ -254,6 +255,29 @@ class Leadership:
             )
         else:
             log.debug("ignored a message of type %s", protocol.cut(message.type, 60))
+
+    async def _command(self, payload: Mapping[str, Any]) -> None:
+        try:
+            self.dispatcher.receive(payload)
+        except LeaseLost:
+            raise
+        except JournalError as error:
+            log.error("refused a command: %s", error)  # noqa: TRY400 - the cause is known
+            await self._refuse(protocol.usable_id(payload.get("commandId")), f"journal_unavailable: {error}")
+        except Exception as error:  # no message, however odd, may cost the connection
+            log.exception("refused a command")
+            problem = f"internal_error: {type(error).__name__}; the agent's log has more"
+            await self._refuse(protocol.usable_id(payload.get("commandId")), problem)
+
+    async def _refuse(self, command_id: str, problem: str) -> None:
+        """Answer what never became a command; at least over this connection where the journal cannot keep the answer."""
+        if not command_id:
+            return
+        answer = Message("failed", protocol.failed(command_id, problem))
+        try:
+            self.outbox.put(answer)
+        except JournalError:
+            await self._send(answer.type, answer.payload)
 
     async def _heartbeats(self) -> None:
         while True:

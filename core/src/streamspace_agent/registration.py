@@ -221,6 +221,8 @@ def reason(error: BaseException) -> str:
         error, inner = inner, inner.__cause__ or getattr(inner, "reason", None)
         if not isinstance(inner, BaseException):
             break
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
     text = " ".join(str(error).split()) or type(error).__name__
     return protocol.cut(text, 300)
 
