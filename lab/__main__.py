@@ -1,4 +1,4 @@
-"""python -m lab engine up|down|down-if-unused|status; images NAME...; test [PYTEST-ARGUMENT...]; clean."""
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 from lab import apt
@@ -34,6 +35,8 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
             build(engine.up(), engine, names)
         case ["test", *arguments]:
             return test(engine, arguments, environ)
+        case ["bench", name]:
+            return bench(engine, name, environ)
         case ["clean"]:
             engine.down()
             shutil.rmtree(engine.state, ignore_errors=True)
@@ -56,8 +59,21 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
     apt.require("redis-server")
     with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
         build(host, engine, ["desktop", "tiny"])
+        # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
+        with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
+            return subprocess.run(
+                [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t", *arguments],
+                env={**environ, "DOCKER_HOST": host},
+                check=False,
+            ).returncode
+
+
+def bench(engine: MainEngine, name: str, environ: Mapping[str, str]) -> int:
+    """Run tests/bench/NAME.py on the engine; its last line of output is one JSON object."""
+    with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
+        build(host, engine, ["desktop", "tiny"])
         return subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments], env={**environ, "DOCKER_HOST": host}, check=False
+            [sys.executable, "-m", f"tests.bench.{name}"], env={**environ, "DOCKER_HOST": host}, check=False
         ).returncode
 
 

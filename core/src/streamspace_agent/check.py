@@ -5,6 +5,7 @@ control plane would close the running agent's, and send this one the commands th
 """
 
 import asyncio
+import base64
 import json
 import os
 import socket
@@ -27,7 +28,7 @@ from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
 from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
-from streamspace_agent.registration import Keys, reason, tls_context
+from streamspace_agent.registration import Keys, http_client, reason, tls_context
 from streamspace_agent.replicas import replicas
 from streamspace_agent.runtime import RuntimeDriver
 from streamspace_agent.units import format_seconds
@@ -201,7 +202,7 @@ def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
     """
     found: list[Finding] = []
     running = [r.document for r in replicas(settings.agent_dir) if r.document]
-    with urllib3.PoolManager(ssl_context=context, retries=False, timeout=CALL_TIMEOUT) as http:
+    with http_client(settings.http_url, context) as http:
         keys = Keys(settings, hide)
         try:
             first = _post(http, settings, keys.headers())
@@ -256,7 +257,7 @@ def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys, *, con
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "c3RyZWFtc3BhY2UtY2hlY2s=",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
     }
     answer = http.request("GET", settings.http_url + link.PATH, headers=headers, preload_content=False)
     try:

@@ -28,7 +28,7 @@ Work = Callable[[PlaneClient], Coroutine[Any, Any, None]]
 @click.version_option(package_name="streamspace-devplane")
 @click.pass_context
 def main(context: click.Context, url: str) -> None:
-    r"""A StreamSpace control plane for development and tests.
+    """A StreamSpace control plane for development and tests.
 
     `serve` runs it; all other commands talk to the one that runs (--url or STREAMSPACE_DEVPLANE_URL).
 
@@ -55,7 +55,7 @@ def perform(context: click.Context, work: Work) -> None:
     try:
         asyncio.run(talk())
     except PlaneError as error:
-        raise click.ClickException(f"{error} (is `streamspace-devplane serve` running? --url says where)") from None
+        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         context.exit(130)
 
@@ -92,28 +92,18 @@ async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> N
 @click.option("--manifest", type=click.File(), help="A Template resource as JSON, instead of a sample template.")
 @click.option("--wait", is_flag=True, help="Until the agent reports the result.")
 @as_json
-@click.pass_context
-def start(
-    context: click.Context,
-    env: tuple[str, ...],
-    manifest: Any,
-    wait: bool,
-    as_json: bool,
-    persistent_home: bool,
-    **wish: Any,
-) -> None:
+def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish: Any) -> None:
     """Start a session of TEMPLATE: desktop, firefox or notebook."""
     body = {name: value for name, value in wish.items() if value is not None}
     if env:
         body["environment"] = dict(pair.partition("=")[::2] for pair in env)
     if manifest:
         body["manifest"] = json.load(manifest)
-    body["persistent_home"] = persistent_home
 
     async def work(client: PlaneClient) -> None:
         await report(client, await client.launch(**body), wait, as_json)
 
-    perform(context, work)
+    perform(click.get_current_context(), work)
 
 
 def session_command(verb: str, summary: str) -> None:
@@ -195,7 +185,7 @@ def events(context: click.Context, after: int, follow: bool, kind: str | None, a
 @click.option("--clear", is_flag=True, help="Switch all off first.")
 @click.pass_context
 def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> None:
-    r"""Show or set fault switches.
+    """Show or set fault switches.
 
     \b
     Examples:
