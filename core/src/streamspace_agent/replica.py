@@ -187,7 +187,7 @@ class Replica:
 
     def status(self) -> ElectionStatus:
         late = self._late + (self._tenure.late if self._tenure else 0)
-        return self._tally.snapshot(renewals_late=late, store_errors=self._store.errors)
+        return self._tally.snapshot(renewals_late=late, store_errors=self._store.errors, store_error=self._store.error)
 
 
 def _explain(won: Won) -> str:
