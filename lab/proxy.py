@@ -86,8 +86,8 @@ class Proxy:
                 await asyncio.sleep(self._due - self._loop.time())
             if reply and self.delay:
                 await asyncio.sleep(self.delay)
-            while self.stalled or (reply and self.mute):
-                await asyncio.sleep(0.01)  # the flags are set from other threads
+            while self.stalled or (reply and self.mute):  # the flags are set from other threads
+                await asyncio.sleep(0.01)
             writer.write(data)
             await writer.drain()
             self.replied += len(data) if reply else 0

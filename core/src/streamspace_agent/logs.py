@@ -68,9 +68,10 @@ def set_epoch(epoch: int | None) -> None:
 
 
 def hide(secret: str) -> None:
-    """Remove this value from everything that is logged, as it is and as a URL or JSON writes it."""
+    """Remove this value from everything that is logged, as it is and as a URL, JSON or ``repr`` writes it."""
     if len(secret) >= MIN_SECRET:
-        _secrets.update((secret, urllib.parse.quote(secret, safe=""), json.dumps(secret)[1:-1]))
+        in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+        _secrets.update((secret, urllib.parse.quote(secret, safe=""), repr(secret)[1:-1], *in_json))
 
 
 def hide_url(url: str) -> None:
@@ -83,6 +84,13 @@ def hide_url(url: str) -> None:
     if password:
         hide(password)
         hide(urllib.parse.unquote(password))
+
+
+def hide_settings(settings: Settings) -> None:
+    if settings.agent_api_key:
+        hide(settings.agent_api_key.get_secret_value())
+    if settings.redis_url:
+        hide_url(settings.redis_url.get_secret_value())
 
 
 def redact(text: str) -> str:
@@ -106,10 +114,7 @@ def configure(
     Called again it replaces what it set up before, and nothing else.
     """
     stream = stream or sys.stderr
-    if settings.agent_api_key:
-        hide(settings.agent_api_key.get_secret_value())
-    if settings.redis_url:
-        hide_url(settings.redis_url.get_secret_value())
+    hide_settings(settings)
     for name in [name for name in _process if name != "epoch"]:
         del _process[name]
     _process.update({name: value for name, value in fields.items() if value})

@@ -11,12 +11,16 @@ from streamspace_agent.election import Candidate
 from streamspace_elect_redis.backend import RedisBackend
 
 AGENT = "docker-lab"
-KEY = f"streamspace:agent:leader:{AGENT}"
-RECORD, EPOCH = f"{{{KEY}}}:record", f"{{{KEY}}}:epoch"
 
 
-def candidate(name: str, *, floor: int = 1_700_000_000_000, lease: float = 5.0, container: str = "") -> Candidate:
-    return Candidate(AGENT, name, f"nonce-of-{name}", "host-1", container, lease, floor)
+@pytest.fixture(scope="session")
+def candidate() -> Callable[..., Candidate]:
+    """A candidate by name."""
+
+    def make(name: str, *, floor: int = 1_700_000_000_000, lease: float = 5.0, container: str = "") -> Candidate:
+        return Candidate(AGENT, name, f"nonce-of-{name}", "host-1", container, lease, floor)
+
+    return make
 
 
 def settings(url: str, **more: object) -> Settings:

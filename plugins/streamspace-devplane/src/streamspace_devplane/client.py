@@ -6,12 +6,17 @@ from typing import Any, Self
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from streamspace_devplane.store import Row
 
 
 class PlaneError(Exception):
     """The control plane refused a request, cannot be reached, or did not get into the state waited for."""
+
+
+def is_json(answer: httpx.Response) -> bool:
+    return bool(answer.headers.get("content-type") == "application/json")
 
 
 class PlaneClient:
@@ -37,9 +42,13 @@ class PlaneClient:
         try:
             answer = await self._http.request(method, f"{self.url}/api/v1{path}", json=body, params=query)
         except httpx.TransportError as error:
-            raise PlaneError(f"no control plane answers at {self.url}: {error!r}") from error
+            raise PlaneError(
+                f"no control plane answers at {self.url} ({error!r}); is `streamspace-devplane serve` running there?"
+            ) from error
         if answer.is_error:
-            raise PlaneError(f"{method} {path}: {answer.status_code} {answer.text}")
+            raise PlaneError(
+                f"{method} {path}: {answer.status_code}: {answer.json()['error'] if is_json(answer) else answer.text}"
+            )
         return answer.json()
 
     # Agents
@@ -67,7 +76,7 @@ class PlaneClient:
     # Sessions
 
     async def start_session(self, template: str = "desktop", **wish: Any) -> str:
-        """The command's id; keywords are those of `api.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
+        """The command's id; keywords are those of `bodies.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
         return str((await self.launch(template, **wish))["commandId"])
 
     async def launch(self, template: str = "desktop", **wish: Any) -> Row:
@@ -105,8 +114,11 @@ class PlaneClient:
     async def open_viewer(self, session_id: str) -> ClientConnection:
         """A viewer's WebSocket: binary messages of RFB bytes both ways; the caller closes it."""
         return await connect(
-            f"{self.ws_url}/api/v1/sessions/{session_id}/vnc", subprotocols=["binary"], compression=None, max_size=None
-        )  # type: ignore[list-item]
+            f"{self.ws_url}/api/v1/sessions/{session_id}/vnc",
+            subprotocols=[Subprotocol("binary")],
+            compression=None,
+            max_size=None,
+        )
 
     # Commands, frames, events, switches
 
@@ -139,7 +151,7 @@ class PlaneClient:
         self,
         after: int = 0,
         *,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002 - the column's name
         direction: str | None = None,
         agent_id: str | None = None,
         limit: int = 100_000,

@@ -1,6 +1,7 @@
 """One agent's WebSocket: reading, writing, pings, and the faults in between."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ class Link:
         for job in left:
             job.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        self._ended.set()
+        self._room.set()
         self.viewers.close("the agent's connection is gone")
         for job in done:
             error = job.exception()
@@ -63,6 +66,8 @@ class Link:
 
     def send(self, kind: str, payload: dict[str, Any]) -> None:
         """Queue one envelope for the agent, through the fault switches."""
+        if self._ended.is_set():
+            return
         shown = envelopes.shown(kind, payload)
         for delay in self.hub.faults.deliveries("to_agent", kind, self.hub.dice):
             if kind != "vnc_data" or self.hub.settings.log_vnc_data:
@@ -134,9 +139,11 @@ class Link:
         pack = self.hub.faults.pack
         if not pack:
             return
-        deadline = time.monotonic() + pack.seconds
-        while len(self._outgoing) < pack.count and time.monotonic() < deadline and not self.closing:
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pack.seconds):
+                while len(self._outgoing) < pack.count and not self.closing:
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def _keep_alive(self) -> None:
         """Ping, and give up on an agent that neither answers nor pings by itself."""

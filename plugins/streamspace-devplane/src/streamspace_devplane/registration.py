@@ -1,6 +1,5 @@
 """Agents' way in: registration, keys, approval, and the WebSocket's door."""
 
-import asyncio
 import re
 import time
 from collections import deque
@@ -139,20 +138,32 @@ class Door:
     async def connect(self, socket: WebSocket) -> None:
         agent_id = socket.query_params.get("agent_id", "")
         try:
-            kind, owner = identity(self.hub, socket)
-            if kind == "bootstrap" or owner != agent_id:
-                raise Refused(403, f"this {kind} key does not belong to agent {agent_id!r}")
-            agent = self.hub.store.agent(agent_id)
-            if agent is None:
-                raise Refused(404, "agent is not registered")
-            if agent["approval"] != "approved":
-                raise Refused(403, f"agent is {agent['approval']}", approvalStatus=agent["approval"])
+            self._admit(socket, agent_id)
         except Refused as refused:
             self.hub.store.log(agent_id, "plane", "connect_refused", {"status": refused.status, **refused.body})
             await socket.send_denial_response(refused.answer())
             return
         await socket.accept()
         await self.hub.serve(Link(self.hub, agent_id, socket, socket.scope[SCOPE_KEY]))
+
+    def _admit(self, socket: WebSocket, agent_id: str) -> None:
+        kind, owner = identity(self.hub, socket)
+        if kind == "bootstrap":
+            raise Refused(403, "the bootstrap key only registers; connect with the agent's own key")
+        if owner != agent_id:
+            raise Refused(403, f"this {kind} belongs to another agent")
+        agent = self.hub.store.agent(agent_id)
+        if agent is None:
+            raise Refused(404, "agent is not registered")
+        if agent["approval"] != "approved":
+            raise Refused(403, f"agent is {agent['approval']}", approvalStatus=agent["approval"])
+
+
+async def tear(wire: Wire, receive: Any) -> None:
+    """End a request by ending its connection; returns once uvicorn knows, so that it expects no answer."""
+    wire.abort()
+    while not (await receive())["type"].endswith(".disconnect"):
+        pass
 
 
 class Misbehaviour:
@@ -174,7 +185,7 @@ class Misbehaviour:
             self.hub.apply_faults()
             await self.hub.listening.wait()
             if self.hub.stopping.is_set():
-                wire.abort()
+                await tear(wire, receive)
                 return
         refuse = faults.refuse
         if not refuse or path not in refuse.paths:
@@ -182,8 +193,7 @@ class Misbehaviour:
             return
         self.hub.store.log(None, "plane", "refused_by_switch", {"path": path, "status": refuse.status})
         if refuse.status == "connection":
-            wire.abort()
-            await asyncio.sleep(0)
+            await tear(wire, receive)
             return
         headers = {} if refuse.retry_after is None else {"Retry-After": str(refuse.retry_after)}
         answer = JSONResponse({"error": "refused by a fault switch"}, refuse.status, headers)

@@ -44,8 +44,7 @@ class Connector:
             "encoding_errors": "replace",
             # RESP2 and no library name: no round trip before the first command but AUTH and SELECT
             "protocol": 2,
-            "lib_name": None,
-            "lib_version": None,
+            "driver_info": None,
         }
 
     def _tls(self) -> dict[str, Any]:
