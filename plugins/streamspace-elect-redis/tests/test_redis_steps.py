@@ -215,7 +215,9 @@ async def test_a_key_set_by_a_program_that_knows_only_the_documented_one_is_resp
     client.set(KEY, "the-original-agent", px=60_000)
     first = await backend.observe()
     assert (first.holder, first.released) == ("the-original-agent", False)
-    assert await backend.acquire(candidate("a"), first) == Held(await backend.observe())
+    held = await backend.acquire(candidate("a"), first)
+    assert isinstance(held, Held)
+    assert held.record.same_tenure(first)
     await asyncio.sleep(0.005)
     assert await backend.observe() != first, "the core must not see it run out while the key lives"
     client.delete(KEY)

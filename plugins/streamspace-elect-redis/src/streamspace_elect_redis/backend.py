@@ -13,7 +13,7 @@ from streamspace_agent.errors import BackendUnavailable, ConfigError, LeaseLost
 from streamspace_elect_redis import preflight, scripts
 from streamspace_elect_redis.connection import Connector, Wire
 from streamspace_elect_redis.listener import Listener
-from streamspace_elect_redis.scripts import Look, Script
+from streamspace_elect_redis.scripts import Look
 from streamspace_elect_redis.url import Address, parse
 
 DEFAULTS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
@@ -124,7 +124,7 @@ class RedisBackend(ElectionBackend):
         await self._wire.aclose()
         await self._connector.aclose()
 
-    async def _step(self, script: Script, *arguments: str | int) -> Look:
+    async def _step(self, script: str, *arguments: str | int) -> Look:
         reply: Sequence[object] = await self._wire.run(script, self._keys, *arguments)
         try:
             return Look.of(reply)

@@ -10,14 +10,21 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError
 
 from streamspace_agent.errors import BackendUnavailable
-from streamspace_elect_redis.scripts import Script
 from streamspace_elect_redis.url import Address, Login
 
 # A peer that vanished without a word is noticed after 10 + 3 x 3 s, where nothing else is sent: while only listening.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
+
+WAIT_SHARE = 0.1
+"""A call that waited longer than this part of its time for the connection leaves it to the next call: what is left may
+be too short for a slow store, and a call that times out costs the connection."""
+
+
+class SetupLate(RedisError):
+    """The connection stands, and nothing was sent on it."""
 
 
 class Connector:
@@ -95,7 +102,10 @@ class Wire:
     async def call(self, *words: str | int) -> Any:
         """The server's answer. Raises RedisError, OSError or TimeoutError."""
         async with asyncio.timeout(self._timeout), self._lock:
+            began = asyncio.get_running_loop().time()
             connection = await self._connected()
+            if asyncio.get_running_loop().time() - began > WAIT_SHARE * self._timeout:
+                raise SetupLate("connected just now, too late for this call")
             await connection.send_command(*words)
             try:
                 return await connection.read_response()
@@ -103,13 +113,10 @@ class Wire:
                 await self._drop()  # the next connection may find the new primary
                 raise
 
-    async def run(self, script: Script, keys: tuple[str, ...], *arguments: str | int) -> Any:
+    async def run(self, script: str, keys: tuple[str, ...], *arguments: str | int) -> Any:
         """Run a script. Raises BackendUnavailable for everything but its answer."""
         try:
-            try:
-                return await self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+            return await self.call("EVAL", script, len(keys), *keys, *arguments)
         except (RedisError, OSError) as error:
             raise BackendUnavailable(f"redis at {self._name}: {explain(error, self._timeout)}") from error
 

@@ -103,8 +103,7 @@ def _replica(info: dict[str, str], name: str, *, sentinel: bool) -> Problem:
 async def _permissions(connection: AbstractConnection, name: str, keys: tuple[str, str, str]) -> list[Problem]:
     found: list[Problem] = []
     try:
-        refused = await _call(connection, "EVAL", PERMISSIONS.text, len(keys), *keys)
-        await _call(connection, "EVALSHA", PERMISSIONS.sha, len(keys), *keys)
+        refused = await _call(connection, "EVAL", PERMISSIONS, len(keys), *keys)
     except AskError as error:
         fix = "REDIS_URL must name a stand-alone Redis, or the node or proxy that serves these keys"
         return [Problem(f"redis at {name} is a node of a Redis Cluster without {keys[0]}: {error}", fix)]
