@@ -42,12 +42,6 @@ async def granted(backend, me, seen=None) -> Grant:
     return result
 
 
-async def until(condition) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 async def answer(call):
     """What a call answers once the store is back: the first tries find a dead connection or no listener."""
     async with asyncio.timeout(30):
@@ -79,7 +73,9 @@ async def test_an_acquisition_whose_reply_is_lost_is_granted_to_the_same_nonce_a
     assert (await backend.renew(grant)).record.sequence == 2
 
 
-async def test_a_renewal_whose_reply_is_lost_is_unknown_and_the_next_one_succeeds(proxy, backend_at, candidate, client):
+async def test_a_renewal_whose_reply_is_lost_is_unknown_and_the_next_one_succeeds(
+    proxy, backend_at, candidate, client, until
+):
     backend = backend_at(through(proxy))
     grant = await granted(backend, candidate("a"))
     proxy.mute = True
@@ -114,7 +110,7 @@ async def test_a_partition_is_no_answer_and_heals(proxy, backend_at, candidate):
     assert (await answer(lambda: backend.renew(grant))).record.same_tenure(grant.record)
 
 
-async def test_a_cut_subscription_mends_itself(proxy, backend_at, replica, candidate, client):
+async def test_a_cut_subscription_mends_itself(proxy, backend_at, replica, candidate, client, until):
     waiter, leader = backend_at(through(proxy)), replica()
     grant = await granted(leader, candidate("a"))
     await waiter.wait_change(grant.record, 10)
@@ -179,7 +175,7 @@ async def test_a_full_server_that_evicts_nothing_is_no_answer(server, backend_at
     backend = backend_at(server.url)
     grant = await granted(backend, candidate("a"))
     talk(server).config_set("maxmemory", 1)
-    with pytest.raises(BackendUnavailable, match="OOM|memory"):
+    with pytest.raises(BackendUnavailable, match="used memory"):
         await backend.renew(grant)
     talk(server).config_set("maxmemory", 0)
     assert await backend.renew(grant)
@@ -193,13 +189,17 @@ async def test_a_server_busy_with_another_s_script_is_no_answer(server, backend_
         hogging = asyncio.create_task(asyncio.to_thread(_hog, hog))
         try:
             with pytest.raises(BackendUnavailable):
-                async with asyncio.timeout(20):
-                    while True:
-                        grant = await backend.renew(grant)
+                await renew_until_it_fails(backend, grant)
         finally:
             await answer_to_kill(admin)
             await hogging
     assert await answer(lambda: backend.renew(grant))
+
+
+async def renew_until_it_fails(backend, grant: Grant) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            grant = await backend.renew(grant)
 
 
 def _hog(client: redis.Redis) -> None:
@@ -334,7 +334,7 @@ def pair(server):
         yield primary, copy, second
 
 
-async def catch_up(primary: redis.Redis) -> None:
+async def catch_up(primary: redis.Redis, until) -> None:
     await until(lambda: primary.wait(1, 100) == 1)
 
 
@@ -348,14 +348,14 @@ async def test_a_replica_is_no_store(pair, backend_at, candidate):
 
 
 async def test_failover_to_a_replica_that_missed_the_new_leader_gives_nobody_the_lease_at_once(
-    server, pair, backend_at, candidate
+    server, pair, backend_at, candidate, until
 ):
     primary, copy, second = pair
     here, there = backend_at(server.url), backend_at(second.url)
     old = await granted(here, candidate("old", container="c" * 64))
     await here.release(old)
     released = await here.observe()
-    await catch_up(primary)
+    await catch_up(primary, until)
     copy.replicaof("NO", "ONE")  # the replica keeps what it has, and misses what follows
     new = await granted(here, candidate("new"), released)
 
@@ -371,10 +371,10 @@ async def test_failover_to_a_replica_that_missed_the_new_leader_gives_nobody_the
     assert after.record.epoch > new.record.epoch, "the floor, a time, keeps epochs rising"
 
 
-async def test_failover_to_a_replica_that_knows_the_leader_lets_it_go_on(server, pair, backend_at, candidate):
+async def test_failover_to_a_replica_that_knows_the_leader_lets_it_go_on(server, pair, backend_at, candidate, until):
     primary, copy, second = pair
     grant = await granted(backend_at(server.url), candidate("a"))
-    await catch_up(primary)
+    await catch_up(primary, until)
     server.kill()
     copy.replicaof("NO", "ONE")
     there = backend_at(second.url)

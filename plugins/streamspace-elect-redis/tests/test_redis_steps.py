@@ -156,13 +156,11 @@ async def test_of_fifty_candidates_at_once_exactly_one_wins(replica, candidate):
     assert {result.record for result in results if isinstance(result, Held)} == {winners[0].record}
 
 
-async def test_a_release_wakes_those_who_wait_at_once(replica, candidate, client):
+async def test_a_release_wakes_those_who_wait_at_once(replica, candidate, client, until):
     leader, waiter = replica(), replica()
     grant = await granted(leader, candidate("a"))
     await waiter.wait_change(grant.record, 0.01)
-    async with asyncio.timeout(10):
-        while client.pubsub_numsub(KEY)[0][1] == 0:
-            await asyncio.sleep(0.01)
+    await until(lambda: client.pubsub_numsub(KEY)[0][1] == 1)
     await waiter.wait_change(grant.record, 0.1)  # the subscription itself is a reason to look
     waiting = asyncio.create_task(waiter.wait_change(grant.record, 60))
     await asyncio.sleep(0.05)

@@ -18,9 +18,9 @@ from streamspace_elect_redis.url import Address, Login
 # A peer that vanished without a word is noticed after 10 + 3 x 3 s, where nothing else is sent: while only listening.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
 
-WAIT_SHARE = 0.1
-"""A call that waited longer than this part of its time for the connection leaves it to the next call: what is left may
-be too short for a slow store, and a call that times out costs the connection."""
+PATIENCE, LEFTOVER_PATIENCE = 0.5, 0.1
+"""The parts of its time that a call waits for a connection that it began to set up, or that an earlier one did. What is
+left after more may be too short for a store so slow, and a call that times out costs the connection."""
 
 
 class SetupLate(RedisError):
@@ -103,8 +103,9 @@ class Wire:
         """The server's answer. Raises RedisError, OSError or TimeoutError."""
         async with asyncio.timeout(self._timeout), self._lock:
             began = asyncio.get_running_loop().time()
+            patience = self._timeout * (LEFTOVER_PATIENCE if self._setup else PATIENCE)
             connection = await self._connected()
-            if asyncio.get_running_loop().time() - began > WAIT_SHARE * self._timeout:
+            if asyncio.get_running_loop().time() - began > patience:
                 raise SetupLate("connected just now, too late for this call")
             await connection.send_command(*words)
             try:
