@@ -23,6 +23,7 @@ from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
+from streamspace_agent.occupancy import Occupancy
 from streamspace_agent.registration import Keys, Registrar, tls_context
 from streamspace_agent.replicas import StatusSocket
 from streamspace_agent.standalone import StandaloneBackend
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two signs of life that the main loop gives the elector and the watchdog."""
+LINK_PATIENCE = 45.0
+"""Seconds without a link after which a leader lets another replica try: by then the control plane calls the agent
+stale. Doubled with each tenure in a row that never had a link: then it is the control plane that is away."""
+MAX_LINK_PATIENCE = 900.0
+HOLD_OFF = 10.0
+"""Seconds for which a leader that gave up lets the others go first."""
 SECOND_SIGNAL = 130
 """Exit code when a second signal ends the drain."""
 
@@ -74,6 +81,7 @@ class Agent:
         self._notify = Notifier(environ)
         self._counters = Counters()
         self._tenure: Leadership | None = None
+        self._link_patience = LINK_PATIENCE
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._ticked = time.monotonic()
@@ -97,6 +105,8 @@ class Agent:
         tick = asyncio.create_task(self._tick(), name="tick")
         try:
             with ExitStack() as stack:
+                settings = self._settings
+                stack.enter_context(Occupancy(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
                 if self._settings.health_address:
                     stack.enter_context(HealthEndpoint(self._settings.health_address, self.snapshot))
                 stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
@@ -125,16 +135,29 @@ class Agent:
     async def _lead(self, lease: Lease) -> None:
         """One tenure, from a fresh lease to its release."""
         logs.set_epoch(lease.epoch)
-        reason = "the tenure could not begin"
+        reason, hold_off = "the tenure could not begin", 0.0
+        connections = self._link.status.connections
         try:
             self._tenure = Leadership(
-                self._settings, lease, self._driver, self._registry, self._link, self._faults, self._counters
+                self._settings,
+                lease,
+                self._driver,
+                self._registry,
+                self._link,
+                self._faults,
+                self._counters,
+                link_patience=self._link_patience if self._settings.enable_ha else None,
             )
             if self._stopping.is_set():
                 self._tenure.shut_down(self._stop_reason)
             reason = await self._tenure.run()
-            if lease.valid() and not self._stopping.is_set():
-                self.stop(reason)  # the control plane asked for it
+            if self._tenure.ends_agent:
+                self.stop(reason)
+            if self._link.status.connections > connections:
+                self._link_patience = LINK_PATIENCE
+            elif self._tenure.gave_up:
+                self._link_patience = min(MAX_LINK_PATIENCE, 2 * self._link_patience)
+            hold_off = HOLD_OFF if self._tenure.gave_up else 0.0
         except LeaseLost as error:
             reason = str(error)
         except Exception as error:
@@ -142,7 +165,7 @@ class Agent:
             raise
         finally:
             self._tenure = None
-            await self._elector.resign(lease, reason)
+            await self._elector.resign(lease, reason, hold_off=hold_off)
             logs.set_epoch(None)
 
     async def _tick(self) -> None:

@@ -315,6 +315,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception:  # noqa: BLE001 - shown whole, without secrets
+        import traceback
+
+        click.echo(logs.redact(traceback.format_exc()), err=True, nl=False)
+        fail("this is a fault of the agent: please report it with the lines above", 1)
 
 
 def fail(message: str, code: int) -> None:

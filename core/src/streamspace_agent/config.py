@@ -140,6 +140,13 @@ class Settings(Place):
             )
         return value
 
+    @field_validator("agent_api_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("must be one line of visible ASCII characters: is the right file named?")
+        return value
+
     @field_validator("health_address")
     @classmethod
     def _port(cls, value: str | None) -> str | None:

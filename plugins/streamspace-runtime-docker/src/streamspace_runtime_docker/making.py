@@ -21,6 +21,9 @@ from streamspace_runtime_docker.store import Store
 
 log = logging.getLogger(__name__)
 
+_MADE_ELSEWHERE = 5.0
+"""Seconds in which a container whose name is taken must show up."""
+
 
 class Making:
     def __init__(
@@ -69,7 +72,7 @@ class Making:
         try:
             await self._engine.change(lambda client: client.create_container_from_config(body, name))  # type: ignore[no-untyped-call]  # in the SDK's stubs
         except Conflict:
-            await self._store.need(spec.session_id)  # raises where it is another agent's
+            await self._appeared(spec.session_id)
         except EngineError as error:
             if again and isinstance(error, NotFound):  # the image was removed since it was last seen
                 self._images.forget(spec.image)
@@ -77,6 +80,16 @@ class Making:
                 await self._create(spec, body, report, again=False)
             else:
                 raise CommandFailed("create_failed", f"the engine cannot create the session: {error.text}") from error
+
+    async def _appeared(self, session_id: str) -> None:
+        """Somebody else makes the container right now. Raises where it is another agent's."""
+        deadline = asyncio.get_running_loop().time() + _MADE_ELSEWHERE
+        while not await self._store.find(session_id):  # Podman reserves the name before it shows the container
+            if asyncio.get_running_loop().time() >= deadline:
+                raise CommandFailed(
+                    "create_failed", f"the name {container_name(session_id)} is taken by something unseen"
+                )
+            await asyncio.sleep(0.05)
 
     async def _volume(self, spec: SessionSpec, mount: Mount) -> None:
         """An existing volume of the session is used as it is; the engine answers with its labels."""
@@ -111,7 +124,10 @@ class Making:
         Never raises: the start's own failure is what counts.
         """
         try:
-            if found := await self._store.find(spec.session_id):
+            found = await self._store.find(spec.session_id)
+            if found and found.command_id != spec.command_id:
+                return  # another start was faster: it is that one's
+            if found:
                 await self._store.remove(found)
             if volumes:
                 await self.remove_volumes(spec.session_id, command_id=spec.command_id)
