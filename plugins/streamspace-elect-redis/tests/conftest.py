@@ -35,7 +35,7 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
 
     async def wait(condition: Callable[[], object]) -> None:
         async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 - another process's doing: there is no event to wait on
+            while not condition():  # another process's doing: there is no event to wait on
                 await asyncio.sleep(0.02)
 
     return wait
