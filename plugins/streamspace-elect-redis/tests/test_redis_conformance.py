@@ -15,4 +15,5 @@ class TestRedisBackend(ElectionBackendSuite):
     def backend_factory(self) -> Iterator[Callable[[], RedisBackend]]:
         with RedisServer() as server:
             settings = Settings(agent_id="agent-1", control_plane_url="ws://127.0.0.1:1", redis_url=server.url)
-            yield lambda: RedisBackend.from_settings(settings, {})
+            # 0.4 s for an answer can be too short on a busy machine
+            yield lambda: RedisBackend.from_settings(settings, {"LEASE_PROFILE": "steady"})
