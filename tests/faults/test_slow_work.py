@@ -66,7 +66,7 @@ async def test_a_stalled_pull_holds_up_no_heartbeat_no_session_no_stop_and_no_sh
     await until(more_beats)
     assert (await plane.command(stalled))["state"] == "ack"
     assert (await plane.session("stalled"))["state"] == "pending"
-    assert await quick_agent.terminate(30) == 0
+    assert await quick_agent.terminate(15) == 0, "a shutdown waits for DRAIN_TIMEOUT and the clean-up"
     row = await plane.command(stalled)
     assert row["state"] == "failed"
     assert row["error"].startswith("agent_shutdown")
