@@ -54,7 +54,8 @@ class Guarantee(Enum):
 class Candidate:
     """Who asks for the lease.
 
-    ``instance`` is readable and unique among live replicas; ``nonce`` is new for every process start; ``host``
+    ``instance`` is readable and unique among live replicas; ``nonce`` is new for every process start and every wish
+    to lead; ``host``
     and ``container_id`` (full id, or empty outside a container) let another replica look the holder up.
     ``lease`` is this replica's own lease in seconds, or None. ``epoch_floor`` is what the new epoch must exceed:
     the highest epoch this replica has ever seen or the wall clock in ms, whichever is larger.
@@ -144,7 +145,7 @@ class ElectionBackend(ABC):
         can and ignores ``seen``. The new epoch is ``max(stored epoch, me.epoch_floor) + 1``.
         Returns :class:`Grant`, or :class:`Held` when another record stands there. Raises ``BackendUnavailable``
         when the outcome is unknown: the lease may have been taken, and the same call again by the same nonce
-        must then return the Grant.
+        must then return the Grant. Raises ``PreflightError`` for what time does not heal: the agent ends with it.
         """
 
     @abstractmethod

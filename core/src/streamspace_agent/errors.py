@@ -17,9 +17,15 @@
     * :exc:`SessionNotFound`: the engine holds no such session
 
   * :exc:`CommandFailed`: a command's outcome for the control plane, not a fault of the agent
+
+One exit code belongs to no error, since nothing is raised any more: :data:`EXIT_LEADERSHIP` (75).
 """
 
 from collections.abc import Sequence
+
+EXIT_LEADERSHIP = 75
+"""The process ended itself, without cleaning up, because its work went on after its lease was over. sysexits(3) EX_TEMPFAIL:
+start it again."""
 
 
 class AgentError(Exception):

@@ -1,0 +1,190 @@
+"""One replica's part in the election: campaign, tenure, resignation, again. All on one event loop, without threads."""
+
+import asyncio
+import logging
+import math
+import random
+
+from streamspace_agent.campaign import Campaign, Won
+from streamspace_agent.clock import Clock
+from streamspace_agent.election import ElectionBackend, Problem
+from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
+from streamspace_agent.guard import Guard
+from streamspace_agent.identity import Identity
+from streamspace_agent.lease import Ending, Lease
+from streamspace_agent.status import ElectionStatus, Tally
+from streamspace_agent.store import Store
+from streamspace_agent.tenure import Tenure
+from streamspace_agent.units import format_seconds
+from streamspace_agent.watch import Opening
+
+log = logging.getLogger(__name__)
+
+# A release is tried this often: without it the others only wait for the lease to run out.
+RELEASE_TRIES = 3
+
+
+class Ticket:
+    """One caller's wish to lead, so that a lease granted while the caller turned away can be given back."""
+
+    def __init__(self) -> None:
+        self.lease: Lease | None = None
+
+
+class Replica:
+    """The elector without its thread: what a simulator runs. Every coroutine belongs to one event loop."""
+
+    def __init__(
+        self, backend: ElectionBackend, me: Identity, guard: Guard, *, clock: Clock, rng: random.Random
+    ) -> None:
+        self._me = me
+        self._guard = guard
+        self._clock = clock
+        self._rng = rng
+        self._store = Store(backend, clock, rng)
+        self._tally = Tally(clock)
+        self._tenure: Tenure | None = None
+        self._renewals: asyncio.Task[None] | None = None
+        self._campaign: asyncio.Task[object] | None = None
+        self._campaigns = 0
+        self._told: Lease | None = None
+        self._highest = 0
+        self._late = 0
+        self._not_before = -math.inf
+
+    async def preflight(self) -> list[Problem]:
+        return await self._store.preflight()
+
+    async def lead(self, ticket: Ticket | None = None) -> Lease:
+        """Wait until this replica leads. One at a time, and only after the lease before was resigned."""
+        if self._tenure or self._campaign:
+            raise RuntimeError("lead() was called again before the lease was resigned")
+        self._campaign = asyncio.current_task()
+        self._campaigns += 1
+        self._tally.asked(True)
+        began = self._clock.now()
+        campaign = Campaign(
+            self._store,
+            self._me,
+            self._campaigns,
+            clock=self._clock,
+            rng=self._rng,
+            not_before=self._not_before,
+            saw=self._tally.saw,
+            highest=self._highest,
+        )
+        try:
+            won = await campaign.run()
+        finally:
+            self._campaign = None
+            self._highest = max(self._highest, campaign.highest)
+            self._tally.asked(False)
+        self._begin(won, began)
+        if ticket:
+            ticket.lease = won.lease
+        return won.lease
+
+    def _begin(self, won: Won, began: float) -> None:
+        lease = won.lease
+        self._highest = max(self._highest, lease.epoch)
+        self._guard.watch(lease)
+        self._tally.gained(lease, won.opening)
+        self._tenure = Tenure(lease, self._store, self._guard, clock=self._clock, rng=self._rng)
+        self._renewals = asyncio.create_task(self._hold(self._tenure))
+        log.info(
+            "%s leads agent %s now, epoch %d: %s; waited %s",
+            self._me.instance,
+            self._me.agent_id,
+            lease.epoch,
+            _explain(won),
+            format_seconds(self._clock.now() - began),
+        )
+
+    async def _hold(self, tenure: Tenure) -> None:
+        lease = tenure.lease
+        try:
+            await tenure.run()
+        except Exception as error:  # a fault of ours must end in a lost lease, not in one that nobody renews in silence
+            log.exception("renewals of epoch %d failed", lease.epoch)
+            lease.end(Ending.RAN_OUT, f"renewals failed: {error!r}")
+        self._late += tenure.late
+        tenure.late = 0
+        if lease.over:
+            self._tell_loss(lease)
+
+    def _tell_loss(self, lease: Lease) -> None:
+        if self._told is lease:
+            return
+        self._told = lease
+        self._tally.lost(lease)
+        log.log(
+            logging.INFO if lease.ending is Ending.RESIGNED else logging.WARNING,
+            "%s leads agent %s no more, epoch %d, after %s: %s",
+            self._me.instance,
+            self._me.agent_id,
+            lease.epoch,
+            format_seconds(lease.ended_at - lease.began),
+            lease.reason,
+        )
+
+    async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0) -> None:
+        """All work under ``lease`` has stopped. Release it if it is still ours; resigning twice does nothing."""
+        self._guard.dismiss(lease)
+        tenure, renewals = self._tenure, self._renewals
+        if tenure is None or renewals is None or tenure.lease is not lease:
+            return
+        self._not_before = self._clock.now() + hold_off if hold_off > 0 else -math.inf
+        tenure.stop()
+        await asyncio.wait([renewals])
+        self._tenure = self._renewals = None
+        if not lease.lapse():
+            lease.end(Ending.RESIGNED, reason)
+        self._tell_loss(lease)
+        self._tally.stopped(lease)
+        await self._release(lease)
+
+    async def _release(self, lease: Lease) -> None:
+        for attempt in range(RELEASE_TRIES):
+            try:
+                await self._store.release(lease.grant)
+                return
+            except (LeaseLost, PreflightError):
+                return
+            except BackendUnavailable as error:
+                if attempt + 1 == RELEASE_TRIES:
+                    log.warning("release of epoch %d is unconfirmed, the others wait it out: %s", lease.epoch, error)
+                else:
+                    await self._store.backoff()
+
+    async def abandon(self, ticket: Ticket) -> None:
+        """The caller that held ``ticket`` turned away: give back what it may have got."""
+        if ticket.lease:
+            await self.resign(ticket.lease, "nobody waited for it any more")
+
+    async def close(self) -> None:
+        """Stop campaigning and renewing, without a release: work may still be running. The backend is closed last."""
+        if self._campaign:
+            self._campaign.cancel()
+        if self._tenure:
+            self._tenure.lease.end(Ending.CLOSED, "the elector was closed")
+            self._tenure.stop()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=RELEASE_TRIES * (self._store.timing.call_timeout + 1.0))
+        await self._store.backend.aclose()
+
+    def status(self) -> ElectionStatus:
+        late = self._late + (self._tenure.late if self._tenure else 0)
+        return self._tally.snapshot(renewals_late=late, store_errors=self._store.errors)
+
+
+def _explain(won: Won) -> str:
+    before = f"{won.before.holder}, epoch {won.before.epoch}," if won.before else ""
+    return {
+        Opening.RELEASED: f"{before} had released it",
+        Opening.CERTIFIED_DEATH: f"{before} is proved dead",
+        Opening.RAN_OUT: f"{before} did not renew for its whole lease",
+        Opening.NO_RECORD: "nobody led before, as far as the store remembers",
+        Opening.OWN: f"{before} was this replica itself",
+        Opening.KERNEL: f"{before} is gone and the kernel freed its lock",
+    }[won.opening]
