@@ -11,6 +11,7 @@ help:
 	@echo "make test    set up engine, Redis and images, and run the whole suite"
 	@echo "make check   ruff and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
+	@echo "make clean   stop the private engine, and remove it and $(VENV)"
 
 env: $(BIN)/.ready
 $(BIN)/.ready: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(DISTS))
@@ -20,4 +21,12 @@ $(BIN)/.ready: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(DIST
 check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addsuffix /src,$(DISTS))
+	$(BIN)/mypy lab $(addsuffix /src,$(DISTS))
+
+test: env
+	$(BIN)/python -m lab test $(PYTEST_ARGS)
+
+# Stops the private engine and forgets its images; the next `make test` builds them anew.
+clean:
+	$(PYTHON) -m lab clean
+	rm -rf $(VENV)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import ipaddress
-import json
 import shutil
 import signal
 import socket
-import subprocess
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab import apt, process
+from lab import apt, host, process
 from lab.say import LabError
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def answers(host: str, timeout: float = 3.0) -> bool:
-    """True when a Docker API answers at `host` (unix:// or tcp://)."""
-    scheme, _, address = host.partition("://")
+
+def answers(docker_host: str, timeout: float = 3.0) -> bool:
+    """True when a Docker API answers at `docker_host` (unix:// or tcp://)."""
+    scheme, _, address = docker_host.partition("://")
     name, _, port = address.partition(":")
     connection = (
         _UnixConnection(address, timeout)
@@ -50,9 +49,8 @@ class PrivateEngine:
     """A dockerd under `directory`, for root only.
 
     `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts, whoever
-    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: their containers
-    reach each other and the host reaches them (by address and by ports published on loopback), but they see no outside
-    network, and `enable_icc=false` is not enforced.
+    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: the host reaches
+    their containers (by address and by ports published on loopback), but these reach neither each other nor the outside.
     """
 
     def __init__(self, directory: Path, *, iptables: bool = False) -> None:
@@ -62,7 +60,7 @@ class PrivateEngine:
         self.host = f"unix://{self.socket}"
         self.log = self.directory / "dockerd.log"
         self.pidfile = self.directory / "dockerd.pid"
-        self.bridge = "sslab" + hashlib.sha256(str(self.directory).encode()).hexdigest()[:8]
+        self.bridge = host.link_name(self.directory)
         if len(str(self.socket)) > 100:  # the kernel's limit for socket paths is 107
             raise LabError(f"the path of the engine's folder is too long for a socket: {self.directory}")
 
@@ -82,6 +80,7 @@ class PrivateEngine:
         pid = self.pid
         if pid is None:
             self.pidfile.unlink(missing_ok=True)
+            self._forget_dead_containerd()
             self.log.unlink(missing_ok=True)
             block = self._block()
             self._make_bridge(block)
@@ -92,8 +91,7 @@ class PrivateEngine:
         """Stops dockerd and, as dockerd does, every container of it; what it stores stays."""
         if (pid := self.pid) is not None:
             process.stop(pid, str(self.pidfile), grace=60)
-        if Path("/sys/class/net", self.bridge).exists():
-            _ip("link", "delete", self.bridge)
+        host.delete_link(self.bridge)
 
     def kill(self) -> None:
         """SIGKILL, as a crash would: containers live on until the next start takes them over or stops them."""
@@ -109,20 +107,12 @@ class PrivateEngine:
         if self.pid is None and (self.directory / "exec/containerd/containerd.sock").exists():
             self.start()
         self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        host.unmount_below(self.directory)
+        shutil.rmtree(self.directory)
 
     def load(self, image: str, source: str) -> None:
         """Copy an image from the engine at `source` (a DOCKER_HOST)."""
-        import docker  # noqa: PLC0415  # not there yet when the lab sets the environment up
-
-        with_source = docker.DockerClient(base_url=source)
-        target = docker.DockerClient(base_url=self.host)
-        try:
-            stream: Any = with_source.images.get(image).save(named=True)  # the SDK takes iterables, its stubs do not
-            target.images.load(stream)
-        finally:
-            with_source.close()
-            target.close()
+        load(image, source, self.host)
 
     def _command(self, block: ipaddress.IPv4Network) -> list[str]:
         return [
@@ -139,34 +129,37 @@ class PrivateEngine:
             "--shutdown-timeout=5",
         ]
 
+    def _forget_dead_containerd(self) -> None:
+        """A containerd that died with its dockerd may stay a zombie for long; dockerd takes that for a living one."""
+        note = self.directory / "exec/containerd/containerd.pid"
+        if note.exists() and not process.alive(int(note.read_text())):
+            note.unlink()
+
     def _block(self) -> ipaddress.IPv4Network:
         """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half."""
         note = self.directory / "addresses"
         if note.exists():
             return ipaddress.IPv4Network(note.read_text().strip())
-        taken = [ipaddress.ip_network(route["dst"]) for route in _routes()]
-        for second in range(200, 250):
-            block = ipaddress.IPv4Network(f"10.{second}.0.0/16")
-            if not any(block.overlaps(network) for network in taken):
-                note.write_text(f"{block}\n")
-                return block
-        raise LabError("no free /16 between 10.200.0.0 and 10.249.0.0 for a private engine")
+        block = host.free_block()
+        note.write_text(f"{block}\n")
+        return block
 
     def _make_bridge(self, block: ipaddress.IPv4Network) -> None:
         """A bridge that dockerd did not make is one that no dockerd deletes."""
-        if not Path("/sys/class/net", self.bridge).exists():
-            _ip("link", "add", self.bridge, "type", "bridge")
-            _ip("address", "add", f"{block[-2]}/24", "dev", self.bridge)
-        _ip("link", "set", self.bridge, "up")
+        if not host.has_link(self.bridge):
+            host.ip("link", "add", self.bridge, "type", "bridge")
+            host.ip("address", "add", f"{block[-2]}/24", "dev", self.bridge)
+        host.ip("link", "set", self.bridge, "up")
 
 
-def _routes() -> list[dict[str, str]]:
-    listed: list[dict[str, str]] = json.loads(_ip("-json", "-4", "route", "show", "table", "all") or "[]")
-    return [route for route in listed if route["dst"] != "default"]
+def load(image: str, source: str, target: str) -> None:
+    """Copy an image from one engine to another (both given as a DOCKER_HOST)."""
+    import docker  # noqa: PLC0415  # not there yet when the lab sets the environment up
 
-
-def _ip(*args: str) -> str:
-    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LabError(f"ip {' '.join(args)} failed: {done.stderr.strip()}")
-    return done.stdout
+    giver, taker = docker.DockerClient(base_url=source), docker.DockerClient(base_url=target)
+    try:
+        stream: Any = giver.images.get(image).save(named=True)  # the SDK takes iterables, its stubs do not say so
+        taker.images.load(stream)
+    finally:
+        giver.close()
+        taker.close()

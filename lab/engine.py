@@ -14,26 +14,28 @@ from lab.say import LabError, say
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_DEFAULT_HOST = "unix:///var/run/docker.sock"
+_USUAL_HOST = "unix:///var/run/docker.sock"
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:
     """Where images, the private engine and its log stay between runs: $STREAMSPACE_LAB."""
-    return Path(environ.get("STREAMSPACE_LAB") or "/var/tmp/streamspace-lab")
+    mine = "" if os.geteuid() == 0 else f"-{os.geteuid()}"
+    return Path(environ.get("STREAMSPACE_LAB") or f"/var/tmp/streamspace-lab{mine}")
 
 
 class MainEngine:
     """The engine that everything of one state folder shares; safe to use from several processes at once."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], usual_host: str = _USUAL_HOST) -> None:
         self.state = state_dir(environ)
         self.private = PrivateEngine(self.state / "engine", iptables=True)
         self._named = environ.get("DOCKER_HOST")
+        self._usual = usual_host
         self._transient = self.state / "engine.transient"
 
     def running(self) -> str | None:
         """The DOCKER_HOST of an engine that answers, None when there is none."""
-        hosts = [self._named] if self._named else [_DEFAULT_HOST, self.private.host]
+        hosts = [self._named] if self._named else [self._usual, self.private.host]
         return next((host for host in hosts if answers(host)), None)
 
     def up(self, *, keep: bool = True) -> str:
@@ -85,7 +87,9 @@ class MainEngine:
 
     @contextmanager
     def _lock(self, name: str, kind: int = fcntl.LOCK_EX) -> Iterator[IO[str]]:
-        self.state.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.state.stat().st_uid != os.geteuid():
+            raise LabError(f"{self.state} belongs to another user: set STREAMSPACE_LAB to a folder of your own")
         with (self.state / name).open("a") as file:
             fcntl.flock(file, kind)
             yield file

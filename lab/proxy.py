@@ -82,8 +82,8 @@ class Proxy:
             if reply and self.rate:
                 self._due = max(self._due, self._loop.time()) + len(data) / self.rate
                 await asyncio.sleep(self._due - self._loop.time())
-            while self.stalled or (reply and self.mute):
-                await asyncio.sleep(0.01)  # the flags are set from other threads
+            while self.stalled or (reply and self.mute):  # noqa: ASYNC110  # the flags are set from other threads
+                await asyncio.sleep(0.01)
             writer.write(data)
             await writer.drain()
             self.replied += len(data) if reply else 0

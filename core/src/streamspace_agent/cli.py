@@ -5,13 +5,15 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
-from streamspace_agent import __version__, options
-from streamspace_agent.config import Settings, load
-from streamspace_agent.errors import AgentError
+from streamspace_agent import __version__, logs, options
+from streamspace_agent.config import Place, Settings, load, load_place
+from streamspace_agent.errors import AgentError, ConfigError
 
 EXIT_CODES = (
     ("0", "all is well; run: stopped on request"),
@@ -30,14 +32,28 @@ class Given:
 
     def take(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Keep the settings among the parameters, return the rest: the command's own."""
-        names = {option.name for option in options.setting_options()}
-        self.values |= {name: value for name, value in parameters.items() if name in names and value is not None}
-        return {name: value for name, value in parameters.items() if name not in names}
+        self.values |= {name: value for name, value in parameters.items() if name in _NAMES and value is not None}
+        return {name: value for name, value in parameters.items() if name not in _NAMES}
 
     def settings(self) -> tuple[Settings, dict[str, str]]:
         """The settings, and the environment for plugins' own."""
         plain, environ = options.merge(self.values, os.environ)
-        return load(environ, plain), environ
+        settings = load(environ, plain)
+        logs.hide_settings(settings)
+        return settings, environ
+
+    def choice(self, name: str) -> str:
+        """A setting's value as given, whether or not the others are right."""
+        field = name.lower()
+        return str(self.values.get(field) or os.environ.get(name) or options.default_text(field))
+
+    def place(self) -> Place:
+        plain, environ = options.merge(self.values, os.environ)
+        return load_place(environ, plain)
+
+
+_HIDDEN = options.setting_options(hidden=True)
+_NAMES = {option.name for option in _HIDDEN}
 
 
 class SettingsCommand(click.Command):
@@ -45,7 +61,7 @@ class SettingsCommand(click.Command):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.params += options.setting_options(hidden=True)
+        self.params += _HIDDEN
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.params = ctx.ensure_object(Given).take(ctx.params)
@@ -73,32 +89,45 @@ class Group(click.Group):
             formatter.write_dl(EXIT_CODES)
 
 
+HELP = """Run people's desktops on this Docker host for a StreamSpace control plane.
+
+The agent connects to the control plane, starts, hibernates, wakes and stops sessions as it is told, and carries
+their screens. Without a command it runs.
+
+\b
+Start an agent:
+  docker-agent --agent-id docker-1 --control-plane-url wss://control.example.com \\
+      --agent-api-key-file /etc/streamspace/key
+Ask what is wrong with this host, then how a running agent is:
+  docker-agent check --agent-id docker-1 --control-plane-url wss://control.example.com
+  docker-agent status --agent-id docker-1
+
+Every setting below is an option or the variable in its brackets; the option wins, and may stand before or after
+the command.
+"""
+
+
 @click.group(
     cls=Group,
-    params=options.setting_options(),
+    help=HELP,
+    params=list(options.setting_options()),
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="docker-agent", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    r"""Run people's desktops on this Docker host for a StreamSpace control plane.
-
-    The agent connects to the control plane, starts, hibernates, wakes and stops sessions as it is told, and carries
-    their screens. Without a command it runs.
-
-    \b
-    Start an agent:
-      docker-agent --agent-id docker-1 --control-plane-url wss://control.example.com \
-          --agent-api-key-file /etc/streamspace/key
-    Ask what is wrong with this host:
-      docker-agent check --agent-id docker-1 --control-plane-url wss://control.example.com
-
-    Every option may be set by the variable in its brackets instead; the option wins. It may stand before or after
-    the command.
-    """
     if ctx.invoked_subcommand is None:
         execute(ctx.obj)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(value: object) -> None:
+    import json
+
+    click.echo(logs.redact(json.dumps(value, indent=2, default=str)))
 
 
 @cli.command()
@@ -117,6 +146,161 @@ def execute(given: Given) -> None:
     sys.exit(asyncio.run(agent.run(settings, environ)))
 
 
+@cli.command(short_help="Say what is wrong with this host, and how to mend it.")
+@json_option
+@click.pass_obj
+def check(given: Given, *, as_json: bool) -> None:
+    """Look at everything that could keep an agent from working here, and say how to mend it.
+
+    Settings, plugins, engine, state folder, control plane (name, connection, certificate, key, WebSocket), clock and
+    election store. Changes nothing and does not disturb a running agent. Exits with 1 if a finding is fatal.
+    """
+    import asyncio
+
+    from streamspace_agent.check import Finding, Level, check, of_error
+
+    found: list[Finding] = []
+
+    def show(finding: Finding) -> None:
+        found.append(finding)
+        if not as_json:
+            click.echo(logs.redact(f"{finding.level:<8} {finding.subject:<14} {finding.message}"))
+            if finding.fix:
+                click.echo(f"{'':24}-> {finding.fix}")
+
+    async def everything() -> None:
+        settings, environ = given.settings()
+        show(Finding("settings", Level.OK, f"agent {settings.agent_id} for {settings.control_plane_url}"))
+        async for finding in check(settings, environ):
+            show(finding)
+
+    try:
+        asyncio.run(everything())
+    except ConfigError as error:
+        for finding in of_error("settings", error):
+            show(finding)
+    fatal = any(finding.level is Level.FATAL for finding in found)
+    if as_json:
+        print_json({"ok": not fatal, "findings": [asdict(finding) for finding in found]})
+    sys.exit(1 if fatal else 0)
+
+
+@cli.command("plugins", short_help="List the plugins and whether they can be used.")
+@json_option
+@click.pass_obj
+def list_plugins(given: Given, *, as_json: bool) -> None:
+    """List the installed plugins, which are chosen (*), and why one cannot be used.
+
+    Every one is loaded to see. Exits with 1 if a chosen one cannot be used or is not installed.
+    """
+    from streamspace_agent.plugins import ELECTION, RUNTIME, survey
+
+    chosen = {RUNTIME: given.choice(RUNTIME.variable)}
+    if given.choice("ENABLE_HA").lower() in {"1", "true", "yes", "on", "t", "y"}:
+        chosen[ELECTION] = given.choice(ELECTION.variable)
+    rows, problems = survey(chosen)
+    if as_json:
+        print_json({"plugins": rows, "problems": problems})
+    else:
+        for row in rows:
+            text = "usable" if row["usable"] else row["problem"]
+            origin = f"{row['distribution']} {row['version']}"
+            click.echo(f"{'*' if row['chosen'] else ' '} {row['kind']:<9} {row['name']:<12} {origin:<36} {text}")
+        for problem in problems:
+            click.echo(f"docker-agent: {problem}", err=True)
+    sys.exit(1 if problems else 0)
+
+
+@cli.command(short_help="Show the replicas on this host and who leads.")
+@json_option
+@click.pass_obj
+def status(given: Given, *, as_json: bool) -> None:
+    """Show every replica of the agent on this host: who leads, its connection, its sessions.
+
+    Needs AGENT_ID and STATE_DIR only. Exits with 0 if a leader with a connection to the control plane is among them, 1 if
+    there is none, 4 if no agent runs here.
+    """
+    from streamspace_agent.replicas import describe, replicas
+
+    found = list(replicas(given.place().agent_dir))
+    if as_json:
+        print_json([replica.document or {"instance": replica.name, "error": replica.error} for replica in found])
+    elif not found:
+        click.echo(f"no agent {given.place().agent_id} runs here (looked in {given.place().agent_dir})", err=True)
+    else:
+        for line in describe(found):
+            click.echo(line)
+    sys.exit(0 if any(replica.leads for replica in found) else 1 if found else 4)
+
+
+@cli.command(short_help="Tell whether the agent in this container is alive.")
+@click.option("--ready", is_flag=True, help="Ask whether it serves its purpose now, not only whether it lives.")
+@json_option
+@click.pass_obj
+def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
+    """Tell whether the agent in this container is alive: for HEALTHCHECK and probes.
+
+    An agent whose control plane is away is alive: starting it again would not help. Exits with 0 or 1.
+    Needs AGENT_ID and STATE_DIR only; asks the replicas of its own PID namespace.
+    """
+    from streamspace_agent.replicas import healthy, replicas
+
+    verdict, text = healthy(
+        list(replicas(given.place().agent_dir)), Path("/proc/self/ns/pid").stat().st_ino, ready=ready
+    )
+    if as_json:
+        print_json({"healthy": verdict, "message": text})
+    else:
+        click.echo(logs.redact(text))
+    sys.exit(0 if verdict else 1)
+
+
+@cli.command(short_help="Remove what crashes left behind.")
+@click.option("--dry-run", is_flag=True, help="Only list.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@json_option
+@click.pass_obj
+def gc(given: Given, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove what crashes left behind: containers, volumes and networks of this agent that no session needs.
+
+    Lists first and asks; where nobody can be asked it removes nothing without --yes. Volumes hold people's data.
+    """
+    import asyncio
+
+    from streamspace_agent import cleanup
+
+    settings, environ = given.settings()
+    found = asyncio.run(cleanup.listing(settings, environ))
+    if not as_json:
+        for leftover in found:
+            click.echo(cleanup.line(leftover))
+        if not found:
+            click.echo("nothing to remove")
+    wanted = bool(found) and not dry_run
+    if wanted and not yes and not as_json and sys.stdin.isatty():
+        yes = click.confirm(f"Remove these {len(found)}?", default=False)
+        wanted = yes
+    removed = asyncio.run(cleanup.remove(settings, environ, found)) if wanted and yes else []
+    if as_json:
+        print_json({"leftovers": [asdict(item) for item in found], "removed": [asdict(item) for item in removed]})
+    elif removed:
+        click.echo(f"removed {len(removed)}")
+    if wanted and not yes:
+        fail("gc removes nothing without --yes where nobody can be asked (--dry-run only lists)", 2)
+
+
+@cli.command()
+@json_option
+def version(*, as_json: bool) -> None:
+    """Show the version."""
+    import platform
+
+    if as_json:
+        print_json({"version": __version__, "python": platform.python_version()})
+    else:
+        click.echo(f"docker-agent {__version__}")
+
+
 def main() -> None:
     """The entry point. Errors are lines, not tracebacks."""
     try:
@@ -128,11 +312,12 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def fail(message: str, code: int) -> None:
-    from streamspace_agent.logs import redact
-
-    for line in redact(message).splitlines():
+    for line in logs.redact(message).splitlines():
         click.echo(f"docker-agent: {line}", err=True)
     sys.exit(code)

@@ -8,7 +8,7 @@ with ``_FILE`` behind it names. A plugin reads settings of its own from the ``en
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -23,8 +23,8 @@ Duration = Annotated[float, BeforeValidator(lambda v: parse_duration(v) if isins
 """Seconds; written ``30s``, ``1m30s``, ``500ms`` or ``45``."""
 
 
-class Settings(BaseModel):
-    """Everything an operator can set. Defaults are those of the deployment documentation."""
+class Place(BaseModel):
+    """Which agent, and where it keeps its things: all that commands beside a running agent need."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
@@ -33,6 +33,20 @@ class Settings(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{2,99}$",
         examples=["docker-prod-us-east-1"],
     )
+    state_dir: Path = Field(
+        default=Path("/var/lib/streamspace"),
+        description="Folder of the journal, the agent's own key and status sockets",
+    )
+
+    @property
+    def agent_dir(self) -> Path:
+        """Where this agent id keeps what must outlive a process; shared by its replicas on one host."""
+        return self.state_dir / self.agent_id
+
+
+class Settings(Place):
+    """Everything an operator can set. Defaults are those of the deployment documentation."""
+
     control_plane_url: str = Field(
         description="Control plane URL (ws, wss, http or https)", examples=["wss://control.example.com"]
     )
@@ -69,10 +83,6 @@ class Settings(BaseModel):
         default=None, gt=0, description="Length of a lease; scales the backend's other timings with it"
     )
     runtime_driver: str = Field(default="docker", description="Runtime driver: the name of an installed plugin")
-    state_dir: Path = Field(
-        default=Path("/var/lib/streamspace"),
-        description="Folder of the journal, the agent's own key and status sockets",
-    )
     hibernate_mode: Literal["stop", "pause"] = Field(
         default="stop",
         description="stop keeps a session's disk and frees its memory; pause keeps memory, wakes at once",
@@ -145,11 +155,6 @@ class Settings(BaseModel):
     def lock_file(self) -> Path:
         return Path(self.lock_file_path.replace("{agent_id}", self.agent_id))
 
-    @property
-    def agent_dir(self) -> Path:
-        """Where this agent id keeps what must outlive a process; shared by its replicas on one host."""
-        return self.state_dir / self.agent_id
-
 
 ALIASES: Mapping[str, str] = {"API_KEY": "agent_api_key"}
 """Other names under which a variable is taken."""
@@ -163,20 +168,37 @@ def is_secret(field: str) -> bool:
     return "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
+Model = TypeVar("Model", bound=Place)
+
+
 def load(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
     """The settings from options, variables and files; an empty value counts as not set.
 
     Raises :exc:`ConfigError` that lists everything wrong at once, a line for each variable.
     """
+    return _load(Settings, environ, options)
+
+
+def load_place(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Place:
+    """The same for AGENT_ID and STATE_DIR alone, whatever the other variables are."""
+    return _load(Place, environ, {name: value for name, value in (options or {}).items() if name in Place.model_fields})
+
+
+def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, Any] | None) -> Model:
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for name, field in [*((variable(f), f) for f in Settings.model_fields), *ALIASES.items()]:
-        if field not in values and (value := _value(name, field, environ, problems)):
+    names = [*((variable(f), f) for f in model.model_fields), *ALIASES.items()]
+    for name, field in names:
+        if field in model.model_fields and field not in values and (value := _value(name, field, environ, problems)):
             values[field] = value
-    values |= {field: value for field, value in (options or {}).items() if value is not None}
-    settings: Settings | None = None
+    for field, value in (options or {}).items():
+        if value == "":
+            values.pop(field, None)
+        elif value is not None:
+            values[field] = value
+    settings: Model | None = None
     try:
-        settings = Settings(**values)
+        settings = model(**values)
     except ValidationError as error:
         problems += _explain(error)
     problems += _cross_checks(values)

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,18 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+
+
+def sessions_with_open_commands(path: Path) -> frozenset[str]:
+    """Session ids that an open command of the journal names. Read only, beside a running agent. Raises JournalError."""
+    if not path.exists():
+        return frozenset()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+            rows = db.execute("SELECT payload FROM commands WHERE answer_type IS NULL").fetchall()
+    except sqlite3.Error as error:
+        raise JournalError(f"STATE_DIR: cannot read the journal {path}: {error}") from error
+    return frozenset(str(json.loads(payload).get("sessionId")) for (payload,) in rows)
 
 
 _ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"

@@ -85,6 +85,13 @@ def hide_url(url: str) -> None:
         hide(urllib.parse.unquote(password))
 
 
+def hide_settings(settings: Settings) -> None:
+    if settings.agent_api_key:
+        hide(settings.agent_api_key.get_secret_value())
+    if settings.redis_url:
+        hide_url(settings.redis_url.get_secret_value())
+
+
 def redact(text: str) -> str:
     """The text without known secrets and without what looks like one."""
     for secret in sorted(_secrets, key=len, reverse=True):
@@ -106,10 +113,7 @@ def configure(
     Called again it replaces what it set up before, and nothing else.
     """
     stream = stream or sys.stderr
-    if settings.agent_api_key:
-        hide(settings.agent_api_key.get_secret_value())
-    if settings.redis_url:
-        hide_url(settings.redis_url.get_secret_value())
+    hide_settings(settings)
     for name in [name for name in _process if name != "epoch"]:
         del _process[name]
     _process.update({name: value for name, value in fields.items() if value})

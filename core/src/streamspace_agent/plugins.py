@@ -32,13 +32,20 @@ class Kind:
 
     name: str
     group: str
+    hook: str
     variable: str = ""
     extras: tuple[str, ...] = ()
 
 
-ELECTION = Kind("election", "streamspace_agent.election", "LEADER_ELECTION_BACKEND", ("file", "redis", "swarm"))
-RUNTIME = Kind("runtime", "streamspace_agent.runtime", "RUNTIME_DRIVER", ("docker",))
-COMMANDS = Kind("commands", "streamspace_agent.commands")
+ELECTION = Kind(
+    "election",
+    "streamspace_agent.election",
+    "create_election_backend",
+    "LEADER_ELECTION_BACKEND",
+    ("file", "redis", "swarm"),
+)
+RUNTIME = Kind("runtime", "streamspace_agent.runtime", "create_runtime_driver", "RUNTIME_DRIVER", ("docker",))
+COMMANDS = Kind("commands", "streamspace_agent.commands", "register_commands")
 KINDS = (ELECTION, RUNTIME, COMMANDS)
 
 
@@ -138,14 +145,14 @@ class Plugins:
         self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
     ) -> ElectionBackend:
         found = found or choose(ELECTION, settings.leader_election_backend)
-        hook = self._only_hook(found, "create_election_backend")
+        hook = self._only_hook(found)
         return self._made(found, ElectionBackend, hook, settings, environ)  # type: ignore[type-abstract]
 
     def runtime_driver(
         self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
     ) -> RuntimeDriver:
         found = found or choose(RUNTIME, settings.runtime_driver)
-        hook = self._only_hook(found, "create_runtime_driver")
+        hook = self._only_hook(found)
         return self._made(found, RuntimeDriver, hook, settings, environ)  # type: ignore[type-abstract]
 
     def commands(self, found: Iterable[Found] | None = None) -> Registry:
@@ -156,12 +163,21 @@ class Plugins:
                 raise PluginError(
                     f"commands plugin {plugin.name}: {plugin.distribution} {plugin.version} {plugin.problem}"
                 )
-            hook = self._only_hook(plugin, "register_commands")
+            hook = self._only_hook(plugin)
             self._call(plugin, hook, register=registry.register_for(plugin.distribution))
         return registry
 
-    def _only_hook(self, found: Found, hook: str) -> Callable[..., object]:
-        """Load the plugin and return its own implementation of the hook: no other plugin is asked."""
+    def try_out(self, found: Found) -> None:
+        """Load a plugin and look at its hook without calling it. Raises PluginError."""
+        if found.problem:
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} {found.problem}"
+            )
+        self._only_hook(found)
+
+    def _only_hook(self, found: Found) -> Callable[..., object]:
+        """Load the plugin and return its own implementation of its kind's hook: no other plugin is asked."""
+        hook = found.kind.hook
         plugin = self.load(found)
         callers = self._manager.get_hookcallers(plugin) or []
         implementations = [
@@ -209,3 +225,47 @@ class Plugins:
                 f"{found.kind.name} plugin {found.name} of {found.distribution} made {type(made).__name__}, must be {kind.__name__}"
             )
         return made
+
+
+def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], list[str]]:
+    """Every installed plugin as a row for ``docker-agent plugins``, and what is wrong with the chosen ones."""
+    rows: list[dict[str, str | bool]] = []
+    problems: list[str] = []
+    for kind in KINDS:
+        found = installed(kind)
+        for plugin in found:
+            problem = _problem_with(plugin)
+            in_use = plugin.name == chosen.get(kind) or not kind.variable
+            rows.append(
+                {
+                    "kind": kind.name,
+                    "name": plugin.name,
+                    "distribution": plugin.distribution,
+                    "version": plugin.version,
+                    "chosen": in_use,
+                    "usable": not problem,
+                    "problem": problem,
+                }
+            )
+            if problem and in_use:
+                problems.append(problem)
+        if kind in chosen and len([plugin for plugin in found if plugin.name == chosen[kind]]) != 1:
+            try:
+                choose(kind, chosen[kind], found)
+            except PluginError as error:
+                problems.append(str(error))
+    return rows, problems
+
+
+def _problem_with(found: Found) -> str:
+    """Why an installed plugin cannot be used, "" if it can. Loads it by itself; whatever it throws is the answer."""
+    try:
+        Plugins().try_out(found)
+    except AgentError as error:
+        return " ".join(str(error).split())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a module may raise SystemExit when it is imported
+        owner = f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version}"
+        return f"{owner} failed to load: {type(error).__name__}: {error}"
+    return ""

@@ -9,8 +9,9 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from streamspace_devplane import DevPlane
 from websockets.asyncio.client import ClientConnection, connect
+
+from streamspace_devplane import DevPlane
 
 AGENT = "agent-under-test"
 

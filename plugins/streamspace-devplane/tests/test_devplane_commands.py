@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from streamspace_devplane import DevPlane, PlaneError
 
 
@@ -103,11 +104,11 @@ async def test_a_manifest_can_be_sent_as_text(plane: DevPlane, agent: Any, form:
 
 
 async def test_an_unknown_template_is_refused_with_the_known_ones_named(plane: DevPlane, agent: Any) -> None:
-    with pytest.raises(PlaneError, match="404.*desktop, firefox, notebook"):
+    with pytest.raises(PlaneError, match=r"404.*desktop, firefox, notebook"):
         await plane.start_session("no-such-template")
 
 
 async def test_a_wait_that_fails_says_what_was_seen_last(plane: DevPlane, agent: Any) -> None:
     command_id = await plane.start_session()
-    with pytest.raises(PlaneError, match="did not reach state=completed within 0.1 s; last seen: .*'state': 'sent'"):
+    with pytest.raises(PlaneError, match=r"did not reach state=completed within 0.1 s; last seen: .*'state': 'sent'"):
         await plane.wait_command(command_id, timeout=0.1)

@@ -3,6 +3,7 @@
 from streamspace_devplane.client import PlaneClient, PlaneError
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.plane import DevPlane
+from streamspace_devplane.process import DevPlaneProcess
 from streamspace_devplane.settings import Settings
 
-__all__ = ["DevPlane", "Faults", "PlaneClient", "PlaneError", "Settings"]
+__all__ = ["DevPlane", "DevPlaneProcess", "Faults", "PlaneClient", "PlaneError", "Settings"]

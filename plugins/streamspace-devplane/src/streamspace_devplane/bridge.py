@@ -1,9 +1,9 @@
 """A viewer's WebSocket (raw RFB bytes, as noVNC speaks it) bridged to one session's `vnc_data`."""
 
 import asyncio
-import binascii
 import contextlib
 
+import pybase64
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -58,5 +58,5 @@ class Bridge:
 
     async def _from_viewer(self, socket: WebSocket, link: Link, session_id: str) -> None:
         async for data in socket.iter_bytes():
-            link.send("vnc_data", {"sessionId": session_id, "data": binascii.b2a_base64(data, newline=False).decode()})
+            link.send("vnc_data", {"sessionId": session_id, "data": pybase64.b64encode_as_string(data)})
             await link.room()

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from streamspace_devplane.store import Row
 
@@ -105,8 +106,11 @@ class PlaneClient:
     async def open_viewer(self, session_id: str) -> ClientConnection:
         """A viewer's WebSocket: binary messages of RFB bytes both ways; the caller closes it."""
         return await connect(
-            f"{self.ws_url}/api/v1/sessions/{session_id}/vnc", subprotocols=["binary"], compression=None, max_size=None
-        )  # type: ignore[list-item]
+            f"{self.ws_url}/api/v1/sessions/{session_id}/vnc",
+            subprotocols=[Subprotocol("binary")],
+            compression=None,
+            max_size=None,
+        )
 
     # Commands, frames, events, switches
 
@@ -139,7 +143,7 @@ class PlaneClient:
         self,
         after: int = 0,
         *,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002 - the column's name
         direction: str | None = None,
         agent_id: str | None = None,
         limit: int = 100_000,

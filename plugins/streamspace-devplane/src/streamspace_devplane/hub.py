@@ -6,7 +6,6 @@ import random
 import time
 import uuid
 from collections import Counter
-from typing import Any
 
 from streamspace_devplane import envelopes
 from streamspace_devplane.envelopes import Envelope

@@ -1,6 +1,7 @@
 """One agent's WebSocket: reading, writing, pings, and the faults in between."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -134,9 +135,11 @@ class Link:
         pack = self.hub.faults.pack
         if not pack:
             return
-        deadline = time.monotonic() + pack.seconds
-        while len(self._outgoing) < pack.count and time.monotonic() < deadline and not self.closing:
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pack.seconds):
+                while len(self._outgoing) < pack.count and not self.closing:
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def _keep_alive(self) -> None:
         """Ping, and give up on an agent that neither answers nor pings by itself."""

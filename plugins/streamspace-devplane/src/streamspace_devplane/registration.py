@@ -139,20 +139,25 @@ class Door:
     async def connect(self, socket: WebSocket) -> None:
         agent_id = socket.query_params.get("agent_id", "")
         try:
-            kind, owner = identity(self.hub, socket)
-            if kind == "bootstrap" or owner != agent_id:
-                raise Refused(403, f"this {kind} key does not belong to agent {agent_id!r}")
-            agent = self.hub.store.agent(agent_id)
-            if agent is None:
-                raise Refused(404, "agent is not registered")
-            if agent["approval"] != "approved":
-                raise Refused(403, f"agent is {agent['approval']}", approvalStatus=agent["approval"])
+            self._admit(socket, agent_id)
         except Refused as refused:
             self.hub.store.log(agent_id, "plane", "connect_refused", {"status": refused.status, **refused.body})
             await socket.send_denial_response(refused.answer())
             return
         await socket.accept()
         await self.hub.serve(Link(self.hub, agent_id, socket, socket.scope[SCOPE_KEY]))
+
+    def _admit(self, socket: WebSocket, agent_id: str) -> None:
+        kind, owner = identity(self.hub, socket)
+        if kind == "bootstrap":
+            raise Refused(403, "the bootstrap key only registers; connect with the agent's own key")
+        if owner != agent_id:
+            raise Refused(403, f"this {kind} belongs to another agent")
+        agent = self.hub.store.agent(agent_id)
+        if agent is None:
+            raise Refused(404, "agent is not registered")
+        if agent["approval"] != "approved":
+            raise Refused(403, f"agent is {agent['approval']}", approvalStatus=agent["approval"])
 
 
 class Misbehaviour:

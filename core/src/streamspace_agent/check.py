@@ -1,0 +1,338 @@
+"""``docker-agent check``: one finding for everything that could keep an agent from working, each with its fix.
+
+Nothing is changed anywhere, and a running agent is not disturbed. In particular the agent's WebSocket is not opened: the
+control plane would close the running agent's, and send this one the commands that wait.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from functools import partial
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import urllib3
+
+from streamspace_agent import link, registration
+from streamspace_agent.config import Settings
+from streamspace_agent.election import ElectionBackend, Problem
+from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
+from streamspace_agent.logs import hide, redact
+from streamspace_agent.plugins import Plugins
+from streamspace_agent.registration import Keys, reason, tls_context
+from streamspace_agent.replicas import replicas
+from streamspace_agent.runtime import RuntimeDriver
+from streamspace_agent.units import format_seconds
+
+CALL_TIMEOUT = 10.0
+ENGINE_TIMEOUT = 30.0
+MAX_SKEW = 30.0
+"""Seconds between this clock and the control plane's that are worth a warning: certificates and people's logs suffer."""
+CERTIFICATE_WARNING = 14 * 86400.0
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FATAL = "FATAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``subject`` is what was looked at; ``fix`` is "" where nothing is to be done."""
+
+    subject: str
+    level: Level
+    message: str
+    fix: str = ""
+
+
+def of_error(subject: str, error: AgentError, fix: str = "") -> list[Finding]:
+    return [Finding(subject, Level.FATAL, line, fix) for line in str(error).splitlines()]
+
+
+def _of_problems(subject: str, problems: Iterable[Problem], fine: str) -> list[Finding]:
+    found = [Finding(subject, Level.FATAL if p.fatal else Level.WARNING, p.message, p.fix) for p in problems]
+    return found or [Finding(subject, Level.OK, fine)]
+
+
+async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Everything, in the order in which an operator would mend it."""
+    plugins = Plugins()
+    driver = backend = None
+    try:
+        driver = plugins.runtime_driver(settings, environ)
+        yield Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} can be used")
+    except AgentError as error:
+        for finding in of_error("plugins", error):
+            yield finding
+    try:
+        if settings.enable_ha:
+            backend = plugins.election_backend(settings, environ)
+            yield Finding(
+                "plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} can be used"
+            )
+    except AgentError as error:
+        for finding in of_error("plugins", error):
+            yield finding
+    try:
+        yield Finding("plugins", Level.OK, f"commands: {', '.join(plugins.commands().actions)}")
+    except AgentError as error:
+        for finding in of_error("plugins", error):
+            yield finding
+    steps: list[Callable[[], Awaitable[list[Finding]]]] = [partial(_state_dir, settings)]
+    if driver:
+        steps.append(partial(_engine, driver))
+    steps.append(partial(_control_plane, settings))
+    steps.append(partial(_election, settings, backend))
+    for step in steps:
+        for finding in await step():
+            yield finding
+
+
+async def _state_dir(settings: Settings) -> list[Finding]:
+    folder = settings.agent_dir
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        fix = f"let the agent's user write there, or set STATE_DIR to a folder on a local disk (user id {os.getuid()})"
+        return [Finding("state", Level.FATAL, f"STATE_DIR: cannot write in {folder}: {error.strerror}", fix)]
+    return [Finding("state", Level.OK, f"STATE_DIR: {settings.agent_dir} can be written")]
+
+
+async def _engine(driver: RuntimeDriver) -> list[Finding]:
+    fix = "start the engine, check DOCKER_HOST, and that the agent's user may open the socket"
+    try:
+        async with asyncio.timeout(ENGINE_TIMEOUT):
+            problems = await driver.check()
+            facts = {} if any(p.fatal for p in problems) else await driver.describe()
+    except (EngineUnavailable, OSError) as error:
+        text = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
+        return [Finding("engine", Level.FATAL, f"the engine does not answer: {text}", fix)]
+    except Exception as error:  # noqa: BLE001 - a plugin's fault is a finding
+        return [Finding("engine", Level.FATAL, f"the driver failed: {type(error).__name__}: {reason(error)}", fix)]
+    finally:
+        await driver.aclose()
+    return _of_problems("engine", problems, ", ".join(f"{name} {value}" for name, value in facts.items()) or "answers")
+
+
+async def _control_plane(settings: Settings) -> list[Finding]:
+    """DNS, TCP, TLS, then HTTP: each is looked at only if the one before it works."""
+    subject = "control plane"
+    url = urlsplit(settings.http_url)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        fix = "check the host name in CONTROL_PLANE_URL and this host's resolver"
+        return [Finding(subject, Level.FATAL, f"cannot resolve {host}: {_text(error)}", fix)]
+    try:
+        await _greet(host, port, None)
+    except OSError as error:
+        fix = "check host and port in CONTROL_PLANE_URL, firewalls, and that the control plane runs"
+        names = ", ".join(sorted({str(address[4][0]) for address in addresses}))
+        return [Finding(subject, Level.FATAL, f"cannot connect to {host}:{port} ({names}): {_text(error)}", fix)]
+    found.append(Finding(subject, Level.OK, f"{host}:{port} accepts connections"))
+    try:
+        context = tls_context(settings)
+        if context:
+            found.append(_certificate(await _greet(host, port, context)))
+        elif not _is_loopback(host):
+            message = "CONTROL_PLANE_URL is not encrypted: the API key and people's screens can be read on the way"
+            found.append(Finding(subject, Level.WARNING, message, "use wss://"))
+    except AgentError as error:
+        return [*found, *of_error(subject, error)]
+    except ssl.SSLCertVerificationError as error:
+        return [*found, _bad_certificate(host, error)]
+    except OSError as error:
+        fix = "check that CONTROL_PLANE_URL's port speaks TLS, and TLS_CERT_FILE where it asks for a client certificate"
+        return [*found, Finding(subject, Level.FATAL, f"no TLS with {host}:{port}: {_text(error)}", fix)]
+    return [*found, *await asyncio.to_thread(_http, settings, context)]
+
+
+async def _greet(host: str, port: int, context: ssl.SSLContext | None) -> Mapping[str, object]:
+    """Connect, shake hands, hang up; returns the server's certificate."""
+    async with asyncio.timeout(CALL_TIMEOUT):
+        _, writer = await asyncio.open_connection(host, port, ssl=context)
+    certificate: Mapping[str, object] = writer.get_extra_info("peercert") or {}
+    writer.transport.abort()
+    return certificate
+
+
+def _certificate(certificate: Mapping[str, object]) -> Finding:
+    left = ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()
+    if left < CERTIFICATE_WARNING:
+        message = f"the control plane's certificate ends in {format_seconds(left)}"
+        return Finding("control plane", Level.WARNING, message, "have it renewed")
+    return Finding("control plane", Level.OK, f"its certificate is trusted, for {left / 86400:.0f} more days")
+
+
+def _bad_certificate(host: str, error: ssl.SSLCertVerificationError) -> Finding:
+    text = error.verify_message
+    if "expired" in text or "not yet valid" in text:
+        fix = "have the control plane's certificate renewed; check this host's clock"
+    elif "mismatch" in text.lower() or "not valid for" in text:
+        fix = f"use a host name that is in the certificate in CONTROL_PLANE_URL, or have {host} added to it"
+    else:
+        fix = "set TLS_CA_FILE to the CA bundle that signed the control plane's certificate"
+    return Finding("control plane", Level.FATAL, f"the certificate of {host} is not trusted: {text}", fix)
+
+
+def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
+    """The key, the WebSocket's path and the clock.
+
+    The key is tried with a registration that lacks its required ``platform``: the control plane looks at the key first and
+    then refuses the rest, so that nothing is written there. The same with a wrong key tells whether that holds.
+    """
+    found: list[Finding] = []
+    running = [r.document for r in replicas(settings.agent_dir) if r.document]
+    with urllib3.PoolManager(ssl_context=context, retries=False, timeout=CALL_TIMEOUT) as http:
+        keys = Keys(settings, hide)
+        try:
+            first = _post(http, settings, keys.headers())
+            found.append(_clock(first))
+            if any(document.get("link", {}).get("connected") for document in running):
+                found.append(Finding("key", Level.OK, "in use by the agent that runs here and is connected"))
+            else:
+                found.append(_key(settings, keys, first, partial(_post, http, settings)))
+            found.append(_websocket(http, settings, keys, connected=found[-1].level is Level.OK and bool(running)))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
+            found.append(Finding("control plane", Level.FATAL, f"no HTTP answer: {reason(error)}", fix))
+    return found
+
+
+def _post(http: urllib3.PoolManager, settings: Settings, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    body = json.dumps({"agentId": settings.agent_id}).encode()
+    headers = {"Content-Type": "application/json", **headers}
+    return http.request("POST", settings.http_url + registration.PATH, body=body, headers=headers)
+
+
+def _key(
+    settings: Settings,
+    keys: Keys,
+    first: urllib3.BaseHTTPResponse,
+    post: Callable[[Mapping[str, str]], urllib3.BaseHTTPResponse],
+) -> Finding:
+    said = _said(first)
+    if first.status in {401, 403}:
+        message = registration.key_refused(settings.agent_id, first.status, said, has_key=bool(keys.current))
+        return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
+    if first.status == 404:
+        message = f"{settings.http_url} has no {registration.PATH}: HTTP 404{said}"
+        return Finding("key", Level.FATAL, message, "check that CONTROL_PLANE_URL is the control plane's base URL")
+    if first.status == 429 or first.status >= 500:
+        return Finding("key", Level.WARNING, f"cannot tell: HTTP {first.status}{said}", "try again later")
+    if not keys.current:
+        return Finding("key", Level.OK, "accepted without an API key (client certificate)")
+    wrong = post({registration.KEY_HEADER: "0" * 64})
+    if wrong.status in {401, 403}:
+        return Finding("key", Level.OK, "the control plane accepts the API key")
+    message = f"cannot tell without registering: HTTP {first.status} to this key, HTTP {wrong.status} to a wrong one"
+    return Finding("key", Level.WARNING, message, "start the agent: it says at once when the key is refused")
+
+
+def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys, *, connected: bool) -> Finding:
+    """Ask for an upgrade without an agent id: refused by the control plane itself, or stopped by something before it."""
+    if connected:
+        return Finding("websocket", Level.OK, "in use by the agent that runs here and is connected")
+    headers = {
+        **keys.headers(),
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "c3RyZWFtc3BhY2UtY2hlY2s=",
+    }
+    answer = http.request("GET", settings.http_url + link.PATH, headers=headers, preload_content=False)
+    try:
+        said = "" if answer.status == 101 else _said(answer)
+    finally:
+        answer.close()
+    fix = "let the proxy in front of the control plane pass WebSocket upgrades (Upgrade and Connection headers)"
+    if answer.status in {426, 502, 503, 504} or "upgrade" in said.lower() or answer.status in range(200, 400):
+        return Finding("websocket", Level.FATAL, f"{link.PATH} does not upgrade: HTTP {answer.status}{said}", fix)
+    if answer.status == 101 or "json" in answer.headers.get("Content-Type", ""):
+        message = f"the control plane itself answers at {link.PATH} (HTTP {answer.status})"
+        return Finding("websocket", Level.OK, message)
+    return Finding("websocket", Level.WARNING, f"{link.PATH}: HTTP {answer.status}{said}, from a proxy perhaps", fix)
+
+
+def _clock(answer: urllib3.BaseHTTPResponse) -> Finding:
+    try:
+        skew = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return Finding("clock", Level.OK, "not compared: the control plane tells no time")
+    if abs(skew) > MAX_SKEW:
+        message = f"this host's clock is {format_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the control plane's"
+        return Finding("clock", Level.WARNING, message, "synchronise both (chrony, systemd-timesyncd)")
+    return Finding("clock", Level.OK, f"within {MAX_SKEW:.0f} s of the control plane's")
+
+
+async def _election(settings: Settings, backend: ElectionBackend | None) -> list[Finding]:
+    if not settings.enable_ha:
+        return [Finding("election", Level.OK, "off: ENABLE_HA is false, this agent runs alone")]
+    if backend is None:
+        return []
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            problems = await backend.preflight()
+            fatal = any(problem.fatal for problem in problems)
+            record = None if fatal else await backend.observe()
+    except (BackendUnavailable, OSError) as error:
+        text = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
+        fix = f"check the store of LEADER_ELECTION_BACKEND={settings.leader_election_backend} and the way to it"
+        return [Finding("election", Level.FATAL, f"the election store does not answer: {text}", fix)]
+    except AgentError as error:
+        return of_error("election", error)
+    except Exception as error:  # noqa: BLE001 - a plugin's fault is a finding
+        return [Finding("election", Level.FATAL, f"the backend failed: {type(error).__name__}: {reason(error)}")]
+    finally:
+        await backend.aclose()
+    if record is None or record.released:
+        fine = "the store answers; nobody leads now"
+    else:
+        since = f" since {record.since}" if record.since else ""
+        fine = f"the store answers; {record.holder} leads in epoch {record.epoch}{since}"
+    found = _of_problems("election", problems, fine)
+    return found if not problems or fatal else [*found, Finding("election", Level.OK, fine)]
+
+
+def _said(answer: urllib3.BaseHTTPResponse) -> str:
+    """What a refusal says, on one line, with a colon before it."""
+    text = answer.data.decode("utf-8", "replace")
+    try:
+        value = json.loads(text)
+        text = str(value.get("error") or value.get("message") or "") if isinstance(value, dict) else text
+    except ValueError:
+        pass
+    text = redact(" ".join(text.split()))[:200]
+    return text and f": {text}"
+
+
+def _text(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    # Resolver errors are negative and carry a text; asyncio's "Connect call failed" hides the system's.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else (error.strerror or str(error))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,114 @@
+"""The metrics: one table, read from a snapshot at the moment of the scrape."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streamspace_agent.health import Role, Snapshot, Source
+from streamspace_agent.runtime import SessionState
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Values = Iterable[tuple[tuple[str, ...], float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A metric: ``values`` gives label values and a number for each sample; None is left out."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    values: Callable[[Snapshot], Values]
+    labels: tuple[str, ...] = ()
+
+
+def _one(value: float | None) -> Values:
+    return [((), value)]
+
+
+TABLE = (
+    Row(
+        "info",
+        "gauge",
+        "1, with who this replica is",
+        lambda s: [((s.agent_id, s.instance, s.host, s.version), 1)],
+        ("agent", "instance", "host", "version"),
+    ),
+    Row("role", "gauge", "1 for the role this replica has", lambda s: [((r,), s.role == r) for r in Role], ("role",)),
+    Row("epoch", "gauge", "Epoch of the leadership known to this replica", lambda s: _one(s.epoch)),
+    Row("leader_gained", "counter", "Times this replica became leader", lambda s: _one(s.election.gained)),
+    Row(
+        "leader_lost",
+        "counter",
+        "Times this replica stopped being leader, by reason",
+        lambda s: [((reason,), count) for reason, count in s.election.lost.items()],
+        ("reason",),
+    ),
+    Row("leader_seconds", "counter", "Seconds as leader, all tenures", lambda s: _one(s.election.leader_seconds)),
+    Row("election_store_up", "gauge", "1 if the election store answers", lambda s: _one(s.election.store_up)),
+    Row("lease_renewed_age_seconds", "gauge", "Age of the last renewal", lambda s: _one(s.election.renewed_age)),
+    Row("link_up", "gauge", "1 if connected to the control plane", lambda s: _one(s.link.connected)),
+    Row("link_reconnects", "counter", "Connections to the control plane made anew", lambda s: _one(s.link.reconnects)),
+    Row("heartbeat_age_seconds", "gauge", "Age of the last heartbeat sent", lambda s: _one(s.link.heartbeat_age)),
+    Row("engine_up", "gauge", "1 if the container engine answers", lambda s: _one(s.engine.up)),
+    Row(
+        "sessions",
+        "gauge",
+        "Sessions on the engine, by state",
+        lambda s: [((state,), s.sessions.get(state, 0)) for state in SessionState],
+        ("state",),
+    ),
+    Row("commands_running", "gauge", "Commands at work", lambda s: _one(s.commands.running)),
+    Row("commands_open", "gauge", "Commands received that have no result yet", lambda s: _one(s.commands.open)),
+    Row(
+        "commands",
+        "counter",
+        "Commands ended, by action and outcome",
+        lambda s: [
+            ((action, outcome), count)
+            for action, outcomes in s.commands.done.items()
+            for outcome, count in outcomes.items()
+        ],
+        ("action", "outcome"),
+    ),
+    Row("outbox_messages", "gauge", "Messages that wait for the control plane", lambda s: _one(s.outbox)),
+    Row("loop_tick_age_seconds", "gauge", "Age of the main loop's last turn", lambda s: _one(s.loop_tick_age)),
+    Row("alive", "gauge", "1 while the main loop turns", lambda s: _one(s.alive)),
+    Row("ready", "gauge", "1 while this replica serves its purpose", lambda s: _one(not s.unready())),
+)
+"""Every metric; names are shown as ``streamspace_agent_NAME``, counters with ``_total`` behind it."""
+
+
+def full_name(row: Row) -> str:
+    return f"streamspace_agent_{row.name}" + ("_total" if row.kind == "counter" else "")
+
+
+class SnapshotCollector(Collector):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._source()
+        for row in TABLE:
+            family = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+            metric = family(f"streamspace_agent_{row.name}", row.help, labels=row.labels)
+            for labels, value in row.values(snapshot):
+                if value is not None:
+                    metric.add_metric(labels, float(value))
+            yield metric
+
+
+class Metrics:
+    """The replica's own metrics and its process's (CPU, memory, open files)."""
+
+    def __init__(self, source: Source) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(SnapshotCollector(source))
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)

@@ -1,0 +1,173 @@
+"""Replicas of one agent on one host, found by the Unix sockets on which each tells its status.
+
+``STATE_DIR/AGENT_ID/replicas/INSTANCE.sock`` answers every connection with one JSON document and closes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from streamspace_agent.health import Role, Source, to_json
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 2.0
+"""Seconds that a replica may take to answer: one that takes longer is frozen, since a thread of its own answers."""
+FOLDER = "replicas"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica as its socket shows it: ``document`` (see :func:`streamspace_agent.health.document`), or the ``error``."""
+
+    name: str
+    document: dict[str, Any] | None
+    error: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Is it a leader with a connection to the control plane?"""
+        document = self.document or {}
+        return document.get("role") == Role.LEADER and bool(document.get("link", {}).get("connected"))
+
+
+class StatusSocket:
+    """Serves one replica's status from a thread of its own, so that it answers while the main loop is blocked.
+
+    Use as a context manager. Removes the sockets of dead replicas that it finds beside its own.
+    """
+
+    def __init__(self, agent_dir: Path, instance: str, source: Source) -> None:
+        self.path = agent_dir / FOLDER / f"{_file_name(instance)}.sock"
+        self._source = source
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._thread = threading.Thread(target=self._serve, name="status-socket", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for _ in replicas(self.path.parent.parent, remove_dead=True):
+            pass
+        # The mode of the socket before bind is that of the file (Linux): there is no moment at which others may connect.
+        os.fchmod(self._socket.fileno(), 0o600)
+        with _short(self.path.parent) as folder:
+            # It gets its name only once it listens: bound and not listening, it would look dead to a neighbour.
+            unfinished = Path(folder, f"{self.path.stem}.new")
+            unfinished.unlink(missing_ok=True)
+            self._socket.bind(str(unfinished))
+            self._socket.listen(16)
+            unfinished.rename(Path(folder, self.path.name))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self.path.unlink()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(TIMEOUT)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                connection.settimeout(TIMEOUT)
+                try:
+                    answer = to_json(self._source())
+                except Exception:
+                    log.exception("cannot tell the status")
+                    continue
+                connection.sendall(answer)
+
+
+def replicas(agent_dir: Path, *, remove_dead: bool = False) -> Iterator[Replica]:
+    """Ask every replica on this host. Sockets of dead ones are passed over, and removed when asked to."""
+    try:
+        names = sorted(path.name for path in (agent_dir / FOLDER).glob("*.sock"))
+    except OSError:
+        names = []
+    for file_name in names:
+        name = file_name.removesuffix(".sock")
+        try:
+            yield Replica(name, _ask(agent_dir / FOLDER, file_name))
+        except (ConnectionRefusedError, FileNotFoundError):
+            if remove_dead:
+                with suppress(OSError):
+                    (agent_dir / FOLDER / file_name).unlink()
+        except TimeoutError:
+            yield Replica(
+                name, None, f"does not answer within {TIMEOUT:g} s: it is frozen (stopped, paused or starved)"
+            )
+        except (OSError, ValueError) as error:
+            yield Replica(name, None, f"cannot be asked: {error}")
+
+
+def describe(found: list[Replica]) -> Iterator[str]:
+    """A table for people, a line for each replica, problems below it."""
+    width = max(8, *(len(replica.name) for replica in found))
+    yield f"{'INSTANCE':<{width}}  {'ROLE':<8}  {'EPOCH':<14}  {'LINK':<5}  SESSIONS"
+    for replica in found:
+        if replica.document is None:
+            yield f"{replica.name:<{width}}  {replica.error}"
+            continue
+        document = replica.document
+        sessions = ", ".join(f"{count} {state}" for state, count in document.get("sessions", {}).items() if count)
+        linked = "up" if document.get("link", {}).get("connected") else "-"
+        epoch = document.get("epoch") or "-"
+        yield f"{replica.name:<{width}}  {document.get('role', '?'):<8}  {epoch:<14}  {linked:<5}  {sessions or '-'}"
+        for problem in document.get("problems", []):
+            yield f"{'':{width}}  ! {problem}"
+    leaders = {r.document["leader"] for r in found if r.document and r.document.get("leader")}
+    if elsewhere := sorted(leaders - {r.document["instance"] for r in found if r.document}):
+        yield f"leads from another host: {', '.join(elsewhere)}"
+
+
+def healthy(found: list[Replica], namespace: int, *, ready: bool) -> tuple[bool, str]:
+    """Whether all replicas of a PID namespace are alive (and ready), and one line that says so."""
+    own = [r.document for r in found if r.document and r.document.get("pid_namespace") == namespace]
+    if not own:
+        frozen = [f"{replica.name} {replica.error}" for replica in found if replica.document is None]
+        return False, "no agent answers in this container" + (f": {'; '.join(frozen)}" if frozen else "")
+    verdict = all(document.get("ready" if ready else "alive") for document in own)
+    texts = (f"{d.get('instance')} {d.get('role')}: {'; '.join(d.get('problems', [])) or 'ready'}" for d in own)
+    return verdict, ", ".join(texts)
+
+
+def _ask(folder: Path, file_name: str) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as client, _short(folder) as short:
+        client.settimeout(TIMEOUT)
+        client.connect(f"{short}/{file_name}")
+        with client.makefile("rb") as answer:
+            document = json.loads(answer.read())
+    if not isinstance(document, dict):
+        raise ValueError("its answer is not a JSON object")  # noqa: TRY004 - bad data, not a bad call
+    return document
+
+
+@contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """A short name of a folder: a Unix socket's path ends at 107 bytes (unix(7)), and agent ids may be long."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _file_name(instance: str) -> str:
+    """The instance's name, or a digest of one that is too long or odd for a file."""
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", instance):
+        return instance
+    return hashlib.sha256(instance.encode()).hexdigest()[:24]

@@ -1,0 +1,5 @@
+"""`python -m streamspace_devplane`."""
+
+from streamspace_devplane.cli import main
+
+main()

@@ -1,0 +1,238 @@
+"""`streamspace-devplane`: serve, and drive what serves."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+
+from streamspace_devplane.client import PlaneClient, PlaneError
+from streamspace_devplane.serve import serve
+from streamspace_devplane.store import Row
+from streamspace_devplane.view import copy_to_tcp
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+Work = Callable[[PlaneClient], Coroutine[Any, Any, None]]
+
+
+@click.group()
+@click.option(
+    "--url",
+    envvar="STREAMSPACE_DEVPLANE_URL",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    help="The plane to talk to.",
+)
+@click.version_option(package_name="streamspace-devplane")
+@click.pass_context
+def main(context: click.Context, url: str) -> None:
+    r"""A StreamSpace control plane for development and tests.
+
+    `serve` runs it; all other commands talk to the one that runs (--url or STREAMSPACE_DEVPLANE_URL).
+
+    \b
+    A session's life:
+      streamspace-devplane start desktop --user ada --wait
+      streamspace-devplane ls
+      streamspace-devplane view SESSION           (then: vncviewer 127.0.0.1:5950)
+      streamspace-devplane hibernate SESSION
+      streamspace-devplane wake SESSION
+      streamspace-devplane stop SESSION
+    """
+    context.obj = url.rstrip("/")
+
+
+main.add_command(serve)
+
+
+def perform(context: click.Context, work: Work) -> None:
+    async def talk() -> None:
+        async with PlaneClient(context.obj) as client:
+            await work(client)
+
+    try:
+        asyncio.run(talk())
+    except PlaneError as error:
+        raise click.ClickException(f"{error} (is `streamspace-devplane serve` running? --url says where)") from None
+    except KeyboardInterrupt:
+        context.exit(130)
+
+
+def table(rows: list[Row], *columns: str) -> None:
+    lines = [columns, *(tuple("-" if row[name] is None else str(row[name]) for name in columns) for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> None:
+    if wait:
+        told = await client.wait_command(told["commandId"], "completed,failed", timeout=600)
+    if as_json:
+        click.echo(json.dumps(told))
+    else:
+        click.echo(
+            f"{told['sessionId']}: command {told['commandId']} {told.get('state', 'sent or waiting for its agent')}"
+        )
+    if told.get("state") == "failed":
+        raise click.ClickException(f"the agent reports: {told['error']}")
+
+
+@main.command()
+@click.argument("template", default="desktop")
+@click.option("--session", "session_id", help="Session id; else one is made up.")
+@click.option("--agent", "agent_id", help="Agent to run it; else the connected one with the fewest sessions.")
+@click.option("--user", default="dev", show_default=True)
+@click.option("--memory", help="Such as 2Gi.")
+@click.option("--cpu", help="Such as 1000m.")
+@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Environment of the session. Repeatable.")
+@click.option("--persistent-home", is_flag=True, help="Keep the home volume.")
+@click.option("--manifest", type=click.File(), help="A Template resource as JSON, instead of a sample template.")
+@click.option("--wait", is_flag=True, help="Until the agent reports the result.")
+@as_json
+@click.pass_context
+def start(
+    context: click.Context,
+    env: tuple[str, ...],
+    manifest: Any,
+    wait: bool,
+    as_json: bool,
+    persistent_home: bool,
+    **wish: Any,
+) -> None:
+    """Start a session of TEMPLATE: desktop, firefox or notebook."""
+    body = {name: value for name, value in wish.items() if value is not None}
+    if env:
+        body["environment"] = dict(pair.partition("=")[::2] for pair in env)
+    if manifest:
+        body["manifest"] = json.load(manifest)
+    body["persistent_home"] = persistent_home
+
+    async def work(client: PlaneClient) -> None:
+        await report(client, await client.launch(**body), wait, as_json)
+
+    perform(context, work)
+
+
+def session_command(verb: str, summary: str) -> None:
+    @main.command(verb, help=summary)
+    @click.argument("session")
+    @click.option("--wait", is_flag=True, help="Until the agent reports the result.")
+    @as_json
+    @click.pass_context
+    def command(context: click.Context, session: str, wait: bool, as_json: bool) -> None:
+        async def work(client: PlaneClient) -> None:
+            await report(client, await client.call("POST", f"/sessions/{session}/{verb}", {}), wait, as_json)
+
+        perform(context, work)
+
+
+session_command("stop", "Stop SESSION for good.")
+session_command("hibernate", "Hibernate SESSION; `wake` brings it back.")
+session_command("wake", "Wake a hibernated SESSION.")
+
+
+@main.command("ls")
+@as_json
+@click.pass_context
+def list_all(context: click.Context, as_json: bool) -> None:
+    """Agents and sessions."""
+
+    async def work(client: PlaneClient) -> None:
+        agents, sessions = await client.agents(), await client.sessions()
+        if as_json:
+            click.echo(json.dumps({"agents": agents, "sessions": sessions}))
+            return
+        table(agents, "agentId", "platform", "approval", "status", "activeSessions")
+        click.echo()
+        table(sessions, "sessionId", "agentId", "user", "template", "state", "vncReady", "podName")
+
+    perform(context, work)
+
+
+@main.command()
+@click.argument("agent")
+@click.option("--reject", is_flag=True, help="Reject it instead, for good.")
+@click.pass_context
+def approve(context: click.Context, agent: str, reject: bool) -> None:
+    """Approve AGENT, which registered with the bootstrap key."""
+    perform(context, lambda client: client.reject(agent) if reject else client.approve(agent))
+
+
+@main.command()
+@click.option("--after", default=0, help="Only events with a higher sequence number.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new ones.")
+@click.option("--type", "kind", help="Only this type, such as ack or status.")
+@as_json
+@click.pass_context
+def events(context: click.Context, after: int, follow: bool, kind: str | None, as_json: bool) -> None:
+    """The log of every message, both ways."""
+
+    async def work(client: PlaneClient) -> None:
+        last = after
+        while True:
+            rows = await client.events(last, type=kind)
+            for row in rows:
+                last = row["seq"]
+                arrow = {"to_agent": "->", "from_agent": "<-"}.get(row["direction"], "--")
+                click.echo(
+                    json.dumps(row)
+                    if as_json
+                    else f"{last:6} {row['agentId'] or '-'} {arrow} {row['type']} {json.dumps(row['payload'])}"
+                )
+            if not follow and not rows:
+                return
+            if not rows:
+                await asyncio.sleep(0.5)
+
+    perform(context, work)
+
+
+@main.command()
+@click.argument("switches", nargs=-1, metavar="[NAME=JSON]...")
+@click.option("--clear", is_flag=True, help="Switch all off first.")
+@click.pass_context
+def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> None:
+    r"""Show or set fault switches.
+
+    \b
+    Examples:
+      streamspace-devplane faults drop='{"types": ["ack"], "count": 1}'
+      streamspace-devplane faults delay='{"seconds": 0.5, "direction": "to_agent"}'
+      streamspace-devplane faults cut={}                        tear the link now
+      streamspace-devplane faults refuse='{"status": 503, "seconds": 30}'
+      streamspace-devplane faults blackhole={} ; streamspace-devplane faults blackhole=null
+    """
+    wish = {}
+    for switch in switches:
+        name, _, value = switch.partition("=")
+        try:
+            wish[name] = json.loads(value)
+        except ValueError:
+            raise click.BadParameter(f"{name} needs JSON after '=', not {value!r}") from None
+
+    async def work(client: PlaneClient) -> None:
+        if clear:
+            await client.clear_faults()
+        click.echo(json.dumps(await client.set_faults(**wish), indent=2))
+
+    perform(context, work)
+
+
+@main.command()
+@click.argument("session")
+@click.option("--port", default=5950, show_default=True, help="Loopback port for the VNC viewer; 0 takes a free one.")
+@click.pass_context
+def view(context: click.Context, session: str, port: int) -> None:
+    """Copy SESSION's VNC stream to a local port, for any VNC viewer, until Ctrl-C."""
+
+    async def work(client: PlaneClient) -> None:
+        server = await copy_to_tcp(client, session, port)
+        async with server:
+            click.echo(f"vncviewer 127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            with contextlib.suppress(asyncio.CancelledError):
+                await server.serve_forever()
+
+    perform(context, work)

@@ -1,0 +1,76 @@
+"""A control plane in a process of its own, for benchmarks and for tests that kill it."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+from streamspace_devplane.client import PlaneClient
+from streamspace_devplane.settings import Settings
+
+START_PATIENCE = 30.0
+STOP_PATIENCE = 10.0
+
+
+class DevPlaneProcess(PlaneClient):
+    """As `DevPlane`, but run as `streamspace-devplane serve` with its files in `state_dir`."""
+
+    def __init__(self, state_dir: Path | str, port: int = 0, *, settings: Settings | None = None) -> None:
+        super().__init__()
+        self.state_dir = Path(state_dir)
+        self.port = port
+        self.settings = settings or Settings()
+        self.bootstrap_key_file = self.state_dir / "bootstrap.key"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+        await super().__aexit__(*exc)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        changed = {name: value for name, value in asdict(self.settings).items() if value != getattr(Settings(), name)}
+        options = [f"--set={name}={json.dumps(value)}" for name, value in changed.items()]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "streamspace_devplane", "serve", "--json",
+            "--state-dir", str(self.state_dir), "--port", str(self.port), *options,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), START_PATIENCE)
+            self.url = json.loads(line)["url"]
+        except BaseException:
+            await self.stop(abruptly=True)
+            raise
+        self.port = int(self.url.rpartition(":")[2])
+
+    async def stop(self, *, abruptly: bool = False) -> None:
+        """SIGTERM, or SIGKILL when `abruptly` or when it does not end in time."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            process.send_signal(signal.SIGKILL if abruptly else signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), STOP_PATIENCE)
+            except TimeoutError:
+                process.kill()
+        await process.wait()
+
+    async def restart(self, down_for: float = 0.0, *, abruptly: bool = False) -> None:
+        """State, keys and port stay."""
+        await self.stop(abruptly=abruptly)
+        await asyncio.sleep(down_for)
+        await self.start()

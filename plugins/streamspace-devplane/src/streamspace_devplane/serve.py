@@ -1,0 +1,165 @@
+"""`streamspace-devplane serve`: run the control plane until a signal."""
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+from dataclasses import fields, replace
+from pathlib import Path
+
+import click
+
+from streamspace_devplane.plane import LOOPBACK, DevPlane
+from streamspace_devplane.settings import BANNER, Settings
+
+
+def settings_from(pairs: tuple[str, ...]) -> Settings:
+    names = {field.name for field in fields(Settings)}
+    changes = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in names:
+            raise click.BadParameter(f"no setting {name!r}; there are {', '.join(sorted(names))}", param_hint="--set")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            raise click.BadParameter(
+                f"{name} needs a number, true, false or null, not {value!r}", param_hint="--set"
+            ) from None
+    return replace(Settings(), **changes)
+
+
+def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    """`None` without a certificate. With `client_ca`, agents may show a certificate (its CN: their id) instead of a key."""
+    if cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    if client_ca:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def write_key(path: Path, key: str) -> None:
+    """Readable by its owner only, from the first moment on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key + "\n")
+
+
+def key_in_file(plane: DevPlane, path: Path, agent_id: str | None) -> str:
+    """The key of that file if this plane knows it, else a new one written there."""
+    if path.exists():
+        key = path.read_text().strip()
+        if plane.hub.store.key_owner(key) == (True, agent_id):
+            return key
+    key = plane.hub.store.issue_key(agent_id)
+    write_key(path, key)
+    return key
+
+
+async def run(plane: DevPlane, state_dir: Path, agents: tuple[str, ...], *, show_key: bool, as_json: bool) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with plane:
+        files = {agent: state_dir / f"{agent}.key" for agent in agents}
+        keys = {agent: key_in_file(plane, file, agent) for agent, file in files.items()}
+        bootstrap_file = state_dir / "bootstrap.key"
+        bootstrap = key_in_file(plane, bootstrap_file, None)
+        if as_json:
+            told = {"url": plane.url, "controlPlaneUrl": plane.ws_url, "bootstrapKeyFile": str(bootstrap_file)}
+            click.echo(json.dumps({**told, "agentKeyFiles": {agent: str(file) for agent, file in files.items()}}))
+        else:
+            click.echo(f"StreamSpace {BANNER}\n")
+            click.echo(f"  page                {plane.url}/")
+            click.echo(f"  CONTROL_PLANE_URL   {plane.ws_url}")
+            click.echo(f"  bootstrap key       {bootstrap_file}" + (f"  {bootstrap}" if show_key else ""))
+            for agent, file in files.items():
+                click.echo(f"  key of {agent:<12} {file}" + (f"  {keys[agent]}" if show_key else ""))
+            click.echo(
+                "\nWith the bootstrap key an agent waits for `streamspace-devplane approve AGENT_ID`. End with Ctrl-C."
+            )
+        await ended.wait()
+
+
+@click.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Loopback address to listen on; others are refused."
+)
+@click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="STREAMSPACE_DEVPLANE_STATE",
+    default=Path("~/.local/state/streamspace-devplane"),
+    show_default=True,
+    help="Where the database and the key files live; the same directory continues where it ended.",
+)
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="AGENT_ID",
+    help="Issue a key for this agent, so that it needs no approval. Repeatable.",
+)
+@click.option("--show-key", is_flag=True, help="Print keys too, not only the files they are in.")
+@click.option(
+    "--tls-cert", type=click.Path(path_type=Path, exists=True), help="Serve https/wss with this certificate chain."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path, exists=True), help="Its private key.")
+@click.option(
+    "--client-ca",
+    type=click.Path(path_type=Path, exists=True),
+    help="Accept agents' certificates of this CA instead of keys.",
+)
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change one of the protocol's numbers, such as stale_after=5. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON once it serves.")
+def serve(  # noqa: PLR0917 - click passes names
+    host: str,
+    port: int,
+    state_dir: Path,
+    agents: tuple[str, ...],
+    show_key: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    client_ca: Path | None,
+    pairs: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    r"""Run the control plane until Ctrl-C.
+
+    \b
+    First steps:
+      streamspace-devplane serve --agent my-agent
+      AGENT_ID=my-agent CONTROL_PLANE_URL=ws://127.0.0.1:8000 AGENT_API_KEY_FILE=<the file it names> docker-agent
+      streamspace-devplane start desktop
+    """
+    if host not in LOOPBACK:
+        raise click.BadParameter(
+            f"{host} is not loopback; this is for development only, use one of {', '.join(LOOPBACK)}",
+            param_hint="--host",
+        )
+    state_dir = state_dir.expanduser()
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    plane = DevPlane(
+        state_dir / "plane.db",
+        port,
+        host=host,
+        settings=settings_from(pairs),
+        tls=tls_context(tls_cert, tls_key, client_ca),
+    )
+    try:
+        asyncio.run(run(plane, state_dir, agents, show_key=show_key, as_json=as_json))
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot serve on {host} port {port}: {error.strerror or error}; choose another with --port"
+        ) from None

@@ -1,0 +1,39 @@
+"""A session's VNC stream on a loopback TCP port, for viewers that know nothing of WebSockets."""
+
+import asyncio
+import contextlib
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from streamspace_devplane.client import PlaneClient
+
+CHUNK = 65_536
+
+
+async def copy_to_tcp(client: PlaneClient, session_id: str, port: int) -> asyncio.Server:
+    """Listen on 127.0.0.1; each connection is a viewer of its own."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError):  # either side may leave
+            async with await client.open_viewer(session_id) as viewer:
+                jobs = [asyncio.create_task(to_tcp(viewer, writer)), asyncio.create_task(from_tcp(viewer, reader))]
+                await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+                for job in jobs:
+                    job.cancel()
+                await asyncio.gather(*jobs, return_exceptions=True)
+        writer.close()
+
+    return await asyncio.start_server(serve, "127.0.0.1", port)
+
+
+async def to_tcp(viewer: ClientConnection, writer: asyncio.StreamWriter) -> None:
+    async for data in viewer:
+        assert isinstance(data, bytes)
+        writer.write(data)
+        await writer.drain()
+
+
+async def from_tcp(viewer: ClientConnection, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(CHUNK):
+        await viewer.send(data)

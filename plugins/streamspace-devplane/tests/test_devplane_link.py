@@ -1,0 +1,197 @@
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from streamspace_devplane import DevPlane, Settings
+
+from .conftest import AGENT, Agent
+
+
+async def counted(plane: DevPlane, name: str, least: int = 1) -> int:
+    deadline = time.monotonic() + 10
+    while (seen := (await plane.diagnostics())["counters"].get(name, 0)) < least:
+        assert time.monotonic() < deadline, f"{name} stayed at {seen}"
+        await asyncio.sleep(0.02)
+    return int(seen)
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[Agent]:
+    """An agent of a plane whose times are short."""
+    settings = Settings(ping_interval=0.2, pong_timeout=0.6, stale_after=1.5, stale_check=0.1)
+    async with DevPlane(tmp_path / "plane.db", settings=settings) as plane:
+        agent = Agent(plane, key=await plane.issue_key(AGENT))
+        await agent.register()
+        yield agent
+
+
+@pytest.mark.parametrize(
+    ("stamp", "counter"),
+    [
+        (1700000000, "numericTimestamp"),
+        (1.5, "numericTimestamp"),
+        ("yesterday", "badTimestamp"),
+        ("1700000000", "badTimestamp"),
+    ],
+)
+async def test_a_timestamp_that_is_no_rfc_3339_string_makes_the_whole_message_vanish(
+    plane: DevPlane, agent: Agent, stamp: Any, counter: str
+) -> None:
+    command_id = await plane.start_session()
+    await agent.send("ack", stamp, commandId=command_id)
+    assert await counted(plane, counter) == 1
+    assert (await plane.command(command_id))["state"] == "sent"
+    await agent.send("ack", commandId=command_id)  # the link goes on
+    await plane.wait_command(command_id, "ack")
+
+
+async def test_several_envelopes_in_one_frame_of_ours_are_not_understood(plane: DevPlane, agent: Agent) -> None:
+    one = json.dumps({"type": "pong", "timestamp": "2026-01-01T00:00:00Z", "payload": {}})
+    await agent.socket.send(f"{one}\n{one}")
+    await counted(plane, "notJson")
+
+
+@pytest.mark.parametrize(
+    ("frame", "counter"), [("[]", "notAnObject"), ('{"type":"ack","payload":3}', "badEnvelope"), ("{", "notJson")]
+)
+async def test_a_malformed_frame_is_dropped_and_counted(
+    plane: DevPlane, agent: Agent, frame: str, counter: str
+) -> None:
+    await agent.socket.send(frame)
+    await counted(plane, counter)
+
+
+async def test_a_message_type_it_does_not_know_is_ignored(plane: DevPlane, agent: Agent) -> None:
+    await agent.send("command_result", commandId="x")
+    await counted(plane, "unknownType")
+
+
+async def test_its_own_timestamps_are_rfc_3339_with_nanoseconds(plane: DevPlane, agent: Agent) -> None:
+    await plane.send_message(AGENT, "ping", {})
+    [ping] = await agent.receive()
+    age = datetime.now(UTC) - datetime.fromisoformat(ping["timestamp"])
+    assert abs(age.total_seconds()) < 60
+    assert ping["timestamp"].endswith("Z")
+
+
+async def test_a_message_of_512_kib_passes_and_one_byte_more_closes_the_link(plane: DevPlane, agent: Agent) -> None:
+    start, end = '{"type":"pong","timestamp":"2026-01-01T00:00:00Z","payload":{"x":"', '"}}'
+    await agent.socket.send(start + "x" * (524_288 - len(start) - len(end)) + end)
+    while not await plane.events(type="pong"):
+        await asyncio.sleep(0.02)
+    await agent.socket.send(start + "x" * (524_289 - len(start) - len(end)) + end)
+    with pytest.raises(ConnectionClosed) as closed:
+        await agent.receive()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == CloseCode.MESSAGE_TOO_BIG
+
+
+async def test_compression_is_not_negotiated(agent: Agent) -> None:
+    assert agent.socket.response is not None
+    assert "Sec-WebSocket-Extensions" in agent.socket.request.headers  # type: ignore[union-attr]
+    assert "Sec-WebSocket-Extensions" not in agent.socket.response.headers
+
+
+async def test_an_agent_that_answers_pings_and_beats_stays(hasty: Agent) -> None:
+    await hasty.connect(ping_interval=None)
+    for _ in range(20):
+        await hasty.send(
+            "heartbeat", status="draining", activeSessions=2, capacity={"maxSessions": 5, "cpu": "2", "memory": "4Gi"}
+        )
+        await asyncio.sleep(0.1)
+    row = await hasty.plane.wait_agent(AGENT, status="draining")
+    assert (row["activeSessions"], row["capacity"]["maxSessions"]) == (2, 5)
+    await hasty.socket.close()
+
+
+async def test_an_agent_without_heartbeats_goes_stale_and_is_closed(hasty: Agent) -> None:
+    await hasty.connect()
+    with pytest.raises(ConnectionClosed):
+        await hasty.receive(timeout=20)
+    await hasty.plane.wait_agent(AGENT, status="stale")
+
+
+async def test_a_link_without_pongs_and_pings_is_dropped(hasty: Agent) -> None:
+    await hasty.connect(ping_interval=None)
+    hasty.socket.transport.pause_reading()  # so no ping is seen, and none answered
+    await hasty.plane.wait_agent(AGENT, status="offline")
+    [event] = await hasty.plane.events(type="disconnected")
+    assert event["payload"]["reason"] == "no pong or ping in time"
+    hasty.socket.transport.abort()
+
+
+async def test_pings_of_the_agent_keep_the_link_too(tmp_path: Path) -> None:
+    settings = Settings(ping_interval=60, pong_timeout=0.6)
+    async with DevPlane(tmp_path / "plane.db", settings=settings) as plane:
+        agent = Agent(plane, key=await plane.issue_key(AGENT))
+        await agent.register()
+        await agent.connect(ping_interval=0.1)
+        await asyncio.sleep(1.5)
+        assert (await plane.agents())[0]["connected"]
+        await agent.socket.close()
+
+
+async def test_a_second_connection_closes_the_first(plane: DevPlane, agent: Agent) -> None:
+    second = Agent(plane, key=agent.key)
+    await second.connect()
+    with pytest.raises(ConnectionClosed):
+        await agent.receive()
+    await plane.send_message(AGENT, "ping", {})
+    assert (await second.receive())[0]["type"] == "ping"
+    assert (await plane.agents())[0]["status"] == "online"
+    await second.socket.close()
+
+
+async def test_the_cleanup_of_the_first_connection_can_close_the_second_too(plane: DevPlane, agent: Agent) -> None:
+    await plane.set_faults(close_second={"probability": 1, "seconds": 0.01})
+    second = Agent(plane, key=agent.key)
+    await second.connect()
+    with pytest.raises(ConnectionClosed):
+        await second.receive()
+
+
+async def test_a_raw_frame_arrives_as_it_is(plane: DevPlane, agent: Agent) -> None:
+    await plane.send_frame(AGENT, '{"type": "command", broken')
+    assert await agent.socket.recv() == '{"type": "command", broken'
+
+
+async def test_a_command_id_used_again_is_sent_again(plane: DevPlane, agent: Agent) -> None:
+    for _ in range(2):
+        await plane.send_command(AGENT, "stop_session", {"sessionId": "s1"}, "cmd-1")
+    first, second = await agent.envelopes(2)
+    assert (
+        first["payload"]
+        == second["payload"]
+        == {"commandId": "cmd-1", "action": "stop_session", "payload": {"sessionId": "s1"}}
+    )
+    assert len(await plane.commands()) == 1
+
+
+async def test_a_session_without_status_for_long_is_swept_to_failed(tmp_path: Path) -> None:
+    async with DevPlane(tmp_path / "plane.db", settings=Settings(sweep_interval=0.05, stuck_after=0.3)) as plane:
+        agent = Agent(plane, key=await plane.issue_key(AGENT))
+        await agent.register()
+        started = await plane.launch()
+        await plane.wait_session(started["sessionId"], state="failed")
+
+
+async def test_every_envelope_is_logged_in_order_with_vnc_bytes_cut(plane: DevPlane, agent: Agent) -> None:
+    command_id = await plane.start_session()
+    await agent.send("ack", commandId=command_id)
+    await agent.send("vnc_data", sessionId="s", data="A" * 1000)
+    await plane.wait_command(command_id, "ack")
+    while not (rows := await plane.events(type="vnc_data")):
+        await asyncio.sleep(0.02)
+    assert rows[0]["payload"] == {"sessionId": "s", "data": "A" * 32, "dataLength": 1000}
+    events = await plane.events()
+    assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
+    assert [event["type"] for event in events] == ["register", "connected", "command", "ack", "vnc_data"]
+    assert await plane.events(after=events[-2]["seq"]) == events[-1:]

@@ -1,0 +1,157 @@
+import asyncio
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from streamspace_devplane import DevPlane
+from streamspace_devplane.view import copy_to_tcp
+
+from .conftest import AGENT, Agent
+
+SESSION = "s-1"
+GREETING = b"RFB 003.008\n"
+
+
+def coded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture
+async def ready(plane: DevPlane, agent: Agent) -> Agent:
+    """An agent whose session may be viewed, its VNC server's greeting on its way."""
+    await plane.start_session(session_id=SESSION)
+    await agent.receive()
+    await agent.send("vnc_ready", sessionId=SESSION, vncPort=5900, podName="c")
+    await agent.send("vnc_data", sessionId=SESSION, data=coded(GREETING))
+    await plane.wait_session(SESSION, vnc_ready=True)
+    return agent
+
+
+async def waiting(plane: DevPlane) -> int:
+    return int((await plane.diagnostics())["viewerQueues"][AGENT])
+
+
+async def until(plane: DevPlane, counter: str, value: int) -> None:
+    while (await plane.diagnostics())["counters"].get(counter, 0) < value:
+        await asyncio.sleep(0.02)
+
+
+async def test_bytes_pass_both_ways_unchanged_and_the_greeting_waited_for_the_viewer(
+    plane: DevPlane, ready: Agent
+) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    assert viewer.subprotocol == "binary"
+    assert await viewer.recv() == GREETING
+    await viewer.send(b"\x00\xff" * 50)
+    [message] = await ready.receive()
+    assert message["type"] == "vnc_data"
+    assert base64.b64decode(message["payload"]["data"]) == b"\x00\xff" * 50
+    blob = os.urandom(200_000)
+    await ready.send("vnc_data", sessionId=SESSION, data=coded(blob))
+    assert await viewer.recv() == blob
+    await viewer.close()
+    [message] = await ready.receive()
+    assert (message["type"], message["payload"]["sessionId"]) == ("vnc_close", SESSION)
+    assert message["payload"]["reason"]
+
+
+async def test_the_next_viewer_sees_only_the_fresh_connection(plane: DevPlane, ready: Agent) -> None:
+    first = await plane.open_viewer(SESSION)
+    await first.recv()
+    await first.close()
+    await ready.receive()
+    await ready.send("vnc_data", sessionId=SESSION, data=coded(b"left over"))
+    await ready.send("vnc_data", sessionId=SESSION, data=coded(GREETING))
+    second = await plane.open_viewer(SESSION)
+    assert await second.recv() == GREETING
+    assert (await plane.diagnostics())["counters"]["vncAfterClose"] == 1
+    await second.close()
+
+
+async def test_a_newer_viewer_takes_the_place_of_the_older(plane: DevPlane, ready: Agent) -> None:
+    first = await plane.open_viewer(SESSION)
+    await first.recv()
+    second = await plane.open_viewer(SESSION)
+    with pytest.raises(ConnectionClosed, match="another viewer"):
+        await first.recv()
+    assert (await ready.receive())[0]["type"] == "vnc_close"
+    await ready.send("vnc_data", sessionId=SESSION, data=coded(GREETING))
+    assert await second.recv() == GREETING
+    await second.close()
+
+
+async def test_an_error_from_the_agent_closes_the_viewer(plane: DevPlane, ready: Agent) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    await viewer.recv()
+    await ready.send("vnc_error", sessionId=SESSION, error="connection refused on port 5900")
+    with pytest.raises(ConnectionClosed, match="connection refused on port 5900"):
+        await viewer.recv()
+
+
+async def test_a_lost_agent_closes_its_viewers(plane: DevPlane, ready: Agent) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    await viewer.recv()
+    await ready.socket.close()
+    with pytest.raises(ConnectionClosed, match="agent's connection is gone"):
+        await viewer.recv()
+
+
+async def test_the_queue_shared_by_all_viewers_drops_in_silence_when_full(plane: DevPlane, ready: Agent) -> None:
+    for number in range(300):  # one place of 256 is taken by the greeting
+        await ready.send("vnc_data", sessionId=f"other-{number % 2}", data=coded(b"x"))
+    await until(plane, "vncMessages", 301)
+    assert (await plane.diagnostics())["counters"]["vncDropped"] == 45
+    assert await waiting(plane) == 256
+    viewer = await plane.open_viewer(SESSION)
+    assert await viewer.recv() == GREETING
+    assert await waiting(plane) == 255
+    await viewer.close()
+
+
+async def test_a_viewer_that_does_not_read_fills_the_queue(plane: DevPlane, ready: Agent) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    await viewer.recv()
+    viewer.transport.pause_reading()
+    data = coded(os.urandom(131_072))
+    for _ in range(400):
+        await ready.send("vnc_data", sessionId=SESSION, data=data)
+    await until(plane, "vncDropped", 1)
+    viewer.transport.abort()
+
+
+async def test_data_that_is_no_base64_is_skipped(plane: DevPlane, ready: Agent) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    await viewer.recv()
+    await ready.send("vnc_data", sessionId=SESSION, data="A")
+    await ready.send("vnc_data", sessionId=SESSION, data=coded(b"good"))
+    assert await viewer.recv() == b"good"
+    assert (await plane.diagnostics())["counters"]["vncNotBase64"] == 1
+    await viewer.close()
+
+
+async def test_no_viewer_is_let_in_without_session_agent_or_vnc(plane: DevPlane, agent: Agent) -> None:
+    with pytest.raises(InvalidStatus, match="404"):
+        await plane.open_viewer("no-such-session")
+    await plane.start_session(session_id="not-ready")
+    with pytest.raises(InvalidStatus, match="409"):
+        await plane.open_viewer("not-ready")
+    await agent.socket.close()
+    await plane.wait_agent(AGENT, status="offline")
+    with pytest.raises(InvalidStatus, match="503"):
+        await plane.open_viewer("not-ready")
+
+
+async def test_a_plain_vnc_viewer_can_attach_over_tcp(plane: DevPlane, ready: Agent, tmp_path: Path) -> None:
+    server: Any = await copy_to_tcp(plane, SESSION, 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await reader.readexactly(len(GREETING)) == GREETING
+        writer.write(GREETING)
+        [message] = await ready.receive()
+        assert base64.b64decode(message["payload"]["data"]) == GREETING
+        writer.close()
+        assert (await ready.receive())[0]["type"] == "vnc_close"

@@ -1,0 +1,83 @@
+"""What every test may stand on: the engine, the images, and a check that nothing is left behind."""
+
+import os
+import uuid
+from pathlib import Path
+
+import docker
+import pytest
+
+from lab.engine import MainEngine
+from lab.images import Images
+
+
+@pytest.fixture(scope="session")
+def run_label():
+    """Unique to this run: an agent id that starts with it is covered by the leak check."""
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The main engine; run through `make test` it is up already, alone pytest brings it up and leaves it running."""
+    return MainEngine(os.environ)
+
+
+@pytest.fixture(scope="session")
+def docker_host(engine, run_label):
+    with engine.use() as host:
+        yield host
+        left = _labelled(host, run_label)
+        assert not left, f"left behind on the engine: {left}"
+
+
+@pytest.fixture
+def docker_client(docker_host):
+    client = docker.DockerClient(base_url=docker_host)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def desktop_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("desktop")
+
+
+@pytest.fixture(scope="session")
+def tiny_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("tiny")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left_behind(engine):
+    before = _children()
+    yield
+    known = {*before, str(engine.private.pid)}  # the main engine may stay
+    left = {pid: name for pid, name in _children().items() if pid not in known}
+    assert not left, f"child processes left behind: {left}"
+
+
+def _children():
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def _labelled(host, run_label):
+    """Names of this run's containers, volumes and networks: those whose label streamspace.agent starts with its id."""
+    client = docker.DockerClient(base_url=host)
+    try:
+        only = {"label": "streamspace.agent"}
+        listed = [
+            *client.api.containers(all=True, filters=only),
+            *(client.api.volumes(filters=only)["Volumes"] or []),
+            *client.api.networks(filters=only),
+        ]
+    finally:
+        client.close()
+    mine = [entry for entry in listed if entry["Labels"]["streamspace.agent"].startswith(run_label)]
+    return [entry.get("Name") or entry["Names"][0] for entry in mine]
