@@ -11,6 +11,5 @@ from streamspace_agent.election import ElectionBackend
 def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
     from streamspace_agent.identity import container_id  # noqa: PLC0415
     from streamspace_elect_swarm.backend import SwarmBackend  # noqa: PLC0415
-    from streamspace_elect_swarm.timing import timing  # noqa: PLC0415
 
-    return SwarmBackend(settings.agent_id, settings.docker_host, environ, timing(settings, environ), container_id())
+    return SwarmBackend.from_settings(settings, environ, container_id())

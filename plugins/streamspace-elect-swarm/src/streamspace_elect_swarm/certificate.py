@@ -1,6 +1,7 @@
 """Death certificates: what the Swarm can prove about the process that holds the lease."""
 
-from streamspace_elect_swarm.engine import Engine, Missing
+from streamspace_elect_swarm.engine import Engine
+from streamspace_elect_swarm.errors import Missing
 from streamspace_elect_swarm.record import TaskRecord
 
 PROOF = frozenset({"complete", "shutdown", "failed"})

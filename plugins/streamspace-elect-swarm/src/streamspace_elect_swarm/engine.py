@@ -1,6 +1,6 @@
 """The engine's API as the election needs it: few calls, each bounded, each with one of four outcomes.
 
-A result, :exc:`Missing`, :exc:`Conflict` (the object changed under us), or
+A result, :exc:`~streamspace_elect_swarm.errors.Missing`, :exc:`~streamspace_elect_swarm.errors.Conflict`, or
 :exc:`~streamspace_agent.errors.BackendUnavailable`.
 """
 
@@ -17,21 +17,10 @@ from docker.transport import UnixHTTPAdapter
 from docker.utils import kwargs_from_env
 
 from streamspace_agent.errors import BackendUnavailable
+from streamspace_elect_swarm.errors import Conflict, Forbidden, Missing
 
 # One call of the core, one look for a sign of death, and what a cancelled call may still occupy.
 THREADS = 4
-
-
-class Missing(Exception):
-    """The engine answered that there is no such object."""
-
-
-class Conflict(Exception):
-    """The engine answered that the object exists already, or is not at the version we know."""
-
-
-class Forbidden(BackendUnavailable):
-    """Something between us and the engine, such as a socket proxy, does not let this call pass."""
 
 
 class _OnePool(UnixHTTPAdapter):

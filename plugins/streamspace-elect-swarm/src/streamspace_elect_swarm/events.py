@@ -12,7 +12,8 @@ from docker.types.daemon import CancellableStream
 
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.errors import BackendUnavailable
-from streamspace_elect_swarm.engine import Conflict, Engine, Missing
+from streamspace_elect_swarm.engine import Engine
+from streamspace_elect_swarm.errors import Conflict, Missing
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,10 @@ class Events:
         if self._closing.is_set():
             self._shut()
         self._ring()  # what happened before is not told again
-        for line in response.iter_lines():
-            if line and json.loads(line).get("Type") == "config":
-                self._ring()
+        with response:
+            for line in response.iter_lines():
+                if line and json.loads(line).get("Type") == "config":
+                    self._ring()
 
     def _ring(self) -> None:
         with suppress(RuntimeError):  # the loop is closed

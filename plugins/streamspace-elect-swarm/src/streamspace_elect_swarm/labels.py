@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamspace_agent.errors import BackendUnavailable
-from streamspace_elect_swarm.engine import Conflict, Engine, Missing
+from streamspace_elect_swarm.engine import Engine
+from streamspace_elect_swarm.errors import Conflict, Missing
 from streamspace_elect_swarm.whoami import Task
 
 log = logging.getLogger(__name__)

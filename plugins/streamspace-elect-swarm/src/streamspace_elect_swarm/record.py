@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from streamspace_agent.election import Record
-from streamspace_agent.errors import PreflightError
+from streamspace_elect_swarm.errors import Hopeless
 
 PREFIX = "streamspace-leader-"
 # swarmkit, manager/controlapi/secret.go: a config's name has at most 64 of these and ends with a letter or digit.
@@ -54,13 +54,12 @@ class TaskRecord(Record):
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], agent_id: str) -> Self:
-        """Raises PreflightError for a config that no agent of this id wrote: waiting does not make it one."""
+        """Raises Hopeless for a config that no agent of this id wrote: waiting does not make it one."""
         name = config["Spec"]["Name"]
+        fix = f"remove it with 'docker config rm {name}'"
         labels = config["Spec"].get("Labels") or {}
         if labels.get("streamspace.agent") != agent_id:
-            raise PreflightError(
-                f"the config {name} is not the lease of AGENT_ID={agent_id}: remove it with 'docker config rm {name}'"
-            )
+            raise Hopeless(f"the config {name} is not the lease of AGENT_ID={agent_id}", fix)
         try:
             return cls(
                 agent_id=agent_id,
@@ -77,6 +76,4 @@ class TaskRecord(Record):
                 task=labels["streamspace.task"],
             )
         except (KeyError, ValueError) as error:
-            raise PreflightError(
-                f"the labels of the config {name} cannot be read ({error}): remove it with 'docker config rm {name}'"
-            ) from error
+            raise Hopeless(f"the labels of the config {name} cannot be read ({error})", fix) from error
