@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import docker
 
 from lab import apt, host
 from lab.dockerd import PrivateEngine
 from lab.say import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,17 @@ class Hosts:
     def close(self) -> None:
         """Remove all of it, even what a failed start left half made; the first error is raised at the end."""
         errors: list[Exception] = []
-        for each in self.all:
+
+        def destroy(each: Host) -> None:
             try:
+                if each.engine.pid is None:  # started once more, it would wait 20 s for the Swarm it was in
+                    shutil.rmtree(each.engine.directory / "data/swarm", ignore_errors=True)
                 if each.engine.directory.exists():
                     each.engine.destroy()
             except (LabError, OSError) as error:
                 errors.append(error)
+
+        self._on_all(destroy)
         for name in [self._switch, *(each.name for each in self.all)]:
             if Path("/var/run/netns", name).exists():
                 with suppress(LabError):  # what keeps it has been told above
@@ -147,7 +155,7 @@ class Hosts:
         # Else each task waits 15 s for a name server: the engine looks up its image's registry first.
         host.ip("-n", each.name, "route", "add", "unreachable", "default")
 
-    def _on_all(self, work: Any) -> None:
+    def _on_all(self, work: Callable[[Host], None]) -> None:
         with ThreadPoolExecutor(len(self.all)) as pool:
             list(pool.map(work, self.all))
 

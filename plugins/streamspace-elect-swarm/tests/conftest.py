@@ -113,6 +113,11 @@ def until(look, timeout=30.0):
     return found
 
 
+async def eventually(look, timeout=30.0):
+    """As ``until``, while the event loop runs on: backends write labels on it."""
+    return await asyncio.to_thread(until, look, timeout)
+
+
 async def until_async(look, timeout=30.0):
     deadline = time.monotonic() + timeout
     while not (found := await look()):

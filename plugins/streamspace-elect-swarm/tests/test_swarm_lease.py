@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,9 +117,8 @@ async def test_a_lost_reply_to_a_renewal_proves_nothing_until_another_write(repl
     before = await other.observe()
 
     proxy.mute = True
-    # Straight to the write: a read would have been lost before it.
-    with pytest.raises(BackendUnavailable):
-        await leader._write(before, type(before)(**{**_fields(before), "sequence": before.sequence + 1}))
+    with pytest.raises(BackendUnavailable):  # straight to the write: a read before it would be lost as well
+        await leader._write(before, replace(before, sequence=before.sequence + 1))
     arrived = await other.observe()
     assert arrived.sequence == before.sequence + 1
     proxy.mute = False
@@ -128,7 +128,9 @@ async def test_a_lost_reply_to_a_renewal_proves_nothing_until_another_write(repl
     assert (await other.observe()).sequence == renewed.record.sequence
 
 
-async def test_a_lost_reply_to_an_acquisition_is_granted_to_the_same_nonce_only(replicas, container, proxy, monkeypatch):
+async def test_a_lost_reply_to_an_acquisition_is_granted_to_the_same_nonce_only(
+    replicas, container, proxy, monkeypatch
+):
     leader, other = replicas(container, f"tcp://127.0.0.1:{proxy.port}"), replicas(container)
     me = candidate(leader)
     post = leader._engine.post
@@ -187,8 +189,7 @@ async def test_a_cancelled_call_leaves_the_backend_usable(replicas, container, p
 async def test_a_release_wakes_the_waiters(replicas, container):
     leader, waiter = replicas(container), replicas(container)
     grant = await leader.acquire(candidate(leader), None)
-    seen = await waiter.observe()
-    waiting = asyncio.create_task(waiter.wait_change(seen, 60.0))
+    await waiter.wait_change(await waiter.observe(), 0.01)
     await until_async(lambda: _listening(waiter))
     seen = await waiter.observe()
     waiting = asyncio.create_task(waiter.wait_change(seen, 60.0))
@@ -228,7 +229,3 @@ async def _listening(backend):
 
 async def _more(backend, count):
     return backend._events.count > count
-
-
-def _fields(record):
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
