@@ -18,6 +18,9 @@ $(BIN)/.ready: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(DIST
 	@PYTHON=$(PYTHON) sh lab/env.sh $(DISTS)
 	@touch $@
 
+demo: env
+	@$(BIN)/python -m lab.demo
+
 check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,6 +28,10 @@ check: env
 
 test: env
 	$(BIN)/python -m lab test $(PYTEST_ARGS)
+
+bench: bench-sessions bench-footprint
+bench-%: env
+	$(BIN)/python -m lab bench $*
 
 # Stops the private engine and forgets its images; the next `make test` builds them anew.
 clean:

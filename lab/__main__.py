@@ -1,4 +1,4 @@
-"""python -m lab engine up|down|down-if-unused|status; images NAME...; test [PYTEST-ARGUMENT...]; clean."""
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
             build(engine.up(), engine, names)
         case ["test", *arguments]:
             return test(engine, arguments, environ)
+        case ["bench", name]:
+            return bench(engine, name, environ)
         case ["clean"]:
             engine.down()
             shutil.rmtree(engine.state, ignore_errors=True)
@@ -58,6 +60,15 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
         build(host, engine, ["desktop", "tiny"])
         return subprocess.run(
             [sys.executable, "-m", "pytest", *arguments], env={**environ, "DOCKER_HOST": host}, check=False
+        ).returncode
+
+
+def bench(engine: MainEngine, name: str, environ: Mapping[str, str]) -> int:
+    """Run tests/bench/NAME.py on the engine; its last line of output is one JSON object."""
+    with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
+        build(host, engine, ["desktop", "tiny"])
+        return subprocess.run(
+            [sys.executable, "-m", f"tests.bench.{name}"], env={**environ, "DOCKER_HOST": host}, check=False
         ).returncode
 
 

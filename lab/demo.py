@@ -11,9 +11,11 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import docker
 
 from lab.engine import MainEngine
 from lab.images import DESKTOP, Images
@@ -81,7 +83,8 @@ async def demo(environ: Mapping[str, str]) -> int:
                     task.cancel()
                 await asyncio.gather(*waits, return_exceptions=True)
                 if agent.returncode is None:
-                    await _clean_up(plane)
+                    await _stop_sessions(plane)
+        _remove_network(host)
     if once:
         timeline.show()
     return 0
@@ -127,10 +130,10 @@ async def _walk(plane: DevPlane, timeline: Timeline, *, once: bool) -> None:
     await timeline.step("agent connected", _connected(plane))
     await timeline.step("session started", _started(plane))
     if once:
-        await timeline.step("session hibernated", _command(plane, await plane.hibernate_session(SESSION), "hibernated"))
-        await timeline.step("session woken", _command(plane, await plane.wake_session(SESSION), "running"))
+        await timeline.step("session hibernated", _command(plane, plane.hibernate_session(SESSION), "hibernated"))
+        await timeline.step("session woken", _command(plane, plane.wake_session(SESSION), "running"))
         await timeline.step(
-            "session stopped", _command(plane, await plane.stop_session(SESSION, deletePVC=True), "terminated")
+            "session stopped", _command(plane, plane.stop_session(SESSION, deletePVC=True), "terminated")
         )
 
 
@@ -141,12 +144,13 @@ async def _connected(plane: DevPlane) -> str:
 
 async def _started(plane: DevPlane) -> str:
     manifest = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
-    command = await plane.start_session("desktop", session_id=SESSION, user="demo", manifest=manifest)
-    return await _command(plane, command, "running")
+    return await _command(
+        plane, plane.start_session("desktop", session_id=SESSION, user="demo", manifest=manifest), "running"
+    )
 
 
-async def _command(plane: DevPlane, command_id: str, state: str) -> str:
-    row = await plane.wait_command(command_id, "completed,failed", timeout=STEP_TIMEOUT)
+async def _command(plane: DevPlane, sent: Awaitable[str], state: str) -> str:
+    row = await plane.wait_command(await sent, "completed,failed", timeout=STEP_TIMEOUT)
     if row["state"] != "completed":
         raise LabError(f"{row['action']} failed: {row['error']}")
     session = await plane.wait_session(SESSION, state=state, timeout=30)
@@ -171,7 +175,7 @@ demo: a desktop session runs. Look around from another terminal:
     )
 
 
-async def _clean_up(plane: DevPlane) -> None:
+async def _stop_sessions(plane: DevPlane) -> None:
     """Stop what the demo started; a session that is gone already is fine."""
     with suppress(PlaneError):
         for session in await plane.sessions():
@@ -179,6 +183,14 @@ async def _clean_up(plane: DevPlane) -> None:
                 print(f"demo: stopping session {session['sessionId']}", flush=True)
                 command = await plane.stop_session(session["sessionId"], deletePVC=True)
                 await plane.wait_command(command, "completed,failed", timeout=60)
+
+
+def _remove_network(host: str) -> None:
+    """The agent keeps its network for the next sessions; the demo has none."""
+    client = docker.APIClient(base_url=host)
+    with closing(client):
+        for network in client.networks(filters={"label": f"streamspace.agent={AGENT_ID}"}):
+            client.remove_network(network["Id"])
 
 
 if __name__ == "__main__":

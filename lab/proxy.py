@@ -88,7 +88,7 @@ class Proxy:
             if reply and self.rate:
                 self._due = max(self._due, self._loop.time()) + len(data) / self.rate
                 await asyncio.sleep(self._due - self._loop.time())
-            while self.stalled or (reply and self.mute):  # noqa: ASYNC110  # the flags are set from other threads
+            while self.stalled or (reply and self.mute):  # the flags are set from other threads
                 await asyncio.sleep(0.01)
             writer.write(data)
             await writer.drain()

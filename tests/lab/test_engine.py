@@ -53,19 +53,21 @@ def test_engine_up_is_idempotent_and_safe_to_call_at_once(docker_host):
     assert {call.result().stdout.strip() for call in calls} == {docker_host}
 
 
-def test_a_named_engine_that_does_not_answer_is_refused_not_replaced(tmp_path):
-    engine = MainEngine({"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "STREAMSPACE_LAB": str(tmp_path)})
+def test_a_named_engine_that_does_not_answer_is_refused_not_replaced(tmp_path_factory):
+    engine = MainEngine({"DOCKER_HOST": "unix:///nonexistent", "STREAMSPACE_LAB": str(tmp_path_factory.mktemp("s"))})
     with pytest.raises(LabError, match="DOCKER_HOST"):
         engine.up()
 
 
 @pytest.mark.timeout(300)
-def test_an_engine_started_for_its_users_stops_with_the_last_of_them(tmp_path):
-    script = f"ip link set lo up && exec {sys.executable} -m tests.lab.shared_engine {tmp_path}"
+def test_an_engine_started_for_its_users_stops_with_the_last_of_them(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("u")  # short, for sockets
+    script = f"ip link set lo up && exec {sys.executable} -m tests.lab.shared_engine {folder}"
     subprocess.run(["unshare", "--net", "sh", "-c", script], check=True)  # its iptables rules are its own there
 
 
-def test_without_root_one_line_says_what_to_do(tmp_path, monkeypatch):
+def test_without_root_one_line_says_what_to_do(tmp_path_factory, monkeypatch):
+    tmp_path = tmp_path_factory.mktemp("s")
     monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
     engine = MainEngine({"STREAMSPACE_LAB": str(tmp_path)}, usual_host="unix:///nonexistent")
     with pytest.raises(LabError, match="belongs to another user"):

@@ -7,26 +7,33 @@ import random
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
 
-from streamspace_agent import logs
+from streamspace_agent import __version__, health, logs, plugins
+from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
-from streamspace_agent.election import ElectionBackend
 from streamspace_agent.elector import Elector
+from streamspace_agent.endpoint import HealthEndpoint
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.identity import Identity
 from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link
-from streamspace_agent.plugins import Plugins
+from streamspace_agent.notify import Notifier
 from streamspace_agent.registration import Keys, Registrar, tls_context
+from streamspace_agent.replicas import StatusSocket
 from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.status import Role
 
 log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two signs of life that the main loop gives the elector and the watchdog."""
-KILLED = 130
+SECOND_SIGNAL = 130
+"""Exit code when a second signal ends the drain."""
 
 
 async def run(settings: Settings, environ: Mapping[str, str]) -> int:
@@ -52,19 +59,19 @@ class Agent:
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         """Load the chosen plugins. Connects to nothing. Raises PluginError, ConfigError."""
         self._settings = settings
-        plugins = Plugins()
-        self._registry = plugins.commands()
-        self._driver = plugins.runtime_driver(settings, environ)
-        backend: ElectionBackend = (
-            plugins.election_backend(settings, environ) if settings.enable_ha else StandaloneBackend()
-        )
+        loader = plugins.Plugins()
+        self._registry = loader.commands()
+        self._driver = loader.runtime_driver(settings, environ)
+        self._backend = loader.election_backend(settings, environ) if settings.enable_ha else StandaloneBackend()
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
-        self._elector = Elector(backend, self._identity)
+        logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)
+        self._elector = Elector(self._backend, self._identity)
         rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
         keys = Keys(settings, logs.hide)
         context = tls_context(settings)
         self._link = Link(settings, keys, context, rng, Registrar(settings, keys, context, rng))
+        self._notify = Notifier(environ)
         self._counters = Counters()
         self._tenure: Leadership | None = None
         self._stopping = asyncio.Event()
@@ -74,35 +81,46 @@ class Agent:
     def on_signal(self, number: int) -> None:
         if self._stopping.is_set():
             log.warning("second signal: exiting at once")
-            os._exit(KILLED)
+            os._exit(SECOND_SIGNAL)
         self.stop(signal.Signals(number).name)
 
     def stop(self, reason: str) -> None:
         """Drain, hand leadership over, and let :meth:`run` return."""
         self._stop_reason = reason
         self._stopping.set()
+        self._notify.stopping()
         if self._tenure is not None:
             self._tenure.shut_down(reason)
 
     async def run(self) -> None:
-        log.info("starting: %s, control plane %s", self._identity.instance, self._settings.control_plane_url)
+        log.info("starting version %s, control plane %s", __version__, self._settings.control_plane_url)
         tick = asyncio.create_task(self._tick(), name="tick")
         try:
-            await self._elector.start()
-            stopping = asyncio.create_task(self._stopping.wait(), name="stop")
-            while not self._stopping.is_set():
-                candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
-                await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not candidacy.done():
-                    candidacy.cancel()
-                    await asyncio.gather(candidacy, return_exceptions=True)
-                    break
-                await self._lead(candidacy.result())
+            with ExitStack() as stack:
+                if self._settings.health_address:
+                    stack.enter_context(HealthEndpoint(self._settings.health_address, self.snapshot))
+                stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
+                await self._elector.start()
+                self._notify.ready()
+                await self._stand_and_lead()
         finally:
             await self._elector.aclose()
             tick.cancel()
             await self._driver.aclose()
         log.info("stopped: %s", self._stop_reason)
+
+    async def _stand_and_lead(self) -> None:
+        """Stand for election and lead, any number of times, until told to stop."""
+        stopping = asyncio.create_task(self._stopping.wait(), name="stop")
+        while not self._stopping.is_set():
+            candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
+            await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not candidacy.done():
+                candidacy.cancel()
+                await asyncio.gather(candidacy, return_exceptions=True)
+                break
+            await self._lead(candidacy.result())
+        stopping.cancel()
 
     async def _lead(self, lease: Lease) -> None:
         """One tenure, from a fresh lease to its release."""
@@ -112,18 +130,82 @@ class Agent:
             self._tenure = Leadership(
                 self._settings, lease, self._driver, self._registry, self._link, self._faults, self._counters
             )
+            if self._stopping.is_set():
+                self._tenure.shut_down(self._stop_reason)
             reason = await self._tenure.run()
             if lease.valid() and not self._stopping.is_set():
-                self.stop(reason)  # the control plane's shutdown
+                self.stop(reason)  # the control plane asked for it
         except LeaseLost as error:
             reason = str(error)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
         finally:
             self._tenure = None
             await self._elector.resign(lease, reason)
             logs.set_epoch(None)
 
     async def _tick(self) -> None:
+        every = self._notify.watchdog_every
+        fed = 0.0
         while True:
             self._ticked = time.monotonic()
             self._elector.alive()
+            if every and self._ticked - fed >= every:
+                fed = self._ticked
+                self._notify.watchdog()
             await asyncio.sleep(TICK)
+
+    def snapshot(self) -> health.Snapshot:
+        """What this replica says of itself. Called from other threads: reads only what may be read there."""
+        settings, election, tenure, link = self._settings, self._elector.status(), self._tenure, self._link.status
+        role = {
+            Role.IDLE: health.Role.STARTING,
+            Role.STANDBY: health.Role.STANDBY,
+            Role.LEADER: health.Role.LEADER,
+            Role.STOPPING: health.Role.DRAINING,
+        }[election.role]
+        if self._stopping.is_set():
+            role = health.Role.DRAINING
+        capacity = Capacity.of(settings)
+        return health.Snapshot(
+            agent_id=settings.agent_id,
+            instance=self._identity.instance,
+            pid=os.getpid(),
+            pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
+            host=self._identity.host,
+            version=__version__,
+            role=role,
+            epoch=election.epoch or None,
+            leader=election.leader,
+            since=_rfc3339(election.since),
+            election=health.Election(
+                backend=self._backend.name,
+                gained=sum(election.gained.values()),
+                lost=election.lost,
+                leader_seconds=election.seconds_as_leader,
+            ),
+            link=health.Link(
+                connected=link.connected,
+                since=_rfc3339(link.since),
+                reconnects=max(0, link.connections - 1),
+                last_error=link.last_error,
+                heartbeat_age=time.monotonic() - tenure.last_heartbeat if tenure and tenure.last_heartbeat else None,
+            ),
+            engine=health.Engine(up=tenure.reconciler.engine.up, last_error=tenure.reconciler.engine.last_error)
+            if tenure
+            else health.Engine(),
+            sessions=tenure.reconciler.count_by_state() if tenure else {},
+            capacity=capacity.as_payload(),
+            commands=health.Commands(
+                running=tenure.dispatcher.running if tenure else 0,
+                open=tenure.dispatcher.waiting if tenure else 0,
+                done=self._counters.by_action(),
+            ),
+            outbox=tenure.outbox.waiting if tenure else 0,
+            loop_tick_age=time.monotonic() - self._ticked,
+        )
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if seconds else ""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.units import format_bytes
@@ -31,6 +32,10 @@ class Capacity:
     max_cpu: float
     max_memory: int
     _reserved: dict[str, Demand] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Capacity":
+        return cls(settings.max_sessions, settings.max_cpu, int(settings.max_memory * GIB))
 
     @contextmanager
     def reserve(self, session_id: str, demand: Demand, sessions: Iterable[Session]) -> Iterator[None]:

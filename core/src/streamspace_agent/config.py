@@ -26,7 +26,7 @@ Duration = Annotated[float, BeforeValidator(lambda v: parse_duration(v) if isins
 class Place(BaseModel):
     """Which agent, and where it keeps its things: all that commands beside a running agent need."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     agent_id: str = Field(
         description="Unique agent identifier; replicas of one agent share it",
@@ -93,7 +93,7 @@ class Settings(Place):
     ready_timeout: Duration = Field(
         default=120.0, gt=0, description="How long a started session may take until its desktop answers"
     )
-    command_concurrency: int = Field(default=16, ge=1, le=256, description="Commands that run at the same time")
+    command_concurrency: int = Field(default=100, ge=1, le=1000, description="Commands that run at the same time")
     drain_timeout: Duration = Field(
         default=30.0, ge=0, description="How long running commands may finish after SIGTERM"
     )
@@ -121,6 +121,10 @@ class Settings(Place):
     @classmethod
     def _url(cls, value: str) -> str:
         parts = urlsplit(value)
+        try:
+            _ = parts.port
+        except ValueError:
+            raise ValueError("its port must be a number up to 65535") from None
         if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
             raise ValueError("must be a URL such as wss://control.example.com")
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -134,6 +138,13 @@ class Settings(Place):
             raise ValueError(
                 f"must be {MAX_HEARTBEAT:.0f}s or less: the control plane gives an agent up 45s after its last heartbeat"
             )
+        return value
+
+    @field_validator("health_address")
+    @classmethod
+    def _port(cls, value: str | None) -> str | None:
+        if value is not None and int(value.rpartition(":")[2]) > 65535:
+            raise ValueError("its port must be a number up to 65535")
         return value
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file")

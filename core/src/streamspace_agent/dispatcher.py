@@ -92,7 +92,11 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        return sum(len(lane) for lane in self._lanes.values())
+        return sum(len(lane) for lane in list(self._lanes.values()))
+
+    @property
+    def running(self) -> int:
+        return sum(lane[0].task is not None for lane in list(self._lanes.values()) if lane)
 
     def receive(self, payload: Mapping[str, Any]) -> None:
         """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits.

@@ -172,11 +172,9 @@ class Journal:
         with self._write() as db:
             db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
 
-    def counts(self) -> dict[str, int]:
-        row = self._db.execute(
-            "SELECT (SELECT count(*) FROM commands WHERE answer_type IS NULL), (SELECT count(*) FROM outbox)"
-        ).fetchone()
-        return {"open": row[0], "outbox": row[1]}
+    def outbox_size(self) -> int:
+        (count,) = self._db.execute("SELECT count(*) FROM outbox").fetchone()
+        return int(count)
 
     def prune(self) -> None:
         """Forget answers older than :data:`KEEP_SECONDS`."""

@@ -68,9 +68,10 @@ def set_epoch(epoch: int | None) -> None:
 
 
 def hide(secret: str) -> None:
-    """Remove this value from everything that is logged, as it is and as a URL or JSON writes it."""
+    """Remove this value from everything that is logged, as it is and as a URL, JSON or ``repr`` writes it."""
     if len(secret) >= MIN_SECRET:
-        _secrets.update((secret, urllib.parse.quote(secret, safe=""), json.dumps(secret)[1:-1]))
+        in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+        _secrets.update((secret, urllib.parse.quote(secret, safe=""), repr(secret)[1:-1], *in_json))
 
 
 def hide_url(url: str) -> None:

@@ -29,6 +29,8 @@ class Outbox:
         self._require_lease = require_lease
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
+        self.waiting = journal.outbox_size()
+        """Messages not delivered yet; may be read from any thread."""
 
     def put(self, *messages: Message) -> None:
         self._journal.put(*messages)
@@ -36,14 +38,16 @@ class Outbox:
 
     def wake(self) -> None:
         """Tell the sender that the journal has more."""
+        self.waiting = self._journal.outbox_size()
         self._empty.clear()
         self._more.set()
 
     async def flushed(self) -> None:
         """Wait until everything queued has been delivered."""
-        while self._journal.counts()["outbox"]:
-            self.wake()
+        self.wake()
+        while self.waiting:
             await self._empty.wait()
+            self.wake()
 
     async def deliver(self, send: Send, ping: Ping) -> None:
         """Deliver over one connection, for as long as it lives."""
@@ -58,6 +62,7 @@ class Outbox:
             if batch:
                 await (await ping())
                 self._journal.delivered(sent)
+                self.waiting = self._journal.outbox_size()
             else:
                 self._empty.set()
                 await self._more.wait()

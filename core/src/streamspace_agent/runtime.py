@@ -163,6 +163,10 @@ class Leftover:
     """Seconds since it was made, 0 where the engine does not tell."""
 
 
+def _allowed() -> None:
+    """The guard of a driver that nobody elected: everything is allowed."""
+
+
 class RuntimeDriver(ABC):
     """Runs the sessions of one agent id. Every method is idempotent by session id.
 
@@ -174,6 +178,13 @@ class RuntimeDriver(ABC):
     """
 
     name: ClassVar[str]
+
+    guard: Callable[[], None] = staticmethod(_allowed)
+    """Called by the driver immediately before every side effect on the engine, from whatever thread makes it.
+
+    Raises :exc:`~streamspace_agent.errors.LeaseLost` when this agent may not act; the driver then leaves the effect
+    out and lets the error through. Set by the agent; must be quick and safe to call from any thread.
+    """
 
     @property
     @abstractmethod

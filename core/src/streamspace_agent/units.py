@@ -1,13 +1,17 @@
 """Durations as operators write them, and quantities as Kubernetes does."""
 
+import math
 import re
 from decimal import Decimal, InvalidOperation
 
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)")
+_DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d)")
+_DURATIONS = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_QUANTITY = re.compile(r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))(?P<suffix>[eE][+-]?\d+|[KMGTPE]i|[numkMGTPE]?)")
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?P<suffix>[eE][+-]?[0-9]+|[KMGTPE]i|[numkMGTPE]?)"
+)
 _SUFFIX = {
     "n": Decimal("1e-9"),
     "u": Decimal("1e-6"),
@@ -21,16 +25,14 @@ _SUFFIX = {
 def parse_duration(text: str) -> float:
     """Seconds of ``30s``, ``1m30s``, ``500ms``, ``8h`` or a bare ``45``. Raises ValueError with an example."""
     text = text.strip()
-    try:
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return float(text)
-        if text and re.fullmatch(
-            f"(?:{_DURATION.pattern.replace('?P<number>', '?:').replace('?P<unit>', '?:')})+", text
-        ):
-            return sum(float(m["number"]) * _SECONDS[m["unit"]] for m in _DURATION.finditer(text))
-    except OverflowError:
-        pass
-    raise ValueError(f"{text!r} is not a duration: write for example 30s, 1m30s, 500ms or 45 (seconds)")
+    seconds = math.inf
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        seconds = float(text)
+    elif _DURATIONS.fullmatch(text):
+        seconds = sum(float(m["number"]) * _SECONDS[m["unit"]] for m in _DURATION.finditer(text))
+    if math.isfinite(seconds):
+        return seconds
+    raise ValueError(f"{text[:40]!r} is not a duration: write for example 30s, 1m30s, 500ms or 45 (seconds)")
 
 
 def parse_quantity(text: str | float) -> Decimal:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from streamspace_devplane import DevPlane
+from streamspace_devplane import DevPlane, PlaneClient
 
 AGENT = "agent-under-test"
 
@@ -19,7 +19,7 @@ AGENT = "agent-under-test"
 class Agent:
     """The least an agent can be: it registers, connects, and says what the test tells it to."""
 
-    def __init__(self, plane: DevPlane, agent_id: str = AGENT, key: str = "") -> None:
+    def __init__(self, plane: PlaneClient, agent_id: str = AGENT, key: str = "") -> None:
         self.plane = plane
         self.agent_id = agent_id
         self.key = key
@@ -31,7 +31,7 @@ class Agent:
 
     async def register(self, **changes: Any) -> httpx.Response:
         body = {"agentId": self.agent_id, "platform": "docker", **changes}
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as http:
             return await http.post(f"{self.plane.url}/api/v1/agents/register", json=body, headers=self.headers)
 
     async def connect(self, **options: Any) -> Self:
@@ -54,6 +54,24 @@ class Agent:
         while len(found) < count:
             found += await self.receive()
         return found
+
+
+async def until(probe: Callable[[], Awaitable[Any]], timeout: float = 10) -> Any:
+    """Poll until the answer is true; that answer."""
+    async with asyncio.timeout(timeout):
+        while not (seen := await probe()):
+            await asyncio.sleep(0.02)
+    return seen
+
+
+async def counted(plane: PlaneClient, name: str, least: int = 1) -> int:
+    """The diagnostics counter, once it has reached `least`."""
+
+    async def probe() -> int:
+        seen: int = (await plane.diagnostics())["counters"].get(name, 0)
+        return seen if seen >= least else 0
+
+    return int(await until(probe))
 
 
 @pytest.fixture

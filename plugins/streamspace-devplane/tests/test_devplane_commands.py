@@ -1,12 +1,12 @@
-from typing import Any
-
 import pytest
 
 from streamspace_devplane import DevPlane, PlaneError
 
+from .conftest import Agent, counted
+
 
 async def test_a_start_goes_from_sent_over_ack_to_completed_and_status_makes_the_session_run(
-    plane: DevPlane, agent: Any
+    plane: DevPlane, agent: Agent
 ) -> None:
     started = await plane.launch("desktop", user="ada", memory="2Gi", cpu="1000m")
     [command] = await agent.receive()
@@ -35,13 +35,13 @@ async def test_a_start_goes_from_sent_over_ack_to_completed_and_status_makes_the
     assert session["url"]
 
 
-async def test_a_failed_command_keeps_its_error(plane: DevPlane, agent: Any) -> None:
+async def test_a_failed_command_keeps_its_error(plane: DevPlane, agent: Agent) -> None:
     command_id = await plane.start_session()
     await agent.send("failed", commandId=command_id, error="no memory left: needs 2 GiB, 1 free")
     assert (await plane.wait_command(command_id, "failed"))["error"] == "no memory left: needs 2 GiB, 1 free"
 
 
-async def test_every_repeated_answer_is_counted_and_the_first_result_stays(plane: DevPlane, agent: Any) -> None:
+async def test_every_repeated_answer_is_counted_and_the_first_result_stays(plane: DevPlane, agent: Agent) -> None:
     command_id = await plane.start_session()
     await agent.send("ack", commandId=command_id)
     await agent.send("complete", commandId=command_id, result={"n": 1})
@@ -49,14 +49,13 @@ async def test_every_repeated_answer_is_counted_and_the_first_result_stays(plane
     await agent.send("complete", commandId=command_id, result={"n": 2})
     await agent.send("failed", commandId=command_id, error="too late")
     await agent.send("complete", commandId="no-such-command")
-    while not (await plane.diagnostics())["counters"].get("unknownCommand"):
-        pass
+    await counted(plane, "unknownCommand")
     row = await plane.command(command_id)
     assert (row["state"], row["result"], row["error"]) == ("completed", {"n": 1}, None)
     assert (row["acks"], row["completes"], row["failures"]) == (2, 2, 1)
 
 
-async def test_a_command_for_an_absent_agent_waits_and_is_sent_once(plane: DevPlane, registered: Any) -> None:
+async def test_a_command_for_an_absent_agent_waits_and_is_sent_once(plane: DevPlane, registered: Agent) -> None:
     command_id = await plane.start_session()
     assert (await plane.command(command_id))["state"] == "pending"
     await registered.connect()
@@ -72,7 +71,7 @@ async def test_a_command_for_an_absent_agent_waits_and_is_sent_once(plane: DevPl
     await registered.socket.close()
 
 
-async def test_several_waiting_envelopes_leave_as_one_frame(plane: DevPlane, registered: Any) -> None:
+async def test_several_waiting_envelopes_leave_as_one_frame(plane: DevPlane, registered: Agent) -> None:
     sent = [await plane.start_session() for _ in range(3)]
     await registered.connect()
     frame = await registered.receive()
@@ -80,7 +79,7 @@ async def test_several_waiting_envelopes_leave_as_one_frame(plane: DevPlane, reg
     await registered.socket.close()
 
 
-async def test_commands_and_sessions_survive_a_restart_on_the_same_port(plane: DevPlane, registered: Any) -> None:
+async def test_commands_and_sessions_survive_a_restart_on_the_same_port(plane: DevPlane, registered: Agent) -> None:
     started = await plane.launch()
     url = plane.url
     await plane.restart(down_for=0.1)
@@ -92,7 +91,7 @@ async def test_commands_and_sessions_survive_a_restart_on_the_same_port(plane: D
 
 
 @pytest.mark.parametrize("form", ["json", "base64"])
-async def test_a_manifest_can_be_sent_as_text(plane: DevPlane, agent: Any, form: str) -> None:
+async def test_a_manifest_can_be_sent_as_text(plane: DevPlane, agent: Agent, form: str) -> None:
     await plane.start_session(
         manifest_form=form, nested_resources=True, memory="1Gi", environment={"A": "b"}, extra={"surprise": 1}
     )
@@ -103,12 +102,12 @@ async def test_a_manifest_can_be_sent_as_text(plane: DevPlane, agent: Any, form:
     assert (payload["environment"], payload["surprise"]) == ({"A": "b"}, 1)
 
 
-async def test_an_unknown_template_is_refused_with_the_known_ones_named(plane: DevPlane, agent: Any) -> None:
+async def test_an_unknown_template_is_refused_with_the_known_ones_named(plane: DevPlane, agent: Agent) -> None:
     with pytest.raises(PlaneError, match=r"404.*desktop, firefox, notebook"):
         await plane.start_session("no-such-template")
 
 
-async def test_a_wait_that_fails_says_what_was_seen_last(plane: DevPlane, agent: Any) -> None:
+async def test_a_wait_that_fails_says_what_was_seen_last(plane: DevPlane, agent: Agent) -> None:
     command_id = await plane.start_session()
     with pytest.raises(PlaneError, match=r"did not reach state=completed within 0.1 s; last seen: .*'state': 'sent'"):
         await plane.wait_command(command_id, timeout=0.1)

@@ -8,7 +8,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from streamspace_devplane import DevPlane, PlaneError
 
-from .conftest import AGENT, Agent
+from .conftest import AGENT, Agent, until
 
 
 async def test_drop_makes_chosen_envelopes_vanish_so_many_times(plane: DevPlane, agent: Agent) -> None:
@@ -80,8 +80,11 @@ async def test_refuse_can_reset_connections_for_a_while(plane: DevPlane, registe
         await registered.register()
     with pytest.raises((InvalidHandshake, OSError, EOFError)):
         await registered.connect()
-    while (await plane.call("GET", "/faults"))["refuse"]:
-        await asyncio.sleep(0.05)
+
+    async def over() -> bool:
+        return (await plane.call("GET", "/faults"))["refuse"] is None
+
+    await until(over)
     assert (await registered.register()).status_code == 200
 
 
@@ -91,7 +94,7 @@ async def test_a_blackhole_swallows_old_and_new_connections_until_it_ends(plane:
     await plane.set_faults(blackhole={})
     await agent.send("ack", commandId=command_id)
     registering = asyncio.create_task(agent.register())
-    pong = await agent.socket.ping()
+    pong = asyncio.ensure_future(await agent.socket.ping())
     await plane.start_session()
     await asyncio.sleep(0.3)
     assert not registering.done()

@@ -42,6 +42,14 @@ async def test_a_killed_process_continues_with_its_state_and_port(process: DevPl
     await agent.socket.close()
 
 
+async def test_the_process_ends_with_whoever_started_it(process: DevPlaneProcess) -> None:
+    child = process._process
+    assert child is not None
+    assert child.stdin is not None
+    child.stdin.close()  # as the kernel does when the parent is killed
+    assert await asyncio.wait_for(child.wait(), 30) == 0
+
+
 async def test_the_bootstrap_key_lies_in_a_private_file_and_stays_valid_over_a_restart(
     process: DevPlaneProcess,
 ) -> None:

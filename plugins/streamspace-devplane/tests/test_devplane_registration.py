@@ -123,7 +123,9 @@ async def test_too_many_registrations_get_429_with_a_retry_after(tmp_path: Path)
 
 async def test_keys_are_stored_hashed_only(plane: DevPlane, registered: Agent) -> None:
     plane.hub.store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert registered.key.encode() not in Path(plane.db).read_bytes()
+    stored = await asyncio.to_thread(Path(plane.db).read_bytes)
+    assert AGENT.encode() in stored
+    assert registered.key.encode() not in stored
 
 
 async def test_a_client_certificate_whose_name_is_the_agent_id_needs_no_key(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 import asyncio
 import base64
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane
 from streamspace_devplane.view import copy_to_tcp
 
-from .conftest import AGENT, Agent
+from .conftest import AGENT, Agent, counted
 
 SESSION = "s-1"
 GREETING = b"RFB 003.008\n"
@@ -33,11 +35,6 @@ async def ready(plane: DevPlane, agent: Agent) -> Agent:
 
 async def waiting(plane: DevPlane) -> int:
     return int((await plane.diagnostics())["viewerQueues"][AGENT])
-
-
-async def until(plane: DevPlane, counter: str, value: int) -> None:
-    while (await plane.diagnostics())["counters"].get(counter, 0) < value:
-        await asyncio.sleep(0.02)
 
 
 async def test_bytes_pass_both_ways_unchanged_and_the_greeting_waited_for_the_viewer(
@@ -103,7 +100,7 @@ async def test_a_lost_agent_closes_its_viewers(plane: DevPlane, ready: Agent) ->
 async def test_the_queue_shared_by_all_viewers_drops_in_silence_when_full(plane: DevPlane, ready: Agent) -> None:
     for number in range(300):  # one place of 256 is taken by the greeting
         await ready.send("vnc_data", sessionId=f"other-{number % 2}", data=coded(b"x"))
-    await until(plane, "vncMessages", 301)
+    await counted(plane, "vncMessages", 301)
     assert (await plane.diagnostics())["counters"]["vncDropped"] == 45
     assert await waiting(plane) == 256
     viewer = await plane.open_viewer(SESSION)
@@ -119,7 +116,7 @@ async def test_a_viewer_that_does_not_read_fills_the_queue(plane: DevPlane, read
     data = coded(os.urandom(131_072))
     for _ in range(400):
         await ready.send("vnc_data", sessionId=SESSION, data=data)
-    await until(plane, "vncDropped", 1)
+    await counted(plane, "vncDropped", 1)
     viewer.transport.abort()
 
 
@@ -155,3 +152,35 @@ async def test_a_plain_vnc_viewer_can_attach_over_tcp(plane: DevPlane, ready: Ag
         assert base64.b64decode(message["payload"]["data"]) == GREETING
         writer.close()
         assert (await ready.receive())[0]["type"] == "vnc_close"
+
+
+async def test_a_stop_is_quick_whatever_is_open_and_a_start_goes_on(
+    plane: DevPlane, ready: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    viewer = await plane.open_viewer(SESSION)
+    await viewer.recv()
+    waiting_for_state = asyncio.create_task(plane.call("GET", f"/sessions/{SESSION}", state="failed", timeout=60))
+    async with httpx.AsyncClient(trust_env=False) as http:
+        headers = {"Accept": "text/event-stream"}
+        async with http.stream("GET", f"{plane.url}/api/v1/events", headers=headers) as live:
+            ready.socket.transport.pause_reading()  # an agent that hangs, with much on its way to it
+            blob = "x" * 500_000
+            for _ in range(20):
+                await plane.send_message(AGENT, "ping", {"filler": blob})
+            await plane.set_faults(blackhole={})
+            stuck = asyncio.create_task(ready.register())
+            async with asyncio.timeout(10):
+                await plane.stop()
+            assert (await waiting_for_state)["state"] == "pending"
+            with contextlib.suppress(httpx.RemoteProtocolError):  # it is torn where it does not end in time
+                async for _ in live.aiter_bytes():
+                    pass
+    with pytest.raises(ConnectionClosed):
+        await viewer.recv()
+    with pytest.raises(httpx.TransportError):
+        await stuck
+    ready.socket.transport.abort()
+    plane.faults.clear()
+    await plane.start()
+    await ready.connect()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -5,97 +5,29 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from streamspace_devplane.bodies import (
+    Extra,
+    PlaneFlags,
+    RawCommand,
+    RawFrame,
+    RawMessage,
+    StartSession,
+    body_of,
+    number,
+)
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.registration import Door
 from streamspace_devplane.store import Row
-from streamspace_devplane.templates import TEMPLATES, ManifestForm, in_form
+from streamspace_devplane.templates import TEMPLATES
 
 LONGEST_WAIT = 60.0
-T = TypeVar("T", bound=BaseModel)
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
-
-
-class StartSession(Body):
-    """What to start; all but `template` has a default. `extra` is laid over the finished payload as it is."""
-
-    template: str = "desktop"
-    manifest: Any = None
-    manifest_form: ManifestForm = "object"
-    session_id: str | None = None
-    command_id: str | None = None
-    agent_id: str | None = None
-    user: str = "dev"
-    memory: str | None = None
-    cpu: str | None = None
-    nested_resources: bool = False
-    """Send `resources: {memory, cpu}` instead of the two keys."""
-    environment: dict[str, str] | None = None
-    persistent_home: bool = False
-    idle_timeout: str = ""
-    max_session_duration: str = ""
-    tags: list[str] = []
-    extra: dict[str, Any] = {}
-
-    def payload(self, session_id: str) -> Row:
-        manifest = TEMPLATES.get(self.template) if self.manifest is None else self.manifest
-        if manifest is None:
-            raise HTTPException(
-                404, f"no template {self.template!r}; there are {', '.join(TEMPLATES)}, or send a manifest"
-            )
-        if isinstance(manifest, dict):
-            manifest = in_form(manifest, self.manifest_form)
-        sizes = {name: value for name, value in (("memory", self.memory), ("cpu", self.cpu)) if value is not None}
-        payload: Row = {
-            "sessionId": session_id,
-            "user": self.user,
-            "template": self.template,
-            "templateManifest": manifest,
-            "persistentHome": self.persistent_home,
-            "idleTimeout": self.idle_timeout,
-            "maxSessionDuration": self.max_session_duration,
-            "tags": self.tags,
-            "namespace": "streamspace",
-        }
-        payload |= {"resources": sizes} if self.nested_resources else sizes
-        if self.environment is not None:
-            payload["environment"] = self.environment
-        return payload | self.extra
-
-
-class RawCommand(Body):
-    action: str
-    payload: dict[str, Any] = {}
-    command_id: str | None = None
-
-
-class RawFrame(Body):
-    """Sent to the agent as one text frame, whatever it is."""
-
-    text: str
-
-
-class PlaneFlags(Body):
-    nest_agent: bool
-
-
-async def body_of(model: type[T], request: Request) -> T:
-    try:
-        return model.model_validate_json(await request.body() or b"{}")
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise HTTPException(400, problems) from None
 
 
 class Api:
@@ -202,8 +134,8 @@ class Api:
 
     async def message(self, request: Request) -> Response:
         """Send an envelope of any type: `{"type": "shutdown", "payload": {...}}`."""
-        body = await request.json()
-        self._link(request.path_params["agent"]).send(str(body["type"]), body.get("payload") or {})
+        message = await body_of(RawMessage, request)
+        self._link(request.path_params["agent"]).send(message.type, message.payload)
         return JSONResponse({}, 202)
 
     # Sessions
@@ -257,7 +189,7 @@ class Api:
         row = self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)
         if row is None:
             raise HTTPException(404, f"no session {session_id!r}")
-        extra = json.loads(await request.body() or b"{}")
+        extra = (await body_of(Extra, request)).root
         command_id = self._command(
             row["agentId"], action, {"sessionId": session_id, "namespace": "streamspace", **extra}
         )
@@ -275,7 +207,7 @@ class Api:
     async def _awaited(self, request: Request, look: Callable[[], Row | None], *columns: str) -> Row:
         """The row, once its columns have the values asked for (`?state=running&timeout=5`); else as it is at the end."""
         wanted = {name: request.query_params[name].split(",") for name in columns if name in request.query_params}
-        deadline = time.monotonic() + min(LONGEST_WAIT, float(request.query_params.get("timeout", 0)))
+        deadline = time.monotonic() + min(LONGEST_WAIT, number(request, "timeout", 0))
         while True:
             changed = self.store.changed
             row = look()
@@ -293,11 +225,11 @@ class Api:
 
     async def events(self, request: Request) -> Response:
         query = request.query_params
-        after = int(query.get("after", 0))
+        after = int(number(request, "after", 0))
         chosen = {"agent_id": query.get("agentId"), "direction": query.get("direction"), "type": query.get("type")}
         if "text/event-stream" in request.headers.get("accept", ""):
             return StreamingResponse(self._live(after, chosen), media_type="text/event-stream")
-        return JSONResponse(self.store.events(after, int(query.get("limit", 1000)), **chosen))
+        return JSONResponse(self.store.events(after, int(number(request, "limit", 1000)), **chosen))
 
     async def _live(self, after: int, chosen: dict[str, str | None]) -> AsyncIterator[str]:
         while not self.hub.stopping.is_set():

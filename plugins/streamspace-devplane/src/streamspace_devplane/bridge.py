@@ -35,6 +35,9 @@ class Bridge:
             await self._bridge(socket, link, session_id)
 
     async def _bridge(self, socket: WebSocket, link: Link, session_id: str) -> None:
+        older = link.viewers.viewers.get(session_id)
+        if older:  # a VNC connection serves one viewer: the newer takes the place of the older
+            self._leave(link, older, "another viewer connected")
         viewer = link.viewers.join(session_id)
         jobs = [
             asyncio.create_task(job)
@@ -44,13 +47,16 @@ class Bridge:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         finally:
             reason = viewer.closed or "viewer disconnected"
-            if link.viewers.leave(viewer, reason) or reason.startswith("another viewer"):
-                link.send("vnc_close", {"sessionId": session_id, "reason": reason})
+            self._leave(link, viewer, reason)
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone already
                 await socket.close(1000 if viewer.closed is None else 1011, reason[:REASON_LIMIT])
+
+    def _leave(self, link: Link, viewer: Viewer, reason: str) -> None:
+        if link.viewers.leave(viewer, reason):
+            link.send("vnc_close", {"sessionId": viewer.session_id, "reason": reason})
 
     async def _to_viewer(self, socket: WebSocket, link: Link, viewer: Viewer) -> None:
         async for data in link.viewers.stream(viewer):

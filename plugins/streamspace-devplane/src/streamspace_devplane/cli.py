@@ -55,7 +55,7 @@ def perform(context: click.Context, work: Work) -> None:
     try:
         asyncio.run(talk())
     except PlaneError as error:
-        raise click.ClickException(f"{error} (is `streamspace-devplane serve` running? --url says where)") from None
+        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         context.exit(130)
 
@@ -92,28 +92,18 @@ async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> N
 @click.option("--manifest", type=click.File(), help="A Template resource as JSON, instead of a sample template.")
 @click.option("--wait", is_flag=True, help="Until the agent reports the result.")
 @as_json
-@click.pass_context
-def start(
-    context: click.Context,
-    env: tuple[str, ...],
-    manifest: Any,
-    wait: bool,
-    as_json: bool,
-    persistent_home: bool,
-    **wish: Any,
-) -> None:
+def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish: Any) -> None:
     """Start a session of TEMPLATE: desktop, firefox or notebook."""
     body = {name: value for name, value in wish.items() if value is not None}
     if env:
         body["environment"] = dict(pair.partition("=")[::2] for pair in env)
     if manifest:
         body["manifest"] = json.load(manifest)
-    body["persistent_home"] = persistent_home
 
     async def work(client: PlaneClient) -> None:
         await report(client, await client.launch(**body), wait, as_json)
 
-    perform(context, work)
+    perform(click.get_current_context(), work)
 
 
 def session_command(verb: str, summary: str) -> None:

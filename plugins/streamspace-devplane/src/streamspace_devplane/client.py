@@ -15,6 +15,10 @@ class PlaneError(Exception):
     """The control plane refused a request, cannot be reached, or did not get into the state waited for."""
 
 
+def is_json(answer: httpx.Response) -> bool:
+    return bool(answer.headers.get("content-type") == "application/json")
+
+
 class PlaneClient:
     """Talks to a running control plane at `url`. Waits are bounded: on time-out they raise `PlaneError` with what was last seen."""
 
@@ -38,9 +42,13 @@ class PlaneClient:
         try:
             answer = await self._http.request(method, f"{self.url}/api/v1{path}", json=body, params=query)
         except httpx.TransportError as error:
-            raise PlaneError(f"no control plane answers at {self.url}: {error!r}") from error
+            raise PlaneError(
+                f"no control plane answers at {self.url} ({error!r}); is `streamspace-devplane serve` running there?"
+            ) from error
         if answer.is_error:
-            raise PlaneError(f"{method} {path}: {answer.status_code} {answer.text}")
+            raise PlaneError(
+                f"{method} {path}: {answer.status_code}: {answer.json()['error'] if is_json(answer) else answer.text}"
+            )
         return answer.json()
 
     # Agents
@@ -68,7 +76,7 @@ class PlaneClient:
     # Sessions
 
     async def start_session(self, template: str = "desktop", **wish: Any) -> str:
-        """The command's id; keywords are those of `api.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
+        """The command's id; keywords are those of `bodies.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
         return str((await self.launch(template, **wish))["commandId"])
 
     async def launch(self, template: str = "desktop", **wish: Any) -> Row:

@@ -103,6 +103,8 @@ class Hub:
 
     def apply_faults(self) -> None:
         """Put into effect the switches that act on open links."""
+        if self.stopping.is_set():
+            return
         if self.faults.blackhole and self.listening.is_set():
             self.listening.clear()
             for link in self.links.values():

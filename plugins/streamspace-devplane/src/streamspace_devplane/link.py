@@ -44,6 +44,8 @@ class Link:
         for job in left:
             job.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        self._ended.set()
+        self._room.set()
         self.viewers.close("the agent's connection is gone")
         for job in done:
             error = job.exception()
@@ -64,6 +66,8 @@ class Link:
 
     def send(self, kind: str, payload: dict[str, Any]) -> None:
         """Queue one envelope for the agent, through the fault switches."""
+        if self._ended.is_set():
+            return
         shown = envelopes.shown(kind, payload)
         for delay in self.hub.faults.deliveries("to_agent", kind, self.hub.dice):
             if kind != "vnc_data" or self.hub.settings.log_vnc_data:

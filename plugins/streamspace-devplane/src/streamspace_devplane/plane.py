@@ -1,7 +1,6 @@
 """A control plane inside the caller's event loop."""
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from pathlib import Path
@@ -16,6 +15,7 @@ from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Store
 from streamspace_devplane.wire import Server, server
 
+STOP_PATIENCE = 0.5  # seconds for goodbyes; a peer that does not read would make a stop wait for ever
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -55,8 +55,8 @@ class DevPlane(PlaneClient):
         await super().__aexit__(*exc)
 
     async def start(self) -> None:
-        self.hub = Hub(Store(self.db), self.settings, self.faults)
         listener = _listen(self.host, self.port)
+        self.hub = Hub(Store(self.db), self.settings, self.faults)
         self.port = listener.getsockname()[1]
         shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"
@@ -74,12 +74,14 @@ class DevPlane(PlaneClient):
             return
         self.hub.stopping.set()
         self.hub.listening.set()
+        self.hub.store.note_change()  # who waits for a change looks up, and sees that it is over
         if abruptly:
             for link in list(self.hub.links.values()):
                 link.cut()
         self._server.should_exit = True
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._serving
+        await asyncio.wait({self._serving}, timeout=STOP_PATIENCE)
+        self._server.tear_all()
+        await self._serving
         self._server = self._serving = None
         self.hub.store.close()
 

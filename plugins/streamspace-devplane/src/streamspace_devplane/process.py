@@ -43,9 +43,9 @@ class DevPlaneProcess(PlaneClient):
         changed = {name: value for name, value in asdict(self.settings).items() if value != getattr(Settings(), name)}
         options = [f"--set={name}={json.dumps(value)}" for name, value in changed.items()]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "streamspace_devplane", "serve", "--json",
+            sys.executable, "-m", "streamspace_devplane", "serve", "--json", "--exit-with-stdin",
             "--state-dir", str(self.state_dir), "--port", str(self.port), *options,
-            stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None
         try:

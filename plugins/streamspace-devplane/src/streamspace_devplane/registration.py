@@ -1,6 +1,5 @@
 """Agents' way in: registration, keys, approval, and the WebSocket's door."""
 
-import asyncio
 import re
 import time
 from collections import deque
@@ -38,7 +37,7 @@ class Registration(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class Refused(Exception):
     def __init__(self, status: int, error: str, **more: Any) -> None:
         super().__init__(error)
         self.status = status
@@ -160,6 +159,13 @@ class Door:
             raise Refused(403, f"agent is {agent['approval']}", approvalStatus=agent["approval"])
 
 
+async def tear(wire: Wire, receive: Any) -> None:
+    """End a request by ending its connection; returns once uvicorn knows, so that it expects no answer."""
+    wire.abort()
+    while not (await receive())["type"].endswith(".disconnect"):
+        pass
+
+
 class Misbehaviour:
     """ASGI middleware for the switches that act before an agent's request is looked at."""
 
@@ -179,7 +185,7 @@ class Misbehaviour:
             self.hub.apply_faults()
             await self.hub.listening.wait()
             if self.hub.stopping.is_set():
-                wire.abort()
+                await tear(wire, receive)
                 return
         refuse = faults.refuse
         if not refuse or path not in refuse.paths:
@@ -187,8 +193,7 @@ class Misbehaviour:
             return
         self.hub.store.log(None, "plane", "refused_by_switch", {"path": path, "status": refuse.status})
         if refuse.status == "connection":
-            wire.abort()
-            await asyncio.sleep(0)
+            await tear(wire, receive)
             return
         headers = {} if refuse.retry_after is None else {"Retry-After": str(refuse.retry_after)}
         answer = JSONResponse({"error": "refused by a fault switch"}, refuse.status, headers)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import ssl
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -60,10 +61,24 @@ def key_in_file(plane: DevPlane, path: Path, agent_id: str | None) -> str:
     return key
 
 
-async def run(plane: DevPlane, state_dir: Path, agents: tuple[str, ...], *, show_key: bool, as_json: bool) -> None:
+class UntilEof(asyncio.Protocol):
+    """Ends when the other end of standard input is gone: whoever started this has ended, however it did."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self.ended = ended
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.ended.set()
+
+
+async def run(
+    plane: DevPlane, state_dir: Path, agents: tuple[str, ...], *, show_key: bool, as_json: bool, exit_with_stdin: bool
+) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    if exit_with_stdin:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: UntilEof(ended), sys.stdin)
     async with plane:
         files = {agent: state_dir / f"{agent}.key" for agent in agents}
         keys = {agent: key_in_file(plane, file, agent) for agent, file in files.items()}
@@ -123,7 +138,10 @@ async def run(plane: DevPlane, state_dir: Path, agents: tuple[str, ...], *, show
     help="Change one of the protocol's numbers, such as stale_after=5. Repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON once it serves.")
-def serve(  # noqa: PLR0917 - click passes names
+@click.option(
+    "--exit-with-stdin", is_flag=True, help="End when standard input does, so that no parent can leave it behind."
+)
+def serve(
     host: str,
     port: int,
     state_dir: Path,
@@ -134,6 +152,7 @@ def serve(  # noqa: PLR0917 - click passes names
     client_ca: Path | None,
     pairs: tuple[str, ...],
     as_json: bool,
+    exit_with_stdin: bool,
 ) -> None:
     r"""Run the control plane until Ctrl-C.
 
@@ -158,7 +177,7 @@ def serve(  # noqa: PLR0917 - click passes names
         tls=tls_context(tls_cert, tls_key, client_ca),
     )
     try:
-        asyncio.run(run(plane, state_dir, agents, show_key=show_key, as_json=as_json))
+        asyncio.run(run(plane, state_dir, agents, show_key=show_key, as_json=as_json, exit_with_stdin=exit_with_stdin))
     except OSError as error:
         raise click.ClickException(
             f"cannot serve on {host} port {port}: {error.strerror or error}; choose another with --port"

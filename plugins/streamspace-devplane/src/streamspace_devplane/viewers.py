@@ -57,10 +57,7 @@ class ViewerQueue:
         self.size -= len(self._waiting.pop(session_id, ()))
 
     def join(self, session_id: str) -> Viewer:
-        """A VNC connection serves one viewer: a newer one takes the place of the older."""
-        older = self.viewers.get(session_id)
-        if older:
-            self.leave(older, "another viewer connected")
+        """A place for a viewer; one that was there before has left."""
         viewer = self.viewers[session_id] = Viewer(session_id)
         if self._waiting.get(session_id):
             viewer.ready.set()

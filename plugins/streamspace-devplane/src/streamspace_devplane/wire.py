@@ -87,6 +87,11 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def tear_all(self) -> None:
+        """End what connections are left, without any goodbye."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
 
 def server(app: Any, *, max_message: int, tls: ssl.SSLContext | None) -> Server:
     config = uvicorn.Config(
@@ -100,6 +105,6 @@ def server(app: Any, *, max_message: int, tls: ssl.SSLContext | None) -> Server:
         log_config=None,
         access_log=False,
         log_level="warning",
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=10,
     )
     return Server(config)

@@ -1,0 +1,176 @@
+"""Keeps the control plane's view of the sessions true to the engine: adopt, follow events, compare, clean up."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+from streamspace_agent import protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError
+from streamspace_agent.journal import Message
+from streamspace_agent.lease import Lease
+from streamspace_agent.outbox import Outbox
+from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
+
+log = logging.getLogger(__name__)
+
+READY_PATIENCE = 3.0
+"""Seconds that an adopted session may take to prove that it can be used; later proofs come with later comparisons."""
+EVERY = 60.0
+"""Seconds between comparisons of what was reported with what the engine shows."""
+
+
+@dataclass(slots=True)
+class EngineStatus:
+    up: bool = False
+    last_error: str = ""
+
+
+class Reconciler:
+    """The sessions of one tenure, as last reported and as the engine shows them.
+
+    ``busy`` tells the sessions that have a command under way: they are left to it. ``settled`` is called each time
+    the engine has been asked for the first time or has failed to answer: from then on commands need not wait for it.
+    """
+
+    def __init__(
+        self,
+        driver: RuntimeDriver,
+        outbox: Outbox,
+        lease: Lease,
+        *,
+        busy: Callable[[], Collection[str]],
+        settled: Callable[[], None],
+    ) -> None:
+        self._driver = driver
+        self._outbox = outbox
+        self._lease = lease
+        self._busy = busy
+        self._settled = settled
+        self.sessions: dict[str, Session] = {}
+        """Sessions as last reported to the control plane."""
+        self.engine = EngineStatus()
+        self.facts: Mapping[str, str] = {}
+        """What the engine says of itself; empty until it has answered."""
+
+    @property
+    def active(self) -> int:
+        """Sessions that a person can use now."""
+        return sum(s.state is SessionState.RUNNING and s.ready for s in self.sessions.values())
+
+    def count_by_state(self) -> dict[str, int]:
+        """May be called from any thread."""
+        return dict(Counter(str(session.state) for session in list(self.sessions.values())))
+
+    def noted(self, session: Session) -> Message:
+        """Remember what the control plane is about to be told of a session, and return the message that tells it."""
+        if session.state is SessionState.TERMINATED:
+            self.sessions.pop(session.session_id, None)
+        else:
+            self.sessions[session.session_id] = session
+        # The epoch of a report is the reporter's, not that of the session's first start.
+        return Message("status", protocol.status(replace(session, epoch=self._lease.epoch)))
+
+    def _report(self, session: Session) -> None:
+        self._outbox.put(self.noted(session))
+
+    async def follow(self) -> None:
+        """Adopt what runs, then follow the engine's events, until cancelled."""
+        backoff = Backoff(base=0.2, cap=10.0)
+        while True:
+            try:
+                async for event in self._driver.events():
+                    backoff.failures = 0
+                    await self._on_event(event)
+            except LeaseLost:
+                raise
+            except EngineUnavailable as error:
+                self._engine_down(str(error))
+            except Exception:
+                log.exception("following the engine's events failed: starting again")
+            await asyncio.sleep(backoff.delay())
+
+    async def _on_event(self, event: RuntimeEvent) -> None:
+        if event.kind is EventKind.ENGINE_DOWN:
+            self._engine_down("it does not answer")
+        elif event.kind is EventKind.RESYNC:
+            await self._resync()
+        elif event.session is not None and event.session.session_id not in self._busy():
+            log.warning("session %s ended by itself: %s", event.session.session_id, event.session.reason)
+            self._report(event.session)
+
+    def _engine_down(self, error: str) -> None:
+        if self.engine.up or not self.engine.last_error:
+            log.warning("the engine is down: %s; commands wait for it, states are unknown until it is back", error)
+        self.engine.up, self.engine.last_error = False, error
+        self._settled()
+
+    async def _resync(self) -> None:
+        adopting = not self.facts
+        try:
+            if adopting:
+                self.facts = await self._driver.describe()
+            changed = await self.reconcile(adopting=adopting)
+        except EngineUnavailable as error:
+            self._engine_down(str(error))
+            return
+        self.engine.up, self.engine.last_error = True, ""
+        log.info("the engine answers: %d sessions, %d states reported", len(self.sessions), changed)
+        self._settled()
+
+    async def repeat(self) -> None:
+        """Compare and clean up now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                if self.engine.up:
+                    await self.reconcile()
+                    await self._remove_leftovers()
+            except RuntimeDriverError as error:
+                log.warning("cannot compare sessions with the engine: %s", error)
+
+    async def reconcile(self, *, adopting: bool = False) -> int:
+        """Report what the engine shows and the control plane has not been told. Returns how many states that were."""
+        shown = {s.session_id: s for s in await self._driver.sessions()}
+        busy = self._busy()
+        reports: list[Session] = []
+        for session_id, session in shown.items():
+            known = self.sessions.get(session_id)
+            told = known is not None and (known.state, known.ready) == (session.state, session.ready)
+            unborn = session.state is SessionState.PENDING and not adopting
+            if session_id not in busy and not told and not unborn:
+                reports.append(session)
+        for session_id in self.sessions.keys() - shown.keys() - set(busy):
+            if self.sessions[session_id].state is SessionState.FAILED:
+                del self.sessions[session_id]  # its end was reported
+            else:
+                gone = "it was removed from the engine by somebody else"
+                reports.append(Session(session_id, SessionState.TERMINATED, "", reason=gone))
+        reports = await asyncio.gather(*(self._proved(session) for session in reports))
+        busy = self._busy()
+        reports = [session for session in reports if session.session_id not in busy]
+        for session in reports:
+            self._report(session)
+        return len(reports)
+
+    async def _proved(self, session: Session) -> Session:
+        """A running session that this process has not seen usable yet, asked again; unready if it does not prove it."""
+        if session.state is not SessionState.RUNNING or session.ready or session.ready_check is ReadyCheck.NONE:
+            return session
+        try:
+            async with asyncio.timeout(READY_PATIENCE):
+                return await self._driver.wake(session.session_id, lambda _step: None)
+        except (TimeoutError, RuntimeDriverError, CommandFailed) as error:
+            log.warning(
+                "session %s runs, but cannot be used: %s", session.session_id, str(error) or "no answer in time"
+            )
+            return session
+
+    async def _remove_leftovers(self) -> None:
+        known = frozenset(self.sessions).union(self._busy())
+        for leftover in await self._driver.leftovers(known):
+            self._lease.require()
+            log.info("removing a left-over %s %s: %s", leftover.kind, leftover.name, leftover.reason)
+            await self._driver.remove(leftover)

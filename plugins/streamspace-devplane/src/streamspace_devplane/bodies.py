@@ -1,0 +1,106 @@
+"""What operators may send, checked."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from streamspace_devplane.store import Row
+from streamspace_devplane.templates import TEMPLATES, ManifestForm, in_form
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class StartSession(Body):
+    """What to start; all but `template` has a default. `extra` is laid over the finished payload as it is."""
+
+    template: str = "desktop"
+    manifest: Any = None
+    manifest_form: ManifestForm = "object"
+    session_id: str | None = None
+    command_id: str | None = None
+    agent_id: str | None = None
+    user: str = "dev"
+    memory: str | None = None
+    cpu: str | None = None
+    nested_resources: bool = False
+    """Send `resources: {memory, cpu}` instead of the two keys."""
+    environment: dict[str, str] | None = None
+    persistent_home: bool = False
+    idle_timeout: str = ""
+    max_session_duration: str = ""
+    tags: list[str] = []
+    extra: dict[str, Any] = {}
+
+    def payload(self, session_id: str) -> Row:
+        manifest = TEMPLATES.get(self.template) if self.manifest is None else self.manifest
+        if manifest is None:
+            raise HTTPException(
+                404, f"no template {self.template!r}; there are {', '.join(TEMPLATES)}, or send a manifest"
+            )
+        if isinstance(manifest, dict):
+            manifest = in_form(manifest, self.manifest_form)
+        sizes = {name: value for name, value in (("memory", self.memory), ("cpu", self.cpu)) if value is not None}
+        payload: Row = {
+            "sessionId": session_id,
+            "user": self.user,
+            "template": self.template,
+            "templateManifest": manifest,
+            "persistentHome": self.persistent_home,
+            "idleTimeout": self.idle_timeout,
+            "maxSessionDuration": self.max_session_duration,
+            "tags": self.tags,
+            "namespace": "streamspace",
+        }
+        payload |= {"resources": sizes} if self.nested_resources else sizes
+        if self.environment is not None:
+            payload["environment"] = self.environment
+        return payload | self.extra
+
+
+class RawCommand(Body):
+    action: str
+    payload: dict[str, Any] = {}
+    command_id: str | None = None
+
+
+class RawFrame(Body):
+    """Sent to the agent as one text frame, whatever it is."""
+
+    text: str
+
+
+class RawMessage(Body):
+    """An envelope of any type."""
+
+    type: str
+    payload: dict[str, Any] = {}
+
+
+class PlaneFlags(Body):
+    nest_agent: bool
+
+
+class Extra(RootModel[dict[str, Any]]):
+    """Further keys of a command's payload, such as `deletePVC`."""
+
+
+async def body_of(model: type[T], request: Request) -> T:
+    try:
+        return model.model_validate_json(await request.body() or b"{}")
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise HTTPException(400, problems) from None
+
+
+def number(request: Request, name: str, default: float) -> float:
+    try:
+        return float(request.query_params.get(name, default))
+    except ValueError:
+        raise HTTPException(400, f"{name} needs a number") from None

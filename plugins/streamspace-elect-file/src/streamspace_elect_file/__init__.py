@@ -1,0 +1,14 @@
+"""Leader election through a lock file: one host, one kernel, no clock."""
+
+from collections.abc import Mapping
+
+from streamspace_agent import hookimpl
+from streamspace_agent.config import Settings
+from streamspace_agent.election import ElectionBackend
+from streamspace_elect_file.backend import FileBackend
+
+
+@hookimpl
+def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
+    del environ  # no settings of its own
+    return FileBackend(settings.lock_file, settings.agent_id, lease_duration=settings.lease_duration)

@@ -1,0 +1,14 @@
+"""The Docker runtime driver: the hook only; nothing here or in what it imports loads the docker SDK."""
+
+from collections.abc import Mapping
+
+from streamspace_agent import hookimpl
+from streamspace_agent.config import Settings
+from streamspace_agent.runtime import RuntimeDriver
+from streamspace_runtime_docker.driver import DockerDriver
+from streamspace_runtime_docker.settings import load
+
+
+@hookimpl
+def create_runtime_driver(settings: Settings, environ: Mapping[str, str]) -> RuntimeDriver:
+    return DockerDriver(settings, load(settings, environ), environ)

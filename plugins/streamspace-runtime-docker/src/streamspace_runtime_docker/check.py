@@ -1,0 +1,169 @@
+"""What an operator should know about the engine: findings with their fixes, and facts for registration."""
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from streamspace_agent.config import Settings
+from streamspace_agent.election import Problem
+from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
+from streamspace_agent.units import format_bytes
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.networks import Networks, not_isolated
+from streamspace_runtime_docker.settings import DockerSettings
+
+LOW_DISK = 5 * 1024**3
+"""Bytes; the room that one usual desktop image takes while it is unpacked."""
+RISKY = {"SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "DAC_READ_SEARCH", "BPF", "SYS_RAWIO"}
+
+
+class Check:
+    def __init__(self, engine: Engine, networks: Networks, settings: Settings, own: DockerSettings) -> None:
+        self._engine = engine
+        self._networks = networks
+        self._settings = settings
+        self._own = own
+        self._host = settings.docker_host
+
+    async def problems(self) -> list[Problem]:
+        if self._host.startswith("unix://") and (problem := socket_problem(Path(self._host.removeprefix("unix://")))):
+            return [problem]
+        try:
+            info = await self._engine.read(lambda client: client.info())
+        except EngineUnavailable as error:
+            return [
+                Problem(str(error), "start it (systemctl start docker), or correct DOCKER_HOST and its TLS settings")
+            ]
+        except RuntimeDriverError as error:
+            return [Problem(str(error), "update the engine, or point DOCKER_HOST to another", fatal=True)]
+        return [*engine_problems(info), *self._disk(info), *self._capabilities(), *await self._network()]
+
+    def _disk(self, info: Mapping[str, Any]) -> Iterator[Problem]:
+        root = Path(str(info.get("DockerRootDir", "")))
+        if not self._host.startswith("unix://") or not root.is_dir():
+            return  # not our disk to look at
+        free = shutil.disk_usage(root).free
+        if free < LOW_DISK:
+            yield Problem(
+                f"{format_bytes(free)} free in the engine's folder {root}, a desktop image needs about {format_bytes(LOW_DISK)}",
+                "free some: docker system prune, or move data-root to a larger disk",
+                fatal=False,
+            )
+
+    def _capabilities(self) -> Iterator[Problem]:
+        if risky := sorted({*self._own.session_capabilities} & (RISKY | {"ALL"})):
+            yield Problem(
+                f"SESSION_CAPABILITIES gives every session {', '.join(risky)}: its users may take over the host",
+                "leave them out unless every user is trusted with the host",
+                fatal=False,
+            )
+
+    async def _network(self) -> list[Problem]:
+        name, problems = self._settings.network_name, []
+        network = await self._networks.look()
+        if network is None:
+            return await self._address_pool()
+        if not network.isolated:
+            problems.append(
+                Problem(
+                    not_isolated(name),
+                    f"stop the sessions, `docker network rm {name}` and let the agent make it, or set another NETWORK_NAME",
+                    fatal=False,
+                )
+            )
+        publish = self._own.publish_ports
+        if not network.direct and publish == "never":
+            problems.append(
+                Problem(
+                    f"the agent has no route to the containers of {name} and PUBLISH_PORTS=never: sessions start, but nobody reaches them",
+                    "run the agent on the engine's host (in a container: with network_mode: host), or set PUBLISH_PORTS=auto",
+                )
+            )
+        if not network.direct and publish != "never" and self._unreachable_publish():
+            problems.append(
+                Problem(
+                    f"ports are published on PUBLISH_ADDRESS={self._settings.publish_address} of the engine's host, which this agent does not run on",
+                    "set PUBLISH_ADDRESS to an address of that host in a private network, or run the agent there (in a container: with network_mode: host)",
+                    fatal=False,
+                )
+            )
+        return problems
+
+    def _unreachable_publish(self) -> bool:
+        try:
+            loopback = ipaddress.ip_address(self._settings.publish_address).is_loopback
+        except ValueError:
+            return False
+        elsewhere = not self._host.startswith("unix://") or Path("/.dockerenv").exists()
+        return loopback and elsewhere
+
+    async def _address_pool(self) -> list[Problem]:
+        """NETWORK_NAME is still to be made. Bridges run out at about 31 with Docker's default pools."""
+        networks = await self._engine.read(lambda client: client.networks(filters={"driver": "bridge"}))
+        if len(networks) < 28:
+            return []
+        return [
+            Problem(
+                f"the engine has {len(networks)} bridge networks, its default address pools end at about 31: {self._settings.network_name} may not fit",
+                "docker network prune, or widen default-address-pools in daemon.json",
+                fatal=False,
+            )
+        ]
+
+    async def facts(self) -> Mapping[str, str]:
+        version = await self._engine.read(lambda client: client.version())
+        info = await self._engine.read(lambda client: client.info())
+        return {
+            "engine": engine_name(info, version),
+            "engineVersion": str(version.get("Version", "")),
+            "apiVersion": str(version.get("ApiVersion", "")),
+            "storageDriver": str(info.get("Driver", "")),
+            "operatingSystem": str(info.get("OperatingSystem", "")),
+            "architecture": str(info.get("Architecture", "")),
+            "cgroupVersion": str(info.get("CgroupVersion", "")),
+        }
+
+
+def engine_name(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
+    parts = {str(component.get("Name", "")) for component in version.get("Components") or []}
+    return "podman" if "Podman Engine" in parts or "buildahVersion" in str(info) else "docker"
+
+
+def socket_problem(path: Path) -> Problem | None:
+    """What keeps us from a local engine's socket."""
+    if not path.exists():
+        return Problem(
+            f"there is no engine socket at {path} (DOCKER_HOST)",
+            "start Docker (systemctl start docker), or set DOCKER_HOST; in a container, mount the socket",
+        )
+    if not os.access(path, os.R_OK | os.W_OK):
+        try:
+            group = path.group()
+        except (KeyError, OSError):
+            group = str(path.stat().st_gid)
+        return Problem(
+            f"no permission to use the engine socket {path} (DOCKER_HOST)",
+            f'run the agent with the socket\'s group: usermod -aG {group} USER, SupplementaryGroups={group} in systemd, or group_add: ["{path.stat().st_gid}"] in Compose',
+        )
+    return None
+
+
+def engine_problems(info: Mapping[str, Any]) -> Iterator[Problem]:
+    """Limits that this engine cannot keep. Missing keys mean supported: Podman leaves some out."""
+    wanted = {"MemoryLimit": "memory", "PidsLimit": "processes (SESSION_PIDS_LIMIT)"}
+    missing = [words for key, words in wanted.items() if info.get(key) is False]
+    if info.get("CPUCfsQuota", info.get("CpuCfsQuota")) is False:
+        missing.append("CPU")
+    if missing:
+        rootless = any("rootless" in str(option) for option in info.get("SecurityOptions") or [])
+        fix = (
+            "delegate the cgroup controllers to the user (systemd: Delegate=cpu cpuset io memory pids) and use cgroup v2"
+            if rootless
+            else "enable the kernel's cgroup controllers (cgroup_enable=memory on the kernel command line)"
+        )
+        yield Problem(f"the engine cannot limit a session's {', '.join(missing)}", fix, fatal=False)
+    if info.get("OSType", "linux") != "linux":
+        yield Problem(f"the engine runs {info.get('OSType')} containers, sessions need Linux", "switch the engine over")

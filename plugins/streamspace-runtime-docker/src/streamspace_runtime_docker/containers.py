@@ -1,0 +1,103 @@
+"""From a session's spec to the body of the engine's create call."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from streamspace_agent.config import Settings
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.runtime import ReadyCheck, SessionSpec
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.settings import DockerSettings
+
+# The names that Docker allows; shorter than its limit, so that prefix and volume names fit as well.
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_MINIMUM_MEMORY = 6 * 1024**2
+"""Bytes; the engine refuses less."""
+
+
+def container_name(session_id: str) -> str:
+    return f"streamspace-{session_id}"
+
+
+def volume_name(session_id: str, name: str) -> str:
+    return f"streamspace-{session_id}-{name}"
+
+
+def valid_id(session_id: str) -> bool:
+    return _SESSION_ID.fullmatch(session_id) is not None
+
+
+def check_spec(spec: SessionSpec) -> None:
+    """Raise CommandFailed for what no engine could make."""
+    if not valid_id(spec.session_id):
+        raise CommandFailed(
+            "invalid_session",
+            f"session id {spec.session_id[:60]!r} cannot name a container: letters, digits, dots, dashes and underscores, at most 128",
+        )
+    for mount in spec.mounts:
+        if not valid_id(mount.name) or not mount.path.startswith("/"):
+            raise CommandFailed(
+                "invalid_template", f"volume {mount.name!r} at {mount.path!r} needs a plain name and an absolute path"
+            )
+    if spec.memory is not None and spec.memory < _MINIMUM_MEMORY:
+        raise CommandFailed(
+            "invalid_template", f"memory of {spec.memory} bytes is less than the engine's minimum of 6Mi"
+        )
+
+
+def create_body(
+    spec: SessionSpec, settings: Settings, own: DockerSettings, *, publish: bool, host_cpus: float
+) -> dict[str, Any]:
+    ports = [f"{number}/{protocol}" for number, protocol in _ports(spec)]
+    return {
+        "Image": spec.image,
+        # A browser's profile lock in the home volume names the host: a container's random one would lock users out.
+        "Hostname": re.sub(r"[^A-Za-z0-9-]", "-", spec.session_id)[:63].strip("-") or "session",
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "Labels": labels.of_container(settings.agent_id, spec),
+        "ExposedPorts": {port: {} for port in ports},
+        "HostConfig": {
+            "NetworkMode": settings.network_name,
+            "Mounts": [
+                {"Type": "volume", "Source": volume_name(spec.session_id, mount.name), "Target": mount.path}
+                for mount in spec.mounts
+            ],
+            "PortBindings": _bindings(ports, settings.publish_address) if publish else {},
+            "PublishAllPorts": False,
+            # The agent decides what runs; an engine that restarts sessions by itself would be a second mind.
+            "RestartPolicy": {"Name": "no"},
+            # Init stays as the engine has it: images built on s6 refuse to run as anything but process 1.
+            "CapDrop": ["ALL"],
+            "CapAdd": list(own.session_capabilities),
+            "SecurityOpt": ["no-new-privileges:true"],
+            "PidsLimit": own.session_pids_limit,
+            "ShmSize": own.session_shm_size,
+            # Whatever the engine's default driver: one whose log can be read back, and that cannot fill the disk.
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+            **_limits(spec, host_cpus),
+        },
+    }
+
+
+def _limits(spec: SessionSpec, host_cpus: float) -> Mapping[str, int]:
+    limits: dict[str, int] = {}
+    if spec.memory is not None:
+        # Without MemorySwap the engine allows as much swap again, which no capacity accounts for.
+        limits |= {"Memory": spec.memory, "MemorySwap": spec.memory}
+    if spec.cpu is not None:
+        # The engine refuses a limit beyond what the host has, where it would limit nothing.
+        cpu = min(spec.cpu, host_cpus) if host_cpus else spec.cpu
+        limits["NanoCpus"] = round(max(cpu, 0.01) * 1e9)
+    return limits
+
+
+def _ports(spec: SessionSpec) -> list[tuple[int, str]]:
+    ports = [(port.number, port.protocol.lower()) for port in spec.ports]
+    if spec.ready is not ReadyCheck.NONE and (spec.port, "tcp") not in ports:
+        ports.append((spec.port, "tcp"))
+    return ports
+
+
+def _bindings(ports: list[str], address: str) -> dict[str, list[dict[str, str]]]:
+    return {port: [{"HostIp": address, "HostPort": ""}] for port in ports}

@@ -1,0 +1,136 @@
+"""The way to the engine: one client, bounded threads for its blocking calls, and the one gate for side effects."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from streamspace_agent.errors import EngineUnavailable
+from streamspace_runtime_docker.streams import Reader
+
+if TYPE_CHECKING:
+    import docker
+
+    from streamspace_runtime_docker.client import Stream
+
+T = TypeVar("T")
+Call = Callable[["docker.APIClient"], T]
+
+CALL_TIMEOUT = 30
+"""Seconds an engine may take over one short call; starting a container on a busy host takes some."""
+PING_TIMEOUT = 3
+
+
+class Engine:
+    """Blocking SDK calls run in threads: short ones in one pool, streams in another, so that no pull holds up a call.
+
+    ``pulls`` streams and the events may run at once. ``guard`` is asked in the thread that makes a side effect, immediately before it.
+    """
+
+    def __init__(
+        self,
+        docker_host: str,
+        environ: Mapping[str, str],
+        *,
+        concurrency: int,
+        pulls: int,
+        guard: Callable[[], None],
+    ) -> None:
+        self.docker_host = docker_host
+        self.environ = environ
+        self._guard = guard
+        self._concurrency = concurrency
+        self._calls = ThreadPoolExecutor(concurrency, thread_name_prefix="engine")
+        self._streams = ThreadPoolExecutor(pulls + 1, thread_name_prefix="engine-stream")
+        self._readers: set[Reader] = set()
+        self._client: docker.APIClient | None = None
+        self._lock = threading.Lock()
+
+    async def read(self, call: Call[T]) -> T:
+        """Run a call without side effects. Raises EngineUnavailable, NotFound, Conflict or EngineError."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._run, call, False)
+
+    async def change(self, call: Call[T]) -> T:
+        """Run a call with side effects: the only way to make one."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._run, call, True)
+
+    def _run(self, call: Call[T], changes: bool) -> T:
+        from streamspace_runtime_docker.client import translate  # noqa: PLC0415  # loads the SDK, at first use only
+
+        try:
+            client = self._connected()
+            if changes:
+                self._guard()
+            return call(client)
+        except Exception as error:
+            raise translate(error, self.docker_host) from error
+
+    def _connected(self) -> "docker.APIClient":
+        from streamspace_runtime_docker.client import make_client  # noqa: PLC0415  # as above
+
+        with self._lock:
+            if self._client is None:
+                self._client = make_client(
+                    self.docker_host, self.environ, timeout=CALL_TIMEOUT, connections=self._concurrency + 4
+                )
+            return self._client
+
+    async def ping(self) -> bool:
+        """Does the engine answer on a *new* connection? One that shuts down goes on serving the old ones for a while."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._ping)
+
+    def _ping(self) -> bool:
+        from streamspace_runtime_docker.client import make_client, translate  # noqa: PLC0415  # as above
+
+        try:
+            client = make_client(self.docker_host, self.environ, timeout=PING_TIMEOUT, connections=1)
+            client.close()
+        except Exception as error:
+            if isinstance(translate(error, self.docker_host), EngineUnavailable):
+                return False
+            raise
+        return True
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]] = dict,
+        read_timeout: float,
+        changes: bool = False,
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The JSON lines of a long answer, opened when the context is entered and cut when it is left.
+
+        ``headers`` is called in the thread, since making some runs a credential helper.
+        """
+        from streamspace_runtime_docker.client import open_stream, translate  # noqa: PLC0415  # as above
+
+        def opener() -> "Stream":
+            client, made = self._connected(), headers()
+            if changes:
+                self._guard()
+            return open_stream(client, method, path, params=params, headers=made, read_timeout=read_timeout)
+
+        reader = Reader(opener, lambda error: translate(error, self.docker_host))
+        self._readers.add(reader)
+        try:
+            asyncio.get_running_loop().run_in_executor(self._streams, reader.run)
+            await reader.opened()
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            reader.leave()
+
+    def close(self) -> None:
+        """Wake every blocked stream and let the threads end by themselves; a call under way is not waited for."""
+        for reader in self._readers:
+            reader.leave()
+        self._calls.shutdown(wait=False, cancel_futures=True)
+        self._streams.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()

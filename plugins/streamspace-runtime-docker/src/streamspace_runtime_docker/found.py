@@ -1,0 +1,105 @@
+"""A container as the engine shows it, read alike from a list's entry and from an inspection."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from streamspace_runtime_docker import labels
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``state`` is the engine's word: created, running, paused, restarting, removing, exited, dead (Podman: also configured,
+    initialized, stopped, stopping). ``started_at`` is the engine's text, "" from a list. ``published`` maps a port to
+    where the engine publishes it.
+    """
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    state: str
+    image: str
+    created_at: float
+    address: str = ""
+    published: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    started_at: str = ""
+    exit_code: int = 0
+    oom: bool = False
+    error: str = ""
+    stop_signal: str = "SIGTERM"
+    environment: frozenset[str] = frozenset()
+
+    @property
+    def session_id(self) -> str:
+        return self.labels.get(labels.SESSION, "")
+
+    @property
+    def command_id(self) -> str:
+        return self.labels.get(labels.COMMAND, "")
+
+
+_STATES = {"configured": "created", "initialized": "created", "stopped": "exited", "stopping": "running"}
+
+
+def listed(entry: Mapping[str, Any]) -> Found:
+    published = {
+        int(port["PrivatePort"]): (str(port.get("IP", "")), int(port["PublicPort"]))
+        for port in entry.get("Ports") or []
+        if port.get("PublicPort")
+    }
+    state = str(entry.get("State", "")).lower()
+    return Found(
+        id=entry["Id"],
+        name=(entry.get("Names") or [""])[0].lstrip("/"),
+        labels=entry.get("Labels") or {},
+        state=_STATES.get(state, state),
+        image=entry.get("Image", ""),
+        created_at=float(entry.get("Created") or 0),
+        address=_address((entry.get("NetworkSettings") or {}).get("Networks")),
+        published=published,
+    )
+
+
+def inspected(body: Mapping[str, Any]) -> Found:
+    state, config = body["State"], body["Config"]
+    status = str(state.get("Status", "")).lower()
+    network = body.get("NetworkSettings") or {}
+    published = {
+        int(port.partition("/")[0]): (bindings[0].get("HostIp", ""), int(bindings[0]["HostPort"]))
+        for port, bindings in (network.get("Ports") or {}).items()
+        if bindings and bindings[0].get("HostPort")
+    }
+    return Found(
+        id=body["Id"],
+        name=body["Name"].lstrip("/"),
+        labels=config.get("Labels") or {},
+        state=_STATES.get(status, status),
+        image=config.get("Image", ""),
+        created_at=timestamp(body.get("Created", "")),
+        address=_address(network.get("Networks")),
+        published=published,
+        started_at=state.get("StartedAt", ""),
+        exit_code=int(state.get("ExitCode") or 0),
+        oom=bool(state.get("OOMKilled")),
+        error=state.get("Error", ""),
+        stop_signal=str(config.get("StopSignal") or "SIGTERM"),
+        environment=frozenset(config.get("Env") or ()),
+    )
+
+
+def _address(networks: Mapping[str, Any] | None) -> str:
+    for network in (networks or {}).values():
+        if address := (network or {}).get("IPAddress") or (network or {}).get("GlobalIPv6Address"):
+            return str(address)
+    return ""
+
+
+def timestamp(text: str) -> float:
+    """Unix seconds of the engine's RFC 3339 with nanoseconds; 0 for what is none."""
+    match = re.match(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:?\d\d)?", text)
+    if not match or text.startswith("0001-"):
+        return 0.0
+    parsed = datetime.fromisoformat(f"{match[1]}{match[3] or 'Z'}".replace(" ", "T"))
+    return parsed.astimezone(UTC).timestamp() + int((match[2] or "0").ljust(6, "0")) / 1e6

@@ -1,0 +1,66 @@
+"""What is written on every container, volume and network, and read back to tell a session without asking further."""
+
+from collections.abc import Mapping
+
+from streamspace_agent.runtime import ReadyCheck, SessionSpec
+
+APP = "app"
+AGENT = "streamspace.agent"
+SESSION = "streamspace.session"
+USER = "streamspace.user"
+TEMPLATE = "streamspace.template"
+EPOCH = "streamspace.epoch"
+COMMAND = "streamspace.command"
+VOLUME = "streamspace.volume"
+CPU = "streamspace.cpu"
+MEMORY = "streamspace.memory"
+PORT = "streamspace.port"
+READY = "streamspace.ready"
+IDLE_TIMEOUT = "streamspace.idle-timeout"
+MAX_DURATION = "streamspace.max-duration"
+
+
+def common(agent_id: str) -> dict[str, str]:
+    return {APP: "streamspace", AGENT: agent_id}
+
+
+def of_session(agent_id: str, spec: SessionSpec) -> dict[str, str]:
+    """The labels of everything made for a session; ``session-id`` is the name older tools filter by."""
+    return common(agent_id) | {
+        "session-id": spec.session_id,
+        SESSION: spec.session_id,
+        USER: spec.user,
+        TEMPLATE: spec.template,
+        EPOCH: str(spec.epoch),
+        COMMAND: spec.command_id,
+    }
+
+
+def of_container(agent_id: str, spec: SessionSpec) -> dict[str, str]:
+    """With what :class:`~streamspace_agent.runtime.Session` tells of its spec. No environment: it may hold secrets."""
+    optional = {CPU: spec.cpu, MEMORY: spec.memory, IDLE_TIMEOUT: spec.idle_timeout, MAX_DURATION: spec.max_duration}
+    return (
+        of_session(agent_id, spec)
+        | {PORT: str(spec.port), READY: str(spec.ready)}
+        | {name: f"{value!r}" for name, value in optional.items() if value is not None}
+    )
+
+
+def number(labels: Mapping[str, str], name: str) -> float | None:
+    """The number of a label; None where there is none or somebody wrote something else."""
+    try:
+        return float(labels[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def whole(labels: Mapping[str, str], name: str) -> int | None:
+    value = number(labels, name)
+    return None if value is None else int(value)
+
+
+def ready_check(labels: Mapping[str, str]) -> ReadyCheck:
+    try:
+        return ReadyCheck(labels.get(READY, ""))
+    except ValueError:
+        return ReadyCheck.NONE

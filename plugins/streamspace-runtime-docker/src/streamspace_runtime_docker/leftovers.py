@@ -1,0 +1,107 @@
+"""What interrupted and failed starts leave behind, and networks of an earlier NETWORK_NAME.
+
+A container that ever ran is a session, and its volumes are somebody's data: neither is ever left over. A container that
+never ran is left over once nobody knows its session, and with it the volumes that the same command made.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from streamspace_agent.config import Settings
+from streamspace_agent.runtime import Leftover
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
+from streamspace_runtime_docker.found import timestamp
+from streamspace_runtime_docker.making import Making
+from streamspace_runtime_docker.store import Store
+
+
+class Leftovers:
+    def __init__(self, engine: Engine, store: Store, making: Making, settings: Settings, grace: float) -> None:
+        self._engine = engine
+        self._store = store
+        self._making = making
+        self._network = settings.network_name
+        self._mine = [f"{labels.AGENT}={settings.agent_id}"]
+        self._grace = grace
+
+    async def find(self, known: frozenset[str]) -> list[Leftover]:
+        containers = await self._store.list()
+        commands = {f.command_id for f in containers if f.state == "created" and self._unneeded(f.session_id, known)}
+        left = [
+            Leftover("container", f.name, f"never ran, and no session {f.session_id} is known", age)
+            for f in containers
+            if f.state in {"created", "dead"} and self._unneeded(f.session_id, known)
+            if (age := self._age(f.created_at)) >= self._grace
+        ]
+        return left + await self._volumes(commands, known) + await self._networks()
+
+    @staticmethod
+    def _unneeded(session_id: str, known: frozenset[str]) -> bool:
+        return session_id not in known
+
+    @staticmethod
+    def _age(created_at: float) -> float:
+        return max(0.0, time.time() - created_at) if created_at else 0.0
+
+    async def _volumes(self, commands: set[str], known: frozenset[str]) -> list[Leftover]:
+        answer = await self._engine.read(lambda client: client.volumes(filters={"label": self._mine}))
+        return [
+            Leftover("volume", volume["Name"], "made by a start that never ran", age)
+            for volume in answer.get("Volumes") or []
+            if (marks := volume.get("Labels") or {}).get(labels.COMMAND) in commands
+            if marks.get(labels.SESSION) not in known
+            if (age := self._age(timestamp(volume.get("CreatedAt", "")))) >= self._grace
+        ]
+
+    async def _networks(self) -> list[Leftover]:
+        listed = await self._engine.read(lambda client: client.networks(filters={"label": self._mine}))
+        left = []
+        for entry in listed:
+            if entry["Name"] == self._network:
+                continue
+            body = await self._network_body(entry["Id"])
+            if body is not None and not body.get("Containers"):
+                age = self._age(timestamp(body.get("Created", "")))
+                left.append(
+                    Leftover("network", entry["Name"], f"has no sessions, NETWORK_NAME is {self._network}", age)
+                )
+        return [leftover for leftover in left if leftover.age >= self._grace]
+
+    async def _network_body(self, network: str) -> Mapping[str, Any] | None:
+        try:
+            body: Mapping[str, Any] = await self._engine.read(lambda client: client.inspect_network(network))
+        except NotFound:
+            return None
+        return body
+
+    async def remove(self, leftover: Leftover) -> None:
+        """What came into use since it was found stays."""
+        match leftover.kind:
+            case "container":
+                found = await self._store.look(leftover.name)
+                if found and found.state in {"created", "dead"} and self._is_mine(found.labels):
+                    await self._store.remove(found)
+            case "volume":
+                await self._remove_volume(leftover.name)
+            case "network":
+                await self._remove_network(leftover.name)
+            case kind:
+                raise ValueError(f"no kind of leftover: {kind}")
+
+    async def _remove_volume(self, name: str) -> None:
+        with suppress(Conflict):
+            await self._making.remove_volume(name)
+
+    async def _remove_network(self, name: str) -> None:
+        try:
+            await self._engine.change(lambda client: client.remove_network(name))
+        except EngineError as error:
+            if error.status not in {403, 404, 409}:  # 403: containers are attached to it
+                raise
+
+    def _is_mine(self, marks: Mapping[str, str]) -> bool:
+        return f"{labels.AGENT}={marks.get(labels.AGENT)}" in self._mine

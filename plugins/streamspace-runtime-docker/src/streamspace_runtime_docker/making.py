@@ -1,0 +1,131 @@
+"""Making a session's container, its volumes and what they need; and unmaking what a failed start leaves."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+from streamspace_agent.config import Settings
+from streamspace_agent.errors import AgentError, CommandFailed
+from streamspace_agent.faults import Faults
+from streamspace_agent.runtime import Mount, Progress, Report, SessionSpec
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.containers import container_name, create_body, volume_name
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
+from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.networks import Networks
+from streamspace_runtime_docker.pulls import Images
+from streamspace_runtime_docker.settings import DockerSettings
+from streamspace_runtime_docker.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Making:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        *,
+        images: Images,
+        networks: Networks,
+        faults: Faults,
+        settings: Settings,
+        own: DockerSettings,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._images = images
+        self._networks = networks
+        self._faults = faults
+        self._settings = settings
+        self._own = own
+        self._host_cpus: float | None = None
+
+    async def make(self, spec: SessionSpec, report: Report) -> str:
+        """Create the container and return its name. One that somebody else made meanwhile is as good."""
+        await self._networks.ensure()
+        await self._images.ensure(spec.image, report)
+        report(Progress("creating"))
+        # All of them end before the first failure is raised: what a failed start made is then known.
+        made = await asyncio.gather(*(self._volume(spec, mount) for mount in spec.mounts), return_exceptions=True)
+        for failure in made:
+            if isinstance(failure, BaseException):
+                raise failure
+        body = create_body(
+            spec,
+            self._settings,
+            self._own,
+            publish=await self._networks.publish(),
+            host_cpus=await self._cpus() if spec.cpu is not None else 0,
+        )
+        await self._create(spec, body, report)
+        self._faults.point("docker.after_create")
+        return container_name(spec.session_id)
+
+    async def _create(self, spec: SessionSpec, body: dict[str, Any], report: Report, *, again: bool = True) -> None:
+        name = container_name(spec.session_id)
+        try:
+            await self._engine.change(lambda client: client.create_container_from_config(body, name))  # type: ignore[no-untyped-call]  # in the SDK's stubs
+        except Conflict:
+            await self._store.need(spec.session_id)  # raises where it is another agent's
+        except EngineError as error:
+            if again and isinstance(error, NotFound):  # the image was removed since it was last seen
+                self._images.forget(spec.image)
+                await self._images.ensure(spec.image, report)
+                await self._create(spec, body, report, again=False)
+            else:
+                raise CommandFailed("create_failed", f"the engine cannot create the session: {error.text}") from error
+
+    async def _volume(self, spec: SessionSpec, mount: Mount) -> None:
+        """An existing volume of the session is used as it is; the engine answers with its labels."""
+        name = volume_name(spec.session_id, mount.name)
+        marks = labels.of_session(self._settings.agent_id, spec) | {labels.VOLUME: mount.name}
+        try:
+            body = await self._engine.change(
+                lambda client: client.create_volume(name, driver=self._settings.volume_driver, labels=marks)
+            )
+        except EngineError as error:
+            raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
+        owner = (body.get("Labels") or {}).get(labels.SESSION)
+        if owner != spec.session_id:
+            raise CommandFailed(
+                "volume_taken",
+                f"the volume {name} belongs to {f'the session {owner}' if owner else 'no session'}: remove or rename it, or use another session id",
+            )
+
+    async def _cpus(self) -> float:
+        if self._host_cpus is None:
+            self._host_cpus = float((await self._engine.read(lambda client: client.info())).get("NCPU") or 0)
+        return self._host_cpus
+
+    def fits(self, found: Found, spec: SessionSpec) -> bool:
+        """Is a container that never ran what this start would make?"""
+        wanted = {f"{name}={value}" for name, value in spec.environment.items()}
+        return found.image == spec.image and wanted <= found.environment
+
+    async def unmake(self, spec: SessionSpec, *, volumes: bool) -> None:
+        """Remove what a failed start made; ``volumes`` when the container never ran, so that they hold nothing yet.
+
+        Never raises: the start's own failure is what counts.
+        """
+        try:
+            if found := await self._store.find(spec.session_id):
+                await self._store.remove(found)
+            if volumes:
+                await self.remove_volumes(spec.session_id, command_id=spec.command_id)
+        except (AgentError, TimeoutError) as error:
+            log.warning("cannot clean up after the failed start of %s: %s", spec.session_id, error)
+
+    async def remove_volumes(self, session_id: str, command_id: str = "") -> None:
+        """Remove the session's volumes, or only those that one command made."""
+        wanted = [f"{labels.AGENT}={self._settings.agent_id}", f"{labels.SESSION}={session_id}"]
+        wanted += [f"{labels.COMMAND}={command_id}"] if command_id else []
+        answer = await self._engine.read(lambda client: client.volumes(filters={"label": wanted}))
+        for volume in answer.get("Volumes") or []:
+            await self.remove_volume(volume["Name"])
+
+    async def remove_volume(self, name: str) -> None:
+        with suppress(NotFound):
+            await self._engine.change(lambda client: client.remove_volume(name))

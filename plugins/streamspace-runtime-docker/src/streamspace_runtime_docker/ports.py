@@ -1,0 +1,35 @@
+"""Byte streams into sessions: by the container's address where we have a route to it, else by a published port."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+from streamspace_agent.errors import SessionNotFound
+from streamspace_agent.readiness import Stream
+from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.networks import Networks
+
+CONNECT_TIMEOUT = 5.0
+
+
+class Ports:
+    def __init__(self, docker_host: str, networks: Networks) -> None:
+        self._networks = networks
+        host = urlsplit(docker_host)
+        self._engine_address = (host.hostname or "127.0.0.1") if host.scheme == "tcp" else "127.0.0.1"
+
+    async def open(self, found: Found, port: int) -> Stream:
+        """Open a stream to a container as it was last seen. Raises OSError where nothing listens."""
+        address, number = await self._place(found, port)
+        async with asyncio.timeout(CONNECT_TIMEOUT):  # a TimeoutError is an OSError
+            return await asyncio.open_connection(address, number)
+
+    async def _place(self, found: Found, port: int) -> tuple[str, int]:
+        published = found.published.get(port)
+        if found.address and (not published or (await self._networks.ensure()).direct):
+            return found.address, port
+        if not published:
+            raise SessionNotFound(
+                f"{found.name} has no address to connect to: it does not run, or its network gives it none"
+            )
+        address, number = published
+        return self._engine_address if address in {"", "0.0.0.0", "::"} else address, number  # noqa: S104  # read, not bound

@@ -1,0 +1,193 @@
+"""Pulling images: one pull per image however many sessions wait for it, progress in bytes, a limit on standing still."""
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.faults import Faults
+from streamspace_agent.runtime import Progress, Report
+from streamspace_agent.units import format_bytes, format_seconds
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import EngineError, NotFound, Silent
+
+
+@dataclass(slots=True)
+class Layers:
+    """The engine's messages about one pull, summed up. ``total`` grows while layers become known."""
+
+    _status: dict[str, str] = field(default_factory=dict)
+    _current: dict[str, int] = field(default_factory=dict)
+    _total: dict[str, int] = field(default_factory=dict)
+    _unpacked: dict[str, int] = field(default_factory=dict)
+
+    def take(self, line: Mapping[str, Any]) -> bool:
+        """Add one message; True when it shows progress. An engine that only tries again gets nowhere."""
+        layer, status = str(line.get("id", "")), str(line.get("status", ""))
+        if not layer or status.startswith(("Pulling from", "Retrying")):
+            return not status.startswith("Retrying")
+        detail = line.get("progressDetail") or {}
+        moved = self._status.get(layer) != status
+        self._status[layer] = status
+        current, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
+        if status == "Downloading":
+            moved |= self._current.get(layer) != current
+            self._current[layer] = current
+            self._total[layer] = max(total, current)
+        elif status == "Extracting":
+            moved |= self._unpacked.get(layer) != current
+            self._unpacked[layer] = current
+        if status in {"Download complete", "Verifying Checksum", "Extracting", "Pull complete"}:
+            self._current[layer] = self._total.get(layer, 0)
+        return moved
+
+    def progress(self) -> Progress:
+        states = [s for s in self._status.values() if s != "Already exists"]
+        done = states.count("Pull complete")
+        detail = f"{done} of {len(states)} layers" if states else "asking the registry"
+        if any(s == "Extracting" for s in states):
+            detail = f"unpacking, {detail}"
+        return Progress("pulling", sum(self._current.values()), sum(self._total.values()), detail)
+
+
+class Pull:
+    """One pull under way, and those who wait for it."""
+
+    def __init__(self, image: str, engine: Engine, stall_timeout: float, faults: Faults) -> None:
+        self.image = image
+        self.reports: list[Report] = []
+        self.progress = Progress("pulling", detail="asking the registry")
+        self._engine = engine
+        self._stall_timeout = stall_timeout
+        self._faults = faults
+        self.task = asyncio.create_task(self._run(), name=f"pull {image}")
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._stall_timeout) as clock:
+                await self._read(lambda: clock.reschedule(loop.time() + self._stall_timeout))
+        except (TimeoutError, Silent):
+            got = f"{format_bytes(self.progress.current)} of {format_bytes(self.progress.total)} so far"
+            raise CommandFailed(
+                "pull_stalled",
+                f"pulling {self.image} made no progress for {format_seconds(self._stall_timeout)} (PULL_STALL_TIMEOUT), {got}",
+            ) from None
+        except EngineError as error:
+            raise explain(self.image, error.text) from error
+
+    async def _read(self, moved: Callable[[], None]) -> None:
+        from streamspace_runtime_docker.client import parse_image, registry_header  # noqa: PLC0415  # loads the SDK
+
+        repository, tag = parse_image(self.image)
+        layers = Layers()
+        async with self._engine.stream(
+            "POST",
+            "/images/create",
+            params={"fromImage": repository, "tag": tag},
+            headers=lambda: registry_header(self.image, self._engine.environ),
+            read_timeout=self._stall_timeout + 5,  # the clock above is first: it also sees lines without progress
+            changes=True,
+        ) as lines:
+            async for line in lines:
+                if error := line.get("error"):
+                    raise explain(self.image, str((line.get("errorDetail") or {}).get("message") or error))
+                if layers.take(line):
+                    moved()
+                    self._show(layers.progress())
+
+    def _show(self, progress: Progress) -> None:
+        self.progress = progress
+        for report in self.reports:
+            report(progress)
+        if progress.current:
+            self._faults.point("docker.mid_pull")
+
+
+class Images:
+    """Which images the engine has. One that is there is never pulled again, whatever its tag (``latest`` included)."""
+
+    def __init__(self, engine: Engine, stall_timeout: float, faults: Faults) -> None:
+        self._engine = engine
+        self._stall_timeout = stall_timeout
+        self._faults = faults
+        self._known: set[str] = set()
+        self._pulls: dict[str, Pull] = {}
+
+    def forget(self, image: str) -> None:
+        """The engine said that an image is gone."""
+        self._known.discard(image)
+
+    async def ensure(self, image: str, report: Report) -> None:
+        """Return once the engine has the image. Raises CommandFailed."""
+        if image in self._known:
+            return
+        if not await self._present(image):
+            await self._pull(image, report)
+            if not await self._present(image):
+                raise CommandFailed("pull_failed", f"pulling {image} ended, but the engine does not have it")
+        self._known.add(image)
+
+    async def _present(self, image: str) -> bool:
+        try:
+            await self._engine.read(lambda client: client.inspect_image(image))  # type: ignore[no-untyped-call]  # in the SDK's stubs
+        except NotFound:
+            return False
+        except EngineError as error:
+            raise explain(image, error.text) from error
+        return True
+
+    async def _pull(self, image: str, report: Report) -> None:
+        pull = self._pulls.get(image)
+        if pull is None:
+            pull = self._pulls[image] = Pull(image, self._engine, self._stall_timeout, self._faults)
+        pull.reports.append(report)
+        report(pull.progress)
+        try:
+            await asyncio.shield(pull.task)
+        finally:
+            pull.reports.remove(report)
+            if not pull.reports or pull.task.done():
+                pull.task.cancel()
+                if self._pulls.get(image) is pull:
+                    del self._pulls[image]
+
+
+# What engines and registries say, in the order in which it is looked for: Docker's and Podman's wording.
+_EXPLANATIONS = (
+    (r"no space left", "disk_full", "the engine's disk is full"),
+    (r"toomanyrequests|rate limit", "pull_rate_limited", "the registry allows no more pulls for now"),
+    (
+        r"manifest unknown|manifest for .* not found|name unknown",
+        "image_not_found",
+        "the registry has no such image or tag",
+    ),
+    (r"invalid reference|not a valid repository|invalid tag", "invalid_image", "this is no image reference"),
+    (
+        r"no basic auth|unauthorized|authentication required|access denied|access to the resource is denied|forbidden|denied:",
+        "pull_denied",
+        "the registry refuses these credentials, or the image does not exist there: log in with `docker login` for the user the agent runs as, or set DOCKER_CONFIG",
+    ),
+    (
+        r"no matching manifest|does not match the specified platform",
+        "image_not_found",
+        "the image does not exist for this host's architecture",
+    ),
+    (
+        r"dial tcp|no such host|connection refused|i/o timeout|timeout|x509|certificate|server misbehaving|unreachable|connection reset|\bEOF\b|pinging container registry|server gave HTTP response",
+        "registry_unreachable",
+        "the engine cannot reach the registry",
+    ),
+    (r"no such image|not found", "image_not_found", "the registry has no such image or tag"),
+)
+
+
+def explain(image: str, text: str) -> CommandFailed:
+    """A pull's failure in words that tell what to do; the engine's own words follow."""
+    text = " ".join(text.split())
+    for pattern, code, words in _EXPLANATIONS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return CommandFailed(code, f"cannot pull {image}: {words} ({text[:500]})")
+    return CommandFailed("pull_failed", f"cannot pull {image}: {text[:500]}")

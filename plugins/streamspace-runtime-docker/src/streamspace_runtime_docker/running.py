@@ -1,0 +1,100 @@
+"""Getting an existing container to run and waiting until people can use it."""
+
+import asyncio
+
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.faults import Faults
+from streamspace_agent.readiness import Stream, wait_ready
+from streamspace_agent.runtime import Progress, ReadyCheck, Report, Session, SessionState
+from streamspace_agent.units import format_seconds
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import EngineError, NotFound
+from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.marks import ended
+from streamspace_runtime_docker.networks import Networks
+from streamspace_runtime_docker.ports import Ports
+from streamspace_runtime_docker.store import Store
+from streamspace_runtime_docker.views import Views
+
+_LOOK = 0.5
+"""Seconds between two looks at whether the container that we wait for still runs."""
+
+
+class Running:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        views: Views,
+        *,
+        networks: Networks,
+        ports: Ports,
+        faults: Faults,
+        ready_timeout: float,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._views = views
+        self._networks = networks
+        self._ports = ports
+        self._faults = faults
+        self._ready_timeout = ready_timeout
+
+    async def bring_up(self, container: str, report: Report) -> Session:
+        """Start a container (running already is fine) and return once it can be used."""
+        report(Progress("starting"))
+        await self._start(container)
+        self._faults.point("docker.after_start")
+        return await self.ready(container, report)
+
+    async def _start(self, container: str, *, again: bool = True) -> None:
+        try:
+            await self._engine.change(lambda client: client.start(container))
+        except EngineError as error:
+            # Docker looks the network up at start only; it may be gone since it was last seen.
+            if again and "network" in error.text.lower():
+                self._networks.forget()
+                await self._networks.ensure()
+                await self._start(container, again=False)
+            elif isinstance(error, NotFound) and "container" in error.text.lower():
+                raise CommandFailed("start_failed", "the container was removed while it was started") from error
+            else:
+                raise CommandFailed("start_failed", f"the engine cannot start the session: {error.text}") from error
+
+    async def ready(self, container: str, report: Report) -> Session:
+        """Return once a running container can be used. Raises CommandFailed when it ends, or does not answer in time."""
+        report(Progress("waiting"))
+        found = await self._running(container)
+        check, port = labels.ready_check(found.labels), labels.whole(found.labels, labels.PORT) or 0
+        if check is not ReadyCheck.NONE and not self._views.is_ready(found):
+            await self._wait(found, check, port)
+        self._views.saw_ready(found)
+        self._faults.point("docker.after_ready")
+        return self._views.make(found, SessionState.RUNNING)
+
+    async def _wait(self, found: Found, check: ReadyCheck, port: int) -> None:
+        def connect() -> "asyncio.Future[Stream]":
+            return asyncio.ensure_future(self._ports.open(found, port))
+
+        answer = asyncio.create_task(wait_ready(check, connect, self._ready_timeout))
+        try:
+            while not (await asyncio.wait({answer}, timeout=_LOOK))[0]:
+                await self._running(found.id)
+        finally:
+            answer.cancel()
+        if not await answer:
+            words = "VNC greeting" if check is ReadyCheck.VNC else "HTTP answer"
+            raise CommandFailed(
+                "not_ready",
+                f"no {words} from port {port} within {format_seconds(self._ready_timeout)} (READY_TIMEOUT){await self._store.last_words(found)}",
+            )
+
+    async def _running(self, container: str) -> Found:
+        found = await self._store.look(container)
+        if found is None:
+            raise CommandFailed("session_ended", "the container was removed while its start was waited for")
+        if found.state != "running":
+            code = "out_of_memory" if found.oom else "session_ended"
+            raise CommandFailed(code, f"{ended(found)}{await self._store.last_words(found)}")
+        return found

@@ -1,0 +1,41 @@
+"""What a running session uses now."""
+
+import time
+
+from streamspace_runtime_docker.containers import container_name, valid_id
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import EngineError
+
+
+class Stats:
+    """Keeps the last CPU reading of each session: an engine asked once tells a sum, not a rate."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._last: dict[str, tuple[str, int, int]] = {}
+
+    def forget(self, session_id: str) -> None:
+        self._last.pop(session_id, None)
+
+    async def read(self, session_id: str) -> tuple[float, int] | None:
+        if not valid_id(session_id):
+            return None
+        name = container_name(session_id)
+        try:
+            body = await self._engine.read(lambda client: client.stats(name, stream=False, one_shot=True))
+        except EngineError:
+            self.forget(session_id)
+            return None
+        used, memory = (body.get("cpu_stats") or {}).get("cpu_usage") or {}, body.get("memory_stats") or {}
+        if "usage" not in memory or not used.get("total_usage"):
+            return None  # it does not run
+        now, total, container = time.monotonic_ns(), int(used["total_usage"]), str(body.get("id", ""))
+        before = self._last.get(session_id)
+        self._last[session_id] = (container, now, total)
+        cores = 0.0
+        if before and before[0] == container and now > before[1]:
+            cores = max(0.0, (total - before[2]) / (now - before[1]))
+        detail = memory.get("stats") or {}
+        # The page cache that the kernel drops first is not the session's need; cgroup v1 and v2 name it differently.
+        cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
+        return cores, max(0, int(memory["usage"]) - int(cache))

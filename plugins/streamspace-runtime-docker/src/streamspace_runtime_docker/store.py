@@ -1,0 +1,135 @@
+"""The agent's containers on the engine: finding them, ending them, and knowing which ends were our own doing."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from contextlib import suppress
+
+from streamspace_agent.config import Settings
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, RuntimeDriverError, SessionNotFound
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.containers import container_name, valid_id
+from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
+from streamspace_runtime_docker.found import Found, inspected, listed
+from streamspace_runtime_docker.settings import DockerSettings
+
+log = logging.getLogger(__name__)
+
+LOG_LINES = 20
+LOG_CHARACTERS = 2000
+_POLL = 0.05
+_KILL_TIMEOUT = 10.0
+"""Seconds until a killed container must be gone; one that is not hangs in the kernel."""
+_REMEMBERED = 1024
+
+
+class Store:
+    def __init__(self, engine: Engine, settings: Settings, own: DockerSettings) -> None:
+        self._engine = engine
+        self._agent_id = settings.agent_id
+        self._stop_timeout = own.stop_timeout
+        self._ours: OrderedDict[str, None] = OrderedDict()
+
+    def was_our_doing(self, found: Found) -> bool:
+        """Did this process end that run of the container?"""
+        return f"{found.id} {found.started_at}" in self._ours
+
+    def was_removed(self, container_id: str) -> bool:
+        """Did this process remove the container?"""
+        return container_id in self._ours
+
+    async def find(self, session_id: str) -> Found | None:
+        """The session's container. Raises CommandFailed when it is another agent's: that is never touched."""
+        found = await self.look(container_name(session_id)) if valid_id(session_id) else None
+        if found and found.labels.get(labels.AGENT) != self._agent_id:
+            owner = found.labels.get(labels.AGENT)
+            raise CommandFailed(
+                "session_taken",
+                f"the container {found.name} belongs to {f'the agent {owner}' if owner else 'no StreamSpace agent'}, this is {self._agent_id} (AGENT_ID): remove it, or use one agent id for this session",
+            )
+        return found
+
+    async def need(self, session_id: str) -> Found:
+        if found := await self.find(session_id):
+            return found
+        raise SessionNotFound(f"the engine holds no session {session_id}")
+
+    async def look(self, container: str) -> Found | None:
+        """Any container by name or id."""
+        try:
+            return inspected(await self._engine.read(lambda client: client.inspect_container(container)))
+        except NotFound:
+            return None
+
+    async def list(self) -> list[Found]:
+        """Every container of this agent, from one call that cannot fail because one of them vanishes."""
+        filters = {"label": [f"{labels.AGENT}={self._agent_id}"]}
+        entries = await self._engine.read(lambda client: client.containers(all=True, filters=filters))
+        return [found for entry in entries if (found := listed(entry)).session_id]
+
+    async def terminate(self, found: Found) -> None:
+        """End the container's processes by its stop signal, later by force. Holds no thread while it waits."""
+        self._remember(f"{found.id} {found.started_at}")
+        if found.state == "paused":
+            with suppress(NotFound, Conflict):
+                await self._engine.change(lambda client: client.unpause(found.id))
+        if await self._signal(found, found.stop_signal) and not await self._gone(found, self._stop_timeout):
+            log.warning("%s did not end within STOP_TIMEOUT, killing it", found.name)
+            if await self._signal(found, "SIGKILL") and not await self._gone(found, _KILL_TIMEOUT):
+                raise RuntimeDriverError(f"{found.name} does not end even when killed: look at the engine's log")
+
+    async def _signal(self, found: Found, signal: str) -> bool:
+        """False when nothing runs there any more."""
+        try:
+            await self._engine.change(lambda client: client.kill(found.id, signal))
+        except (NotFound, Conflict):
+            return False
+        except EngineError as error:
+            if "not running" in error.text or "can only kill running" in error.text:
+                return False
+            raise
+        return True
+
+    async def _gone(self, found: Found, timeout: float) -> bool:
+        deadline = asyncio.get_running_loop().time() + timeout
+        pause = _POLL
+        while (now := await self.look(found.id)) and now.state in {"running", "paused", "restarting"}:
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+        return True
+
+    async def remove(self, found: Found) -> None:
+        """Remove the container, running or not, and its nameless volumes. Absent is success."""
+        self._remember(found.id)
+        with suppress(NotFound):
+            try:
+                await self._engine.change(lambda client: client.remove_container(found.id, v=True, force=True))
+            except Conflict:  # its removal is under way
+                await self._vanished(found)
+
+    async def _vanished(self, found: Found) -> None:
+        deadline = asyncio.get_running_loop().time() + _KILL_TIMEOUT
+        while await self.look(found.id):
+            if asyncio.get_running_loop().time() >= deadline:
+                raise RuntimeDriverError(f"the engine does not finish removing {found.name}: look at its log")
+            await asyncio.sleep(_POLL)
+
+    def _remember(self, ended: str) -> None:
+        self._ours[ended] = None
+        while len(self._ours) > _REMEMBERED:
+            self._ours.popitem(last=False)
+
+    async def last_words(self, found: Found) -> str:
+        """The last lines of the container's log for a message, with a lead; "" where there are none."""
+        try:
+            data = await self._engine.read(
+                lambda client: client.logs(found.id, stdout=True, stderr=True, tail=LOG_LINES)
+            )
+        except (EngineError, EngineUnavailable):
+            return ""
+        text = data.decode("utf-8", "replace").strip()
+        text = text if len(text) <= LOG_CHARACTERS else f"...{text[-LOG_CHARACTERS:]}"
+        return f"; last log lines:\n{text}" if text else ""

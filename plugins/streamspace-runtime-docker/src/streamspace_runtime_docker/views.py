@@ -1,0 +1,94 @@
+"""From containers to the contract's sessions."""
+
+import asyncio
+from collections.abc import Iterable
+
+from streamspace_agent.runtime import Session, SessionState
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.marks import Mark, Marks, judge
+from streamspace_runtime_docker.store import Store
+
+
+class Views:
+    """Remembers which containers were seen usable; everything else is read from the engine each time."""
+
+    def __init__(self, store: Store, marks: Marks) -> None:
+        self._store = store
+        self._marks = marks
+        self._ready: dict[str, str] = {}
+        self._words: dict[str, tuple[str, str]] = {}
+
+    def saw_ready(self, found: Found) -> None:
+        self._ready[found.session_id] = found.id
+
+    def forget(self, session_id: str) -> None:
+        self._ready.pop(session_id, None)
+        self._words.pop(session_id, None)
+
+    def is_ready(self, found: Found) -> bool:
+        return found.state == "running" and self._ready.get(found.session_id) == found.id
+
+    async def session(self, found: Found, mark: Mark | None = None) -> Session:
+        """One inspected container; an exited one costs a look at its mark, unless that is given."""
+        state, reason = await self._state(found, mark)
+        return self.make(found, state, reason)
+
+    async def _state(self, found: Found, mark: Mark | None) -> tuple[SessionState, str]:
+        match found.state:
+            case "running" | "restarting":
+                return SessionState.RUNNING, ""
+            case "paused":
+                return SessionState.HIBERNATED, ""
+            case "exited":
+                state, reason = judge(found, mark or await self._marks.read(found))
+                return state, f"{reason}{await self._last_words(found)}" if state is SessionState.FAILED else reason
+            case "created":
+                return SessionState.PENDING, "its start is under way or was interrupted"
+            case "removing":
+                return SessionState.TERMINATED, "it is being removed"
+            case _:
+                return SessionState.FAILED, f"the engine shows it as {found.state}"
+
+    async def _last_words(self, found: Found) -> str:
+        """The log of a run that is over does not change: it is read once."""
+        run, words = self._words.get(found.session_id, ("", ""))
+        if run != f"{found.id} {found.started_at}":
+            words = await self._store.last_words(found)
+            self._words[found.session_id] = (f"{found.id} {found.started_at}", words)
+        return words
+
+    async def sessions(self, containers: Iterable[Found]) -> list[Session]:
+        """Listed containers; only the exited are inspected, and those that vanish meanwhile are left out."""
+        made = await asyncio.gather(*(self._listed(found) for found in containers))
+        return [session for session in made if session and session.state is not SessionState.TERMINATED]
+
+    async def _listed(self, found: Found) -> Session | None:
+        full = await self._store.look(found.id) if found.state == "exited" else found
+        return await self.session(full) if full else None
+
+    def make(self, found: Found, state: SessionState, reason: str = "") -> Session:
+        marks = found.labels
+        details: dict[str, str | int | float | bool] = {"containerId": found.id[:12], "image": found.image}
+        if found.state == "paused":
+            details["paused"] = True
+        return Session(
+            session_id=found.session_id,
+            state=state,
+            place=found.name,
+            address=found.address,
+            port=labels.whole(marks, labels.PORT) or 0,
+            ready=self.is_ready(found),
+            reason=reason,
+            user=marks.get(labels.USER, ""),
+            template=marks.get(labels.TEMPLATE, ""),
+            command_id=marks.get(labels.COMMAND, ""),
+            epoch=labels.whole(marks, labels.EPOCH) or 0,
+            cpu=labels.number(marks, labels.CPU),
+            memory=labels.whole(marks, labels.MEMORY),
+            ready_check=labels.ready_check(marks),
+            idle_timeout=labels.number(marks, labels.IDLE_TIMEOUT),
+            max_duration=labels.number(marks, labels.MAX_DURATION),
+            created_at=found.created_at,
+            details=details,
+        )

@@ -1,0 +1,89 @@
+import asyncio
+import random
+from contextlib import asynccontextmanager
+
+import pytest
+
+from streamspace_agent import config
+from streamspace_agent.elector import Elector
+from streamspace_agent.faults import Faults
+from streamspace_agent.identity import Identity
+from streamspace_agent.leadership import Counters, Leadership
+from streamspace_agent.link import Link
+from streamspace_agent.plugins import COMMANDS, Plugins, installed
+from streamspace_agent.registration import Keys, Registrar
+from streamspace_agent.standalone import StandaloneBackend
+from streamspace_devplane import DevPlane
+from tests.core.memory_driver import AGENT, MemoryDriver
+
+
+@pytest.fixture
+async def plane(tmp_path):
+    async with DevPlane(db=tmp_path / "plane.db") as plane:
+        yield plane
+
+
+@pytest.fixture
+def driver():
+    return MemoryDriver()
+
+
+@pytest.fixture
+def make_settings(tmp_path, plane):
+    async def make(**more):
+        values = {
+            "AGENT_ID": AGENT,
+            "CONTROL_PLANE_URL": plane.ws_url,
+            "AGENT_API_KEY": await plane.issue_key(AGENT),
+            "STATE_DIR": str(tmp_path / "state"),
+            "DRAIN_TIMEOUT": "2s",
+        }
+        return config.load(values | more)
+
+    return make
+
+
+class Running:
+    """One tenure with everything real but the engine."""
+
+    def __init__(self, tenure, elector, lease, task):
+        self.tenure, self.elector, self.lease, self.task = tenure, elector, lease, task
+
+    async def kill(self):
+        """End without any of the good manners: as SIGKILL would, the journal keeps what it has."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.elector.resign(self.lease, "killed")
+
+
+@pytest.fixture
+def lead(make_settings, driver):
+    @asynccontextmanager
+    async def leading(**variables):
+        settings = await make_settings(**variables)
+        elector = Elector(StandaloneBackend(), Identity.discover(AGENT))
+        await elector.start()
+        tick = asyncio.create_task(_tick(elector))
+        lease = await elector.lead()
+        rng = random.Random(7)
+        keys = Keys(settings, lambda _secret: None)
+        link = Link(settings, keys, None, rng, Registrar(settings, keys, None, rng))
+        registry = Plugins().commands([found for found in installed(COMMANDS) if found.name == "sessions"])
+        tenure = Leadership(settings, lease, driver, registry, link, Faults({}), Counters())
+        running = Running(tenure, elector, lease, asyncio.create_task(tenure.run()))
+        try:
+            yield running
+        finally:
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
+            await elector.resign(lease, "test ends")
+            await elector.aclose()
+            tick.cancel()
+
+    return leading
+
+
+async def _tick(elector):
+    while True:
+        elector.alive()
+        await asyncio.sleep(0.1)

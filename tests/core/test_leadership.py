@@ -1,0 +1,230 @@
+"""One tenure against the real control plane's twin; the engine is in memory."""
+
+import asyncio
+
+from streamspace_agent.errors import CommandFailed
+from tests.core.memory_driver import AGENT, MemoryDriver
+
+
+async def test_a_start_is_acknowledged_reported_and_completed_in_that_order(plane, lead):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session("desktop", session_id="s1", user="ann")
+        row = await plane.wait_command(command)
+        assert row["result"]["podName"] == "streamspace-s1"
+        session = await plane.wait_session("s1", state="running")
+        assert session["vncReady"]
+        kinds = [e["type"] for e in await plane.events(direction="from_agent") if e["type"] != "heartbeat"]
+        assert kinds.index("ack") < kinds.index("complete")
+        last_status = max(i for i, kind in enumerate(kinds) if kind == "status")
+        assert last_status < kinds.index("complete")
+
+
+async def test_a_long_start_delays_no_other_session_and_no_heartbeat(plane, lead, driver):
+    driver.hold["slow"] = asyncio.Event()
+    async with lead(HEALTH_CHECK_INTERVAL="1s"):
+        await plane.wait_agent(AGENT)
+        slow = await plane.start_session("desktop", session_id="slow")
+        await plane.wait_command(slow, "ack")
+        beats = len(await plane.events(type="heartbeat"))
+        await plane.wait_command(await plane.start_session("desktop", session_id="quick"))
+        while len(await plane.events(type="heartbeat")) < beats + 2:
+            await asyncio.sleep(0.1)
+        assert (await plane.command(slow))["state"] == "ack"
+        driver.hold["slow"].set()
+        await plane.wait_command(slow)
+
+
+async def test_a_stop_ends_the_start_it_overtakes(plane, lead, driver):
+    driver.hold["s1"] = asyncio.Event()
+    async with lead():
+        await plane.wait_agent(AGENT)
+        start = await plane.start_session("desktop", session_id="s1")
+        await plane.wait_command(start, "ack")
+        await plane.wait_command(await plane.stop_session("s1"))
+        row = await plane.wait_command(start, "failed")
+        assert "cancelled" in row["error"]
+        assert (await plane.wait_session("s1", state="terminated"))["state"] == "terminated"
+        assert driver.starts == 0
+
+
+async def test_a_command_sent_twice_runs_once_and_is_answered_alike(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session("desktop", session_id="s1")
+        first = await plane.wait_command(command)
+        payload = next(e for e in await plane.events(type="command"))["payload"]["payload"]
+        seq = (await plane.events())[-1]["seq"]
+        await plane.send_command(AGENT, "start_session", payload, command_id=command)
+        while not (again := await plane.events(seq, type="complete")):
+            await asyncio.sleep(0.02)
+        assert again[0]["payload"]["result"] == first["result"]
+        assert driver.starts == 1
+
+
+async def test_a_second_start_of_a_running_session_gives_an_equal_answer(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        first = await plane.wait_command(await plane.start_session("desktop", session_id="s1"))
+        payload = next(e for e in await plane.events(type="command"))["payload"]["payload"]
+        second = await plane.wait_command(await plane.send_command(AGENT, "start_session", payload))
+        assert second["result"] == first["result"]
+        assert driver.starts == 1
+
+
+async def test_stopping_an_absent_session_succeeds(plane, lead):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        row = await plane.wait_command(await plane.send_command(AGENT, "stop_session", {"sessionId": "nobody"}))
+        assert row["result"]["state"] == "terminated"
+
+
+async def test_results_made_while_the_control_plane_is_away_arrive_in_order_once_it_is_back(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        for name in ("a", "b"):
+            driver.hold[name] = asyncio.Event()
+            await plane.wait_command(await plane.start_session("desktop", session_id=name), "ack")
+        await plane.wait_command(await plane.start_session("desktop", session_id="c"))
+        await plane.stop()
+        driver.hold["b"].set()
+        await _until(lambda: "b" in driver.held)
+        driver.hold["a"].set()
+        await _until(lambda: "a" in driver.held)
+        driver.die("c", "exit code 3")
+        await asyncio.sleep(0.2)
+        seq = 0
+        await plane.start()
+        await plane.wait_session("c", state="failed", timeout=30)
+        done = [e["payload"] for e in await plane.events(seq, direction="from_agent") if e["type"] == "complete"]
+        assert [d["result"]["sessionId"] for d in done] == ["c", "b", "a"]
+
+
+async def test_a_command_left_open_by_a_killed_leader_is_completed_by_the_next(plane, lead, driver):
+    driver.hold["s1"] = asyncio.Event()
+    async with lead() as first:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session("desktop", session_id="s1")
+        await plane.wait_command(command, "ack")
+        await _until(lambda: first.tenure.dispatcher.running == 1)
+        await first.kill()
+    driver.hold["s1"].set()
+    driver.queue = asyncio.Queue()
+    async with lead():
+        await plane.wait_command(command)
+        await asyncio.sleep(0.2)
+    outcomes = [e["type"] for e in await plane.events(direction="from_agent") if e["type"] in {"complete", "failed"}]
+    assert outcomes == ["complete"]
+    assert driver.starts == 1
+
+
+async def test_a_refused_start_is_answered_with_the_reason_and_the_session_reported_failed(plane, lead, driver):
+    driver.refuse["s1"] = CommandFailed("image_not_found", "there is no image nowhere:1")
+    async with lead():
+        await plane.wait_agent(AGENT)
+        row = await plane.wait_command(await plane.start_session("desktop", session_id="s1"), "failed")
+        assert row["error"] == "image_not_found: there is no image nowhere:1"
+        await plane.wait_session("s1", state="failed")
+
+
+async def test_a_full_host_refuses_with_numbers(plane, lead):
+    async with lead(MAX_MEMORY="1", MAX_SESSIONS="10"):
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session("desktop", session_id="a", memory="600Mi"))
+        row = await plane.wait_command(await plane.start_session("desktop", session_id="b", memory="600Mi"), "failed")
+        assert row["error"] == "insufficient_memory: needs 600 MiB, 424 MiB free of 1 GiB; sessions 1/10"
+
+
+async def test_bad_commands_are_answered_and_the_connection_stays(plane, lead, driver):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        cases = {
+            ("make_coffee", "{}"): "unknown_action",
+            ("stop_session", "{}"): "missing_session_id",
+            ("start_session", '{"sessionId": "../../etc"}'): "invalid_session_id",
+            ("start_session", '{"sessionId": "s"}'): "missing_template",
+            (
+                "start_session",
+                '{"sessionId": "s", "templateManifest": {"spec": {"baseImage": "x"}}, "memory": "lots"}',
+            ): "invalid_quantity",
+            (
+                "start_session",
+                '{"sessionId": "s", "templateManifest": {"spec": {"baseImage": "x", "ports": [{"containerPort": 70000}]}}}',
+            ): "invalid_port",
+        }
+        for number, ((action, payload), code) in enumerate(cases.items()):
+            frame = f'{{"type":"command","timestamp":"2026-01-01T00:00:00Z","payload":{{"commandId":"bad{number}","action":"{action}","payload":{payload}}}}}'
+            await plane.send_frame(AGENT, frame)
+            seen = await _answer(plane, f"bad{number}")
+            assert seen["type"] == "failed"
+            assert seen["payload"]["error"].startswith(code)
+        await plane.send_frame(AGENT, '{"type":7,"payload":{"commandId":"odd"}}\n{not json')
+        assert (await _answer(plane, "odd"))["type"] == "failed"
+        assert running.tenure._link.status.connections == 1
+        assert driver.calls == []
+
+
+async def test_a_shutdown_message_drains_and_ends_the_tenure(plane, lead, driver):
+    driver.hold["s1"] = asyncio.Event()
+    async with lead(DRAIN_TIMEOUT="10s") as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session("desktop", session_id="s1")
+        await plane.wait_command(command, "ack")
+        await plane.send_message(AGENT, "shutdown", {"reason": "upgrade"})
+        await plane.wait_agent(AGENT, status="draining")
+        driver.hold["s1"].set()
+        assert "upgrade" in await asyncio.wait_for(running.task, 10)
+        assert (await plane.command(command))["state"] == "completed"
+
+
+async def test_what_a_drain_cannot_finish_is_failed_and_cleaned_up(plane, lead, driver):
+    driver.hold["s1"] = asyncio.Event()
+    async with lead(DRAIN_TIMEOUT="200ms") as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session("desktop", session_id="s1")
+        await plane.wait_command(command, "ack")
+        running.tenure.shut_down("SIGTERM")
+        await asyncio.wait_for(running.task, 10)
+        row = await plane.wait_command(command, "failed")
+        assert row["error"].startswith("agent_shutdown")
+        assert ("stop", "s1") in driver.calls
+
+
+async def test_what_runs_is_adopted_and_reported(plane, lead, driver):
+    other = MemoryDriver()
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session("desktop", session_id="s1"))
+    assert other.held == {}
+    seq = (await plane.events())[-1]["seq"]
+    driver.queue = asyncio.Queue()
+    async with lead():
+        while not (states := await plane.events(seq, type="status")):
+            await asyncio.sleep(0.02)
+    assert states[0]["payload"]["state"] == "running"
+
+
+async def test_commands_wait_for_an_engine_that_is_away(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        driver.down = True
+        command = await plane.start_session("desktop", session_id="s1")
+        await plane.wait_command(command, "ack")
+        await asyncio.sleep(0.3)
+        driver.down = False
+        await plane.wait_command(command)
+
+
+async def _answer(plane, command_id):
+    async with asyncio.timeout(10):
+        while True:
+            for event in await plane.events(direction="from_agent"):
+                if event["type"] in {"complete", "failed"} and event["payload"].get("commandId") == command_id:
+                    return event
+            await asyncio.sleep(0.02)
+
+
+async def _until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
