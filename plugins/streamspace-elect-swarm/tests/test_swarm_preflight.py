@@ -44,8 +44,8 @@ async def test_preflight_changes_nothing(replicas, services, client):
     assert await backend.observe() is None
 
 
-async def test_an_engine_outside_a_swarm_is_named_with_the_fix(replicas, main_host):
-    assert "docker swarm init" in await _problem(replicas("f" * 64, main_host))
+async def test_an_engine_outside_a_swarm_is_named_with_the_fix(replicas, docker_host):
+    assert "docker swarm init" in await _problem(replicas("f" * 64, docker_host))
 
 
 async def test_a_process_outside_a_container_is_told_to_be_a_service(replicas):
@@ -56,8 +56,8 @@ async def test_a_container_of_another_engine_is_told_to_mount_its_own_socket(rep
     assert "socket of the host that runs it" in await _problem(replicas("f" * 64))
 
 
-async def test_a_plain_container_is_told_to_be_a_service(replicas, client, tiny):
-    container = client.containers.run(tiny, detach=True)
+async def test_a_plain_container_is_told_to_be_a_service(replicas, client, tiny_image):
+    container = client.containers.run(tiny_image, detach=True)
     try:
         assert "no task" in await _problem(replicas(container.id))
     finally:
