@@ -208,3 +208,20 @@ async def _listening(backend):
 
 async def _more(backend, count):
     return backend._events.count > count
+
+
+async def test_an_answer_from_an_old_copy_is_no_lost_lease(replicas, container, monkeypatch):
+    before, leader = replicas(container), replicas(container)
+    await before.release(await before.acquire(candidate(before), None))
+    old = await leader.observe()
+    grant = await leader.acquire(candidate(leader), old)
+
+    async def behind():
+        return old
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader, "observe", behind)
+        for step in (leader.renew, leader.release):
+            with pytest.raises(BackendUnavailable, match="old copy"):
+                await step(grant)
+    await leader.renew(grant)
