@@ -9,6 +9,8 @@ import textwrap
 import pytest
 
 from streamspace_agent import __version__
+from streamspace_agent.errors import PluginError
+from streamspace_agent.plugins import ELECTION, choose
 
 BACKEND = """
     import streamspace_agent
