@@ -51,14 +51,11 @@ class Reconciler:
         self._settled = settled
         self.sessions: dict[str, Session] = {}
         """Sessions as last reported to the control plane."""
+        self.on_state: Callable[[Session], None] = lambda _session: None
+        """Called with each state before it is reported."""
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
-
-    @property
-    def active(self) -> int:
-        """Sessions that a person can use now."""
-        return sum(s.state is SessionState.RUNNING and s.ready for s in self.sessions.values())
 
     def count_by_state(self) -> dict[str, int]:
         """May be called from any thread."""
@@ -70,6 +67,7 @@ class Reconciler:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
+        self.on_state(session)
         # The epoch of a report is the reporter's, not that of the session's first start.
         return Message("status", protocol.status(replace(session, epoch=self._lease.epoch)))
 
@@ -163,7 +161,9 @@ class Reconciler:
             async with asyncio.timeout(READY_PATIENCE):
                 return await self._driver.wake(session.session_id, lambda _step: None)
         except (TimeoutError, RuntimeDriverError, CommandFailed) as error:
-            log.warning("session %s runs, but cannot be used: %s", session.session_id, str(error) or "no answer in time")
+            log.warning(
+                "session %s runs, but cannot be used: %s", session.session_id, str(error) or "no answer in time"
+            )
             return session
 
     async def _remove_leftovers(self) -> None:
