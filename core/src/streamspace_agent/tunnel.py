@@ -256,7 +256,8 @@ class Tunnel:
 
     async def _linger(self, channel: Channel) -> bool:
         """Let the viewer read a server's last words, for as long as it does. True if it leaves by itself."""
-        while (left := channel.last_sign + LINGER - self._clock.now()) > 0:
+        began = self._clock.now()
+        while (left := max(began, channel.last_sign) + LINGER - self._clock.now()) > 0:
             try:
                 async with asyncio.timeout(left):
                     await self._left.wait()
