@@ -1,8 +1,12 @@
-"""A control plane of the barest kind, in a process of its own: takes what agents send as fast as it can, and drives one session."""
+"""A control plane of the barest kind, in a process of its own: takes what agents send as fast as it can, and drives one session.
+
+Prints the MB/s of VNC bytes of each connection that brought enough.
+"""
 
 import base64
 import json
 import sys
+import time
 
 import uvicorn
 from starlette.applications import Starlette
@@ -14,6 +18,7 @@ from streamspace_devplane.envelopes import encode
 HELLO = b"RFB 003.008\n\x01\x01"
 REQUEST = b"\x03\x01" + bytes(8)
 REQUEST_EVERY = 1 << 20
+WARM_UP = 16 << 20
 
 
 def say(kind, **payload):
@@ -36,6 +41,10 @@ async def connect(socket):
     async for text in socket.iter_text():
         if text.startswith('{"type":"vnc_data"'):
             before, taken = taken, taken + len(text) * 3 // 4
+            if before < WARM_UP <= taken:
+                first, began = taken, time.perf_counter()
+            if before < WARM_UP + socket.app.state.measured <= taken:
+                print((taken - first) / 1e6 / (time.perf_counter() - began), flush=True)
             for _ in range(taken // REQUEST_EVERY - before // REQUEST_EVERY if asking else 0):
                 await socket.send_text(vnc(session_id, REQUEST))
             continue
@@ -49,14 +58,14 @@ async def connect(socket):
                 await socket.send_text(vnc(session_id, REQUEST))
 
 
-def main(port, start):
+def main(port, measured, start):
     app = Starlette(
         routes=[
             Route("/api/v1/agents/register", register, methods=["POST"]),
             WebSocketRoute("/api/v1/agents/connect", connect),
         ]
     )
-    app.state.start = start
+    app.state.start, app.state.measured = start, measured
     uvicorn.run(
         app,
         port=port,
@@ -69,4 +78,4 @@ def main(port, start):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
