@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import docker
-import pybase64
 from websockets.asyncio.client import connect
 
+from streamspace_agent.pace import CHUNK
 from streamspace_agent.protocol import vnc_data
 from streamspace_devplane.process import DevPlaneProcess
 from streamspace_devplane.settings import Settings
@@ -33,7 +33,6 @@ SIZE = MEGABYTES << 20
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 TRIPS = int(os.environ.get("TRIPS", "1000"))
 TUNNELS = int(os.environ.get("TUNNELS", "100"))
-AGENT_CHUNK = 256 * 1024
 BLOCK = bytes(64 * 1024)
 
 
@@ -275,9 +274,9 @@ async def listening(port):
 
 
 async def bare(port):
-    frame = vnc_data("bench", os.urandom(AGENT_CHUNK))
+    frame = vnc_data("bench", os.urandom(CHUNK))
     async with connect(f"ws://127.0.0.1:{port}/api/v1/agents/connect", compression=None) as link:
-        for _ in range((SIZE + (32 << 20)) // AGENT_CHUNK):
+        for _ in range((SIZE + (32 << 20)) // CHUNK):
             await link.send(frame, text=True)
         await (await link.ping())
 
@@ -288,14 +287,13 @@ async def rate(sink):
 
 
 async def main():
-    assert len(pybase64.b64encode(b"x")) == 4
     with tempfile.TemporaryDirectory(prefix="streamspace-bench-") as folder:
         plane = DevPlaneProcess(Path(folder) / "plane", settings=Settings(log_vnc_data=False))
         async with plane:
             prefix = f"bench-{os.urandom(4).hex()}"
             scene = Stage(Path(folder), plane, prefix, os.environ["DOCKER_HOST"])
             try:
-                agent = await (await scene.agent(MAX_SESSIONS="200")).start()
+                agent = await (await scene.agent(MAX_SESSIONS="200", MAX_CPU="1000")).start()
                 await plane.wait_agent(prefix)
                 to_viewer, down_bare = await throughput(scene, f"{prefix}-down", down, MODE="blast", MEGABYTES=1 << 20)
                 to_session, up_bare = await throughput(scene, f"{prefix}-up", up, MODE="sink", MEGABYTES=MEGABYTES)

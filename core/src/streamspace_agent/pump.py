@@ -11,7 +11,7 @@ from streamspace_agent import protocol
 from streamspace_agent.channel import Channel
 from streamspace_agent.clock import Clock
 from streamspace_agent.errors import LeaseLost
-from streamspace_agent.pace import Budget, Window
+from streamspace_agent.pace import Budget, Window, chunk
 
 
 class Carrier(Protocol):
@@ -137,7 +137,7 @@ class Pump:
         return None
 
     async def _send(self, carrier: Carrier, channel: Channel) -> None:
-        data = channel.take(self._window.chunk)
+        data = channel.take(chunk(channel.unread))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
         if channel.waiting:
