@@ -40,8 +40,8 @@ def test_a_long_way_gets_a_large_window():
 
 def test_a_slow_link_holds_little_back_that_others_would_wait_behind():
     window, latency = run(rate=2e6, base=0.01)
-    assert window.size <= 2 * Window.SMALLEST
-    assert latency < 0.2
+    assert window.size <= 3 * Window.SMALLEST
+    assert latency < 0.25
 
 
 def test_however_many_viewers_stop_reading_the_queue_never_fills_and_one_that_reads_goes_on():

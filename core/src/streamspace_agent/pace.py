@@ -44,6 +44,8 @@ class Window:
         self._floor_since = clock.now()
         self._size_before = 0
         """While the floor is measured anew: the size to go on with."""
+        self._drained = 0.0
+        """Since when no more than the smallest window is on its way: pings from then on measure the floor."""
         self._hold_until = 0.0
 
     @property
@@ -67,9 +69,11 @@ class Window:
         now = self._clock.now()
         self.in_flight -= probe
         if self._size_before:
-            if self.in_flight <= self.SMALLEST:
+            if not self._drained and self.in_flight <= self.SMALLEST:
+                self._drained = now
+            elif self._drained and now - latency >= self._drained:
                 self._floor, self._floor_since = latency, now
-                self.size, self._size_before = self._size_before, 0
+                self.size, self._size_before, self._drained = self._size_before, 0, 0.0
             return
         self._floor = min(self._floor, latency)
         if now - self._floor_since > self.FLOOR_LASTS:

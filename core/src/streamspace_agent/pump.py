@@ -11,6 +11,7 @@ from streamspace_agent import protocol
 from streamspace_agent.channel import Channel
 from streamspace_agent.clock import Clock
 from streamspace_agent.errors import LeaseLost
+from streamspace_agent.link import LinkDown
 from streamspace_agent.pace import Budget, Window, chunk
 
 
@@ -65,6 +66,11 @@ class Pump:
                 else:
                     await self._send(carrier, channel)
         finally:
+            self.down(carrier)
+
+    def down(self, carrier: Carrier) -> None:
+        """Nothing more goes over this connection."""
+        if self._carrier is carrier:
             self._carrier = None
             self._up.clear()
 
@@ -86,7 +92,7 @@ class Pump:
         try:
             self._require_lease()
             await self._carrier.send(kind, payload)
-        except (ConnectionClosed, LeaseLost, OSError):
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
         return True
 
@@ -98,7 +104,7 @@ class Pump:
         try:
             self._require_lease()
             await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
-        except (ConnectionClosed, LeaseLost, OSError):
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
         return True
 

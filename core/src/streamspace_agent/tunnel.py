@@ -26,6 +26,8 @@ LINGER = 2.0
 """Seconds that a viewer has for a server's last words, such as why it refuses, before it is closed."""
 MAX_EARLY = 1024 * 1024
 """Bytes that a viewer may say while the connection to its server is being made."""
+RETRY = 0.05
+"""Seconds until an announcement that found no connection is tried again."""
 HEALTHY = 5.0
 """Seconds after which a connection counts as one that worked."""
 
@@ -234,6 +236,7 @@ class Tunnel:
             number = await self._pump.up()
             if self._owed:
                 if not await self._pump.tell("vnc_error", {"sessionId": session.session_id, "error": self._owed}):
+                    await asyncio.sleep(RETRY)
                     continue
                 self._owed = ""
             if self._announced == (number, greeting):
@@ -246,6 +249,7 @@ class Tunnel:
             if await self._pump.tell("vnc_ready", ready) and (channel is None or await self._pump.greet(channel)):
                 self._announced = (number, greeting)
                 return
+            await asyncio.sleep(RETRY)
 
     async def _wait_for_viewer(self) -> None:
         """For a server that waits for its client: until there is one."""
