@@ -243,7 +243,7 @@ class Tunnel:
                 if channel is not None:
                     channel.greeted()
                 return
-            while channel is not None and not self._pump.budget.allows_greeting:  # noqa: ASYNC110 - rare, and nobody is kept
+            while channel is not None and not self._pump.budget.allows_greeting:
                 await asyncio.sleep(0.5)
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
             if await self._pump.tell("vnc_ready", ready) and (channel is None or await self._pump.greet(channel)):

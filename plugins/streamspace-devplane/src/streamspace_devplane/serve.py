@@ -141,7 +141,7 @@ async def run(
 @click.option(
     "--exit-with-stdin", is_flag=True, help="End when standard input does, so that no parent can leave it behind."
 )
-def serve(  # noqa: PLR0917 - click passes names
+def serve(
     host: str,
     port: int,
     state_dir: Path,
@@ -154,7 +154,7 @@ def serve(  # noqa: PLR0917 - click passes names
     as_json: bool,
     exit_with_stdin: bool,
 ) -> None:
-    r"""Run the control plane until Ctrl-C.
+    """Run the control plane until Ctrl-C.
 
     \b
     First steps:
