@@ -17,12 +17,14 @@ class Proxy:
     `rate`: bytes per second towards the clients, all connections together; None for no limit
     `stalled`: nothing passes in either direction, connections stay open
     `mute`: requests arrive, replies are held back
+    `delay`: seconds that each reply is held back
     `refusing`: new connections are closed at once
     """
 
     def __init__(self, target_port: int) -> None:
         self.rate: float | None = None
         self.stalled = self.mute = self.refusing = False
+        self.delay = 0.0
         self.replied = 0  # bytes passed to clients
         self._target = target_port
         self._due = 0.0
@@ -82,6 +84,8 @@ class Proxy:
             if reply and self.rate:
                 self._due = max(self._due, self._loop.time()) + len(data) / self.rate
                 await asyncio.sleep(self._due - self._loop.time())
+            if reply and self.delay:
+                await asyncio.sleep(self.delay)
             while self.stalled or (reply and self.mute):  # the flags are set from other threads
                 await asyncio.sleep(0.01)
             writer.write(data)

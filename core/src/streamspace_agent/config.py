@@ -93,7 +93,7 @@ class Settings(Place):
     ready_timeout: Duration = Field(
         default=120.0, gt=0, description="How long a started session may take until its desktop answers"
     )
-    command_concurrency: int = Field(default=16, ge=1, le=256, description="Commands that run at the same time")
+    command_concurrency: int = Field(default=100, ge=1, le=1000, description="Commands that run at the same time")
     drain_timeout: Duration = Field(
         default=30.0, ge=0, description="How long running commands may finish after SIGTERM"
     )

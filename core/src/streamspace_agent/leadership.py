@@ -29,6 +29,7 @@ from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,13 @@ class Leadership:
         link: Link,
         faults: Faults,
         counters: Counters,
+        *,
+        link_patience: float | None = None,
     ) -> None:
+        """``link_patience``: seconds without a link after which leadership is given up; None for never."""
         self._settings = settings
+        self.link_patience = link_patience
+        self._began = time.monotonic()
         self.lease = lease
         self._driver = driver
         self._link = link
@@ -110,6 +116,10 @@ class Leadership:
         )
         self.draining = False
         self.last_heartbeat = 0.0
+        self.ends_agent = False
+        """The hand-over is for good: the control plane asked this agent to shut down."""
+        self.gave_up = False
+        """It ended for want of a link: another replica may have one."""
         self._shutdown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     # The tenure
@@ -124,6 +134,7 @@ class Leadership:
             self._task(self.reconciler.repeat(), "reconcile"),
             self._task(self._prune_now_and_then(), "prune"),
             self._task(self._board.run(), "progress"),
+            self._task(self._give_up_without_link(), "link watch"),
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
         try:
@@ -158,6 +169,18 @@ class Leadership:
         if not self._shutdown.done():
             log.info("handing over: %s", reason)
             self._shutdown.set_result(reason)
+
+    async def _give_up_without_link(self) -> None:
+        """No zombie leaders: one that cannot reach the control plane lets another replica try."""
+        while self.link_patience is not None:
+            status = self._link.status
+            down = 0.0 if status.connected else time.monotonic() - max(status.down_since, self._began)
+            if down >= self.link_patience:
+                self.gave_up = True
+                self.shut_down(f"no link to the control plane for {format_seconds(down)}: {status.last_error}")
+                break
+            await asyncio.sleep(min(1.0, self.link_patience - down))
+        await asyncio.Event().wait()
 
     async def _hand_over(self) -> None:
         self.draining = True
@@ -226,6 +249,7 @@ class Leadership:
             usable = isinstance(stamp, str) and len(stamp) <= 100
             await self._send("pong", {"timestamp": stamp if usable else protocol.timestamp()})
         elif message.type == "shutdown":
+            self.ends_agent = True
             self.shut_down(
                 f"the control plane asked for it: {protocol.cut(str(message.payload.get('reason', '')), 200)}"
             )

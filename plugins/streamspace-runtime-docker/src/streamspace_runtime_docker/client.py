@@ -1,6 +1,7 @@
 """All that touches the docker SDK. Imported at the engine's first call, never before: it costs memory and time."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -51,6 +52,8 @@ def translate(error: Exception, docker_host: str) -> Exception:
         text = " ".join(str(error.explanation or error).split())
         if status == 503:
             return EngineUnavailable(f"the engine at {docker_host} is not ready: {text}")
+        if re.search(r"already (in use|used|exists)", text):
+            status = 409  # Podman reports a taken name as its own failure
         kind = {404: NotFound, 409: Conflict}.get(status, EngineError)
         return kind(status, text)
     if isinstance(error, DockerException | requests.RequestException | OSError):
