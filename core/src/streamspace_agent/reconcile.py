@@ -59,6 +59,7 @@ class Reconciler:
         self._told: set[str] = set()
         """Sessions told of since the running comparison began: what it was shown of them may be older."""
         self._comparing = asyncio.Lock()
+        self._adopted = False
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
@@ -123,11 +124,11 @@ class Reconciler:
         self._settled()
 
     async def _resync(self) -> None:
-        adopting = not self.facts
         try:
-            if adopting:
+            if not self.facts:
                 self.facts = await self._driver.describe()
-            changed = await self.reconcile(adopting=adopting)
+            changed = await self.reconcile(adopting=not self._adopted)
+            self._adopted = True
         except EngineUnavailable as error:
             self._engine_down(str(error))
             return
