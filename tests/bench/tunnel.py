@@ -20,8 +20,8 @@ from pathlib import Path
 import docker
 from websockets.asyncio.client import connect
 
-from streamspace_agent.pace import CHUNK
 from streamspace_agent.protocol import vnc_data
+from streamspace_agent.tunnel.pace import CHUNK
 from streamspace_devplane.process import DevPlaneProcess
 from streamspace_devplane.settings import Settings
 from tests.bench import harness

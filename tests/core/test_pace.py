@@ -1,6 +1,6 @@
 import random
 
-from streamspace_agent.pace import CHUNK, Budget, Window, chunk
+from streamspace_agent.tunnel.pace import CHUNK, Budget, Window, chunk
 
 
 class Time:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamspace_agent.rfb import ClientStream, Said
+from streamspace_agent.tunnel.rfb import ClientStream, Said
 
 HELLO = b"RFB 003.008\n\x01\x01"
 REQUEST = b"\x03\x01" + bytes(8)

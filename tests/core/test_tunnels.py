@@ -265,7 +265,7 @@ async def _count(items):
 
 
 async def test_a_viewer_that_stops_reading_is_closed_and_nothing_is_dropped(plane, lead, driver, server, monkeypatch):
-    monkeypatch.setattr("streamspace_agent.tunnel.STALL", 1.0)
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
     other = driver.servers["s2"] = await VncServer().start()
     server.flood = True
     async with lead():

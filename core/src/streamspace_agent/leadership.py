@@ -17,21 +17,21 @@ from websockets.exceptions import ConnectionClosed
 
 from streamspace_agent import __version__, logs, protocol
 from streamspace_agent.capacity import Capacity
-from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.dispatcher import Dispatcher
+from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.journal import Journal, JournalError, Message
-from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link, LinkDown
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.timeouts import Timeouts
-from streamspace_agent.tunnels import Tunnels
+from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
+from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError
 from streamspace_agent.journal import JournalError, Message
-from streamspace_agent.lease import Lease
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
 

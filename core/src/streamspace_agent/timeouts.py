@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from streamspace_agent.clock import Clock
+from streamspace_agent.elector.clock import Clock
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.sessions import HIBERNATE, STOP
 from streamspace_agent.units import format_seconds

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from streamspace_agent.clock import Clock
-from streamspace_agent.pace import MAX_CHUNK, Budget
-from streamspace_agent.rfb import ClientStream, Said
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget
+from streamspace_agent.tunnel.rfb import ClientStream, Said
 
 BACKLOG = 512 * 1024
 """Bytes from the viewer that wait for the server before the next are held up."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
-from streamspace_agent.channel import Channel, End, Ended
-from streamspace_agent.clock import Clock
+from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError
-from streamspace_agent.pump import Pump
-from streamspace_agent.rfb import VERSION, VERSION_SIZE, Said
 from streamspace_agent.runtime import ReadyCheck, Session
+from streamspace_agent.tunnel.channel import Channel, End, Ended
+from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE, Said
 
 log = logging.getLogger(__name__)
 

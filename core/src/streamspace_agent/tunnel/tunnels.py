@@ -7,10 +7,10 @@ from typing import Any
 
 import pybase64
 
-from streamspace_agent.clock import Clock
-from streamspace_agent.pump import Carrier, Pump
+from streamspace_agent.elector.clock import Clock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
-from streamspace_agent.tunnel import Connect, Tunnel
+from streamspace_agent.tunnel.pump import Carrier, Pump
+from streamspace_agent.tunnel.tunnel import Connect, Tunnel
 
 log = logging.getLogger(__name__)
 
