@@ -10,7 +10,7 @@ import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -29,6 +29,7 @@ from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class Leadership:
         self.reconciler = Reconciler(
             driver, self.outbox, lease, busy=lambda: self.dispatcher.lanes, settled=self.dispatcher.start
         )
+        self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes, send=self._send_usage)
         self.draining = False
         self.last_heartbeat = 0.0
         self._shutdown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -119,6 +121,7 @@ class Leadership:
             self._task(self.reconciler.repeat(), "reconcile"),
             self._task(self._prune_now_and_then(), "prune"),
             self._task(self._board.run(), "progress"),
+            self._task(self._usage.run(self._settings.usage_interval), "usage"),
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
         try:
@@ -186,6 +189,7 @@ class Leadership:
             "python": platform.python_version(),
             "runtimeDriver": self._settings.runtime_driver,
             "electionBackend": self._settings.leader_election_backend if self._settings.enable_ha else "none",
+            "leader": self.lease.record.holder,
             "epoch": self.lease.epoch,
             **self.reconciler.facts,
         }
@@ -259,6 +263,10 @@ class Leadership:
 
     async def _send_pending(self, session_id: str, step: Progress) -> None:
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
+
+    async def _send_usage(self, session: Session, cpu: float | None, memory: int) -> None:
+        session = replace(session, epoch=self.lease.epoch)  # as in every report, the reporter's
+        await self._send("status", protocol.usage(session, cpu, memory))
 
     async def _prune_now_and_then(self) -> None:
         while True:
