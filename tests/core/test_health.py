@@ -82,7 +82,11 @@ def test_only_a_leader_with_a_connection_counts_as_leading(tmp_path):
     with contextlib.ExitStack() as stack:
         for snapshot in (LEADER, STANDBY, cut_off):
             stack.enter_context(StatusSocket(tmp_path, snapshot.instance, lambda snapshot=snapshot: snapshot))
-        assert {r.name: r.leads for r in replicas.replicas(tmp_path)} == {"host-1": True, "host-2": False, "host-3": False}
+        assert {r.name: r.leads for r in replicas.replicas(tmp_path)} == {
+            "host-1": True,
+            "host-2": False,
+            "host-3": False,
+        }
 
 
 @pytest.mark.parametrize("instance", ["x" * 200, "a/../../b", ".hidden", "ünïcode", ""])
@@ -332,7 +336,12 @@ def test_systemd_is_told_what_happens(tmp_path):
         notifier.status("leader\nepoch 17")
         notifier.watchdog()
         notifier.stopping()
-        assert [manager.recv(100) for _ in range(4)] == [b"READY=1", b"STATUS=leader epoch 17", b"WATCHDOG=1", b"STOPPING=1"]
+        assert [manager.recv(100) for _ in range(4)] == [
+            b"READY=1",
+            b"STATUS=leader epoch 17",
+            b"WATCHDOG=1",
+            b"STOPPING=1",
+        ]
     assert notifier.watchdog_every == 5.0
     notifier.watchdog()
 

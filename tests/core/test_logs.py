@@ -92,7 +92,11 @@ async def test_each_task_has_its_own_context(log):
     await asyncio.gather(work("a"), work("b"))
     log.info("from nobody")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert {line["message"]: line.get("session") for line in lines} == {"from a": "a", "from b": "b", "from nobody": None}
+    assert {line["message"]: line.get("session") for line in lines} == {
+        "from a": "a",
+        "from b": "b",
+        "from nobody": None,
+    }
 
 
 def test_a_plugins_logger_is_named_without_the_prefix():

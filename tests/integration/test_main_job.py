@@ -59,6 +59,8 @@ async def test_a_restarted_agent_adopts_what_runs(plane, agent, agent_id, manife
     await plane.wait_command(await plane.hibernate_session("kept"))
     states = [e["payload"]["state"] for e in await plane.events(seq, type="status")]
     assert states == ["running", "hibernated"]
+    adopted = (await plane.events(seq, type="status"))[0]["payload"]
+    assert adopted["vncReady"]
 
 
 async def test_status_tells_an_operator_who_leads(plane, agent, agent_id, manifest):

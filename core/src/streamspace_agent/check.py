@@ -5,6 +5,7 @@ control plane would close the running agent's, and send this one the commands th
 """
 
 import asyncio
+import base64
 import json
 import os
 import socket
@@ -256,7 +257,7 @@ def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys, *, con
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "c3RyZWFtc3BhY2UtY2hlY2s=",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
     }
     answer = http.request("GET", settings.http_url + link.PATH, headers=headers, preload_content=False)
     try:

@@ -143,7 +143,6 @@ def execute(given: Given) -> None:
 
     from streamspace_agent import agent
 
-    logs.configure(settings, {"agent": settings.agent_id})
     sys.exit(asyncio.run(agent.run(settings, environ)))
 
 

@@ -7,6 +7,7 @@ Commands of one lane (one session) run one after another in the order received; 
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ class Dispatcher:
         self._runners: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._draining = False
+        self._orders: set[str] = set()
+        """Ids of the agent's own commands."""
         self.outcomes: dict[tuple[str, str], int] = {}
         """Commands finished in this tenure by (action, ``complete`` or ``failed``)."""
 
@@ -127,6 +130,16 @@ class Dispatcher:
         elif self.waiting >= MAX_WAITING:
             problem = f"busy: {MAX_WAITING} commands are waiting already"
         self._admit(command, problem)
+
+    def order(self, action: str, payload: Mapping[str, Any]) -> None:
+        """Run a command of the agent's own in its session's turn. It is neither journalled nor answered; its states are reported.
+
+        What a crash interrupts is found out again by whoever leads next.
+        """
+        command = Command(f"agent-{uuid.uuid4().hex}", action, payload, self._epoch)
+        if not self._draining:
+            self._orders.add(command.id)
+            self._admit(command, "")
 
     def recover(self, entries: Iterable[Entry]) -> None:
         """Take up the commands that an earlier process or leader left open."""
@@ -201,7 +214,8 @@ class Dispatcher:
         session = str(command.payload.get("sessionId", ""))[:100]
         with logs.bind(command=command.id, session=session):
             try:
-                self._journal.begin(command.id)
+                if command.id not in self._orders:
+                    self._journal.begin(command.id)
                 log.info("%s%s", command.action, f", attempt {command.attempt}" if command.attempt > 1 else "")
                 result = await self._with_patience(job)
                 answer = Message("complete", {"commandId": command.id, "result": dict(result)})
@@ -256,13 +270,19 @@ class Dispatcher:
         backoff = Backoff(base=0.5, cap=5.0)
         while True:
             try:
-                self._journal.finish(command.id, answer, states)
+                if command.id in self._orders:
+                    self._journal.put(*states)
+                else:
+                    self._journal.finish(command.id, answer, states)
                 break
             except JournalError as error:
                 if not backoff.failures:
                     log.error("the outcome of command %s waits: %s", command.id, error)  # noqa: TRY400 - the cause is known
                 await asyncio.sleep(0.2 + backoff.delay())
         self._outbox.wake()
+        if command.id in self._orders:
+            self._orders.discard(command.id)
+            return
         key = (command.action, answer.type)
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         if answer.type == "failed":

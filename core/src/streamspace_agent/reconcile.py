@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
-from streamspace_agent.errors import EngineUnavailable, LeaseLost, RuntimeDriverError
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError
 from streamspace_agent.journal import Message
 from streamspace_agent.lease import Lease
 from streamspace_agent.outbox import Outbox
-from streamspace_agent.runtime import EventKind, RuntimeDriver, RuntimeEvent, Session, SessionState
+from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
 
 log = logging.getLogger(__name__)
 
+READY_PATIENCE = 3.0
+"""Seconds that an adopted session may take to prove that it can be used; later proofs come with later comparisons."""
 EVERY = 60.0
 """Seconds between comparisons of what was reported with what the engine shows."""
 
@@ -49,14 +51,11 @@ class Reconciler:
         self._settled = settled
         self.sessions: dict[str, Session] = {}
         """Sessions as last reported to the control plane."""
+        self.on_state: Callable[[Session], None] = lambda _session: None
+        """Called with each state before it is reported."""
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
-
-    @property
-    def active(self) -> int:
-        """Sessions that a person can use now."""
-        return sum(s.state is SessionState.RUNNING and s.ready for s in self.sessions.values())
 
     def count_by_state(self) -> dict[str, int]:
         """May be called from any thread."""
@@ -68,6 +67,7 @@ class Reconciler:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
+        self.on_state(session)
         # The epoch of a report is the reporter's, not that of the session's first start.
         return Message("status", protocol.status(replace(session, epoch=self._lease.epoch)))
 
@@ -146,9 +146,25 @@ class Reconciler:
             else:
                 gone = "it was removed from the engine by somebody else"
                 reports.append(Session(session_id, SessionState.TERMINATED, "", reason=gone))
+        reports = await asyncio.gather(*(self._proved(session) for session in reports))
+        busy = self._busy()
+        reports = [session for session in reports if session.session_id not in busy]
         for session in reports:
             self._report(session)
         return len(reports)
+
+    async def _proved(self, session: Session) -> Session:
+        """A running session that this process has not seen usable yet, asked again; unready if it does not prove it."""
+        if session.state is not SessionState.RUNNING or session.ready or session.ready_check is ReadyCheck.NONE:
+            return session
+        try:
+            async with asyncio.timeout(READY_PATIENCE):
+                return await self._driver.wake(session.session_id, lambda _step: None)
+        except (TimeoutError, RuntimeDriverError, CommandFailed) as error:
+            log.warning(
+                "session %s runs, but cannot be used: %s", session.session_id, str(error) or "no answer in time"
+            )
+            return session
 
     async def _remove_leftovers(self) -> None:
         known = frozenset(self.sessions).union(self._busy())

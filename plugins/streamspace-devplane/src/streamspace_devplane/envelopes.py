@@ -18,7 +18,7 @@ class Envelope(NamedTuple):
     payload: dict[str, Any]
 
 
-class Unreadable(Exception):  # noqa: N818 - the reason is the name of a counter, not an error shown to anyone
+class Unreadable(Exception):
     """A message the control plane throws away whole; `str()` is the diagnostics counter it goes under."""
 
 

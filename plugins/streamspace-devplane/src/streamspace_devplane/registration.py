@@ -37,7 +37,7 @@ class Registration(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class Refused(Exception):
     def __init__(self, status: int, error: str, **more: Any) -> None:
         super().__init__(error)
         self.status = status

@@ -166,7 +166,7 @@ async def run(
 @click.option(
     "--exit-with-stdin", is_flag=True, help="End when standard input does, so that no parent can leave it behind."
 )
-def serve(  # noqa: PLR0917 - click passes names
+def serve(
     host: str,
     port: int,
     state_dir: Path,

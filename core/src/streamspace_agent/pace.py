@@ -1,0 +1,96 @@
+"""How much may be on its way: to the control plane, and in its queue for viewers."""
+
+from streamspace_agent.clock import Clock
+
+MAX_CHUNK = 380 * 1024
+"""VNC bytes of the largest message: with base64 and the envelope just under the control plane's limit of 512 KiB."""
+MIN_CHUNK = 64 * 1024
+
+
+class Window:
+    """VNC bytes sent that the control plane has not read yet; WebSocket pings between them tell.
+
+    What waits in sockets delays every message behind it: key presses' echoes, acknowledgements, heartbeats. So no more is sent than keeps the
+    way busy: the window grows while it is used up and pongs come back nearly as fast as on an idle link, and
+    shrinks when they come later than that (as Vegas and LEDBAT do).
+    """
+
+    TARGET = 0.006
+    """Seconds of delay by our own bytes that are accepted."""
+    SMALLEST = 128 * 1024
+    LARGEST = 4 * 1024**2
+    FLOOR_LASTS = 10.0
+    """Seconds after which the fastest pong seen is forgotten: routes change."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.size = 512 * 1024
+        self.in_flight = 0
+        self._unprobed = 0
+        self._used_up = False
+        self._floors = (float("inf"), float("inf"))
+        self._floor_since = clock.now()
+        self._hold_until = 0.0
+
+    @property
+    def chunk(self) -> int:
+        """VNC bytes that the next message may hold: one message must not fill a small window."""
+        return max(MIN_CHUNK, min(MAX_CHUNK, self.size // 2))
+
+    @property
+    def open(self) -> bool:
+        if self.in_flight < self.size:
+            return True
+        self._used_up = True
+        return False
+
+    def sent(self, size: int) -> int:
+        """Count a message. Returns how many bytes a ping sent now would vouch for; 0 when none is needed."""
+        self.in_flight += size
+        self._unprobed += size
+        if self._unprobed < self.size // 4:
+            return 0
+        probe, self._unprobed = self._unprobed, 0
+        return probe
+
+    def answered(self, probe: int, latency: float) -> None:
+        """The pong for ``probe`` bytes came ``latency`` seconds after its ping."""
+        now = self._clock.now()
+        self.in_flight -= probe
+        if now - self._floor_since > self.FLOOR_LASTS:
+            self._floors, self._floor_since = (self._floors[1], float("inf")), now
+        self._floors = (self._floors[0], min(self._floors[1], latency))
+        if latency - min(self._floors) > self.TARGET:
+            if now >= self._hold_until:  # once a round trip: what is on its way was sent under the old size
+                self.size = max(self.SMALLEST, self.size * 3 // 4)
+                self._hold_until = now + latency
+        elif self._used_up:
+            self.size = min(self.LARGEST, self.size + MIN_CHUNK)
+        self._used_up = False
+
+
+class Budget:
+    """Messages that may lie in the control plane's queue for viewers, one queue for all, which drops what does not fit.
+
+    Nobody tells what lies there, so all counts that no viewer has shown to have read (see :mod:`.rfb`). One tunnel
+    may take half of what the others leave free (dynamic thresholds, Choudhury and Hahne 1998): one stuck
+    viewer never blocks the rest, and the queue never fills.
+    """
+
+    LIMIT = 240
+    """Of the 256 messages of the protocol; the rest is for those of viewers that have just left."""
+    GREETINGS = 180
+    """Of these, how many may be greetings that wait for their viewers; the sessions beyond that are shown to
+    viewers one by one, as others are looked at or end.
+    """
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def allows(self, unread: int) -> bool:
+        """Whether a tunnel with so many unread messages may send one more."""
+        return unread < self.LIMIT - self.used
+
+    @property
+    def allows_greeting(self) -> bool:
+        return self.used < self.GREETINGS

@@ -1,0 +1,63 @@
+"""Time that passes only when nobody has anything to do: an hour of waiting in a few milliseconds, the same each time."""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that jumps to its next timer instead of sleeping. Threads and sockets have no place on it."""
+
+    def __init__(self) -> None:
+        self._virtual = 1000.0
+        self.before_jump: list[Callable[[float, float], None]] = []
+        """Called with the time now and the time jumped to: nothing happens in between."""
+        super().__init__(_Jumping(self))
+
+    def time(self) -> float:
+        return self._virtual
+
+    def jump(self, seconds: float) -> None:
+        for look in self.before_jump:
+            look(self._virtual, self._virtual + seconds)
+        self._virtual += seconds
+
+
+class _Jumping(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._owner = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:
+            raise RuntimeError("everybody waits for ever")
+        self._owner.jump(max(timeout, 1e-9))
+        return []
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """``asyncio.run`` in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+class VirtualClock:
+    """A replica's clock on the running loop: ``rate`` 1.01 runs 1 % fast, ``wall`` is its wall clock's error in seconds."""
+
+    def __init__(self, *, rate: float = 1.0, wall: float = 0.0) -> None:
+        self.rate = rate
+        self.wall = wall
+        self.slept = 0.0
+        """Seconds that this host alone was suspended; its timers did not run on."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() * self.rate + self.slept
+
+    def wall_ms(self) -> int:
+        return int((asyncio.get_running_loop().time() + self.wall) * 1000)

@@ -1,0 +1,219 @@
+"""`docker-agent check` against control planes and what else may stand at their address."""
+
+import asyncio
+import contextlib
+import datetime
+import ssl
+import tempfile
+from dataclasses import dataclass
+from email.utils import format_datetime
+
+import pytest
+import trustme
+
+from streamspace_agent.check import Level, check
+from streamspace_agent.config import load
+from streamspace_agent.health import Engine, Link, Role, Snapshot
+from streamspace_agent.replicas import StatusSocket
+
+AGENT = "check-agent"
+
+
+@dataclass
+class Report:
+    findings: list
+
+    def of(self, subject):
+        return [finding for finding in self.findings if finding.subject == subject]
+
+    def only(self, subject):
+        (finding,) = self.of(subject)
+        return finding
+
+
+@pytest.fixture
+def report(tmp_path):
+    async def run(url, **variables):
+        environ = {
+            "AGENT_ID": AGENT,
+            "CONTROL_PLANE_URL": url,
+            "STATE_DIR": str(tmp_path / "state"),
+            "DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock",
+            **variables,
+        }
+        return Report([finding async for finding in check(load(environ), environ)])
+
+    return run
+
+
+@contextlib.asynccontextmanager
+async def http_server(answer, context=None):
+    """Answers every request with the same bytes; yields host and port."""
+    requests, serving = [], set()
+
+    async def serve(reader, writer):
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+    if serving:
+        await asyncio.wait(serving, timeout=10)
+    await asyncio.sleep(0.05)  # a handshake that failed closes its transport in the loop's next turns
+
+
+def answer(status, body="{}", kind="application/json", **headers):
+    head = {"Content-Type": kind, "Content-Length": len(body), "Connection": "close", **headers}
+    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in head.items()), "", body]
+    return "\r\n".join(lines).encode()
+
+
+async def test_a_good_key_is_told_without_registering_or_connecting(plane, report):
+    found = await report(plane.ws_url, AGENT_API_KEY=await plane.issue_key(AGENT))
+    assert found.only("key").level is Level.OK
+    assert found.only("key").message == "the control plane accepts the API key"
+    assert found.only("websocket").level is Level.OK
+    assert found.only("clock").level is Level.OK
+    assert await plane.agents() == []
+    kinds = {event["type"] for event in await plane.events()}
+    assert not kinds & {"register", "connected"}
+
+
+@pytest.mark.parametrize("key", ["f" * 64, "short", ""])
+async def test_a_bad_key_is_fatal_and_names_the_variable(plane, report, key):
+    finding = (await report(plane.ws_url, AGENT_API_KEY=key)).only("key")
+    assert finding.level is Level.FATAL
+    assert "AGENT_API_KEY" in finding.message
+    assert "AGENT_API_KEY_FILE" in finding.fix
+
+
+async def test_another_agents_key_is_not_taken_for_ours_once_connected_is_asked(plane, report):
+    found = await report(plane.ws_url, AGENT_API_KEY=await plane.issue_key("somebody-else"))
+    assert found.only("key").level is Level.OK, "only a registration could tell, and that writes"
+
+
+async def test_a_running_connected_agent_proves_key_and_websocket(plane, report, tmp_path):
+    snapshot = Snapshot(AGENT, "i", 1, 1, "h", "0", role=Role.LEADER, link=Link(connected=True), engine=Engine(up=True))
+    with StatusSocket(tmp_path / "state" / AGENT, "i", lambda: snapshot):
+        found = await report(plane.ws_url, AGENT_API_KEY="f" * 64)
+    assert found.only("key").message == found.only("websocket").message
+    assert "the agent that runs here" in found.only("key").message
+
+
+async def test_an_engine_that_is_away_is_fatal_with_the_socket_named(report):
+    finding = (await report("ws://127.0.0.1:9")).of("engine")[0]
+    assert finding.level is Level.FATAL
+    assert finding.fix
+
+
+async def test_a_name_that_does_not_resolve_is_told(report):
+    (finding,) = (await report("wss://no-such-host.invalid")).of("control plane")
+    assert finding.level is Level.FATAL
+    assert finding.message.startswith("cannot resolve no-such-host.invalid: ")
+
+
+async def test_a_key_that_a_wrong_one_equals_is_not_called_good(report):
+    async with http_server(answer(400)) as (address, _):
+        finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("key")
+    assert finding.level is Level.WARNING
+    assert finding.message.startswith("cannot tell without registering")
+
+
+async def test_a_web_page_at_the_address_is_no_control_plane(report):
+    async with http_server(answer(404, "<h1>Not here</h1>", "text/html")) as (address, _):
+        found = await report(f"ws://{address}", AGENT_API_KEY="f" * 64)
+    assert found.only("key").level is Level.FATAL
+    assert "CONTROL_PLANE_URL" in found.only("key").fix
+
+
+@pytest.mark.parametrize("status", [200, 426, 502])
+async def test_a_proxy_that_does_not_upgrade_is_told(report, status):
+    async with http_server(answer(status)) as (address, requests):
+        finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("websocket")
+    assert finding.level is Level.FATAL
+    assert f"HTTP {status}" in finding.message
+    upgrade = next(request for request in requests if request.startswith("GET"))
+    assert "agent_id" not in upgrade.splitlines()[0]
+
+
+@pytest.mark.parametrize(("hours", "word"), [(1, "behind"), (-1, "ahead of")])
+async def test_a_wrong_clock_is_a_warning_with_the_difference(report, hours, word):
+    there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+    async with http_server(answer(401, Date=format_datetime(there, usegmt=True))) as (address, _):
+        finding = (await report(f"ws://{address}")).only("clock")
+    assert finding.level is Level.WARNING
+    assert word in finding.message
+
+
+async def test_what_an_answer_quotes_of_the_key_is_not_shown(report):
+    key = "5ecre7" * 10
+    async with http_server(answer(401, f'{{"error": "bad key {key}"}}')) as (address, _):
+        found = await report(f"ws://{address}", AGENT_API_KEY=key)
+    assert not any(key in finding.message for finding in found.findings)
+
+
+def tls(authority, *names, expired=False):
+    """A server's context with a certificate for these names."""
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, **({"not_after": past} if expired else {})).configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("names", "expired", "trusted", "message", "fix"),
+    [
+        (("127.0.0.1",), False, False, "unable to get local issuer", "TLS_CA_FILE"),
+        (("other.example.com",), False, True, "not valid for '127.0.0.1'", "CONTROL_PLANE_URL"),
+        (("127.0.0.1",), True, True, "expired", "renewed"),
+    ],
+)
+async def test_a_bad_certificate_is_fatal_with_its_reason(report, tmp_path, names, expired, trusted, message, fix):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    variables = {"TLS_CA_FILE": str(tmp_path / "ca.pem")} if trusted else {}
+    async with http_server(answer(401), tls(authority, *names, expired=expired)) as (address, requests):
+        found = await report(f"wss://{address}", **variables)
+    finding = found.of("control plane")[-1]
+    assert finding.level is Level.FATAL
+    assert message in finding.message
+    assert fix in finding.fix
+    assert not requests
+
+
+async def test_a_good_certificate_is_told_with_its_remaining_days(report, tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with http_server(answer(401), tls(authority, "127.0.0.1")) as (address, _):
+        found = await report(f"wss://{address}", TLS_CA_FILE=str(tmp_path / "ca.pem"))
+    assert any("certificate is trusted" in finding.message for finding in found.of("control plane"))
+    assert found.only("key").level is Level.FATAL
+
+
+async def test_an_address_that_speaks_no_tls_is_told(report):
+    async with http_server(answer(400)) as (address, _):
+        finding = (await report(f"wss://{address}")).of("control plane")[-1]
+    assert finding.message.startswith(f"no TLS with {address}")
+
+
+async def test_the_election_store_is_looked_at(report):
+    # A file system that carries locks: the temporary folder may be a container's own layer, which is refused.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        variables = {"ENABLE_HA": "true", "LOCK_FILE_PATH": f"{folder}/agent.lock"}
+        finding = (await report("ws://127.0.0.1:9", **variables)).of("election")[-1]
+    assert (finding.level, finding.message) == (Level.OK, "the store answers; nobody leads now")
+
+
+async def test_an_election_store_that_cannot_work_is_fatal_with_the_fix(report):
+    variables = {"ENABLE_HA": "true", "LOCK_FILE_PATH": "/dev/shm"}
+    finding = (await report("ws://127.0.0.1:9", **variables)).of("election")[0]
+    assert finding.level is Level.FATAL
+    assert "LOCK_FILE_PATH" in finding.message
+    assert finding.fix

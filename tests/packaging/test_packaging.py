@@ -1,0 +1,170 @@
+"""The distributions as users get them: wheels built by plain pip, installed into virtual environments of their own.
+
+The folder of wheels holds everything, third-party libraries too, so that an installation asks no index: a name
+of ours that somebody else registered could not slip in.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path, PurePosixPath
+
+import pytest
+from packaging.requirements import Requirement
+
+from streamspace_agent.config import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+MEMBERS = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+PROJECTS = {path: tomllib.loads((path / "pyproject.toml").read_text())["project"] for path in MEMBERS}
+CORE = PROJECTS[ROOT / "core"]
+BUILD_REQUIREMENTS = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text())["build-system"]["requires"]
+PLUGINS = [project["name"] for path, project in PROJECTS.items() if path.parent.name == "plugins"]
+EXTRAS = {
+    extra: requirements[0].split(">")[0]
+    for extra, requirements in CORE["optional-dependencies"].items()
+    if extra not in {"all", "testing"} and requirements[0].split(">")[0] in PLUGINS
+}
+VARIABLES = {name.upper() for name in Settings.model_fields}
+CLEAN = {name: value for name, value in os.environ.items() if name not in VARIABLES and not name.startswith("PYTHON")}
+REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def call(*command, check=True, **more):
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **more)
+    assert not check or result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    """A copy: a build leaves `build` and `*.egg-info` behind."""
+    copy = tmp_path_factory.mktemp("checkout")
+    clutter = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__", ".*")
+    for member in MEMBERS:
+        shutil.copytree(member, copy / member.relative_to(ROOT), ignore=clutter)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def wheels(checkout, tmp_path_factory):
+    """The folder with the wheels of all distributions and of what they require."""
+    folder = tmp_path_factory.mktemp("wheels")
+    members = [checkout / member.relative_to(ROOT) for member in MEMBERS]
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *members)
+    needed = [text for project in PROJECTS.values() for text in project["dependencies"]]
+    foreign = [text for text in needed if not Requirement(text).name.startswith("streamspace-")]
+    call(*pip, "download", "--only-binary=:all:", "--dest", folder, *foreign, *BUILD_REQUIREMENTS)
+    return folder
+
+
+class Environment:
+    def __init__(self, folder, wheels):
+        self.bin = folder / "bin"
+        self.wheels = wheels
+        venv.create(folder, with_pip=False, symlinks=True)
+
+    def install(self, *what, **more):
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", self.bin / "python")
+        call(*pip, "install", *what, env=CLEAN, **more)
+
+    def run(self, command, *arguments, check=True, **environ):
+        return call(self.bin / command, *arguments, check=check, env={**CLEAN, **environ}, cwd=self.bin.parent)
+
+    def plugins(self, **environ):
+        answer = self.run("docker-agent", "plugins", "--json", check=False, **environ)
+        return {(row["kind"], row["name"]): row for row in json.loads(answer.stdout)["plugins"]}
+
+    def installed(self):
+        code = "from importlib.metadata import distributions; print(*{d.name for d in distributions()})"
+        return set(self.run("python", "-c", code).stdout.split())
+
+
+@pytest.fixture
+def environment(tmp_path, wheels):
+    return Environment(tmp_path / "venv", wheels)
+
+
+def from_wheels(environment, *what):
+    environment.install("--no-index", "--find-links", environment.wheels, *what)
+
+
+def wheel_of(wheels, name):
+    (path,) = wheels.glob(f"{name.replace('-', '_')}-*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda path: path.name)
+def test_a_wheel_holds_its_package_and_nothing_else(wheels, member):
+    project = PROJECTS[member]
+    (package,) = [path.name for path in (member / "src").iterdir() if not path.name.endswith(".egg-info")]
+    with wheel_of(wheels, project["name"]) as wheel:
+        names = [PurePosixPath(name) for name in wheel.namelist()]
+        metadata = HeaderParser().parsestr(wheel.read(next(str(n) for n in names if n.name == "METADATA")).decode())
+    tops = {name.parts[0] for name in names}
+    assert tops == {package, f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"}
+    assert PurePosixPath(package, "py.typed") in names
+    assert any(name.name == "LICENSE" for name in names)
+    source = {path.relative_to(member / "src") for path in (member / "src" / package).rglob("*") if path.is_file()}
+    source = {PurePosixPath(path) for path in source if "__pycache__" not in path.parts}
+    assert {name for name in names if name.parts[0] == package} == source
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Summary"]
+    assert len(metadata.get_payload()) > 100, "the README is missing"
+
+
+def test_all_distributions_have_one_version_and_plugins_demand_the_core_of_it():
+    assert {project["version"] for project in PROJECTS.values()} == {CORE["version"]}
+    major, minor, _ = CORE["version"].split(".")
+    span = f"streamspace-agent>={major}.{minor},<{major}.{int(minor) + 1}"
+    for project in PROJECTS.values():
+        if project.get("entry-points") and project is not CORE:
+            assert span in project["dependencies"], project["name"]
+
+
+def test_the_core_alone_works_and_names_the_plugin_it_misses(environment):
+    from_wheels(environment, "streamspace-agent")
+    assert not {name for name in environment.installed() if name.startswith("streamspace-")} - {"streamspace-agent"}
+    assert not environment.installed() & {"docker", "redis", "starlette", "uvicorn", "pytest"}
+    for command in ("docker-agent", "streamspace-agent"):
+        assert environment.run(command, "--version").stdout == f"docker-agent {CORE['version']}\n"
+    refused = environment.run("docker-agent", "run", check=False, STATE_DIR=str(environment.bin), **REQUIRED)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].endswith("pip install 'streamspace-agent[docker]'")
+    assert set(environment.plugins()) == {("commands", "sessions")}
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_an_extra_brings_its_plugin_from_a_folder_of_wheels_and_no_other(environment, extra):
+    from_wheels(environment, f"streamspace-agent[{extra}]")
+    ours = {name for name in environment.installed() if name.startswith("streamspace-")}
+    assert ours == {"streamspace-agent", EXTRAS[extra]}
+    plugins = environment.plugins()
+    ((_, plugin),) = [item for item in plugins.items() if item[0][0] != "commands"]
+    assert (plugin["name"], plugin["distribution"]) == (extra, EXTRAS[extra])
+    assert plugin["usable"], plugin["problem"]
+
+
+@pytest.mark.parametrize("name", sorted(set(PLUGINS) - set(EXTRAS.values())))
+def test_a_distribution_without_an_extra_installs_alone(environment, name):
+    from_wheels(environment, name)
+    project = next(project for project in PROJECTS.values() if project["name"] == name)
+    for command in project.get("scripts", {}):
+        assert environment.run(command, "--help").stdout.startswith("Usage: ")
+
+
+def test_a_checkout_installs_with_plain_pip(environment, checkout, tmp_path):
+    copy = tmp_path / "checkout"
+    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    links = ("--no-index", "--find-links", environment.wheels)
+    environment.install(*links, "./core", "./plugins/streamspace-elect-file", cwd=copy)
+    assert environment.plugins()["election", "file"]["usable"]
