@@ -121,6 +121,8 @@ async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asynci
         "DOCKER_HOST": host,
         "STATE_DIR": str(home / "state"),
         "NETWORK_NAME": "streamspace-demo",
+        # More often than by default: something moves on the page.
+        "HEALTH_CHECK_INTERVAL": "5s",
         "USAGE_INTERVAL": "2s",
     }
     # In a session of its own: Ctrl-C is for us, who stop the session first.

@@ -12,6 +12,9 @@ from streamspace_agent.runtime import RuntimeDriver, Session, SessionState
 
 log = logging.getLogger(__name__)
 
+AT_A_TIME = 4
+"""Readings asked for at once: an engine may take a second for each, and has sessions to start."""
+
 SendUsage = Callable[[Session, float | None, int], Awaitable[None]]
 """Takes the session, its CPU in cores (None: not measured yet) and its memory in bytes; drops what cannot be sent."""
 
@@ -32,6 +35,7 @@ class Usage:
         self._busy = busy
         self._send = send
         self._measured: set[str] = set()
+        self._turn = asyncio.Semaphore(AT_A_TIME)
 
     async def run(self, every: float) -> None:
         """Tell what each running session uses, every so many seconds (0: never), until cancelled."""
@@ -41,20 +45,24 @@ class Usage:
                 await self.tell()
 
     async def tell(self) -> None:
-        """One round, one session after the other: it is not worth hurrying the engine."""
+        """One round over all sessions."""
         self._measured &= self._sessions.keys()
-        for session_id, session in list(self._sessions.items()):
-            if self._steady(session):
-                try:
-                    reading = await self._driver.stats(session_id)
-                except Exception as error:  # noqa: BLE001 - figures are not worth a tenure
-                    log.debug("cannot read what session %s uses: %s", session_id, error)
-                    continue
-                if reading and self._steady(session):
-                    cpu, memory = reading
-                    # A driver's first answer is no average over any time.
-                    await self._send(session, cpu if session_id in self._measured else None, memory)
-                    self._measured.add(session_id)
+        await asyncio.gather(*(self._tell(session) for session in list(self._sessions.values())))
+
+    async def _tell(self, session: Session) -> None:
+        async with self._turn:
+            if not self._steady(session):
+                return
+            try:
+                reading = await self._driver.stats(session.session_id)
+            except Exception as error:  # noqa: BLE001 - figures are not worth a tenure
+                log.debug("cannot read what session %s uses: %s", session.session_id, error)
+                return
+        if reading and self._steady(session):
+            cpu, memory = reading
+            # A driver's first answer is no average over any time.
+            await self._send(session, cpu if session.session_id in self._measured else None, memory)
+            self._measured.add(session.session_id)
 
     def _steady(self, session: Session) -> bool:
         """Whether this is still what was last reported: a state that changed meanwhile must not be written over."""

@@ -40,6 +40,7 @@ class Live:
         seen = ""
         if after is None:
             after = self._first()
+        yield "retry: 500\n\n"
         while not self.hub.stopping.is_set():
             changed = self.store.changed
             said = False
@@ -88,9 +89,14 @@ class Live:
         )
 
     async def log(self, request: Request) -> Response:
-        """What is known of one session: its commands, and the last of its messages; the newest last."""
+        """What is known of one session: its commands, the last messages about it, and the last `readings` of its use,
+        which are messages too; the newest last.
+        """
         session_id = request.path_params["session"]
         if self.store.row("SELECT 1 FROM sessions WHERE session_id = ?", session_id) is None:
             return JSONResponse({"error": f"no session {session_id!r}"}, 404)
         commands = self.store.rows("SELECT * FROM commands WHERE session_id = ? ORDER BY seq", session_id)
-        return JSONResponse({"commands": commands, "events": self.store.session_log(session_id, SESSION_LINES)})
+        events, readings = (
+            self.store.session_log(session_id, SESSION_LINES, readings=wanted) for wanted in (False, True)
+        )
+        return JSONResponse({"commands": commands, "events": events, "readings": readings})

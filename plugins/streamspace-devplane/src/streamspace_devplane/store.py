@@ -169,11 +169,14 @@ class Store:
         rows = self.rows(sql, after, last, limit)
         return rows, int(rows[-1]["seq"]) if len(rows) == limit else int(last)
 
-    def session_log(self, session_id: str, limit: int) -> list[Row]:
-        """The last messages about one session, oldest first, without the bytes of its viewers."""
+    def session_log(self, session_id: str, limit: int, *, readings: bool) -> list[Row]:
+        """The last messages about one session, oldest first: those with `readings` of its use, or all others, without
+        the bytes of its viewers.
+        """
         self.flush()
         sql = (  # in the words of the index events_of_session
             "SELECT * FROM events WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.sessionId') END = ?"
-            " AND type != 'vnc_data' ORDER BY seq DESC LIMIT ?"
+            " AND type != 'vnc_data' AND (json_extract(payload, '$.platformMetadata.usage') IS NOT NULL) = ?"
+            " ORDER BY seq DESC LIMIT ?"
         )
-        return self.rows(sql, session_id, limit)[::-1]
+        return self.rows(sql, session_id, readings, limit)[::-1]

@@ -5,9 +5,12 @@ import { ago } from "./words.js";
 
 const cards = new Map();
 let rows = [];
+let running = {};
 
-export function showAgents(agents) {
+export function showAgents(agents, sessions) {
   rows = agents;
+  running = {};
+  for (const { agentId, state } of sessions) if (state === "running") running[agentId] = (running[agentId] ?? 0) + 1;
   show($("no-agents"), agents.length === 0);
   keyed($("agents"), cards, agents, (agent) => agent.agentId, (agent) => new Card(agent));
 }
@@ -37,9 +40,10 @@ class Card {
     const leader = metadata.leader ?? metadata.hostname;
     const election = metadata.electionBackend && metadata.electionBackend !== "none" ? `elected by ${metadata.electionBackend}` : "no election";
     say(this.leader, leader ? `Leader ${leader}, epoch ${metadata.epoch ?? "unknown"} (${election})` : "");
-    const limits = [capacity.cpu, capacity.memory].filter(Boolean).join(", ");
-    const most = capacity.maxSessions === undefined ? "" : ` of ${capacity.maxSessions}`;
-    say(this.capacity, `${agent.activeSessions}${most} sessions${limits && `, room for ${limits}`}`);
+    const count = running[agent.agentId] ?? 0;
+    const most = capacity.maxSessions === undefined ? "" : `${capacity.maxSessions} sessions`;
+    const room = [most, capacity.cpu, capacity.memory].filter(Boolean).join(", ");
+    say(this.capacity, `${count} ${count === 1 ? "session runs" : "sessions run"}${room && `; room for ${room}`}`);
     const beat = agent.heartbeatAt ? `heartbeat ${ago(agent.heartbeatAt)}` : "no heartbeat yet";
     say(this.link, `${agent.connected ? "Linked" : "No link"}, ${beat}`);
     show(this.verdict, agent.approval === "pending");

@@ -16,7 +16,7 @@ prepareStart(() => agents);
 follow($("feed"), {
   state(state) {
     agents = state.agents;
-    showAgents(agents);
+    showAgents(agents, state.sessions);
     showSessions(state.sessions);
   },
   log(rows) {

@@ -5,6 +5,7 @@ import { bytes, clock, cores, span } from "./words.js";
 
 const KEPT = 400;
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
+const actions = new Map(); // what each command's id stands for
 const ARROWS = { to_agent: "→ ", from_agent: "← ", plane: "· " };
 
 export function prepareLog() {
@@ -14,6 +15,7 @@ export function prepareLog() {
 export function addToLog(rows) {
   const log = $("log");
   for (const row of rows) {
+    if (row.type === "command") actions.set(row.payload.commandId, summary(row));
     const line = lineOf(row, true);
     line.dataset.text = `${row.type} ${row.agentId ?? ""} ${JSON.stringify(row.payload)}`.toLowerCase();
     line.dataset.routine = ROUTINE.has(row.type) || Boolean(row.payload.platformMetadata?.usage);
@@ -30,7 +32,7 @@ function sift(line) {
 
 // The payload is laid out when somebody opens it.
 function lineOf(row, withAgent) {
-  const about = [withAgent && row.agentId, summary(row)].filter(Boolean).join("  ");
+  const about = [summary(row), withAgent && row.agentId].filter(Boolean).join(" · ");
   const head = el("summary", {},
     el("time", { dateTime: new Date(row.time * 1000).toISOString() }, clock(row.time)),
     el("span", { className: "way" }, (ARROWS[row.direction] ?? "") + row.type),
@@ -54,12 +56,10 @@ function summary({ type, payload }) {
     }
     case "heartbeat":
       return `${payload.status}, ${payload.activeSessions} sessions`;
-    case "failed":
-      return payload.error;
-    case "complete":
-      return [payload.result?.sessionId, payload.result?.state].filter(Boolean).join(" ");
-    default:
-      return payload.reason ?? payload.error ?? payload.sessionId ?? payload.commandId ?? "";
+    default: {
+      const subject = payload.sessionId ?? actions.get(payload.commandId) ?? payload.commandId;
+      return [subject, payload.reason ?? payload.error].filter(Boolean).join(": ");
+    }
   }
 }
 

@@ -7,8 +7,11 @@ const WIDTH = 300;
 const HEIGHT = 60;
 
 export class Plot {
-  constructor(kind, title, format) {
-    this.format = format;
+  // The scale ends at `share` of the limit, or at the peak where that is higher.
+  constructor(kind, title, { bare, full, share }) {
+    this.share = share;
+    this.bare = bare;
+    this.format = full;
     this.title = title;
     this.points = [];
     this.svg = document.createElementNS(SVG, "svg");
@@ -50,15 +53,14 @@ export class Plot {
     const [end, value] = this.points.at(-1);
     const begin = Math.min(this.points[0][0], end - 60);
     const peak = Math.max(...this.points.map((point) => point[1]));
-    // Far below the limit the limit's scale would show a flat line: then the top is what was reached.
-    const top = (this.limit && peak > this.limit / 4 ? Math.max(this.limit, peak) : peak * 1.3) || 1;
+    const top = Math.max(peak, (this.limit ?? peak) * this.share) || 1;
     const x = (time) => (((time - begin) / (end - begin)) * WIDTH).toFixed(1);
     const y = (amount) => (HEIGHT - 2 - (amount / top) * (HEIGHT - 6)).toFixed(1);
     const line = this.points.map(([time, amount]) => `${x(time)} ${y(amount)}`).join("L");
     this.line.setAttribute("d", `M${line}${this.points.length > 1 ? "" : "h.1"}`);
     this.area.setAttribute("d", `M${x(this.points[0][0])} ${HEIGHT}L${line}L${WIDTH} ${HEIGHT}Z`);
     say(this.now, this.format(value));
-    say(this.scale, this.limit ? `of ${this.format(this.limit)}` : "no limit");
+    say(this.scale, this.limit ? `peak ${this.bare(peak)} of ${this.format(this.limit)}` : `peak ${this.format(peak)}`);
     this.svg.setAttribute("aria-label", `${this.title} ${this.format(value)}, highest ${this.format(peak)} in the last ${Math.round((end - begin) / 60)} minutes`);
   }
 }

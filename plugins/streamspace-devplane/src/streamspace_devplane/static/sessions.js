@@ -43,8 +43,8 @@ class Card {
     this.bar = el("progress", { max: 100 });
     this.phase = el("span");
     this.meter = el("label", { className: "meter" }, this.phase, this.bar);
-    this.cpu = new Plot("cpu", "CPU", (count) => `${cores(count)} ${count === 1 ? "core" : "cores"}`);
-    this.memory = new Plot("memory", "Memory", bytes);
+    this.cpu = new Plot("cpu", "CPU", { bare: cores, full: (count) => `${cores(count)} ${count === 1 ? "core" : "cores"}`, share: 0.1 });
+    this.memory = new Plot("memory", "Memory", { bare: bytes, full: bytes, share: 1 });
     this.plots = el("div", { className: "plots" }, this.cpu.node, this.memory.node);
     const button = (text, onclick, className = "") =>
       el("button", { type: "button", className, onclick, "aria-label": `${text} ${sessionId}` }, text);
@@ -66,9 +66,9 @@ class Card {
   // What was measured before this page was opened.
   async recall() {
     try {
-      const { events } = await call("GET", pathOf(this.id, "log"));
+      const { readings } = await call("GET", pathOf(this.id, "log"));
       for (const plot of [this.cpu, this.memory]) plot.points = [];
-      for (const row of events) if (row.type === "status") this.measured(row.time, row.payload);
+      for (const row of readings) this.measured(row.time, row.payload);
     } catch {
       // the plots begin with what comes
     }

@@ -6,6 +6,7 @@ const sessionId = decodeURIComponent(location.pathname.split("/")[2]);
 const RETRY = [300, 1000, 2000, 4000]; // ms, after a connection that ended by itself
 
 let RFB;
+let keysyms;
 let rfb = null;
 let wanted = true; // false once another viewer took our place: taking it back would go on for ever
 let failures = 0;
@@ -117,16 +118,35 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "F8" && event.shiftKey) {
     event.preventDefault();
     event.stopPropagation();
-    $("full").focus();
+    $("text").focus();
   }
 }, { capture: true });
 
-try {
-  RFB = (await import("/novnc/core/rfb.js")).default;
-} catch (error) {
-  const { help } = await call("GET", "/viewer").catch(() => ({}));
-  veil(help ?? `noVNC could not be loaded: ${error.message}`);
+// For hands without a keyboard, and for text from elsewhere.
+const press = (keysym) => rfb?.sendKey(keysym);
+$("typing").onsubmit = (event) => {
+  event.preventDefault();
+  for (const letter of $("text").value) press(keysyms.lookup(letter.codePointAt(0)));
+  $("text").value = "";
+};
+$("enter").onclick = () => press(0xff0d);
+
+// A browser gives up all requests when the machine's network changes, as it does when a container starts.
+async function load(tries) {
+  try {
+    RFB = (await import("/novnc/core/rfb.js")).default;
+    keysyms = (await import("/novnc/core/input/keysymdef.js")).default;
+  } catch (error) {
+    const { help } = await call("GET", "/viewer").catch(() => ({}));
+    if (!help && tries > 1) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      return load(tries - 1);
+    }
+    veil(help ?? `noVNC could not be loaded: ${error.message}`, { text: "Try again", run: () => location.reload() });
+  }
 }
+
+await load(5);
 if (RFB) {
   follow($("feed"), {
     state({ agents, sessions }) {
