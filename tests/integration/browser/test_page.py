@@ -157,3 +157,16 @@ async def test_a_phone_shows_all_of_it_without_scrolling_sideways(plane, agent, 
         await expect(phone.page.get_by_text("live", exact=True)).to_be_visible()
         assert await phone.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         await phone.picture("phone")
+
+
+async def test_what_agents_and_users_say_is_shown_as_text(plane, agent, visit):
+    name = "<img src=x onerror=\"document.title='run'\">"
+    command = await plane.start_session("desktop", session_id=name, user="<script>document.title='run'</script>")
+    await plane.wait_command(command, "failed")
+    home = await visit(plane.url)
+    await expect(card(home, name)).to_contain_text("invalid_session_id")
+    await card(home, name).get_by_role("button", name="Log").click()
+    await expect(home.page.get_by_role("dialog").get_by_role("heading", name=name)).to_be_visible()
+    assert await home.page.locator("img, main script, dialog script").count() == 0
+    assert await home.page.title() == "StreamSpace development control plane"
+    await home.picture("hostile")
