@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 from lab import apt
@@ -58,9 +59,13 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
     apt.require("redis-server")
     with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
         build(host, engine, ["desktop", "tiny"])
-        return subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments], env={**environ, "DOCKER_HOST": host}, check=False
-        ).returncode
+        # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
+        with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
+            return subprocess.run(
+                [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t", *arguments],
+                env={**environ, "DOCKER_HOST": host},
+                check=False,
+            ).returncode
 
 
 def bench(engine: MainEngine, name: str, environ: Mapping[str, str]) -> int:

@@ -69,7 +69,7 @@ def lead(make_settings, driver):
         keys = Keys(settings, lambda _secret: None)
         link = Link(settings, keys, None, rng, Registrar(settings, keys, None, rng))
         registry = Plugins().commands([found for found in installed(COMMANDS) if found.name == "sessions"])
-        tenure = Leadership(settings, lease, driver, registry, link, Faults({}), Counters())
+        tenure = Leadership(settings, lease, driver, registry, link, Faults({}), Counters(), link_patience=60.0)
         running = Running(tenure, elector, lease, asyncio.create_task(tenure.run()))
         try:
             yield running

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,7 @@ from streamspace_agent.replicas import StatusSocket
 CLEAN = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 LEADER = Snapshot(
-    "agent-1", "host-1", 1, os.stat("/proc/self/ns/pid").st_ino, "host", "0.1.0",
+    "agent-1", "host-1", 1, Path("/proc/self/ns/pid").stat().st_ino, "host", "0.1.0",
     role=Role.LEADER, epoch=17, leader="host-1", link=Link(connected=True), engine=Engine(up=True), sessions={"running": 3},
 )  # fmt: skip
 
@@ -86,13 +87,15 @@ def agent(*arguments, **environ):
     """Run the real command in a process of its own."""
     command = [sys.executable, "-m", "streamspace_agent", *arguments]
     environ = {**CLEAN, **environ}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, env=environ, check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
 
 
 def given(monkeypatch, *arguments, **environ):
     """The settings' options as a command got them."""
     seen = []
-    monkeypatch.setattr("streamspace_agent.cli.execute", lambda given: seen.append(given))
+    monkeypatch.setattr("streamspace_agent.cli.execute", seen.append)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in environ.items():
@@ -136,7 +139,7 @@ def test_no_secret_can_be_given_on_the_command_line():
     "url", ["redis://user:hunter22@redis", "rediss://:hunter22@redis:6379/0", "redis://redis?password=hunter22"]
 )
 def test_a_redis_url_with_a_password_is_refused_because_ps_would_show_it(monkeypatch, url):
-    with pytest.raises(ConfigError, match="ps shows .* REDIS_URL_FILE") as caught:
+    with pytest.raises(ConfigError, match=r"ps shows .* REDIS_URL_FILE") as caught:
         given(monkeypatch, "--redis-url", url, **REQUIRED).settings()
     assert "hunter22" not in str(caught.value)
 
@@ -221,7 +224,7 @@ def test_the_version_in_json():
 
 def test_a_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m streamspace_agent --help | head -c 1"
-    result = subprocess.run(["sh", "-c", command], env=CLEAN, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(["sh", "-c", command], env=CLEAN, check=False, capture_output=True, text=True, timeout=60)
     assert (result.stdout, result.stderr) == ("U", "")
 
 
@@ -236,7 +239,7 @@ def test_a_start_imports_no_heavy_library(arguments):
         "print('\\n' + ' '.join(sys.modules))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, arguments], env=CLEAN, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, arguments], env=CLEAN, check=False, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
     assert not heavy & set(result.stdout.splitlines()[-1].split())

@@ -202,7 +202,7 @@ async def test_a_backend_that_blocks_its_thread_cannot_keep_the_lease_valid():
 
     class Blocking(MemoryBackend):
         async def renew(self, grant):
-            blocked.wait()  # noqa: ASYNC251
+            blocked.wait()
             return grant
 
     async with Agent(Blocking(Store(), FAST)) as agent:
@@ -215,11 +215,11 @@ async def test_a_backend_that_blocks_its_thread_cannot_keep_the_lease_valid():
 
 
 async def test_closing_wakes_a_waiting_candidate():
-    class Held_(StandaloneBackend):
+    class Occupied(StandaloneBackend):
         async def acquire(self, me, seen):
             return Held(None)
 
-    async with Agent(Held_()) as agent:
+    async with Agent(Occupied()) as agent:
         wish = asyncio.create_task(agent.elector.lead())
         await asyncio.sleep(0.1)
     await asyncio.wait([wish], timeout=5)
@@ -244,3 +244,18 @@ async def test_a_grant_with_an_epoch_seen_before_is_not_used():
         assert lease.epoch > 0
         assert Backwards.tries == 3
         await agent.elector.resign(lease, "done")
+
+
+async def test_one_who_turned_away_may_ask_again_at_once():
+    async with Agent(StandaloneOn(Store())) as agent:
+        epochs = []
+        for turn in range(12):
+            wish = asyncio.create_task(agent.elector.lead())
+            await asyncio.sleep(turn * 0.0004)
+            if not wish.done():
+                wish.cancel()
+            await asyncio.wait([wish])
+            lease = await agent.elector.lead() if wish.cancelled() else wish.result()
+            epochs.append(lease.epoch)
+            await agent.elector.resign(lease, "done")
+        assert epochs == sorted(set(epochs))

@@ -215,6 +215,18 @@ async def test_commands_wait_for_an_engine_that_is_away(plane, lead, driver):
         await plane.wait_command(command)
 
 
+async def test_a_leader_without_a_link_gives_leadership_up(plane, lead):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        running.tenure.link_patience = 0.5
+        await plane.stop()
+        reason = await asyncio.wait_for(running.task, 20)
+        assert reason.startswith("no link to the control plane for")
+        assert running.tenure.gave_up
+        assert not running.tenure.ends_agent
+        await plane.start()
+
+
 async def _answer(plane, command_id):
     async with asyncio.timeout(10):
         while True:

@@ -37,6 +37,7 @@ class VncServer:
 
     async def die(self):
         self.server.close()
+        self.deaf = False
         for writer in self.writers:
             writer.transport.abort()
         while self.writers:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -145,7 +145,7 @@ async def test_a_proxy_that_does_not_upgrade_is_told(report, status):
 
 @pytest.mark.parametrize(("hours", "word"), [(1, "behind"), (-1, "ahead of")])
 async def test_a_wrong_clock_is_a_warning_with_the_difference(report, hours, word):
-    there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+    there = dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)
     async with http_server(answer(401, Date=format_datetime(there, usegmt=True))) as (address, _):
         finding = (await report(f"ws://{address}")).only("clock")
     assert finding.level is Level.WARNING
@@ -161,7 +161,7 @@ async def test_what_an_answer_quotes_of_the_key_is_not_shown(report):
 
 def tls(authority, *names, expired=False):
     """A server's context with a certificate for these names."""
-    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names, **({"not_after": past} if expired else {})).configure_cert(context)
     return context
@@ -213,7 +213,7 @@ async def test_the_election_store_is_looked_at(report):
 
 async def test_an_election_store_that_cannot_work_is_fatal_with_the_fix(report):
     variables = {"ENABLE_HA": "true", "LOCK_FILE_PATH": "/dev/shm"}
-    finding = (await report("ws://127.0.0.1:9", **variables)).of("election")[0]
+    finding = (await report("ws://127.0.0.1:9", **variables)).of("election")[-1]
     assert finding.level is Level.FATAL
     assert "LOCK_FILE_PATH" in finding.message
     assert finding.fix

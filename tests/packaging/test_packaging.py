@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def call(*command, check=True, **more):
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **more)
+    result = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, timeout=300, **more)
     assert not check or result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result
 

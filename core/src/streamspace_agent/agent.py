@@ -16,13 +16,14 @@ from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
 from streamspace_agent.elector import Elector
 from streamspace_agent.endpoint import HealthEndpoint
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
 from streamspace_agent.identity import Identity
 from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
+from streamspace_agent.occupancy import Occupancy
 from streamspace_agent.registration import Keys, Registrar, tls_context
 from streamspace_agent.replicas import StatusSocket
 from streamspace_agent.standalone import StandaloneBackend
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two signs of life that the main loop gives the elector and the watchdog."""
+LINK_PATIENCE = 45.0
+"""Seconds without a link after which a leader lets another replica try: by then the control plane calls the agent
+stale. Doubled with each tenure in a row that never had a link: then it is the control plane that is away."""
+MAX_LINK_PATIENCE = 900.0
+HOLD_OFF = 10.0
+"""Seconds for which a leader that gave up lets the others go first."""
 SECOND_SIGNAL = 130
 """Exit code when a second signal ends the drain."""
 
@@ -63,6 +70,10 @@ class Agent:
         self._registry = loader.commands()
         self._driver = loader.runtime_driver(settings, environ)
         self._backend = loader.election_backend(settings, environ) if settings.enable_ha else StandaloneBackend()
+        chosen = [plugins.choose(plugins.RUNTIME, settings.runtime_driver)]
+        if settings.enable_ha:
+            chosen.append(plugins.choose(plugins.ELECTION, settings.leader_election_backend))
+        self._plugins = {found.kind.name: f"{found.distribution} {found.version}" for found in chosen}
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
         logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)
@@ -74,6 +85,7 @@ class Agent:
         self._notify = Notifier(environ)
         self._counters = Counters()
         self._tenure: Leadership | None = None
+        self._link_patience = LINK_PATIENCE
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._ticked = time.monotonic()
@@ -97,10 +109,13 @@ class Agent:
         tick = asyncio.create_task(self._tick(), name="tick")
         try:
             with ExitStack() as stack:
+                settings = self._settings
+                stack.enter_context(Occupancy(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
                 if self._settings.health_address:
                     stack.enter_context(HealthEndpoint(self._settings.health_address, self.snapshot))
                 stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
                 await self._elector.start()
+                await self._preflight()
                 self._notify.ready()
                 await self._stand_and_lead()
         finally:
@@ -109,32 +124,60 @@ class Agent:
             await self._driver.aclose()
         log.info("stopped: %s", self._stop_reason)
 
+    async def _preflight(self) -> None:
+        """Raise PreflightError when the election store can never work here; one that is away may yet come."""
+        try:
+            problems = await self._elector.preflight()
+        except BackendUnavailable as error:
+            log.warning("the election store is away, standing for election all the same: %s", error)
+            return
+        for problem in problems:
+            if not problem.fatal:
+                log.warning("%s: %s", problem.message, problem.fix)
+        if fatal := [f"{problem.message}: {problem.fix}" for problem in problems if problem.fatal]:
+            raise PreflightError("\n".join(fatal))
+
     async def _stand_and_lead(self) -> None:
         """Stand for election and lead, any number of times, until told to stop."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
-        while not self._stopping.is_set():
-            candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
-            await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not candidacy.done():
-                candidacy.cancel()
-                await asyncio.gather(candidacy, return_exceptions=True)
-                break
-            await self._lead(candidacy.result())
-        stopping.cancel()
+        try:
+            while not self._stopping.is_set():
+                candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
+                await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not candidacy.done():
+                    candidacy.cancel()
+                    await asyncio.gather(candidacy, return_exceptions=True)
+                    break
+                await self._lead(candidacy.result())
+        finally:
+            stopping.cancel()
 
     async def _lead(self, lease: Lease) -> None:
         """One tenure, from a fresh lease to its release."""
         logs.set_epoch(lease.epoch)
-        reason = "the tenure could not begin"
+        reason, hold_off = "the tenure could not begin", 0.0
+        connections = self._link.status.connections
         try:
             self._tenure = Leadership(
-                self._settings, lease, self._driver, self._registry, self._link, self._faults, self._counters
+                self._settings,
+                lease,
+                self._driver,
+                self._registry,
+                self._link,
+                self._faults,
+                self._counters,
+                link_patience=self._link_patience if self._settings.enable_ha else None,
             )
             if self._stopping.is_set():
                 self._tenure.shut_down(self._stop_reason)
             reason = await self._tenure.run()
-            if lease.valid() and not self._stopping.is_set():
-                self.stop(reason)  # the control plane asked for it
+            if self._tenure.ends_agent:
+                self.stop(reason)
+            if self._link.status.connections > connections:
+                self._link_patience = LINK_PATIENCE
+            elif self._tenure.gave_up:
+                self._link_patience = min(MAX_LINK_PATIENCE, 2 * self._link_patience)
+            hold_off = HOLD_OFF if self._tenure.gave_up else 0.0
         except LeaseLost as error:
             reason = str(error)
         except Exception as error:
@@ -142,7 +185,7 @@ class Agent:
             raise
         finally:
             self._tenure = None
-            await self._elector.resign(lease, reason)
+            await self._elector.resign(lease, reason, hold_off=hold_off)
             logs.set_epoch(None)
 
     async def _tick(self) -> None:
@@ -184,6 +227,9 @@ class Agent:
                 gained=sum(election.gained.values()),
                 lost=election.lost,
                 leader_seconds=election.seconds_as_leader,
+                store_up=not election.store_error,
+                last_error=election.store_error,
+                renewed_age=election.renewed_age,
             ),
             link=health.Link(
                 connected=link.connected,
@@ -204,6 +250,7 @@ class Agent:
             ),
             outbox=tenure.outbox.waiting if tenure else 0,
             loop_tick_age=time.monotonic() - self._ticked,
+            plugins=self._plugins,
         )
 
 

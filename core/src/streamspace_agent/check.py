@@ -28,7 +28,7 @@ from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
 from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
-from streamspace_agent.registration import Keys, reason, tls_context
+from streamspace_agent.registration import Keys, http_client, reason, tls_context
 from streamspace_agent.replicas import replicas
 from streamspace_agent.runtime import RuntimeDriver
 from streamspace_agent.units import format_seconds
@@ -202,7 +202,7 @@ def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
     """
     found: list[Finding] = []
     running = [r.document for r in replicas(settings.agent_dir) if r.document]
-    with urllib3.PoolManager(ssl_context=context, retries=False, timeout=CALL_TIMEOUT) as http:
+    with http_client(settings.http_url, context) as http:
         keys = Keys(settings, hide)
         try:
             first = _post(http, settings, keys.headers())

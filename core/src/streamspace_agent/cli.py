@@ -141,9 +141,24 @@ def execute(given: Given) -> None:
     settings, environ = given.settings()
     import asyncio
 
+    asyncio.run(_run_and_leave(settings, environ))
+
+
+async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Leaves the process for good: Python would first wait for threads, which a hanging engine or network may hold for minutes."""
+    import logging
+
     from streamspace_agent import agent
 
-    sys.exit(asyncio.run(agent.run(settings, environ)))
+    try:
+        code = await agent.run(settings, environ)
+    except AgentError as error:
+        code = error.exit_code
+        complain(str(error))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @cli.command(short_help="Say what is wrong with this host, and how to mend it.")
@@ -315,9 +330,18 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception:  # noqa: BLE001 - shown whole, without secrets
+        import traceback
+
+        click.echo(logs.redact(traceback.format_exc()), err=True, nl=False)
+        fail("this is a fault of the agent: please report it with the lines above", 1)
+
+
+def complain(message: str) -> None:
+    for line in logs.redact(message).splitlines():
+        click.echo(f"docker-agent: {line}", err=True)
 
 
 def fail(message: str, code: int) -> None:
-    for line in logs.redact(message).splitlines():
-        click.echo(f"docker-agent: {line}", err=True)
+    complain(message)
     sys.exit(code)

@@ -98,7 +98,7 @@ class Settings(Place):
     ready_timeout: Duration = Field(
         default=120.0, gt=0, description="How long a started session may take until its desktop answers"
     )
-    command_concurrency: int = Field(default=16, ge=1, le=256, description="Commands that run at the same time")
+    command_concurrency: int = Field(default=100, ge=1, le=1000, description="Commands that run at the same time")
     drain_timeout: Duration = Field(
         default=30.0, ge=0, description="How long running commands may finish after SIGTERM"
     )
@@ -143,6 +143,13 @@ class Settings(Place):
             raise ValueError(
                 f"must be {MAX_HEARTBEAT:.0f}s or less: the control plane gives an agent up 45s after its last heartbeat"
             )
+        return value
+
+    @field_validator("agent_api_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("must be one line of visible ASCII characters: is the right file named?")
         return value
 
     @field_validator("health_address")

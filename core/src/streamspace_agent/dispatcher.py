@@ -6,6 +6,7 @@ Commands of one lane (one session) run one after another in the order received; 
 
 import asyncio
 import contextlib
+import json
 import logging
 import uuid
 from collections import deque
@@ -17,7 +18,7 @@ from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.commands import Command, Context, Registered, Registry
 from streamspace_agent.config import Settings
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, SessionNotFound
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.faults import Faults
 from streamspace_agent.journal import Entry, Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox
@@ -55,6 +56,10 @@ _REFUSED = Registered(_never_runs, "streamspace-agent")
 
 MakeContext = Callable[[Command, list[Message]], Context]
 """Makes the context of one command; states that the handler reports are appended to the list."""
+
+
+def _failure(command: Command, problem: str) -> Message:
+    return Message("failed", protocol.failed(command.id, logs.redact(problem)))
 
 
 class Dispatcher:
@@ -106,12 +111,13 @@ class Dispatcher:
 
         Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken.
         """
-        command_id, action, body = payload.get("commandId"), payload.get("action"), payload.get("payload")
-        if not isinstance(command_id, str | int) or command_id == "":
-            log.warning("dropped a command without a commandId: %s", protocol.cut(repr(dict(payload)), 300))
+        command_id, body = protocol.usable_id(payload.get("commandId")), payload.get("payload")
+        if not command_id:
+            log.warning("dropped a command without a usable commandId: %s", protocol.cut(repr(dict(payload)), 300))
             return
-        command_id = str(command_id)
-        known = self._journal.receive(command_id, str(action), body if isinstance(body, dict) else {})
+        action = str(payload.get("action") or "")
+        action = protocol.cut(action if action.isprintable() else ascii(action), 200)
+        known = self._journal.receive(command_id, action, body if isinstance(body, dict) else {})
         self._outbox.wake()
         if known is not None:
             log.info(
@@ -121,7 +127,7 @@ class Dispatcher:
                 "its answer goes out again" if known.answer else "it is under way",
             )
             return
-        command = Command(command_id, str(action), body if isinstance(body, dict) else {}, self._epoch)
+        command = Command(command_id, action, body if isinstance(body, dict) else {}, self._epoch)
         problem = ""
         if not isinstance(body, dict) and body is not None:
             problem = "invalid_payload: the command's payload is not an object"
@@ -166,9 +172,10 @@ class Dispatcher:
             job = _Job(command, registered)
         lane = self._lanes.get(command.lane)
         if lane is not None:
+            for earlier in lane:
+                if earlier.command.action in job.registered.interrupts and not earlier.cancelled_for:
+                    self._cancel(earlier, f"cancelled: {command.action} came before it was finished")
             lane.append(job)
-            if (running := lane[0]) is not job and running.command.action in job.registered.interrupts:
-                self._cancel(running, f"cancelled: {command.action} came while it was under way")
             return
         lane = self._lanes[command.lane] = deque([job])
         runner = asyncio.create_task(self._run_lane(command.lane, lane), name=f"lane {command.lane}")
@@ -188,7 +195,8 @@ class Dispatcher:
         try:
             await self._ready.wait()
             while lane:
-                async with self._slots:
+                # What interrupts others frees room and never takes any: a stop does not wait behind slow starts.
+                async with contextlib.nullcontext() if lane[0].registered.interrupts else self._slots:
                     await self._run(lane[0])
                 lane.popleft()
         finally:
@@ -205,9 +213,9 @@ class Dispatcher:
                 if lane is not None and lane.cancelling():
                     raise  # the tenure ends; the command stays open in the journal
                 await self._abandon(job)
-        await self._finish(
-            job.command, Message("failed", protocol.failed(job.command.id, job.cancelled_for)), job.states
-        )
+        elif job.command.attempt > 1:
+            await self._abandon(job)  # an earlier leader began it
+        await self._finish(job.command, _failure(job.command, job.cancelled_for), job.states)
 
     async def _attempt(self, job: _Job) -> None:
         command = job.command
@@ -215,24 +223,24 @@ class Dispatcher:
         with logs.bind(command=command.id, session=session):
             try:
                 if command.id not in self._orders:
-                    self._journal.begin(command.id)
+                    await self._write(f"command {command.id} waits", lambda: self._journal.begin(command.id))
                 log.info("%s%s", command.action, f", attempt {command.attempt}" if command.attempt > 1 else "")
                 result = await self._with_patience(job)
-                answer = Message("complete", {"commandId": command.id, "result": dict(result)})
+                plain = json.loads(json.dumps(dict(result), default=str))
+                answer = Message("complete", {"commandId": command.id, "result": plain})
             except CommandFailed as error:
-                answer = Message("failed", protocol.failed(command.id, str(error)))
+                answer = _failure(command, str(error))
             except SessionNotFound as error:
-                answer = Message("failed", protocol.failed(command.id, f"session_not_found: {error}"))
+                answer = _failure(command, f"session_not_found: {error}")
             except EngineUnavailable as error:
-                answer = Message("failed", protocol.failed(command.id, f"engine_unavailable: {error}"))
-            except (LeaseLost, JournalError):
+                answer = _failure(command, f"engine_unavailable: {error}")
+            except LeaseLost:
                 raise
+            except RuntimeDriverError as error:
+                answer = _failure(command, f"engine_error: {error}")
             except Exception as error:
                 log.exception("%s failed for a reason that is a fault of the agent", command.action)
-                answer = Message(
-                    "failed",
-                    protocol.failed(command.id, f"internal_error: {type(error).__name__}; the agent's log has more"),
-                )
+                answer = _failure(command, f"internal_error: {type(error).__name__}; the agent's log has more")
             self._faults.point("command.before_result")
             await self._finish(command, answer, job.states)
             self._faults.point("command.after_result")
@@ -266,19 +274,13 @@ class Dispatcher:
             log.warning("could not clean up after command %s: %s", job.command.id, error)
 
     async def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
-        """Record and queue the outcome; wait for a journal that cannot be written now."""
-        backoff = Backoff(base=0.5, cap=5.0)
-        while True:
-            try:
-                if command.id in self._orders:
-                    self._journal.put(*states)
-                else:
-                    self._journal.finish(command.id, answer, states)
-                break
-            except JournalError as error:
-                if not backoff.failures:
-                    log.error("the outcome of command %s waits: %s", command.id, error)  # noqa: TRY400 - the cause is known
-                await asyncio.sleep(0.2 + backoff.delay())
+        """Record and queue the outcome."""
+        if command.id in self._orders:
+            await self._write(f"what {command.id} did waits", lambda: self._journal.put(*states))
+        else:
+            await self._write(
+                f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, states)
+            )
         self._outbox.wake()
         if command.id in self._orders:
             self._orders.discard(command.id)
@@ -289,6 +291,18 @@ class Dispatcher:
             log.warning("command %s (%s) failed: %s", command.id, command.action, answer.payload["error"])
         else:
             log.info("command %s (%s) complete", command.id, command.action)
+
+    async def _write(self, waits: str, write: Callable[[], object]) -> None:
+        """Write to the journal, however long it takes until it can be written."""
+        backoff = Backoff(base=0.5, cap=5.0)
+        while True:
+            try:
+                write()
+                return
+            except JournalError as error:
+                if not backoff.failures:
+                    log.error("%s: %s", waits, error)  # noqa: TRY400 - the cause is known
+                await asyncio.sleep(0.2 + backoff.delay())
 
     def _cancel(self, job: _Job, reason: str) -> None:
         job.cancelled_for = reason

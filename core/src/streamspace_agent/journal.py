@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS commands (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, action TEXT NOT NULL, payload TEXT NOT NULL,
   received REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, answer_type TEXT, answer TEXT);
 CREATE INDEX IF NOT EXISTS open_commands ON commands (seq) WHERE answer_type IS NULL;
+CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, payload TEXT NOT NULL);
 """
 
@@ -75,7 +76,7 @@ class Journal:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             aside = self._path.with_name(f"{self._path.name}.broken-{int(time.time())}")
-            log.exception("the journal is not readable: starting a new one, the old one is kept as %s", aside)
+            log.error("the journal is broken (%s): starting a new one, the old one is kept as %s", error, aside)  # noqa: TRY400 - the cause is known
             self._path.rename(aside)
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
@@ -88,6 +89,9 @@ class Journal:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
             row = db.execute("SELECT epoch FROM tenure").fetchone()
             if row and row[0] > self._epoch:
                 raise LeaseLost(f"the journal was taken over in epoch {row[0]}")
@@ -148,8 +152,13 @@ class Journal:
 
     def open_commands(self) -> list[Entry]:
         """Commands received and not closed, in the order received."""
-        rows = self._db.execute(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")
-        return [_entry(row) for row in rows]
+        return [_entry(row) for row in self._read(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")]
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"STATE_DIR: cannot read the journal {self._path}: {error}") from error
 
     def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
         row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
@@ -162,9 +171,7 @@ class Journal:
 
     def pending(self, after: int, limit: int = 100) -> list[tuple[int, Message]]:
         """Queued messages with a number above ``after``, in order."""
-        rows = self._db.execute(
-            "SELECT seq, type, payload FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-        )
+        rows = self._read("SELECT seq, type, payload FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
         return [(seq, Message(kind, json.loads(payload))) for seq, kind, payload in rows]
 
     def delivered(self, up_to: int) -> None:
@@ -172,9 +179,13 @@ class Journal:
         with self._write() as db:
             db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
 
-    def outbox_size(self) -> int:
-        (count,) = self._db.execute("SELECT count(*) FROM outbox").fetchone()
+    def outbox_size(self, after: int = 0) -> int:
+        ((count,),) = self._read("SELECT count(*) FROM outbox WHERE seq > ?", after)
         return int(count)
+
+    def sessions(self) -> frozenset[str]:
+        """Ids of the sessions that the control plane was last told to be there, in whatever tenure."""
+        return frozenset(i for (i,) in self._read("SELECT id FROM sessions"))
 
     def prune(self) -> None:
         """Forget answers older than :data:`KEEP_SECONDS`."""
@@ -210,6 +221,9 @@ def _entry(row: tuple[str, str, str, int, str | None, str | None]) -> Entry:
 
 
 def _put(db: sqlite3.Connection, messages: Iterable[Message]) -> None:
-    db.executemany(
-        "INSERT INTO outbox (type, payload) VALUES (?, ?)", [(m.type, json.dumps(m.payload)) for m in messages]
-    )
+    for message in messages:
+        db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", (message.type, json.dumps(message.payload)))
+        if message.type == "status":
+            over = message.payload.get("state") in {"terminated", "failed"}
+            change = "DELETE FROM sessions WHERE id = ?" if over else "INSERT OR IGNORE INTO sessions VALUES (?)"
+            db.execute(change, (str(message.payload.get("sessionId")),))

@@ -15,7 +15,7 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
-from streamspace_agent import __version__, protocol
+from streamspace_agent import __version__, logs, protocol
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.commands import Command, Registry
@@ -32,6 +32,7 @@ from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.timeouts import Timeouts
 from streamspace_agent.tunnels import Tunnels
+from streamspace_agent.units import format_seconds
 from streamspace_agent.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,13 @@ class Leadership:
         link: Link,
         faults: Faults,
         counters: Counters,
+        *,
+        link_patience: float | None = None,
     ) -> None:
+        """``link_patience``: seconds without a link after which leadership is given up; None for never."""
         self._settings = settings
+        self.link_patience = link_patience
+        self._began = time.monotonic()
         self.lease = lease
         self._driver = driver
         self._link = link
@@ -101,13 +107,18 @@ class Leadership:
         self._capacity = Capacity.of(settings)
         self._journal = Journal(settings.agent_dir / "journal.db", lease.epoch)
         self.outbox = Outbox(self._journal, lease.require)
-        self._board = ProgressBoard(self._send_pending)
         self.dispatcher = Dispatcher(
             registry, self._journal, self.outbox, self._context, settings, epoch=lease.epoch, faults=faults
         )
+        self._board = ProgressBoard(self._send_pending, lambda: self.dispatcher.lanes)
         self.dispatcher.outcomes = counters.commands
         self.reconciler = Reconciler(
-            driver, self.outbox, lease, busy=lambda: self.dispatcher.lanes, settled=self.dispatcher.start
+            driver,
+            self.outbox,
+            lease,
+            before=self._journal.sessions,
+            busy=lambda: self.dispatcher.lanes,
+            settled=self.dispatcher.start,
         )
         clock = BoottimeClock()
         self.tunnels = Tunnels(driver.connect, lease.require, self.outbox.flushed, clock)
@@ -122,6 +133,10 @@ class Leadership:
         self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes, send=self._send_usage)
         self.draining = False
         self.last_heartbeat = 0.0
+        self.ends_agent = False
+        """The hand-over is for good: the control plane asked this agent to shut down."""
+        self.gave_up = False
+        """It ended for want of a link: another replica may have one."""
         self._shutdown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     # The tenure
@@ -138,6 +153,7 @@ class Leadership:
             self._task(self._board.run(), "progress"),
             self._task(self._timeouts.run(), "timeouts"),
             self._task(self._usage.run(self._settings.usage_interval), "usage"),
+            self._task(self._give_up_without_link(), "link watch"),
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
         try:
@@ -173,6 +189,18 @@ class Leadership:
         if not self._shutdown.done():
             log.info("handing over: %s", reason)
             self._shutdown.set_result(reason)
+
+    async def _give_up_without_link(self) -> None:
+        """No zombie leaders: one that cannot reach the control plane lets another replica try."""
+        while self.link_patience is not None:
+            status = self._link.status
+            down = 0.0 if status.connected else time.monotonic() - max(status.down_since, self._began)
+            if down >= self.link_patience:
+                self.gave_up = True
+                self.shut_down(f"no link to the control plane for {format_seconds(down)}: {status.last_error}")
+                break
+            await asyncio.sleep(min(1.0, self.link_patience - down))
+        await asyncio.Event().wait()
 
     async def _hand_over(self) -> None:
         self.draining = True
@@ -232,30 +260,50 @@ class Leadership:
         if not self.lease.valid():
             return
         if isinstance(message, protocol.Malformed):
-            log.warning("dropped a malformed message: %s: %s", message.reason, protocol.cut(message.text, 300))
-            if message.command_id:
-                self.outbox.put(
-                    Message("failed", protocol.failed(message.command_id, f"malformed_message: {message.reason}"))
-                )
+            log.warning(
+                "dropped a malformed message: %s: %s", message.reason, protocol.cut(logs.redact(message.text), 300)
+            )
+            await self._refuse(message.command_id, f"malformed_message: {message.reason}")
         elif message.type == "vnc_data":
             await self.tunnels.data(message.payload)
         elif message.type == "vnc_close":
             self.tunnels.closed(message.payload)
         elif message.type == "command":
-            try:
-                self.dispatcher.receive(message.payload)
-            except JournalError as error:
-                log.error("refused a command: %s", error)  # noqa: TRY400 - the cause is known
-                refusal = protocol.failed(str(message.payload["commandId"]), f"journal_unavailable: {error}")
-                await self._send("failed", refusal)
+            await self._command(message.payload)
         elif message.type == "ping":
-            await self._send("pong", {"timestamp": message.payload.get("timestamp") or protocol.timestamp()})
+            stamp = message.payload.get("timestamp")
+            usable = isinstance(stamp, str) and len(stamp) <= 100
+            await self._send("pong", {"timestamp": stamp if usable else protocol.timestamp()})
         elif message.type == "shutdown":
+            self.ends_agent = True
             self.shut_down(
                 f"the control plane asked for it: {protocol.cut(str(message.payload.get('reason', '')), 200)}"
             )
         else:
             log.debug("ignored a message of type %s", protocol.cut(message.type, 60))
+
+    async def _command(self, payload: Mapping[str, Any]) -> None:
+        try:
+            self.dispatcher.receive(payload)
+        except LeaseLost:
+            raise
+        except JournalError as error:
+            log.error("refused a command: %s", error)  # noqa: TRY400 - the cause is known
+            await self._refuse(protocol.usable_id(payload.get("commandId")), f"journal_unavailable: {error}")
+        except Exception as error:  # no message, however odd, may cost the connection
+            log.exception("refused a command")
+            problem = f"internal_error: {type(error).__name__}; the agent's log has more"
+            await self._refuse(protocol.usable_id(payload.get("commandId")), problem)
+
+    async def _refuse(self, command_id: str, problem: str) -> None:
+        """Answer what never became a command; at least over this connection where the journal cannot keep the answer."""
+        if not command_id:
+            return
+        answer = Message("failed", protocol.failed(command_id, problem))
+        try:
+            self.outbox.put(answer)
+        except JournalError:
+            await self._send(answer.type, answer.payload)
 
     async def _heartbeats(self) -> None:
         while True:

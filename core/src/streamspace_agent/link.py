@@ -30,6 +30,11 @@ CLOSE_TIMEOUT = 1.0
 MAX_INCOMING = 256 * 1024**2
 LONG_FRAME = 64 * 1024
 
+CLOSED = "closed by the control plane"
+# It closes a connection when the same agent id connects again: so often in a row, that is the likeliest reason.
+RIVAL_AFTER = 4
+RIVAL = "; does another agent use AGENT_ID={}? Only replicas with ENABLE_HA=true may share one"
+
 
 class LinkDown(Exception):
     """There is no connection now."""
@@ -90,6 +95,8 @@ class Link:
                     began = time.monotonic()
                     ended = await self._connection(peer)
                     backoff.worked_for(time.monotonic() - began)
+                    if backoff.failures >= RIVAL_AFTER and ended.startswith(CLOSED):
+                        ended += RIVAL.format(self._settings.agent_id)
                 except InvalidStatus as error:
                     code = error.response.status_code
                     # Registering again tells why, and whether that is final.
@@ -98,7 +105,7 @@ class Link:
                     ended = f"the control plane answered HTTP {code}"
                 except InvalidURI as error:
                     ended = f"CONTROL_PLANE_URL: {error}"
-                except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
+                except (OSError, InvalidHandshake, ConnectionClosed, EOFError, LinkDown) as error:
                     ended = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
@@ -200,7 +207,7 @@ def _closed(socket: ClientConnection) -> ConnectionClosed:
 
 def _why(closed: ConnectionClosed) -> str:
     if closed.rcvd:
-        return f"closed by the control plane ({closed.rcvd.code}{closed.rcvd.reason and ' ' + closed.rcvd.reason})"
+        return f"{CLOSED} ({closed.rcvd.code}{closed.rcvd.reason and ' ' + closed.rcvd.reason})"
     if closed.sent:
         return f"closed by this agent ({closed.sent.code}{closed.sent.reason and ' ' + closed.sent.reason})"
     return "the connection broke"

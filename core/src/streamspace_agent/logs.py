@@ -29,9 +29,20 @@ _JOURNAL_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logg
 _CHATTY = ("websockets", "urllib3", "docker", "redis")
 
 _NAME = r"x-agent-api-key|x-registry-auth|authorization|api[_-]?key|identitytoken|passw(?:or)?d|secret|token"
+_Q = r"\\*[\"']"  # a quote, also as JSON inside a JSON string has it
 _PATTERNS = (
     # redis://user:pass@host; a password may hold an @, so up to the last one before the path
     (re.compile(r"(?P<kept>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/]+(?=@)", re.IGNORECASE), rf"\g<kept>{MASK}"),
+    # a variable as a template lists it: what makes it a secret stands in its name
+    (
+        re.compile(
+            rf"(?P<kept>name{_Q}\s*:\s*{_Q}[^\"']*(?:{_NAME})[^\"']*{_Q}\s*,\s*{_Q}value{_Q}\s*:\s*{_Q})[^\"'\\]+",
+            re.IGNORECASE,
+        ),
+        rf"\g<kept>{MASK}",
+    ),
+    # a manifest in base64 may hold any of these; a digest is shorter
+    (re.compile(r"[A-Za-z0-9+/]{100,}={0,2}"), MASK),
     (
         re.compile(
             rf"(?P<kept>(?:{_NAME})(?:[\"']?\s*[:=]\s*[\"']?|[\"'],\s*b?[\"'])(?:bearer\s+|basic\s+)?)[^\s\"',;&)}}]+",

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from streamspace_agent import protocol
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal, JournalError, Message
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class Outbox:
         self._require_lease = require_lease
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
+        self._taken = 0
+        """Number of the last message that the control plane has taken, also while the journal cannot forget it."""
         self.waiting = journal.outbox_size()
         """Messages not delivered yet; may be read from any thread."""
 
@@ -38,7 +40,7 @@ class Outbox:
 
     def wake(self) -> None:
         """Tell the sender that the journal has more."""
-        self.waiting = self._journal.outbox_size()
+        self.waiting = self._journal.outbox_size(after=self._taken)
         self._empty.clear()
         self._more.set()
 
@@ -51,32 +53,40 @@ class Outbox:
 
     async def deliver(self, send: Send, ping: Ping) -> None:
         """Deliver over one connection, for as long as it lives."""
-        sent = 0
         while True:
             self._more.clear()
-            batch = self._journal.pending(after=sent)
-            for number, message in batch:
+            batch = self._journal.pending(after=self._taken)
+            for _, message in batch:
                 self._require_lease()
-                await send(encode(message))
-                sent = number
+                if frame := encode(message):
+                    await send(frame)
             if batch:
                 await (await ping())
-                self._journal.delivered(sent)
-                self.waiting = self._journal.outbox_size()
+                self._taken = batch[-1][0]
+                self._forget()
+                self.waiting = self._journal.outbox_size(after=self._taken)
             else:
                 self._empty.set()
                 await self._more.wait()
 
+    def _forget(self) -> None:
+        try:
+            self._journal.delivered(self._taken)
+        except JournalError as error:  # it is forgotten with the next; sent again only if the process ends before that
+            log.warning("cannot forget what was delivered: %s", error)
+
 
 def encode(message: Message) -> str:
-    """The frame for a message; one that is too large goes out without what made it so."""
+    """The frame for a message; what is too large goes out without what made it so, "" where nothing is left to send."""
+    payload = message.payload
     try:
-        return protocol.encode(message.type, message.payload)
-    except (protocol.TooLarge, ValueError) as error:
+        return protocol.encode(message.type, payload)
+    except ValueError as error:
         log.error("a %s message cannot be sent as it is: %s", message.type, error)  # noqa: TRY400 - the cause is known
-        if "commandId" in message.payload:
-            return protocol.encode(
-                "failed", protocol.failed(str(message.payload["commandId"]), f"result_too_large: {error}")
-            )
-        kept = {k: v for k, v in message.payload.items() if k != "platformMetadata"}
-        return protocol.encode(message.type, kept)
+        problem = str(error)
+    try:
+        if command_id := protocol.usable_id(payload.get("commandId")):
+            return protocol.encode("failed", protocol.failed(command_id, f"result_too_large: {problem}"))
+        return protocol.encode(message.type, {k: v for k, v in payload.items() if k != "platformMetadata"})
+    except ValueError:
+        return ""

@@ -4,7 +4,17 @@ from streamspace_agent.clock import Clock
 
 MAX_CHUNK = 380 * 1024
 """VNC bytes of the largest message: with base64 and the envelope just under the control plane's limit of 512 KiB."""
-MIN_CHUNK = 64 * 1024
+CHUNK = 96 * 1024
+"""VNC bytes of a message as long as the viewer keeps up: measured best, since what is handled fits the processor's caches."""
+KEEPS_UP = 32
+"""Unread messages from which on they are made as large as may be: a viewer behind shall need few places in the queue, and the
+largest update there is (4K, uncompressed) must fit into what may be unread.
+"""
+
+
+def chunk(unread: int) -> int:
+    """VNC bytes that the next message to a viewer may hold that has so many unread."""
+    return CHUNK if unread < KEEPS_UP else MAX_CHUNK
 
 
 class Window:
@@ -19,8 +29,10 @@ class Window:
     """Seconds of delay by our own bytes that are accepted."""
     SMALLEST = 128 * 1024
     LARGEST = 4 * 1024**2
-    FLOOR_LASTS = 10.0
-    """Seconds after which the fastest pong seen is forgotten: routes change."""
+    FLOOR_LASTS = 30.0
+    """Seconds after which the fastest pong is measured anew: routes change. The window is all but closed for that."""
+    PROBE_EVERY = 128 * 1024
+    """Bytes between two pings."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -28,14 +40,13 @@ class Window:
         self.in_flight = 0
         self._unprobed = 0
         self._used_up = False
-        self._floors = (float("inf"), float("inf"))
+        self._floor = float("inf")
         self._floor_since = clock.now()
+        self._size_before = 0
+        """While the floor is measured anew: the size to go on with."""
+        self._drained = 0.0
+        """Since when no more than the smallest window is on its way: pings from then on measure the floor."""
         self._hold_until = 0.0
-
-    @property
-    def chunk(self) -> int:
-        """VNC bytes that the next message may hold: one message must not fill a small window."""
-        return max(MIN_CHUNK, min(MAX_CHUNK, self.size // 2))
 
     @property
     def open(self) -> bool:
@@ -48,7 +59,7 @@ class Window:
         """Count a message. Returns how many bytes a ping sent now would vouch for; 0 when none is needed."""
         self.in_flight += size
         self._unprobed += size
-        if self._unprobed < self.size // 4:
+        if self._unprobed < min(self.PROBE_EVERY, self.size):
             return 0
         probe, self._unprobed = self._unprobed, 0
         return probe
@@ -57,15 +68,22 @@ class Window:
         """The pong for ``probe`` bytes came ``latency`` seconds after its ping."""
         now = self._clock.now()
         self.in_flight -= probe
+        if self._size_before:
+            if not self._drained and self.in_flight <= self.SMALLEST:
+                self._drained = now
+            elif self._drained and now - latency >= self._drained:
+                self._floor, self._floor_since = latency, now
+                self.size, self._size_before, self._drained = self._size_before, 0, 0.0
+            return
+        self._floor = min(self._floor, latency)
         if now - self._floor_since > self.FLOOR_LASTS:
-            self._floors, self._floor_since = (self._floors[1], float("inf")), now
-        self._floors = (self._floors[0], min(self._floors[1], latency))
-        if latency - min(self._floors) > self.TARGET:
+            self.size, self._size_before = self.SMALLEST, self.size
+        elif latency - self._floor > self.TARGET:
             if now >= self._hold_until:  # once a round trip: what is on its way was sent under the old size
                 self.size = max(self.SMALLEST, self.size * 3 // 4)
                 self._hold_until = now + latency
         elif self._used_up:
-            self.size = min(self.LARGEST, self.size + MIN_CHUNK)
+            self.size = min(self.LARGEST, self.size + CHUNK)
         self._used_up = False
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from streamspace_agent.runtime import Progress
@@ -30,8 +30,10 @@ class _Step:
 class ProgressBoard:
     """The steps of one tenure."""
 
-    def __init__(self, send: SendPending) -> None:
+    def __init__(self, send: SendPending, under_way: Callable[[], Collection[str]]) -> None:
+        """``under_way`` tells the sessions with a command; a step of any other is over, however that came."""
         self._send = send
+        self._under_way = under_way
         self._steps: dict[str, _Step] = {}
         self._more = asyncio.Event()
 
@@ -58,6 +60,9 @@ class ProgressBoard:
             self._more.clear()
             now = time.monotonic()
             for session_id, step in list(self._steps.items()):
+                if session_id not in self._under_way():
+                    self.done(session_id)
+                    continue
                 age = now - step.sent
                 if age >= AT_LEAST_EVERY or (step.changed and age >= AT_MOST_EVERY):
                     step.sent, step.changed = now, False

@@ -18,6 +18,8 @@ MAX_FRAME = 524_288
 """Bytes; the control plane closes the connection on anything larger."""
 MAX_TEXT = 4_000
 """Characters of an error or reason that goes to the control plane."""
+MAX_ID = 256
+"""Characters of a command id; a longer one cannot be a real one, and could not be answered inside a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,13 @@ def _decode_one(piece: str) -> Envelope | Malformed:
 
 
 def _command_id(value: object) -> str:
-    found = value.get("commandId") if isinstance(value, dict) else None
-    return str(found) if isinstance(found, str | int) else ""
+    return usable_id(value.get("commandId")) if isinstance(value, dict) else ""
+
+
+def usable_id(value: object) -> str:
+    """A command id as text, "" for what cannot be one."""
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return text if len(text) <= MAX_ID and text.isprintable() else ""
 
 
 def encode(kind: str, payload: Mapping[str, Any]) -> str:

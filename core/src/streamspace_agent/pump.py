@@ -11,7 +11,8 @@ from streamspace_agent import protocol
 from streamspace_agent.channel import Channel
 from streamspace_agent.clock import Clock
 from streamspace_agent.errors import LeaseLost
-from streamspace_agent.pace import Budget, Window
+from streamspace_agent.link import LinkDown
+from streamspace_agent.pace import Budget, Window, chunk
 
 
 class Carrier(Protocol):
@@ -65,6 +66,11 @@ class Pump:
                 else:
                     await self._send(carrier, channel)
         finally:
+            self.down(carrier)
+
+    def down(self, carrier: Carrier) -> None:
+        """Nothing more goes over this connection."""
+        if self._carrier is carrier:
             self._carrier = None
             self._up.clear()
 
@@ -86,7 +92,7 @@ class Pump:
         try:
             self._require_lease()
             await self._carrier.send(kind, payload)
-        except (ConnectionClosed, LeaseLost, OSError):
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
         return True
 
@@ -98,7 +104,7 @@ class Pump:
         try:
             self._require_lease()
             await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
-        except (ConnectionClosed, LeaseLost, OSError):
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
         return True
 
@@ -137,7 +143,7 @@ class Pump:
         return None
 
     async def _send(self, carrier: Carrier, channel: Channel) -> None:
-        data = channel.take(self._window.chunk)
+        data = channel.take(chunk(channel.unread))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
         if channel.waiting:

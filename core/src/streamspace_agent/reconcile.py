@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from streamspace_agent import protocol
+from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError
-from streamspace_agent.journal import Message
+from streamspace_agent.journal import JournalError, Message
 from streamspace_agent.lease import Lease
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
@@ -31,7 +31,8 @@ class EngineStatus:
 class Reconciler:
     """The sessions of one tenure, as last reported and as the engine shows them.
 
-    ``busy`` tells the sessions that have a command under way: they are left to it. ``settled`` is called each time
+    ``before`` tells the sessions that the control plane was told to be there, by whichever tenure; ``busy`` those
+    that have a command under way: they are left to it. ``settled`` is called each time
     the engine has been asked for the first time or has failed to answer: from then on commands need not wait for it.
     """
 
@@ -41,18 +42,23 @@ class Reconciler:
         outbox: Outbox,
         lease: Lease,
         *,
+        before: Callable[[], Collection[str]],
         busy: Callable[[], Collection[str]],
         settled: Callable[[], None],
     ) -> None:
         self._driver = driver
         self._outbox = outbox
         self._lease = lease
+        self._before = before
         self._busy = busy
         self._settled = settled
         self.sessions: dict[str, Session] = {}
         """Sessions as last reported to the control plane."""
         self.on_state: Callable[[Session], None] = lambda _session: None
         """Called with each state before it is reported."""
+        self._told: set[str] = set()
+        """Sessions told of since the running comparison began: what it was shown of them may be older."""
+        self._comparing = asyncio.Lock()
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
@@ -63,16 +69,25 @@ class Reconciler:
 
     def noted(self, session: Session) -> Message:
         """Remember what the control plane is about to be told of a session, and return the message that tells it."""
+        self._told.add(session.session_id)
         if session.state is SessionState.TERMINATED:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
         self.on_state(session)
         # The epoch of a report is the reporter's, not that of the session's first start.
-        return Message("status", protocol.status(replace(session, epoch=self._lease.epoch)))
+        told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
+        return Message("status", protocol.status(told))
 
     def _report(self, session: Session) -> None:
-        self._outbox.put(self.noted(session))
+        before = self.sessions.get(session.session_id)
+        try:
+            self._outbox.put(self.noted(session))
+        except JournalError:  # not told, so not to be remembered as such: the next comparison tells it
+            self.sessions.pop(session.session_id, None)
+            if before is not None:
+                self.sessions[session.session_id] = before
+            raise
 
     async def follow(self) -> None:
         """Adopt what runs, then follow the engine's events, until cancelled."""
@@ -86,6 +101,8 @@ class Reconciler:
                 raise
             except EngineUnavailable as error:
                 self._engine_down(str(error))
+            except JournalError as error:
+                log.warning("states wait to be reported: %s", error)
             except Exception:
                 log.exception("following the engine's events failed: starting again")
             await asyncio.sleep(backoff.delay())
@@ -126,13 +143,18 @@ class Reconciler:
                 if self.engine.up:
                     await self.reconcile()
                     await self._remove_leftovers()
-            except RuntimeDriverError as error:
+            except (RuntimeDriverError, JournalError) as error:
                 log.warning("cannot compare sessions with the engine: %s", error)
 
     async def reconcile(self, *, adopting: bool = False) -> int:
         """Report what the engine shows and the control plane has not been told. Returns how many states that were."""
+        async with self._comparing:
+            return await self._compare(adopting=adopting)
+
+    async def _compare(self, *, adopting: bool) -> int:
+        self._told, before = set(), set(self._busy())
         shown = {s.session_id: s for s in await self._driver.sessions()}
-        busy = self._busy()
+        busy = before.union(self._busy(), self._told)
         reports: list[Session] = []
         for session_id, session in shown.items():
             known = self.sessions.get(session_id)
@@ -140,15 +162,17 @@ class Reconciler:
             unborn = session.state is SessionState.PENDING and not adopting
             if session_id not in busy and not told and not unborn:
                 reports.append(session)
-        for session_id in self.sessions.keys() - shown.keys() - set(busy):
-            if self.sessions[session_id].state is SessionState.FAILED:
+        expected = self.sessions.keys() | (set(self._before()) if adopting else set())
+        for session_id in expected - shown.keys() - busy:
+            last = self.sessions.get(session_id)
+            if last is not None and last.state is SessionState.FAILED:
                 del self.sessions[session_id]  # its end was reported
             else:
-                gone = "it was removed from the engine by somebody else"
+                gone = "it was removed from the engine, not by this agent"
                 reports.append(Session(session_id, SessionState.TERMINATED, "", reason=gone))
         reports = await asyncio.gather(*(self._proved(session) for session in reports))
-        busy = self._busy()
-        reports = [session for session in reports if session.session_id not in busy]
+        newer = self._told.union(self._busy())
+        reports = [session for session in reports if session.session_id not in newer]
         for session in reports:
             self._report(session)
         return len(reports)
@@ -167,7 +191,9 @@ class Reconciler:
             return session
 
     async def _remove_leftovers(self) -> None:
-        known = frozenset(self.sessions).union(self._busy())
+        # A container that never ran and that no command is about any more is no session.
+        real = {i for i, session in self.sessions.items() if session.state is not SessionState.PENDING}
+        known = frozenset(real.union(self._busy()))
         for leftover in await self._driver.leftovers(known):
             self._lease.require()
             log.info("removing a left-over %s %s: %s", leftover.kind, leftover.name, leftover.reason)

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -107,6 +108,16 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
+def http_client(url: str, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    """A client for the control plane; over TLS it goes through the environment's proxy, as the WebSocket does."""
+    parts = urllib3.util.parse_url(url)
+    proxy = getproxies().get("https", "") if parts.scheme == "https" else ""
+    timeout = urllib3.Timeout(total=CALL_TIMEOUT)
+    if proxy and not proxy_bypass(parts.netloc or ""):
+        return urllib3.ProxyManager(proxy, ssl_context=context, retries=False, timeout=timeout, maxsize=1)
+    return urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout, maxsize=1)
+
+
 class Registrar:
     """Registers this agent until it is accepted. One object a process."""
 
@@ -114,9 +125,7 @@ class Registrar:
         self._settings = settings
         self._keys = keys
         self._rng = rng
-        self._http = urllib3.PoolManager(
-            ssl_context=context, retries=False, timeout=urllib3.Timeout(total=CALL_TIMEOUT), maxsize=1
-        )
+        self._http = http_client(settings.http_url, context)
 
     async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Return once the control plane has accepted this agent. Retries without end what may heal.
@@ -207,11 +216,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def reason(error: BaseException) -> str:
     """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
-    inner: BaseException | None = error
-    while inner is not None:
-        error, inner = inner, inner.__cause__ or getattr(inner, "reason", None)
-        if not isinstance(inner, BaseException):
-            break
+    for _ in range(10):
+        inner = [error.__cause__, getattr(error, "reason", None), *error.args]
+        error = next((cause for cause in inner if isinstance(cause, BaseException)), error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
     text = " ".join(str(error).split()) or type(error).__name__
     return protocol.cut(text, 300)
 

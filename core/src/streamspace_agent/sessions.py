@@ -7,7 +7,7 @@ from typing import Any
 from streamspace_agent import hookimpl, protocol, templates
 from streamspace_agent.capacity import Demand
 from streamspace_agent.commands import Command, Context, Register
-from streamspace_agent.errors import CommandFailed, RuntimeDriverError, SessionNotFound
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, RuntimeDriverError, SessionNotFound
 from streamspace_agent.runtime import Session, SessionState
 
 START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
@@ -23,20 +23,26 @@ def register_commands(register: Register) -> None:
 
 async def start(command: Command, context: Context) -> Mapping[str, Any]:
     session_id = templates.session_id(command.payload)
-    sessions = await context.driver.sessions()
-    present = next((s for s in sessions if s.session_id == session_id), None)
-    if present is not None and present.state is SessionState.RUNNING and present.command_id != command.id:
-        context.report(present)
-        return protocol.started(present)
     try:
-        spec = templates.session_spec(command)
-        with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions):
-            session = await context.driver.start(spec, lambda step: context.progress(session_id, step))
+        session = await _started(command, context, session_id)
     except CommandFailed as error:
         context.report(await _after_failure(context, session_id, str(error)))
         raise
+    except EngineUnavailable as error:  # where nothing came of the start, nothing else would tell
+        context.report(_gone(session_id, SessionState.FAILED, str(error)))
+        raise
     context.report(session)
     return protocol.started(session)
+
+
+async def _started(command: Command, context: Context, session_id: str) -> Session:
+    sessions = await context.driver.sessions()
+    present = next((s for s in sessions if s.session_id == session_id), None)
+    if present is not None and present.state is SessionState.RUNNING and present.command_id != command.id:
+        return present
+    spec = templates.session_spec(command)
+    with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions):
+        return await context.driver.start(spec, lambda step: context.progress(session_id, step))
 
 
 async def stop(command: Command, context: Context) -> Mapping[str, Any]:

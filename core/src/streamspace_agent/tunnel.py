@@ -26,6 +26,8 @@ LINGER = 2.0
 """Seconds that a viewer has for a server's last words, such as why it refuses, before it is closed."""
 MAX_EARLY = 1024 * 1024
 """Bytes that a viewer may say while the connection to its server is being made."""
+RETRY = 0.05
+"""Seconds until an announcement that found no connection is tried again."""
 HEALTHY = 5.0
 """Seconds after which a connection counts as one that worked."""
 
@@ -234,18 +236,20 @@ class Tunnel:
             number = await self._pump.up()
             if self._owed:
                 if not await self._pump.tell("vnc_error", {"sessionId": session.session_id, "error": self._owed}):
+                    await asyncio.sleep(RETRY)
                     continue
                 self._owed = ""
             if self._announced == (number, greeting):
                 if channel is not None:
                     channel.greeted()
                 return
-            while channel is not None and not self._pump.budget.allows_greeting:  # noqa: ASYNC110 - rare, and nobody is kept
+            while channel is not None and not self._pump.budget.allows_greeting:
                 await asyncio.sleep(0.5)
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
             if await self._pump.tell("vnc_ready", ready) and (channel is None or await self._pump.greet(channel)):
                 self._announced = (number, greeting)
                 return
+            await asyncio.sleep(RETRY)
 
     async def _wait_for_viewer(self) -> None:
         """For a server that waits for its client: until there is one."""
@@ -256,7 +260,8 @@ class Tunnel:
 
     async def _linger(self, channel: Channel) -> bool:
         """Let the viewer read a server's last words, for as long as it does. True if it leaves by itself."""
-        while (left := channel.last_sign + LINGER - self._clock.now()) > 0:
+        began = self._clock.now()
+        while (left := max(began, channel.last_sign) + LINGER - self._clock.now()) > 0:
             try:
                 async with asyncio.timeout(left):
                     await self._left.wait()

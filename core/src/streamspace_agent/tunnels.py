@@ -84,11 +84,12 @@ class Tunnels:
             for task in done:
                 task.result()
         finally:
+            self._pump.down(carrier)
+            for tunnel in self._tunnels.values():
+                tunnel.link_lost()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for tunnel in self._tunnels.values():
-                tunnel.link_lost()
 
     async def _check(self) -> None:
         while True:

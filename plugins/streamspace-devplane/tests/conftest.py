@@ -59,7 +59,7 @@ class Agent:
 async def until(probe: Callable[[], Awaitable[Any]], timeout: float = 10) -> Any:
     """Poll until the answer is true; that answer."""
     async with asyncio.timeout(timeout):
-        while not (seen := await probe()):  # noqa: ASYNC110 - the plane is another end of a wire: nothing to wait on
+        while not (seen := await probe()):
             await asyncio.sleep(0.02)
     return seen
 

@@ -28,7 +28,7 @@ Work = Callable[[PlaneClient], Coroutine[Any, Any, None]]
 @click.version_option(package_name="streamspace-devplane")
 @click.pass_context
 def main(context: click.Context, url: str) -> None:
-    r"""A StreamSpace control plane for development and tests.
+    """A StreamSpace control plane for development and tests.
 
     `serve` runs it; all other commands talk to the one that runs (--url or STREAMSPACE_DEVPLANE_URL).
 
@@ -185,7 +185,7 @@ def events(context: click.Context, after: int, follow: bool, kind: str | None, a
 @click.option("--clear", is_flag=True, help="Switch all off first.")
 @click.pass_context
 def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> None:
-    r"""Show or set fault switches.
+    """Show or set fault switches.
 
     \b
     Examples:

@@ -181,7 +181,7 @@ def serve(
     as_json: bool,
     exit_with_stdin: bool,
 ) -> None:
-    r"""Run the control plane until Ctrl-C.
+    """Run the control plane until Ctrl-C.
 
     \b
     First steps:

@@ -50,15 +50,18 @@ def mount_of(path: Path, table: str) -> Mount | None:
     return found
 
 
-def in_container(root: Path = Path("/")) -> bool:
-    return bool(container_id()) or (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+def in_container(table: str, root: Path = Path("/")) -> bool:
+    """The kernel's tables say so, or a marker does: a marker alone also lies in disks that were made from an image."""
+    top = mount_of(Path("/"), table)
+    marked = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+    return bool(container_id()) or (marked and top is not None and top.kind in {"overlay", "fuse.fuse-overlayfs"})
 
 
 def judge(path: Path) -> list[Problem]:
     """Everything that speaks against a lock file at this path, on this host as it is now."""
     path = path.resolve()
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    return [*judge_mount(path, mount_of(path, table), contained=in_container()), *judge_access(path)]
+    return [*judge_mount(path, mount_of(path, table), contained=in_container(table)), *judge_access(path)]
 
 
 def judge_mount(path: Path, mount: Mount | None, *, contained: bool) -> Iterator[Problem]:

@@ -1,6 +1,8 @@
 """All that touches the docker SDK. Imported at the engine's first call, never before: it costs memory and time."""
 
 import json
+import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -9,30 +11,25 @@ import docker
 import requests
 from docker import auth
 from docker.errors import APIError, DockerException
-from docker.transport import UnixHTTPAdapter
 from docker.types.daemon import CancellableStream
 from docker.utils import kwargs_from_env, parse_repository_tag
 from urllib3.exceptions import ReadTimeoutError
 
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound, Silent
+from streamspace_runtime_docker.transport import SocketAdapter
 
 MINIMUM_API = (1, 41)
 """Docker Engine 20.10: one-shot stats, and the oldest engine this driver is tested on."""
 
 
-class _OnePool(UnixHTTPAdapter):
-    """The SDK's own adapter keeps a connection pool for each URL, 25 of them: no connection is ever used twice, and a
-    pool may be closed under a call. One pool for the one socket instead.
-    """
-
-    def get_connection(self, url: Any, proxies: Any = None) -> Any:
-        del url
-        return super().get_connection("http+docker://localhost", proxies)
-
-
 def make_client(docker_host: str, environ: Mapping[str, str], *, timeout: int, connections: int) -> docker.APIClient:
     """A client that speaks the engine's own API version. Raises what :func:`translate` understands."""
+    path = docker_host.removeprefix("unix://") if docker_host.startswith("unix://") else ""
+    if path:
+        with socket.socket(socket.AF_UNIX) as probe:  # the SDK's first request leaves a socket open where this fails
+            probe.settimeout(timeout)
+            probe.connect(path)
     arguments = kwargs_from_env({**environ, "DOCKER_HOST": docker_host})
     client = docker.APIClient(**arguments, version="auto", timeout=timeout, max_pool_size=connections)
     version = tuple(int(part) for part in client.api_version.split("."))
@@ -42,9 +39,9 @@ def make_client(docker_host: str, environ: Mapping[str, str], *, timeout: int, c
         raise RuntimeDriverError(
             f"DOCKER_HOST={docker_host} speaks API {client.api_version}, {wanted} is needed: update the engine to Docker 20.10 or newer"
         )
-    if docker_host.startswith("unix://"):
-        path = "http+unix://" + docker_host.removeprefix("unix://")
-        client.mount("http+docker://", _OnePool(path, timeout, max_pool_size=connections))
+    if path:
+        client.get_adapter(client.base_url).close()
+        client.mount("http+docker://", SocketAdapter(path, timeout, connections))
     return client
 
 
@@ -55,6 +52,8 @@ def translate(error: Exception, docker_host: str) -> Exception:
         text = " ".join(str(error.explanation or error).split())
         if status == 503:
             return EngineUnavailable(f"the engine at {docker_host} is not ready: {text}")
+        if re.search(r"already (in use|used|exists)", text):
+            status = 409  # Podman reports a taken name as its own failure
         kind = {404: NotFound, 409: Conflict}.get(status, EngineError)
         return kind(status, text)
     if isinstance(error, DockerException | requests.RequestException | OSError):

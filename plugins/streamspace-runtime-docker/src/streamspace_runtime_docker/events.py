@@ -12,6 +12,7 @@ from streamspace_agent.runtime import EventKind, RuntimeEvent, Session, SessionS
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Silent
+from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.locks import Locks
 from streamspace_runtime_docker.marks import Mark, Marks
 from streamspace_runtime_docker.store import Store
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 
 IDLE = 60.0
 """Seconds without an event after which the stream is opened anew: a dead connection looks like a quiet engine."""
+# Docker's words and Podman's, which filters by one word and then tells another.
+_DIED, _REMOVED = ("die", "died"), ("destroy", "remove")
+_SETTLE = 5
+"""Looks at a container that is said to have died and still shows as running, 0.2 s apart: Podman tells early."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between two tries to reach an engine that is away; doubled each time, with full jitter."""
 
@@ -35,37 +40,47 @@ class Events:
         self._marks = marks
         self._locks = locks
         self._filters = json.dumps(
-            {"type": ["container"], "event": ["die", "destroy"], "label": [f"{labels.AGENT}={agent_id}"]}
+            {"type": ["container"], "event": [*_DIED, *_REMOVED], "label": [f"{labels.AGENT}={agent_id}"]}
         )
 
     async def watch(self) -> AsyncIterator[RuntimeEvent]:
-        queue: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
-        async with asyncio.TaskGroup() as tasks:
-            listener = tasks.create_task(self._listen(queue, tasks))
-            try:
-                while True:
-                    yield await queue.get()
-            finally:
-                listener.cancel()
+        queue: asyncio.Queue[RuntimeEvent | None] = asyncio.Queue()
+        tasks: set[asyncio.Task[None]] = set()  # no TaskGroup: a generator may be closed from anywhere
+        listener = asyncio.create_task(self._listen(queue, tasks), name="engine events")
+        listener.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while event := await queue.get():
+                yield event
+            await listener  # it never ends but by an error, which is raised here
+        finally:
+            for task in (listener, *tasks):
+                task.cancel()
+            await asyncio.gather(listener, *tasks, return_exceptions=True)
 
-    async def _listen(self, queue: asyncio.Queue[RuntimeEvent], tasks: asyncio.TaskGroup) -> None:
+    async def _listen(self, queue: asyncio.Queue[RuntimeEvent | None], tasks: set[asyncio.Task[None]]) -> None:
         since, wait, resync, down = "", FIRST_WAIT, True, False
+        loop = asyncio.get_running_loop()
         while True:
+            begun = loop.time()
             try:
                 async with self._engine.stream(
                     "GET", "/events", params=self._params(since), read_timeout=IDLE
                 ) as lines:
                     if resync:
                         queue.put_nowait(RuntimeEvent(EventKind.RESYNC))
-                    wait, resync, down = FIRST_WAIT, False, False
+                    resync, down = False, False
                     async for line in lines:
                         since = _after(line) or since
-                        tasks.create_task(self._take(line, queue))
+                        task = asyncio.create_task(self._take(line, queue))
+                        tasks.add(task)
+                        task.add_done_callback(tasks.discard)
             except Silent:
                 continue  # nothing was missed: the next stream begins where this one ended
             except RuntimeDriverError as error:
                 log.info("the engine's events broke off: %s", error)
             resync = True
+            if loop.time() - begun > LONGEST_WAIT:  # not by a mere connection: an engine may take it and break off
+                wait = FIRST_WAIT
             if not down and not await self._answers():
                 queue.put_nowait(RuntimeEvent(EventKind.ENGINE_DOWN))
                 down = True
@@ -81,28 +96,35 @@ class Events:
         except RuntimeDriverError:
             return True  # it answers, if not as we like
 
-    async def _take(self, line: Mapping[str, Any], queue: asyncio.Queue[RuntimeEvent]) -> None:
+    async def _take(self, line: Mapping[str, Any], queue: asyncio.Queue[RuntimeEvent | None]) -> None:
         actor = line.get("Actor") or {}
         marks, container = actor.get("Attributes") or {}, str(actor.get("ID", ""))
         session_id = marks.get(labels.SESSION, "")
         if not session_id or not container:
             return
         try:
-            # A verb under way holds the lock. What it leaves behind is the truth that is judged then.
-            async with self._locks.hold(session_id):
-                if line.get("Action") == "die":
-                    session = await self._died(container)
-                else:
-                    session = await self._destroyed(session_id, container, marks)
+            if line.get("Action") in _DIED:
+                session = await self._died(session_id, container)
+            else:
+                session = await self._removed(session_id, container, marks)
         except (RuntimeDriverError, LeaseLost) as error:
             log.info("the end of %s is left to the next comparison: %s", session_id, error)
             return
         if session:
             queue.put_nowait(RuntimeEvent(EventKind.ENDED, session))
 
-    async def _died(self, container: str) -> Session | None:
-        found = await self._store.look(container)
-        if found is None or found.state != "exited" or self._store.was_our_doing(found):
+    async def _died(self, session_id: str, container: str) -> Session | None:
+        for _ in range(_SETTLE):
+            # A verb under way holds the lock. What it leaves behind is the truth that is judged then.
+            async with self._locks.hold(session_id):
+                found = await self._store.look(container)
+                if found is None or found.state != "running":
+                    return await self._judged(found) if found and found.state == "exited" else None
+            await asyncio.sleep(0.2)
+        return None
+
+    async def _judged(self, found: Found) -> Session | None:
+        if self._store.was_our_doing(found):
             return None
         if await self._marks.read(found) is Mark.HIBERNATED:
             return None
@@ -112,9 +134,10 @@ class Events:
         await self._marks.write(found, Mark.ENDED)
         return await self._views.session(found, Mark.ENDED)
 
-    async def _destroyed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
-        if self._store.was_removed(container) or await self._store.find(session_id):
-            return None
+    async def _removed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
+        async with self._locks.hold(session_id):
+            if self._store.was_removed(container) or await self._store.find(session_id):
+                return None
         self._views.forget(session_id)
         return Session(
             session_id,

@@ -13,7 +13,7 @@ from streamspace_agent.config import Settings
 from streamspace_agent.runtime import Leftover
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, NotFound
+from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.found import timestamp
 from streamspace_runtime_docker.making import Making
 from streamspace_runtime_docker.store import Store
@@ -97,9 +97,11 @@ class Leftovers:
             await self._making.remove_volume(name)
 
     async def _remove_network(self, name: str) -> None:
-        # An engine answers 403 when containers are attached.
-        with suppress(NotFound, Conflict):
+        try:
             await self._engine.change(lambda client: client.remove_network(name))
+        except EngineError as error:
+            if error.status not in {403, 404, 409}:  # 403: containers are attached to it
+                raise
 
     def _is_mine(self, marks: Mapping[str, str]) -> bool:
         return f"{labels.AGENT}={marks.get(labels.AGENT)}" in self._mine

@@ -21,6 +21,9 @@ from streamspace_runtime_docker.store import Store
 
 log = logging.getLogger(__name__)
 
+_MADE_ELSEWHERE = 5.0
+"""Seconds in which a container whose name is taken must show up."""
+
 
 class Making:
     def __init__(
@@ -41,7 +44,6 @@ class Making:
         self._faults = faults
         self._settings = settings
         self._own = own
-        self._host_cpus: float | None = None
 
     async def make(self, spec: SessionSpec, report: Report) -> str:
         """Create the container and return its name. One that somebody else made meanwhile is as good."""
@@ -58,7 +60,7 @@ class Making:
             self._settings,
             self._own,
             publish=await self._networks.publish(),
-            host_cpus=await self._cpus() if spec.cpu is not None else 0,
+            host_cpus=await self._engine.cores() if spec.cpu is not None else 0,
         )
         await self._create(spec, body, report)
         self._faults.point("docker.after_create")
@@ -69,7 +71,7 @@ class Making:
         try:
             await self._engine.change(lambda client: client.create_container_from_config(body, name))  # type: ignore[no-untyped-call]  # in the SDK's stubs
         except Conflict:
-            await self._store.need(spec.session_id)  # raises where it is another agent's
+            await self._appeared(spec.session_id)
         except EngineError as error:
             if again and isinstance(error, NotFound):  # the image was removed since it was last seen
                 self._images.forget(spec.image)
@@ -77,6 +79,16 @@ class Making:
                 await self._create(spec, body, report, again=False)
             else:
                 raise CommandFailed("create_failed", f"the engine cannot create the session: {error.text}") from error
+
+    async def _appeared(self, session_id: str) -> None:
+        """Somebody else makes the container right now. Raises where it is another agent's."""
+        deadline = asyncio.get_running_loop().time() + _MADE_ELSEWHERE
+        while not await self._store.find(session_id):  # Podman reserves the name before it shows the container
+            if asyncio.get_running_loop().time() >= deadline:
+                raise CommandFailed(
+                    "create_failed", f"the name {container_name(session_id)} is taken by something unseen"
+                )
+            await asyncio.sleep(0.05)
 
     async def _volume(self, spec: SessionSpec, mount: Mount) -> None:
         """An existing volume of the session is used as it is; the engine answers with its labels."""
@@ -95,11 +107,6 @@ class Making:
                 f"the volume {name} belongs to {f'the session {owner}' if owner else 'no session'}: remove or rename it, or use another session id",
             )
 
-    async def _cpus(self) -> float:
-        if self._host_cpus is None:
-            self._host_cpus = float((await self._engine.read(lambda client: client.info())).get("NCPU") or 0)
-        return self._host_cpus
-
     def fits(self, found: Found, spec: SessionSpec) -> bool:
         """Is a container that never ran what this start would make?"""
         wanted = {f"{name}={value}" for name, value in spec.environment.items()}
@@ -111,7 +118,10 @@ class Making:
         Never raises: the start's own failure is what counts.
         """
         try:
-            if found := await self._store.find(spec.session_id):
+            found = await self._store.find(spec.session_id)
+            if found and found.command_id != spec.command_id:
+                return  # another start was faster: it is that one's
+            if found:
                 await self._store.remove(found)
             if volumes:
                 await self.remove_volumes(spec.session_id, command_id=spec.command_id)

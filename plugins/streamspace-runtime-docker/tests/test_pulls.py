@@ -1,0 +1,169 @@
+"""Pulls from a real registry, behind a proxy that slows and stalls them."""
+
+import asyncio
+import base64
+import json
+
+import pytest
+
+from lab.registry import Registry
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.faults import Injected
+from streamspace_runtime_docker.engine import Engine
+
+SECRET = "s3cret-of-the-registry"
+
+
+@pytest.fixture(scope="module")
+def registry():
+    with Registry(credentials=("puller", SECRET)) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def big(registry, docker_host):
+    return registry.push_generated(docker_host, megabytes=6, layers=3)
+
+
+@pytest.fixture
+def image(registry, big, api):
+    """An image that the engine does not have; the registry at full speed."""
+    registry.proxy.rate, registry.proxy.stalled = None, False
+    yield big
+    registry.proxy.rate, registry.proxy.stalled = None, False
+    registry.proxy.cut()
+    if api.images(big):
+        api.remove_image(big, force=True)
+
+
+@pytest.fixture
+def logged_in(registry, tmp_path):
+    """The environment of an agent whose Docker configuration knows the registry."""
+    token = base64.b64encode(f"puller:{SECRET}".encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.address: {"auth": token}}}))
+    return {"DOCKER_CONFIG": str(tmp_path)}
+
+
+async def test_a_pull_with_credentials_shows_its_bytes(make_driver, make_spec, image, logged_in):
+    steps = []
+    driver = make_driver(environ=logged_in)
+    assert (await driver.start(make_spec(image=image), steps.append)).ready
+    pulling = [step for step in steps if step.phase == "pulling"]
+    assert pulling[-1].current == pulling[-1].total > 5_000_000
+    assert pulling[-1].percent == 100
+    assert "layers" in pulling[-1].detail
+    await driver.stop(make_spec().session_id)
+
+
+async def test_without_credentials_the_refusal_says_what_to_do(make_driver, make_spec, image, tmp_path):
+    driver = make_driver(environ={"DOCKER_CONFIG": str(tmp_path)})
+    with pytest.raises(CommandFailed, match=r"pull_denied: .*docker login"):
+        await driver.start(make_spec(image=image), lambda step: None)
+
+
+async def test_an_image_that_the_registry_does_not_have_is_named(make_driver, make_spec, registry, logged_in):
+    driver = make_driver(environ=logged_in)
+    with pytest.raises(CommandFailed, match=f"image_not_found: cannot pull {registry.address}/none:1"):
+        await driver.start(make_spec(image=f"{registry.address}/none:1"), lambda step: None)
+
+
+async def test_a_registry_that_cannot_be_reached_is_named(make_driver, make_spec):
+    with pytest.raises(CommandFailed, match="registry_unreachable"):
+        await make_driver().start(make_spec(image="localhost:1/none:1"), lambda step: None)
+
+
+async def test_a_stalled_pull_fails_after_the_stall_timeout(make_driver, make_spec, image, registry, logged_in, api):
+    driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "2s"})
+    registry.proxy.rate = 1_000_000
+
+    def stall(step):
+        registry.proxy.stalled |= bool(step.current)
+
+    with pytest.raises(CommandFailed, match=r"pull_stalled: .* no progress for 2\.0 s"):
+        await driver.start(make_spec(image=image), stall)
+    assert api.containers(all=True, filters={"label": f"streamspace.session={make_spec().session_id}"}) == []
+
+
+async def test_many_sessions_share_one_pull_and_one_leaving_does_not_end_it(
+    make_driver, make_spec, image, registry, logged_in, monkeypatch
+):
+    driver = make_driver(environ=logged_in)
+    registry.proxy.rate = 3_000_000
+    pulls = []
+    original = Engine.stream
+
+    def counting(self, method, path, **rest):
+        pulls.append(path)
+        return original(self, method, path, **rest)
+
+    monkeypatch.setattr(Engine, "stream", counting)
+    steps = {number: [] for number in range(3)}
+    starts = [
+        asyncio.create_task(driver.start(make_spec(f"-{number}", image=image, mounts=()), steps[number].append))
+        for number in steps
+    ]
+    async with asyncio.timeout(30):
+        while not all(any(step.current for step in seen) for seen in steps.values()):
+            await asyncio.sleep(0.02)
+    starts[0].cancel()
+    sessions = await asyncio.gather(*starts, return_exceptions=True)
+    assert isinstance(sessions[0], asyncio.CancelledError)
+    assert all(session.ready for session in sessions[1:])
+    assert pulls == ["/images/create"]
+    for number in (1, 2):
+        await driver.stop(make_spec(f"-{number}").session_id)
+
+
+async def test_a_pull_that_nobody_waits_for_any_more_ends(
+    make_driver, make_spec, image, registry, logged_in, api, eventually
+):
+    driver = make_driver(environ=logged_in)
+    registry.proxy.rate = 500_000
+    start = asyncio.create_task(driver.start(make_spec(image=image), lambda step: None))
+    await asyncio.sleep(2)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+
+    async def quiet_registry():
+        before = registry.proxy.replied
+        await asyncio.sleep(1)
+        return registry.proxy.replied == before
+
+    await eventually(quiet_registry)
+    assert api.images(image) == []
+
+
+async def test_a_slow_pull_delays_no_other_session(make_driver, make_spec, image, registry, logged_in):
+    driver = make_driver(environ={**logged_in, "ENGINE_CONCURRENCY": "2"})
+    registry.proxy.rate = 200_000
+    slow = asyncio.create_task(driver.start(make_spec("-slow", image=image), lambda step: None))
+    await asyncio.sleep(1)
+    assert (await driver.start(make_spec("-fast"), lambda step: None)).ready
+    assert not slow.done()
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+
+
+async def test_a_pull_interrupted_midway_is_taken_up_by_the_next_start(
+    make_driver, make_spec, image, registry, logged_in
+):
+    registry.proxy.rate = 3_000_000
+    broken = make_driver(environ={**logged_in, "STREAMSPACE_FAULTS": "docker.mid_pull=raise"})
+    with pytest.raises(Injected):
+        await broken.start(make_spec(image=image), lambda step: None)
+    registry.proxy.rate = None
+    assert (await make_driver(environ=logged_in).start(make_spec(image=image), lambda step: None)).ready
+    await broken.stop(make_spec().session_id)
+
+
+async def test_no_error_shows_the_registrys_password(make_driver, make_spec, registry, tmp_path, caplog):
+    token = base64.b64encode(f"puller:{SECRET}-wrong".encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.address: {"auth": token}}}))
+    driver = make_driver(environ={"DOCKER_CONFIG": str(tmp_path)})
+    with pytest.raises(CommandFailed) as failure:
+        await driver.start(make_spec(image=f"{registry.address}/none:1"), lambda step: None)
+    assert SECRET not in str(failure.value)
+    assert token not in str(failure.value)
+    assert SECRET not in caplog.text

@@ -1,0 +1,116 @@
+"""The parts without an engine: progress sums, explanations, judgements."""
+
+import dataclasses
+
+import pytest
+
+from streamspace_agent.runtime import SessionState
+from streamspace_runtime_docker.check import engine_problems, socket_problem
+from streamspace_runtime_docker.found import Found, timestamp
+from streamspace_runtime_docker.marks import Mark, judge
+from streamspace_runtime_docker.pulls import Layers, explain
+
+EXITED = Found("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="2026-01-01T00:00:00Z")
+
+
+def downloading(layer, current, total):
+    return {"id": layer, "status": "Downloading", "progressDetail": {"current": current, "total": total}}
+
+
+def test_bytes_are_summed_over_layers_and_the_total_grows_as_they_become_known():
+    layers = Layers()
+    layers.take({"status": "Pulling from library/x", "id": "1"})
+    layers.take({"id": "a", "status": "Pulling fs layer"})
+    layers.take({"id": "b", "status": "Already exists"})
+    layers.take(downloading("a", 10, 100))
+    assert (layers.progress().current, layers.progress().total, layers.progress().percent) == (10, 100, 10)
+    layers.take(downloading("c", 50, 300))
+    layers.take({"id": "a", "status": "Download complete"})
+    assert (layers.progress().current, layers.progress().total) == (150, 400)
+    layers.take({"id": "c", "status": "Download complete"})
+    layers.take({"id": "a", "status": "Extracting", "progressDetail": {"current": 7, "total": 100}})
+    progress = layers.progress()
+    assert (progress.percent, progress.detail) == (100, "unpacking, 0 of 2 layers")
+    layers.take({"id": "a", "status": "Pull complete"})
+    assert layers.progress().detail == "1 of 2 layers"
+
+
+def test_trying_again_and_saying_the_same_are_no_progress():
+    layers = Layers()
+    assert layers.take(downloading("a", 10, 100))
+    assert not layers.take(downloading("a", 10, 100))
+    assert layers.take({"id": "a", "status": "Retrying in 2 seconds"}) is False
+    assert layers.take(downloading("a", 11, 100))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("manifest for x:9 not found: manifest unknown: manifest unknown", "image_not_found"),
+        ("pull access denied for x, repository does not exist or may require 'docker login'", "pull_denied"),
+        ("Head https://r/v2/x/manifests/1: no basic auth credentials", "pull_denied"),
+        ("Get https://r/v2/: dial tcp: lookup r on 1.1.1.1:53: no such host", "registry_unreachable"),
+        ("Get http://r/v2/: dial tcp 127.0.0.1:1: connect: connection refused", "registry_unreachable"),
+        ("x509: certificate signed by unknown authority", "registry_unreachable"),
+        ("write /var/lib/docker/tmp/x: no space left on device", "disk_full"),
+        ("toomanyrequests: You have reached your pull rate limit", "pull_rate_limited"),
+        ("invalid reference format", "invalid_image"),
+        ("no matching manifest for linux/arm64 in the manifest list entries", "image_not_found"),
+        ("something new", "pull_failed"),
+    ],
+)
+def test_a_failed_pull_is_explained(text, code):
+    failure = explain("x:9", text)
+    assert failure.code == code
+    assert failure.message.startswith("cannot pull x:9: ")
+    assert text[:100] in failure.message
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "oom", "mark", "state"),
+    [
+        (143, False, Mark.HIBERNATED, SessionState.HIBERNATED),
+        (1, False, Mark.HIBERNATED, SessionState.HIBERNATED),
+        (0, False, None, SessionState.HIBERNATED),
+        (137, False, None, SessionState.HIBERNATED),
+        (255, False, None, SessionState.HIBERNATED),
+        (137, True, None, SessionState.FAILED),
+        (1, False, None, SessionState.FAILED),
+        (0, False, Mark.ENDED, SessionState.FAILED),
+    ],
+)
+def test_an_exited_container_is_judged_by_its_mark_and_then_its_exit_code(exit_code, oom, mark, state):
+    assert judge(dataclasses.replace(EXITED, exit_code=exit_code, oom=oom), mark)[0] is state
+
+
+def test_sleep_that_nobody_asked_for_carries_a_reason():
+    assert judge(EXITED, Mark.HIBERNATED) == (SessionState.HIBERNATED, "")
+    assert "while the engine or the agent was away" in judge(EXITED, None)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-11-23T15:47:35.88037788Z", 1795448855.880377),
+        ("2026-11-23T16:47:35+01:00", 1795448855.0),
+        ("0001-01-01T00:00:00Z", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_engines_times_are_read(text, seconds):
+    assert timestamp(text) == pytest.approx(seconds)
+
+
+def test_a_missing_socket_names_the_variable_and_the_fix(tmp_path):
+    problem = socket_problem(tmp_path / "docker.sock")
+    assert "DOCKER_HOST" in problem.message
+    assert "start Docker" in problem.fix
+
+
+def test_limits_that_the_engine_cannot_keep_are_told_with_the_fix_for_rootless():
+    info = {"MemoryLimit": False, "PidsLimit": True, "CpuCfsQuota": False, "SecurityOptions": ["name=rootless"]}
+    [problem] = engine_problems(info)
+    assert "memory, CPU" in problem.message
+    assert "Delegate" in problem.fix
+    assert not problem.fatal
+    assert list(engine_problems({"MemoryLimit": True})) == []
