@@ -10,7 +10,7 @@ import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -33,6 +33,7 @@ from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.timeouts import Timeouts
 from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import format_seconds
+from streamspace_agent.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class Leadership:
             clock,
             busy=lambda: self.dispatcher.lanes,
         )
+        self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes, send=self._send_usage)
         self.draining = False
         self.last_heartbeat = 0.0
         self.ends_agent = False
@@ -150,6 +152,7 @@ class Leadership:
             self._task(self._prune_now_and_then(), "prune"),
             self._task(self._board.run(), "progress"),
             self._task(self._timeouts.run(), "timeouts"),
+            self._task(self._usage.run(self._settings.usage_interval), "usage"),
             self._task(self._give_up_without_link(), "link watch"),
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
@@ -231,6 +234,7 @@ class Leadership:
             "python": platform.python_version(),
             "runtimeDriver": self._settings.runtime_driver,
             "electionBackend": self._settings.leader_election_backend if self._settings.enable_ha else "none",
+            "leader": self.lease.record.holder,
             "epoch": self.lease.epoch,
             **self.reconciler.facts,
         }
@@ -329,6 +333,10 @@ class Leadership:
 
     async def _send_pending(self, session_id: str, step: Progress) -> None:
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
+
+    async def _send_usage(self, session: Session, cpu: float | None, memory: int) -> None:
+        session = replace(session, epoch=self.lease.epoch)  # as in every report, the reporter's
+        await self._send("status", protocol.usage(session, cpu, memory))
 
     async def _prune_now_and_then(self) -> None:
         while True:

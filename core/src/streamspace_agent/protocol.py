@@ -127,6 +127,22 @@ def status(session: Session) -> dict[str, Any]:
     }
 
 
+def usage(session: Session, cpu: float | None, memory: int) -> dict[str, Any]:
+    """The ``status`` payload of a running session with what it uses now, for people; it changes no state.
+
+    ``cpu`` in cores (None: not measured yet), ``memory`` in bytes; the limits are the session's own, absent for none.
+    """
+    figures = {
+        "cpuCores": None if cpu is None else round(cpu, 4),
+        "cpuLimitCores": session.cpu,
+        "memoryBytes": memory,
+        "memoryLimitBytes": session.memory,
+    }
+    payload = status(session)
+    payload["platformMetadata"]["usage"] = {name: value for name, value in figures.items() if value is not None}
+    return payload
+
+
 def pending(session_id: str, step: Progress, epoch: int) -> dict[str, Any]:
     """The ``status`` payload of a session under way, with its progress for people."""
     progress: dict[str, Any] = {"phase": step.phase}
