@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 SCOPE_KEY = "streamspace.wire"
+PONG = "streamspace.pong"
 
 
 class Wire:
@@ -72,8 +73,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.app = with_wire(self.app, self.wire)
 
     def handle_ping(self) -> None:
+        """A pong leaves after all that came before its ping was handled, as with a server that reads frame by frame."""
         self.wire.last_sign = self.loop.time()
-        super().handle_ping()
+        pong: Any = {"type": PONG, "data": b"".join(self.conn.data_to_send())}
+        self.queue.put_nowait(pong)
+
+    async def receive(self) -> Any:
+        message: Any
+        while (message := await super().receive())["type"] == PONG:
+            if not self.transport.is_closing():
+                self.transport.write(message["data"])
+        return message
 
     def handle_pong(self, event: Any) -> None:
         self.wire.last_sign = self.loop.time()
