@@ -54,6 +54,8 @@ class Reconciler:
         self._settled = settled
         self.sessions: dict[str, Session] = {}
         """Sessions as last reported to the control plane."""
+        self.on_state: Callable[[Session], None] = lambda _session: None
+        """Called with each state before it is reported."""
         self._told: set[str] = set()
         """Sessions told of since the running comparison began: what it was shown of them may be older."""
         self._comparing = asyncio.Lock()
@@ -61,11 +63,6 @@ class Reconciler:
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
-
-    @property
-    def active(self) -> int:
-        """Sessions that a person can use now."""
-        return sum(s.state is SessionState.RUNNING and s.ready for s in self.sessions.values())
 
     def count_by_state(self) -> dict[str, int]:
         """May be called from any thread."""
@@ -78,6 +75,7 @@ class Reconciler:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
+        self.on_state(session)
         # The epoch of a report is the reporter's, not that of the session's first start.
         told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
         return Message("status", protocol.status(told))
