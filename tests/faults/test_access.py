@@ -12,6 +12,7 @@ from streamspace_agent import config, registration
 from streamspace_agent.errors import Refused
 from streamspace_agent.registration import Keys, Registrar
 from streamspace_devplane import DevPlane
+from tests.names import sid
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def make_tls_agent(make_agent, tls_plane, agent_id, tmp_path):
 async def test_a_control_plane_with_a_ca_of_its_own_is_served_over_tls(make_tls_agent, tls_plane, agent_id, manifest):
     await (await make_tls_agent()).start()
     await tls_plane.wait_agent(agent_id)
-    await tls_plane.wait_command(await tls_plane.start_session(session_id="t", manifest=manifest()))
+    await tls_plane.wait_command(await tls_plane.start_session(session_id=sid("t"), manifest=manifest()))
 
 
 async def test_a_certificate_of_an_unknown_ca_is_not_trusted_and_the_log_names_the_setting(

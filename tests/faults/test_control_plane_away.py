@@ -8,6 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from streamspace_devplane import DevPlaneProcess, PlaneError
+from tests.names import sid
 
 DOWN_FOR = float(os.environ.get("STREAMSPACE_TEST_OUTAGE", "1"))
 """Seconds that the control plane is away in the test of an outage; 600 proves the ten minutes."""
@@ -21,32 +22,32 @@ def sessions_of(events, kind):
 async def test_sessions_run_on_through_an_outage_and_its_results_and_states_arrive_in_order(
     plane, agent, agent_id, manifest, docker_client, outcomes, until
 ):
-    await plane.wait_command(await plane.start_session(session_id="stays", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("stays"), manifest=manifest()))
     dying = manifest(MODE="crash", AFTER=2, EXIT_CODE=7)
-    await plane.wait_command(await plane.start_session(session_id="dies", manifest=dying))
-    slow = [await plane.start_session(session_id=f"slow{n}", manifest=manifest(DELAY=n)) for n in (1, 2)]
+    await plane.wait_command(await plane.start_session(session_id=sid("dies"), manifest=dying))
+    slow = [await plane.start_session(session_id=sid(f"slow{n}"), manifest=manifest(DELAY=n)) for n in (1, 2)]
     for command in slow:
         await plane.wait_command(command, "ack")
     seq = (await plane.events())[-1]["seq"]
     await plane.stop()
 
     def state(name):
-        return docker_client.api.inspect_container(f"streamspace-{name}")["State"]["Status"]
+        return docker_client.api.inspect_container(f"streamspace-{sid(name)}")["State"]["Status"]
 
     await until(lambda: state("dies") == "exited")
     await until(lambda: agent.log.count("(start_session) complete") == 4)
     await asyncio.sleep(DOWN_FOR)
     assert state("stays") == "running"
     await plane.start()
-    await plane.wait_session("dies", state="failed", timeout=60)
+    await plane.wait_session(sid("dies"), state="failed", timeout=60)
     for command in slow:
         await plane.wait_command(command, timeout=60)
     told = await plane.events(seq, direction="from_agent")
-    assert sessions_of(told, "complete") == ["slow1", "slow2"]
+    assert sessions_of(told, "complete") == [sid("slow1"), sid("slow2")]
     running = [e for e in told if e["type"] == "status" and e["payload"]["state"] != "pending"]
-    assert sorted(sessions_of(running, "status")) == ["dies", "slow1", "slow2"]
+    assert sorted(sessions_of(running, "status")) == [sid("dies"), sid("slow1"), sid("slow2")]
     assert all(answers == ["complete"] for answers in (await outcomes()).values())
-    assert (await plane.session("stays"))["state"] == "running"
+    assert (await plane.session(sid("stays")))["state"] == "running"
 
 
 async def test_a_control_plane_killed_and_started_again_loses_no_result(
@@ -58,7 +59,7 @@ async def test_a_control_plane_killed_and_started_again_loses_no_result(
         )
         await agent.start()
         await plane.wait_agent(agent_id)
-        command = await plane.start_session(session_id="a", manifest=manifest(DELAY=1))
+        command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=1))
         await plane.wait_command(command, "ack")
         await plane.stop(abruptly=True)
         await until(lambda: "(start_session) complete" in agent.log)
@@ -90,20 +91,20 @@ async def test_a_link_cut_between_any_two_messages_loses_nothing(
     await listening(plane, agent_id, until)  # its first heartbeat is past
     passed = plane.hub.links[agent_id]._passed
     await plane.set_faults(cut={"after": passed + after})
-    command = await plane.start_session(session_id="a", manifest=manifest())
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest())
     await plane.wait_command(command, timeout=60)
-    await plane.wait_session("a", state="running")
+    await plane.wait_session(sid("a"), state="running")
     await plane.clear_faults()
     await listening(plane, agent_id, until)
-    stop = await plane.stop_session("a")
+    stop = await plane.stop_session(sid("a"))
     await plane.wait_command(stop, timeout=60)
-    assert (await plane.session("a"))["state"] == "terminated"
+    assert (await plane.session(sid("a")))["state"] == "terminated"
     assert set((await outcomes())[command]) == {"complete"}, "never two different answers"
     assert (await outcomes())[stop] == ["complete"]
 
 
 async def test_a_link_cut_again_and_again_loses_no_outcome_of_many_sessions(plane, agent, agent_id, manifest, outcomes):
-    names = [f"s{n}" for n in range(6)]
+    names = [sid(f"s{n}") for n in range(6)]
     commands = [
         await plane.start_session(session_id=name, manifest=manifest(DELAY=n % 3)) for n, name in enumerate(names)
     ]
@@ -120,7 +121,7 @@ async def test_a_link_cut_again_and_again_loses_no_outcome_of_many_sessions(plan
 
 
 async def test_results_made_before_a_blackhole_arrive_after_it(plane, agent, manifest, until):
-    command = await plane.start_session(session_id="a", manifest=manifest(DELAY=1))
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=1))
     await plane.wait_command(command, "ack")
     await plane.set_faults(blackhole={})
     await until(lambda: "(start_session) complete" in agent.log)
@@ -133,10 +134,10 @@ async def test_messages_that_come_late_and_twice_give_one_container_and_one_kind
     plane, agent, manifest, owned
 ):
     await plane.set_faults(delay={"seconds": 0.2}, duplicate={"types": ["command"]})
-    command = await plane.start_session(session_id="a", manifest=manifest())
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest())
     await plane.wait_command(command)
     await plane.clear_faults()
-    assert owned()["containers"] == ["streamspace-a"]
+    assert owned()["containers"] == [f"streamspace-{sid('a')}"]
     row = await plane.command(command)
     assert row["failures"] == 0
 
@@ -157,7 +158,7 @@ async def test_a_connection_closed_by_the_cleanup_of_the_one_before_is_made_agai
     await plane.wait_agent(agent_id)
     await plane.clear_faults()
     await until(lambda: agent_id in plane.hub.links)
-    await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()))
 
 
 async def test_a_plane_that_accepts_and_closes_at_once_is_not_hammered(make_agent, plane, agent_id):

@@ -9,13 +9,15 @@ import subprocess
 
 import pytest
 
+from tests.names import sid
+
 
 async def test_sigterm_waits_for_what_runs_reports_draining_and_exits_0(plane, agent, agent_id, manifest):
-    command = await plane.start_session(session_id="a", manifest=manifest(DELAY=2))
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=2))
     await plane.wait_command(command, "ack")
     agent.signal(signal.SIGTERM)
     await plane.wait_agent(agent_id, status="draining")
-    late = await plane.start_session(session_id="b", manifest=manifest())
+    late = await plane.start_session(session_id=sid("b"), manifest=manifest())
     assert await agent.wait() == 0
     assert (await plane.command(command))["state"] == "completed"
     assert (await plane.command(late))["error"].startswith("agent_shutdown")
@@ -26,7 +28,7 @@ async def test_what_does_not_finish_in_the_drain_time_is_failed_and_cleaned_up(
 ):
     agent = await (await make_agent(DRAIN_TIMEOUT="1s")).start()
     await plane.wait_agent(agent_id)
-    command = await plane.start_session(session_id="a", manifest=manifest(MODE="hang"))
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest(MODE="hang"))
     await plane.wait_command(command, "ack")
     assert await agent.terminate() == 0
     assert (await plane.command(command))["error"].startswith("agent_shutdown")
@@ -36,7 +38,7 @@ async def test_what_does_not_finish_in_the_drain_time_is_failed_and_cleaned_up(
 async def test_a_second_signal_ends_at_once_and_the_command_is_completed_later(
     plane, agent, agent_id, manifest, outcomes, until
 ):
-    command = await plane.start_session(session_id="a", manifest=manifest(DELAY=4))
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=4))
     await plane.wait_command(command, "ack")
     agent.signal(signal.SIGTERM)
     await plane.wait_agent(agent_id, status="draining")
@@ -93,18 +95,22 @@ async def test_a_full_state_folder_refuses_new_commands_loses_no_outcome_and_hea
 ):
     agent = await (await make_agent(STATE_DIR=str(small_disk))).start()
     await plane.wait_agent(agent_id)
-    await plane.wait_command(await plane.start_session(session_id="runs", manifest=manifest(MODE="crash", AFTER=3)))
-    under_way = await plane.start_session(session_id="slow", manifest=manifest(DELAY=2))
+    await plane.wait_command(
+        await plane.start_session(session_id=sid("runs"), manifest=manifest(MODE="crash", AFTER=3))
+    )
+    under_way = await plane.start_session(session_id=sid("slow"), manifest=manifest(DELAY=2))
     await plane.wait_command(under_way, "ack")
     filler = small_disk / "filler"
     fill(filler)
-    refused = await plane.start_session(session_id="new", manifest=manifest(SOME="x" * 20_000))
+    refused = await plane.start_session(session_id=sid("new"), manifest=manifest(SOME="x" * 20_000))
     row = await plane.wait_command(refused, "failed")
     assert row["error"].startswith("journal_unavailable: STATE_DIR: cannot write the journal")
-    await until(lambda: docker_client.api.inspect_container("streamspace-runs")["State"]["Status"] == "exited")
+    await until(
+        lambda: docker_client.api.inspect_container(f"streamspace-{sid('runs')}")["State"]["Status"] == "exited"
+    )
     filler.unlink()
     await plane.wait_command(under_way, timeout=60)
-    await plane.wait_session("runs", state="failed", timeout=70)
+    await plane.wait_session(sid("runs"), state="failed", timeout=70)
     assert (await outcomes())[under_way] == ["complete"]
     assert "Traceback" not in agent.log
     assert await agent.terminate() == 0
@@ -113,7 +119,7 @@ async def test_a_full_state_folder_refuses_new_commands_loses_no_outcome_and_hea
 async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_are_adopted(
     plane, agent, agent_id, manifest, tmp_path, until
 ):
-    await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()))
     assert await agent.terminate() == 0
     journal = tmp_path / "state" / agent_id / "journal.db"
     with journal.open("r+b") as file:
@@ -126,7 +132,7 @@ async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_
         return await plane.events(seq, type="status")
 
     await until(adopted)
-    await plane.wait_command(await plane.hibernate_session("a"))
+    await plane.wait_command(await plane.hibernate_session(sid("a")))
     states = [e["payload"]["state"] for e in await plane.events(seq, type="status")]
     assert states == ["running", "hibernated"]
     assert "the journal is broken" in agent.log
@@ -139,7 +145,7 @@ async def test_a_journal_of_a_later_leader_is_not_written(plane, agent, agent_id
     with sqlite3.connect(tmp_path / "state" / agent_id / "journal.db") as db:
         db.execute("UPDATE tenure SET epoch = epoch + 1000000000000")
     db.close()
-    command = await plane.start_session(session_id="a", manifest=manifest())
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest())
     await until(lambda: "taken over" in agent.log)
     await asyncio.sleep(0.2)
     assert (await plane.command(command))["state"] != "completed"
@@ -154,7 +160,7 @@ async def test_a_second_agent_of_one_id_on_a_host_is_refused_and_the_first_is_no
         f"docker-agent: AGENT_ID: an agent {agent.variables['AGENT_ID']} runs on this host already, process {agent.pid}: "
         "stop it, or set ENABLE_HA=true for every replica"
     )
-    await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()))
     assert len(await plane.events(type="connected")) == 1
 
 

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from lab.registry import Registry
+from tests.names import sid
 
 START_POINTS = [
     "docker.after_create",
@@ -40,11 +41,11 @@ def die_and_restart(make_agent, plane, agent_id):
 async def test_a_start_killed_midway_is_completed_once_by_the_next_process(
     point, die_and_restart, plane, manifest, outcomes, owned
 ):
-    agent, command = await die_and_restart(point, lambda: plane.start_session(session_id="k", manifest=manifest()))
+    agent, command = await die_and_restart(point, lambda: plane.start_session(session_id=sid("k"), manifest=manifest()))
     row = await plane.wait_command(command, timeout=60)
-    assert row["result"]["podName"] == "streamspace-k"
-    assert (await plane.wait_session("k", state="running"))["vncReady"]
-    assert owned()["containers"] == ["streamspace-k"]
+    assert row["result"]["podName"] == f"streamspace-{sid('k')}"
+    assert (await plane.wait_session(sid("k"), state="running"))["vncReady"]
+    assert owned()["containers"] == [f"streamspace-{sid('k')}"]
     assert await agent.terminate() == 0
     assert (await outcomes())[command] == ["complete"]
 
@@ -57,14 +58,14 @@ async def test_an_agent_killed_in_the_middle_of_a_pull_pulls_again(
         registry.proxy.rate = 6_000_000
         try:
             _, command = await die_and_restart(
-                "docker.mid_pull", lambda: plane.start_session(session_id="k", manifest=manifest(image))
+                "docker.mid_pull", lambda: plane.start_session(session_id=sid("k"), manifest=manifest(image))
             )
             registry.proxy.rate = None
             await plane.wait_command(command, timeout=60)
-            await plane.wait_session("k", state="running")
+            await plane.wait_session(sid("k"), state="running")
             assert (await outcomes())[command] == ["complete"]
-            assert owned()["containers"] == ["streamspace-k"]
-            await plane.wait_command(await plane.stop_session("k"))
+            assert owned()["containers"] == [f"streamspace-{sid('k')}"]
+            await plane.wait_command(await plane.stop_session(sid("k")))
         finally:
             docker_client.images.remove(image, force=True)
 
@@ -77,26 +78,26 @@ async def test_a_stop_or_hibernate_killed_midway_is_completed_once(
     verb, state, point, die_and_restart, plane, manifest, outcomes, owned
 ):
     async def before():
-        await plane.wait_command(await plane.start_session(session_id="k", manifest=manifest()))
+        await plane.wait_command(await plane.start_session(session_id=sid("k"), manifest=manifest()))
 
-    agent, command = await die_and_restart(point, lambda: getattr(plane, f"{verb}_session")("k"), before)
+    agent, command = await die_and_restart(point, lambda: getattr(plane, f"{verb}_session")(sid("k")), before)
     await plane.wait_command(command, timeout=60)
-    await plane.wait_session("k", state=state)
-    assert owned()["containers"] == ([] if verb == "stop" else ["streamspace-k"])
+    await plane.wait_session(sid("k"), state=state)
+    assert owned()["containers"] == ([] if verb == "stop" else [f"streamspace-{sid('k')}"])
     assert await agent.terminate() == 0
     assert (await outcomes())[command] == ["complete"]
-    assert (await plane.session("k"))["state"] == state
+    assert (await plane.session(sid("k")))["state"] == state
 
 
 @pytest.mark.parametrize("point", ["docker.after_start", "docker.after_ready", "command.after_result"])
 async def test_a_wake_killed_midway_is_completed_once(point, die_and_restart, plane, manifest, outcomes):
     async def before():
-        await plane.wait_command(await plane.start_session(session_id="k", manifest=manifest()))
-        await plane.wait_command(await plane.hibernate_session("k"))
+        await plane.wait_command(await plane.start_session(session_id=sid("k"), manifest=manifest()))
+        await plane.wait_command(await plane.hibernate_session(sid("k")))
 
-    agent, command = await die_and_restart(point, lambda: plane.wake_session("k"), before)
+    agent, command = await die_and_restart(point, lambda: plane.wake_session(sid("k")), before)
     await plane.wait_command(command, timeout=60)
-    assert (await plane.wait_session("k", state="running"))["vncReady"]
+    assert (await plane.wait_session(sid("k"), state="running"))["vncReady"]
     assert await agent.terminate() == 0
     assert (await outcomes())[command] == ["complete"]
 
@@ -107,7 +108,7 @@ async def test_a_command_that_kills_the_agent_again_and_again_is_failed_and_clea
     agent = await make_agent()
     await agent.start(STREAMSPACE_FAULTS="docker.after_create=kill")
     await plane.wait_agent(agent_id)
-    command = await plane.start_session(session_id="k", manifest=manifest())
+    command = await plane.start_session(session_id=sid("k"), manifest=manifest())
     assert await agent.wait(60) == -signal.SIGKILL
     for point in ("docker.after_start", "docker.after_ready"):
         await agent.start(STREAMSPACE_FAULTS=f"{point}=kill")
@@ -115,21 +116,21 @@ async def test_a_command_that_kills_the_agent_again_and_again_is_failed_and_clea
     await agent.start()
     row = await plane.wait_command(command, "failed", timeout=60)
     assert row["error"].startswith("interrupted: the agent ended 3 times")
-    await plane.wait_session("k", state="terminated,failed")
+    await plane.wait_session(sid("k"), state="terminated,failed")
     assert owned()["containers"] == []
     assert (await outcomes())[command] == ["failed"]
 
 
 async def test_a_session_removed_while_no_agent_ran_is_reported_gone(agent, plane, agent_id, manifest, docker_client):
-    await plane.wait_command(await plane.start_session(session_id="k", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("k"), manifest=manifest()))
     assert await agent.terminate() == 0
-    docker_client.api.remove_container("streamspace-k", force=True)
+    docker_client.api.remove_container(f"streamspace-{sid('k')}", force=True)
     await agent.start()
-    session = await plane.wait_session("k", state="terminated")
+    session = await plane.wait_session(sid("k"), state="terminated")
     assert "removed from the engine" in session["platformMetadata"]["reason"]
 
 
 async def test_a_session_removed_by_hand_is_reported_gone(agent, plane, manifest, docker_client):
-    await plane.wait_command(await plane.start_session(session_id="k", manifest=manifest()))
-    docker_client.api.remove_container("streamspace-k", force=True)
-    await plane.wait_session("k", state="terminated")
+    await plane.wait_command(await plane.start_session(session_id=sid("k"), manifest=manifest()))
+    docker_client.api.remove_container(f"streamspace-{sid('k')}", force=True)
+    await plane.wait_session(sid("k"), state="terminated")

@@ -4,6 +4,8 @@ import asyncio
 import json
 from pathlib import Path
 
+from tests.names import sid
+
 TEMPLATE_SECRET = "tmpl-5ecret-0123456789"
 SESSION_SECRET = "sess-5ecret-0123456789"
 REGISTRY_SECRET = "regi-5ecret-0123456789"
@@ -30,9 +32,9 @@ async def test_no_secret_is_in_a_log_an_error_ps_or_a_container_beyond_the_templ
 
     template = manifest(VNC_PASSWORD=TEMPLATE_SECRET)
     given = {"SESSION_TOKEN": SESSION_SECRET}
-    await plane.wait_command(await plane.start_session(session_id="s", manifest=template, environment=given))
+    await plane.wait_command(await plane.start_session(session_id=sid("s"), manifest=template, environment=given))
     command_line = Path(f"/proc/{agent.pid}/cmdline").read_text()
-    body = docker_client.api.inspect_container("streamspace-s")
+    body = docker_client.api.inspect_container(f"streamspace-{sid('s')}")
     failing = [
         manifest("localhost:1/private:1", VNC_PASSWORD=TEMPLATE_SECRET),
         manifest(MODE="crash", AFTER=0, VNC_PASSWORD=TEMPLATE_SECRET, spec={"vnc": {"port": 5999}}),
@@ -41,7 +43,7 @@ async def test_no_secret_is_in_a_log_an_error_ps_or_a_container_beyond_the_templ
         manifest(spec={"env": [{"name": "VNC_PASSWORD", "value": [TEMPLATE_SECRET]}]}),
     ]
     for number, bad in enumerate(failing):
-        command = await plane.start_session(session_id=f"f{number}", manifest=bad, environment=given)
+        command = await plane.start_session(session_id=sid(f"f{number}"), manifest=bad, environment=given)
         await plane.wait_command(command, "failed")
     text = json.dumps({"type": "command", "payload": {"commandId": "c", "payload": {"templateManifest": template}}})
     await plane.send_frame(agent_id, text[:-5])
@@ -49,7 +51,7 @@ async def test_no_secret_is_in_a_log_an_error_ps_or_a_container_beyond_the_templ
     await plane.set_faults(cut={})
     await asyncio.sleep(0.5)
     await plane.wait_agent(agent_id)
-    await plane.wait_command(await plane.stop_session("s"))
+    await plane.wait_command(await plane.stop_session(sid("s")))
     assert await agent.terminate() == 0
 
     said = json.dumps(await plane.events(direction="from_agent"))

@@ -3,6 +3,7 @@
 import pytest
 
 from lab.registry import Registry
+from tests.names import sid
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ async def beats(plane):
 
 async def test_progress_of_a_pull_arrives_in_percent_and_bytes(registry, image, agent, plane, manifest, until):
     registry.proxy.rate = 4_000_000
-    command = await plane.start_session(session_id="p", manifest=manifest(image))
+    command = await plane.start_session(session_id=sid("p"), manifest=manifest(image))
     await plane.wait_command(command, timeout=60)
     metadata = [e["payload"]["platformMetadata"] for e in await plane.events(type="status")]
     steps = [m["progress"] for m in metadata if m.get("progress", {}).get("totalBytes")]
@@ -57,20 +58,20 @@ async def test_a_stalled_pull_holds_up_no_heartbeat_no_session_no_stop_and_no_sh
     registry, image, quick_agent, plane, manifest, owned, until
 ):
     registry.proxy.stalled = True
-    stalled = await plane.start_session(session_id="stalled", manifest=manifest(image))
+    stalled = await plane.start_session(session_id=sid("stalled"), manifest=manifest(image))
     await plane.wait_command(stalled, "ack")
     before = await beats(plane)
-    await plane.wait_command(await plane.start_session(session_id="other", manifest=manifest()))
-    await plane.wait_command(await plane.hibernate_session("other"))
-    await plane.wait_command(await plane.wake_session("other"))
-    await plane.wait_command(await plane.stop_session("other"))
+    await plane.wait_command(await plane.start_session(session_id=sid("other"), manifest=manifest()))
+    await plane.wait_command(await plane.hibernate_session(sid("other")))
+    await plane.wait_command(await plane.wake_session(sid("other")))
+    await plane.wait_command(await plane.stop_session(sid("other")))
 
     async def more_beats():
         return await beats(plane) >= before + 2
 
     await until(more_beats)
     assert (await plane.command(stalled))["state"] == "ack"
-    assert (await plane.session("stalled"))["state"] == "pending"
+    assert (await plane.session(sid("stalled")))["state"] == "pending"
     assert await quick_agent.terminate(15) == 0, "a shutdown waits for DRAIN_TIMEOUT and the clean-up"
     row = await plane.command(stalled)
     assert row["state"] == "failed"
@@ -83,12 +84,12 @@ async def test_as_many_stalled_pulls_as_commands_may_run_still_hold_up_no_stop(
 ):
     await (await make_agent(COMMAND_CONCURRENCY="2")).start()
     await plane.wait_agent(agent_id)
-    await plane.wait_command(await plane.start_session(session_id="runs", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("runs"), manifest=manifest()))
     registry.proxy.stalled = True
-    stalled = [await plane.start_session(session_id=f"s{n}", manifest=manifest(image)) for n in range(3)]
+    stalled = [await plane.start_session(session_id=sid(f"s{n}"), manifest=manifest(image)) for n in range(3)]
     for command in stalled:
         await plane.wait_command(command, "ack")
-    await plane.wait_command(await plane.stop_session("runs"))
+    await plane.wait_command(await plane.stop_session(sid("runs")))
     for n, command in enumerate(stalled):
         await plane.wait_command(await plane.stop_session(f"s{n}"))
         assert (await plane.command(command))["error"].startswith("cancelled: stop_session")
@@ -100,9 +101,11 @@ async def test_a_pull_without_progress_is_given_up_with_its_reason(
     await (await make_agent(PULL_STALL_TIMEOUT="2s")).start()
     await plane.wait_agent(agent_id)
     registry.proxy.stalled = True
-    row = await plane.wait_command(await plane.start_session(session_id="s", manifest=manifest(image)), "failed", 40)
+    row = await plane.wait_command(
+        await plane.start_session(session_id=sid("s"), manifest=manifest(image)), "failed", 40
+    )
     assert row["error"].startswith(f"pull_stalled: pulling {image} made no progress for 2.0 s (PULL_STALL_TIMEOUT)")
-    await plane.wait_session("s", state="failed")
+    await plane.wait_session(sid("s"), state="failed")
 
 
 async def test_a_container_that_will_not_stop_holds_up_no_heartbeat_and_no_session(
@@ -110,11 +113,11 @@ async def test_a_container_that_will_not_stop_holds_up_no_heartbeat_and_no_sessi
 ):
     await (await make_agent(HEALTH_CHECK_INTERVAL="1s", STOP_TIMEOUT="4s")).start()
     await plane.wait_agent(agent_id)
-    await plane.wait_command(await plane.start_session(session_id="mule", manifest=manifest(MODE="stubborn")))
-    stop = await plane.stop_session("mule")
+    await plane.wait_command(await plane.start_session(session_id=sid("mule"), manifest=manifest(MODE="stubborn")))
+    stop = await plane.stop_session(sid("mule"))
     await plane.wait_command(stop, "ack")
     before = await beats(plane)
-    await plane.wait_command(await plane.start_session(session_id="other", manifest=manifest()))
+    await plane.wait_command(await plane.start_session(session_id=sid("other"), manifest=manifest()))
     assert (await plane.command(stop))["state"] == "ack"
 
     async def more_beats():
@@ -122,4 +125,4 @@ async def test_a_container_that_will_not_stop_holds_up_no_heartbeat_and_no_sessi
 
     await until(more_beats)
     await plane.wait_command(stop)
-    assert owned()["containers"] == ["streamspace-other"]
+    assert owned()["containers"] == [f"streamspace-{sid('other')}"]

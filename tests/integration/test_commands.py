@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from tests.names import sid
+
 
 def envelope(command_id, action, payload, **more):
     body = {"commandId": command_id, "action": action, "payload": payload, **more}
@@ -34,20 +36,25 @@ async def test_envelopes_in_one_frame_with_odd_numbers_and_unknown_fields_are_al
         "vnc": {"enabled": "true", "port": "5900"},
         "extra": [1],
     }
-    body = {"sessionId": "odd", "templateManifest": json.dumps(manifest(spec=spec)), "memory": 67108864, "cpu": "0.25"}
+    body = {
+        "sessionId": sid("odd"),
+        "templateManifest": json.dumps(manifest(spec=spec)),
+        "memory": 67108864,
+        "cpu": "0.25",
+    }
     frame = "\n".join(
         [
             envelope("c1", "start_session", body, priority="high"),
             "",
             json.dumps({"type": "weather_report", "timestamp": 17, "payload": {"rain": True}}),
-            envelope(2, "stop_session", {"sessionId": "nobody", "deletePVC": "true"}),
+            envelope(2, "stop_session", {"sessionId": sid("nobody"), "deletePVC": "true"}),
             '{"type":"ping","payload":{"timestamp":NaN}}',
         ]
     )
     await plane.send_frame(agent_id, frame)
     assert (await answer("c1"))[0] == "complete"
     assert (await answer("2"))[0] == "complete"
-    limits = docker_client.api.inspect_container("streamspace-odd")["HostConfig"]
+    limits = docker_client.api.inspect_container(f"streamspace-{sid('odd')}")["HostConfig"]
     assert (limits["Memory"], limits["NanoCpus"]) == (67108864, 250_000_000)
     assert len(await plane.events(type="connected")) == 1
 
@@ -55,13 +62,13 @@ async def test_envelopes_in_one_frame_with_odd_numbers_and_unknown_fields_are_al
 @pytest.mark.parametrize("form", ["object", "json", "base64"])
 async def test_a_manifest_arrives_in_any_form(form, plane, agent, manifest):
     wish = {"manifest": manifest(), "manifest_form": form, "nested_resources": True, "memory": "64Mi", "cpu": "100m"}
-    await plane.wait_command(await plane.start_session(session_id="m", **wish))
+    await plane.wait_command(await plane.start_session(session_id=sid("m"), **wish))
 
 
 async def test_bad_commands_are_answered_with_a_sentence_and_leave_nothing_on_the_engine(
     plane, agent, agent_id, manifest, answer, owned, docker_client
 ):
-    good = {"sessionId": "s", "templateManifest": manifest()}
+    good = {"sessionId": sid("s"), "templateManifest": manifest()}
     cases = {
         ("make_coffee", "{}"): "unknown_action: no handler for the action 'make_coffee'; known are ",
         ("start_session", "{}"): "missing_session_id: the command has no sessionId",
@@ -124,7 +131,7 @@ async def test_malformed_frames_are_logged_short_and_without_secrets_and_the_con
     for command_id in ("m1", "m2"):
         kind, error = await answer(command_id)
         assert (kind, error.split(":")[0]) == ("failed", "malformed_message")
-    await plane.wait_command(await plane.send_command(agent_id, "stop_session", {"sessionId": "nobody"}))
+    await plane.wait_command(await plane.send_command(agent_id, "stop_session", {"sessionId": sid("nobody")}))
     assert len(await plane.events(type="connected")) == 1
     assert agent.log.count("dropped a malformed message") >= 5
     assert secret not in agent.log
@@ -135,7 +142,7 @@ async def test_malformed_frames_are_logged_short_and_without_secrets_and_the_con
 async def test_the_same_command_twice_and_a_second_start_make_one_container_and_equal_answers(
     plane, agent, agent_id, manifest, answer, owned
 ):
-    body = {"sessionId": "once", "templateManifest": manifest()}
+    body = {"sessionId": sid("once"), "templateManifest": manifest()}
     await plane.send_frame(agent_id, "\n".join([envelope("same", "start_session", body)] * 2))
     await plane.send_frame(agent_id, envelope("second", "start_session", body))
     assert (await answer("second")) == (await answer("same"))
@@ -149,37 +156,39 @@ async def test_the_same_command_twice_and_a_second_start_make_one_container_and_
                 break
             await asyncio.sleep(0.05)
     assert all(result == results[0] for result in results)
-    assert owned()["containers"] == ["streamspace-once"]
+    assert owned()["containers"] == [f"streamspace-{sid('once')}"]
 
 
 async def test_a_session_that_dies_is_reported_with_its_exit_code_and_last_words(plane, agent, manifest):
     dying = manifest(MODE="crash", AFTER=1, EXIT_CODE=3)
-    await plane.wait_command(await plane.start_session(session_id="d", manifest=dying))
-    reason = (await plane.wait_session("d", state="failed"))["platformMetadata"]["reason"]
+    await plane.wait_command(await plane.start_session(session_id=sid("d"), manifest=dying))
+    reason = (await plane.wait_session(sid("d"), state="failed"))["platformMetadata"]["reason"]
     assert "exit code 3" in reason
     assert reason.endswith("session: cannot open display\nsession: giving up")
 
 
 async def test_a_session_out_of_memory_is_reported_as_such(plane, agent, manifest):
-    await plane.wait_command(await plane.start_session(session_id="d", manifest=manifest(MODE="oom"), memory="32Mi"))
-    reason = (await plane.wait_session("d", state="failed", timeout=40))["platformMetadata"]["reason"]
+    await plane.wait_command(
+        await plane.start_session(session_id=sid("d"), manifest=manifest(MODE="oom"), memory="32Mi")
+    )
+    reason = (await plane.wait_session(sid("d"), state="failed", timeout=40))["platformMetadata"]["reason"]
     assert "ran out of memory" in reason
 
 
 async def test_a_session_that_dies_while_it_starts_fails_its_command_with_its_last_words(plane, agent, manifest, owned):
     dying = manifest(MODE="crash", AFTER=0, EXIT_CODE=9, spec={"vnc": {"enabled": True, "port": 5999}})
-    row = await plane.wait_command(await plane.start_session(session_id="d", manifest=dying), "failed")
+    row = await plane.wait_command(await plane.start_session(session_id=sid("d"), manifest=dying), "failed")
     assert row["error"].startswith("session_ended: ")
     assert "exit code 9" in row["error"]
     assert "giving up" in row["error"]
-    await plane.wait_session("d", state="failed")
+    await plane.wait_session(sid("d"), state="failed")
     assert owned()["containers"] == []
 
 
 async def test_of_sixteen_racing_starts_one_passes_where_one_fits(make_agent, plane, agent_id, manifest, owned):
     await (await make_agent(MAX_MEMORY="1")).start()
     await plane.wait_agent(agent_id)
-    starts = [plane.start_session(session_id=f"r{n}", manifest=manifest(), memory="600Mi") for n in range(16)]
+    starts = [plane.start_session(session_id=sid(f"r{n}"), manifest=manifest(), memory="600Mi") for n in range(16)]
     commands = await asyncio.gather(*starts)
     rows = [await plane.wait_command(command, "completed,failed") for command in commands]
     errors = [row["error"] for row in rows if row["state"] == "failed"]

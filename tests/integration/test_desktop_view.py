@@ -3,14 +3,15 @@
 import asyncio
 
 from tests.core.vnc import GREETING, KEY, viewer
+from tests.names import sid
 
 
 async def test_viewers_one_after_another_get_a_picture_of_a_real_desktop(plane, agent, desktop):
-    command = await plane.start_session("desktop", session_id="view", manifest=desktop)
+    command = await plane.start_session("desktop", session_id=sid("view"), manifest=desktop)
     await plane.wait_command(command, timeout=60)
     for _ in range(3):
         await asyncio.sleep(0.5)
-        async with viewer(plane, "view") as one:
+        async with viewer(plane, sid("view")) as one:
             assert await one.read(12) == GREETING
             await one.say(GREETING)
             assert await one.read(2) == b"\x01\x01"
