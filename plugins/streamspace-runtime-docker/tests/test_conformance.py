@@ -5,7 +5,9 @@ import itertools
 import pytest
 
 from lab.registry import Registry
+from streamspace_agent.config import Settings
 from streamspace_agent.testing.runtime import Behaviour, DataOf, DriverFactory, MakeSpec, RuntimeDriverSuite
+from streamspace_runtime_docker import create_runtime_driver
 
 ENVIRONMENT = {
     Behaviour.CRASHES: {"MODE": "crash", "AFTER": "2"},
@@ -33,8 +35,11 @@ class TestDockerDriver(RuntimeDriverSuite):
     @pytest.fixture
     def driver_factory(self, make_driver) -> DriverFactory:
         def make(*, hibernate_mode="stop", engine_away=False):
-            away = {"docker_host": "unix:///nowhere/docker.sock"} if engine_away else {}
-            return make_driver(hibernate_mode=hibernate_mode, ready_timeout=8.0, **away)
+            if engine_away:
+                nowhere = {"docker_host": "unix:///nowhere/docker.sock"}
+                settings = Settings(agent_id="agent-1", control_plane_url="ws://127.0.0.1:1", **nowhere)
+                return create_runtime_driver(settings, {})
+            return make_driver(hibernate_mode=hibernate_mode, ready_timeout=6.0)
 
         return make
 

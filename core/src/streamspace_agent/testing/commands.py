@@ -5,6 +5,7 @@ happen to it. Sessions live in a :class:`~streamspace_agent.testing.engine.Memor
 """
 
 import asyncio
+import contextlib
 import copy
 import json
 import re
@@ -16,7 +17,7 @@ from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registered, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, LeaseLost
-from streamspace_agent.runtime import Progress, Session
+from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.testing.engine import MemoryDriver
 
 EPOCH = 7
@@ -27,7 +28,7 @@ class RecordingContext:
 
     def __init__(self, settings: Settings, driver: MemoryDriver, *, leads: bool = True) -> None:
         self.settings = settings
-        self.driver = driver
+        self.driver: RuntimeDriver = driver
         self.capacity = Capacity.of(settings)
         self.leads = leads
         self.asked = 0
@@ -109,30 +110,27 @@ class CommandKit:
         assert self._world(effects) == after, f"{action} is not idempotent: a second run changed something"
         return result
 
-    async def _refuses(
-        self, action: str, payloads: Iterable[Mapping[str, Any]], effects: Callable[[], object]
-    ) -> None:
+    async def _refuses(self, action: str, payloads: Iterable[Mapping[str, Any]], effects: Callable[[], object]) -> None:
         before = self._world(effects)
         for payload in payloads:
             try:
                 result = await self.run(action, payload)
             except CommandFailed as error:
-                assert re.fullmatch(r"[a-z][a-z0-9_]*", error.code), f"{error.code!r} is no stable word for machines"
-                assert error.message, f"{action} refuses {payload} without a sentence"
+                refusal = error
             except Exception as error:
                 raise AssertionError(f"{action} must raise CommandFailed for {payload}, not {error!r}") from error
             else:
                 raise AssertionError(f"{action} must raise CommandFailed for {payload}, returned {result!r}")
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", refusal.code), f"{refusal.code!r} is no stable word for machines"
+            assert refusal.message, f"{action} refuses {payload} without a sentence"
             assert self._world(effects) == before, f"{action} had effects before it refused {payload}"
 
     async def _does_nothing_without_a_lease(
         self, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
     ) -> None:
         before = self._world(effects)
-        try:
+        with contextlib.suppress(LeaseLost, CommandFailed):
             await self.run(action, payload, leads=False)
-        except (LeaseLost, CommandFailed):
-            pass
         assert self._world(effects) == before, f"{action} had effects although the lease was lost"
 
     async def _survives_a_cancellation(self, action: str, payload: Mapping[str, Any]) -> None:

@@ -67,9 +67,7 @@ class MemoryEngine:
         """The session ends though nobody asked."""
         session = self.sessions[session_id]
         if session.state is SessionState.RUNNING:
-            self.sessions[session_id] = ended = replace(
-                session, state=SessionState.FAILED, ready=False, reason=reason
-            )
+            self.sessions[session_id] = ended = replace(session, state=SessionState.FAILED, ready=False, reason=reason)
             for watcher in self.watchers:
                 watcher.put_nowait(RuntimeEvent(EventKind.ENDED, ended))
 
@@ -101,7 +99,9 @@ class MemoryDriver(RuntimeDriver):
             if found and found.state is SessionState.FAILED:
                 self._remove(spec.session_id)
                 found = None
-            made = [volume for mount in spec.mounts if (volume := (spec.session_id, mount.name)) not in self.engine.volumes]
+            made = [
+                volume for mount in spec.mounts if (volume := (spec.session_id, mount.name)) not in self.engine.volumes
+            ]
             try:
                 if found is None:
                     await self._create(spec, report)

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from streamspace_agent.testing.commands import CommandKit
 
 pytest.register_assert_rewrite(
+    "streamspace_agent.testing.bench",
     "streamspace_agent.testing.commands",
     "streamspace_agent.testing.election",
+    "streamspace_agent.testing.outages",
+    "streamspace_agent.testing.refusals",
     "streamspace_agent.testing.runtime",
     "streamspace_agent.testing.suite",
 )
