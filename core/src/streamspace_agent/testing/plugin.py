@@ -4,7 +4,6 @@ The kit's modules are imported only by those who use them. pytest then shows the
 does for a test's own.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,8 +23,8 @@ pytest.register_assert_rewrite(
 
 
 @pytest.fixture
-def command_kit() -> "Callable[[object], CommandKit]":
-    """Make a :class:`~streamspace_agent.testing.commands.CommandKit` of a plugin: ``command_kit(my_plugin)``."""
+def command_kit() -> "type[CommandKit]":
+    """Makes a :class:`~streamspace_agent.testing.commands.CommandKit` of a plugin: ``command_kit(my_plugin)``."""
     from streamspace_agent.testing.commands import CommandKit  # noqa: PLC0415 - who does not ask for it pays nothing
 
     return CommandKit
