@@ -1,31 +1,18 @@
-"""A runtime driver without an engine, for the core's own logic. What it does to a real engine is tested elsewhere."""
+"""The kit's driver without an engine, with starts that wait, are refused, or began long ago."""
 
 import asyncio
 import time
-from dataclasses import replace
 
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
-from streamspace_agent.runtime import (
-    Capabilities,
-    EventKind,
-    Progress,
-    RuntimeDriver,
-    RuntimeEvent,
-    Session,
-    SessionState,
-)
+from streamspace_agent.runtime import Progress
+from streamspace_agent.testing.engine import MemoryDriver as KitDriver
 
 AGENT = "core-test"
 
 
-class MemoryDriver(RuntimeDriver):
-    name = "memory"
-    capabilities = Capabilities(frozenset({"stop"}), pull_progress=True, many_hosts=False)
-
+class MemoryDriver(KitDriver):
     def __init__(self):
-        self.held = {}
-        self.calls = []
-        self.starts = 0
+        super().__init__()
+        self.engine.clock = lambda: time.time() - self.age
         self.hold = {}
         """Session id -> event that its start waits for: a pull that takes long."""
         self.age = 0.0
@@ -34,14 +21,21 @@ class MemoryDriver(RuntimeDriver):
         """Session id -> the CommandFailed that its start ends with."""
         self.servers = {}
         """Session id -> what has the `port` on loopback that stands for the session's own."""
-        self.down = False
-        self.queue = asyncio.Queue()
+        self.held = self.engine.sessions
+        self.calls = self.effects
+        self.die = self.engine.die
 
-    def effect(self, call, session_id):
-        if self.down:
-            raise EngineUnavailable("the engine is away")
-        self.guard()
-        self.calls.append((call, session_id))
+    @property
+    def down(self):
+        return self.engine.down
+
+    @down.setter
+    def down(self, down):
+        self.engine.down = down
+
+    @property
+    def starts(self):
+        return sum(what == "start" for what, _ in self.effects)
 
     async def start(self, spec, report):
         report(Progress("pulling", 50, 100))
@@ -49,79 +43,13 @@ class MemoryDriver(RuntimeDriver):
             await self.hold[spec.session_id].wait()
         if spec.session_id in self.refuse:
             raise self.refuse[spec.session_id]
-        self.effect("start", spec.session_id)
-        self.starts += 1
-        session = Session(
-            spec.session_id,
-            SessionState.RUNNING,
-            f"streamspace-{spec.session_id}",
-            port=spec.port,
-            ready=True,
-            command_id=spec.command_id,
-            epoch=spec.epoch,
-            cpu=spec.cpu,
-            memory=spec.memory,
-            ready_check=spec.ready,
-            idle_timeout=spec.idle_timeout,
-            max_duration=spec.max_duration,
-            created_at=time.time() - self.age,
-        )
-        self.held[spec.session_id] = session
-        return session
+        return await super().start(spec, report)
 
     async def stop(self, session_id, *, delete_volumes=False):
-        self.effect("stop", session_id)
-        self.held.pop(session_id, None)
-
-    async def hibernate(self, session_id):
-        return self._become(session_id, SessionState.HIBERNATED)
-
-    async def wake(self, session_id, report):
-        return self._become(session_id, SessionState.RUNNING)
-
-    def _become(self, session_id, state):
-        self.effect(state, session_id)
-        if session_id not in self.held:
-            raise SessionNotFound(f"there is no session {session_id}")
-        self.held[session_id] = replace(self.held[session_id], state=state, ready=state is SessionState.RUNNING)
-        return self.held[session_id]
-
-    async def inspect(self, session_id):
-        return self.held.get(session_id)
-
-    async def sessions(self):
-        if self.down:
-            raise EngineUnavailable("the engine is away")
-        return list(self.held.values())
-
-    async def events(self):
-        yield RuntimeEvent(EventKind.RESYNC)
-        while True:
-            yield await self.queue.get()
-
-    def die(self, session_id, reason):
-        self.held[session_id] = replace(self.held[session_id], state=SessionState.FAILED, ready=False, reason=reason)
-        self.queue.put_nowait(RuntimeEvent(EventKind.ENDED, self.held[session_id]))
+        await super().stop(session_id, delete_volumes=delete_volumes)
+        self.calls.append(("stop", session_id))  # also where nothing was left to stop
 
     async def connect(self, session_id, port):
-        if session_id not in self.servers:
-            raise CommandFailed("not_ready", "no stream in memory")
-        return await asyncio.open_connection("127.0.0.1", self.servers[session_id].port)
-
-    async def leftovers(self, known):
-        return []
-
-    async def remove(self, leftover):
-        raise AssertionError
-
-    async def stats(self, session_id):
-        return None
-
-    async def check(self):
-        return []
-
-    async def describe(self):
-        return {"engine": "memory"}
-
-    async def aclose(self):
-        pass
+        if session_id in self.servers:
+            return await asyncio.open_connection("127.0.0.1", self.servers[session_id].port)
+        return await super().connect(session_id, port)

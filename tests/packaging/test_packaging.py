@@ -62,6 +62,7 @@ def wheels(checkout, tmp_path_factory):
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
     call(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *members)
     needed = [text for project in PROJECTS.values() for text in project["dependencies"]]
+    needed += CORE["optional-dependencies"]["testing"]
     foreign = [text for text in needed if not Requirement(text).name.startswith("streamspace-")]
     call(*pip, "download", "--only-binary=:all:", "--dest", folder, *foreign, *BUILD_REQUIREMENTS)
     return folder
@@ -152,6 +153,35 @@ def test_an_extra_brings_its_plugin_from_a_folder_of_wheels_and_no_other(environ
     ((_, plugin),) = [item for item in plugins.items() if item[0][0] != "commands"]
     assert (plugin["name"], plugin["distribution"]) == (extra, EXTRAS[extra])
     assert plugin["usable"], plugin["problem"]
+
+
+SUITE = """
+import contextlib
+import pytest
+from streamspace_agent.election import Timing
+from streamspace_agent.testing.election import ElectionBackendSuite
+from streamspace_agent.testing.memory import MemoryBackend, Store
+
+class Forgetful(MemoryBackend):
+    async def acquire(self, me, seen):
+        self.store.record = None
+        return await super().acquire(me, None)
+
+class TestForgetful(ElectionBackendSuite):
+    @pytest.fixture
+    def backend_factory(self):
+        store = Store()
+        return lambda: Forgetful(store, Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5))
+"""
+
+
+def test_the_testing_extra_is_all_that_a_plugins_author_needs(environment, tmp_path):
+    from_wheels(environment, "streamspace-agent[testing]")
+    (tmp_path / "test_forgetful.py").write_text(SUITE)
+    options = ("-q", "-W", "error::pytest.PytestAssertRewriteWarning", "--rootdir", tmp_path, "-p", "no:cacheprovider")
+    tests = environment.run("python", "-m", "pytest", *options, "-k", "grant or epoch", tmp_path, check=False)
+    assert tests.returncode == 1, tests.stdout + tests.stderr
+    assert "assert 1 == 1002" in tests.stdout, "assertions of the installed suite do not show their values"
 
 
 @pytest.mark.parametrize("name", sorted(set(PLUGINS) - set(EXTRAS.values())))

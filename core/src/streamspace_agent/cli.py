@@ -20,7 +20,9 @@ EXIT_CODES = (
     ("1", "not well, or an error while running"),
     ("2", "a setting, a plugin or the host is wrong; starting again will not help"),
     ("3", "the control plane refused this agent for good"),
-    ("4", "status, healthcheck: no agent runs here"),
+    ("4", "status: no agent runs here"),
+    ("75", "run: work went on after its lease was over, so the process ended itself; start it again"),
+    ("130", "ended at once by Ctrl-C or a second signal"),
 )
 
 

@@ -1,8 +1,12 @@
 """The core's conformance suite on a real Swarm."""
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
-from streamspace_agent.testing.election import BackendFactory, ElectionBackendSuite
+from lab.proxy import Proxy
+from streamspace_agent.testing.election import BackendFactory, ElectionBackendSuite, Outage
 from streamspace_elect_swarm.backend import SwarmBackend
 
 from .conftest import QUICK
@@ -10,8 +14,23 @@ from .conftest import QUICK
 
 class TestSwarmBackend(ElectionBackendSuite):
     @pytest.fixture
-    def backend_factory(self, one_host, services, client) -> BackendFactory:
-        task = services.container()
-        yield lambda: SwarmBackend("agent-1", one_host.docker_host, task, timing=QUICK, environ={})
+    def proxy(self, one_host):
+        with Proxy(Path(one_host.engine.socket)) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def backend_factory(self, proxy, services, client) -> BackendFactory:
+        task, engine = services.container(), f"tcp://127.0.0.1:{proxy.port}"
+        yield lambda: SwarmBackend("agent-1", engine, task, timing=QUICK, environ={})
         for config in client.configs.list(filters={"name": "streamspace-leader-agent-1"}):
             config.remove()
+
+    @pytest.fixture
+    def outage(self, proxy) -> Outage:
+        @contextlib.contextmanager
+        def away():
+            proxy.stalled = True
+            yield
+            proxy.stalled = False
+
+        return away

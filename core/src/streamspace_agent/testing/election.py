@@ -1,50 +1,51 @@
 """The conformance suite of election backends: what the core relies on, as tests.
 
-A backend's own test file subclasses :class:`ElectionBackendSuite` and overrides one fixture, ``backend_factory``: a
-callable that makes a new backend object on the same, at first empty, store each time it is called, as another replica would.
-Needs ``asyncio_mode = "auto"`` or the marker ``asyncio`` on the subclass.
+A backend's own test file subclasses :class:`ElectionBackendSuite` and overrides two fixtures:
+
+* ``backend_factory``: a callable that makes a new backend object for the agent id ``agent-1`` on the same, at first
+  empty, store each time it is called, as another replica would. Short leases make short tests.
+* ``outage``: a callable that makes a context manager within which the store answers nobody, or with an error, and after
+  which it answers again with all that it held. A backend that takes silence for "no" stops a working leader; one that takes
+  it for "yes" makes two.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Record
+from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Held, Record
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
+from streamspace_agent.testing.outages import (
+    PATIENCE,
+    BackendFactory,
+    Make,
+    Outage,
+    Outages,
+    candidate,
+    grant_of,
+    seen_by,
+)
 
-BackendFactory = Callable[[], ElectionBackend]
-Make = Callable[[], Awaitable[ElectionBackend]]
-
-
-def candidate(backend: ElectionBackend, name: str = "one", *, floor: int = 0) -> Candidate:
-    return Candidate("agent-1", name, f"{name}-nonce.1", "host", "", backend.timing.lease, floor)
-
-
-async def grant_of(backend: ElectionBackend, me: Candidate, within: float = 30.0) -> Grant:
-    """Acquire as the core does once it has found the record free, trying on where a store lets nobody in at first."""
-    async with asyncio.timeout(within):
-        while True:
-            result = await backend.acquire(me, await backend.observe())
-            if isinstance(result, Grant):
-                return result
-            await asyncio.sleep(0.05)
+__all__ = ["BackendFactory", "ElectionBackendSuite", "Outage"]
 
 
-class ElectionBackendSuite:
-    """Do not override tests: a backend that cannot pass one cannot carry a lease."""
-
-    def __init_subclass__(cls) -> None:
-        replaced = [name for name in vars(cls) if name.startswith("test_") and hasattr(ElectionBackendSuite, name)]
-        if replaced:
-            raise TypeError(f"{cls.__name__} replaces standard tests of the suite: {', '.join(replaced)}")
+class ElectionBackendSuite(Outages):
+    """A backend that cannot pass one of these cannot carry a lease."""
 
     @pytest.fixture
     def backend_factory(self) -> BackendFactory:
         raise NotImplementedError("override the fixture backend_factory")
 
     @pytest.fixture
+    def outage(self) -> Outage:
+        raise NotImplementedError("override the fixture outage")
+
+    @pytest_asyncio.fixture
     async def make(self, backend_factory: BackendFactory) -> AsyncIterator[Make]:
         made: list[ElectionBackend] = []
 
@@ -56,11 +57,14 @@ class ElectionBackendSuite:
         for backend in made:
             await backend.aclose()
 
+    # What it says of itself, and what looking changes.
+
     async def test_it_declares_its_name_its_guarantees_and_sane_numbers(self, make: Make) -> None:
         backend = await make()
         timing = backend.timing
         assert backend.name
         assert all(isinstance(guarantee, Guarantee) for guarantee in backend.guarantees)
+        assert len(backend.guarantees & {Guarantee.ONE_HOST, Guarantee.MANY_HOSTS}) == 1
         assert (timing.lease is None) == (Guarantee.ENDS_BY_ITSELF in backend.guarantees)
         assert timing.renew_every > 0
         assert timing.call_timeout > 0
@@ -73,6 +77,25 @@ class ElectionBackendSuite:
         assert not [problem for problem in await backend.preflight() if problem.fatal]
         assert await backend.observe() is None
 
+    async def test_looking_changes_nothing(self, make: Make) -> None:
+        one, other = await make(), await make()
+        grant = await grant_of(one, candidate(one))
+        before = await seen_by(other)
+        for backend in (one, other):
+            await backend.preflight()
+            await backend.holder_is_dead(before)
+            assert await backend.observe() == before
+        await one.renew(grant)
+
+    async def test_a_record_that_nobody_touches_looks_the_same_each_time(self, make: Make) -> None:
+        one, other = await make(), await make()
+        await grant_of(one, candidate(one))
+        first = await other.observe()
+        await asyncio.sleep(0.2)
+        assert await other.observe() == first
+
+    # Taking it.
+
     async def test_a_grant_carries_who_took_it_and_every_replica_sees_the_same(self, make: Make) -> None:
         one, other = await make(), await make()
         me = candidate(one, floor=41)
@@ -82,54 +105,77 @@ class ElectionBackendSuite:
         assert (record.epoch, record.released) == (42, False)
         assert record.lease_ms == round((me.lease or 0) * 1000)
         for backend in (one, other):
-            seen = await backend.observe()
-            assert seen is not None
-            assert seen.same_tenure(record)
+            assert (await seen_by(backend)).same_tenure(record)
 
-    async def test_a_record_that_nobody_touches_looks_the_same_each_time(self, make: Make) -> None:
+    async def test_a_new_epoch_exceeds_the_stored_one_and_all_that_the_replica_has_ever_seen(self, make: Make) -> None:
+        """The second is what keeps epochs rising when a store has lost its own."""
         one, other = await make(), await make()
-        await grant_of(one, candidate(one))
-        first = await other.observe()
-        await asyncio.sleep(0.2)
-        assert await other.observe() == first
+        first = await grant_of(one, candidate(one, floor=1000))
+        assert first.record.epoch == 1001
+        await one.release(first)
+        second = await grant_of(other, candidate(other, "other", floor=0))
+        assert second.record.epoch == 1002
+        await other.release(second)
+        third = await grant_of(one, candidate(one, "third", floor=5000))
+        assert third.record.epoch == 5001
 
     async def test_a_held_lease_is_not_given_to_one_who_saw_an_older_record(self, make: Make) -> None:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
-        for seen in (None, replace(grant.record, sequence=grant.record.sequence - 1, revision="stale")):
+        before = await seen_by(other)
+        grant = await one.renew(grant)
+        for seen in (None, before, replace(before, sequence=before.sequence - 1, revision="stale")):
             result = await other.acquire(candidate(other, "other"), seen)
             assert isinstance(result, Held)
             assert result.record is not None
             assert result.record.same_tenure(grant.record)
         await one.renew(grant)
 
+    async def test_a_lease_that_ran_out_is_given_to_one_who_saw_the_record_as_it_stands(self, make: Make) -> None:
+        """Only the core counts time. Where the kernel ends a lease, a live holder keeps it whatever was seen."""
+        one, other = await make(), await make()
+        grant = await grant_of(one, candidate(one))
+        result = await other.acquire(candidate(other, "other"), await other.observe())
+        if Guarantee.ENDS_BY_ITSELF in one.guarantees:
+            assert isinstance(result, Held)
+            await one.renew(grant)
+            return
+        assert isinstance(result, Grant)
+        assert result.record.epoch > grant.record.epoch
+        with pytest.raises(LeaseLost):
+            await one.renew(grant)
+        await one.release(grant)
+        assert not (await seen_by(one)).released
+        await other.renew(result)
+
     async def test_of_many_at_once_exactly_one_gets_it(self, make: Make) -> None:
         backends = [await make() for _ in range(8)]
         first = await grant_of(backends[0], candidate(backends[0]))
         await backends[0].release(first)
-        seen = await backends[0].observe()
+        seen = [await backend.observe() for backend in backends]
 
         async def attempt(number: int) -> Grant | Held | None:
             try:
-                return await backends[number].acquire(candidate(backends[number], f"r{number}"), seen)
+                return await backends[number].acquire(candidate(backends[number], f"r{number}"), seen[number])
             except BackendUnavailable:
                 return None
 
         results = await asyncio.gather(*(attempt(number) for number in range(8)))
         winners = [result for result in results if isinstance(result, Grant)]
         assert len(winners) == 1
-        now = await backends[0].observe()
-        assert now is not None
-        assert now.same_tenure(winners[0].record)
+        assert (await seen_by(backends[0])).same_tenure(winners[0].record)
 
     async def test_the_same_nonce_asking_again_gets_its_own_lease(self, make: Make) -> None:
         one = await make()
         me = candidate(one)
         grant = await grant_of(one, me)
-        again = await one.acquire(me, None)
-        assert isinstance(again, Grant)
-        assert again.record.same_tenure(grant.record)
-        await one.renew(again)
+        for seen in (None, await one.observe()):
+            again = await one.acquire(me, seen)
+            assert isinstance(again, Grant)
+            assert again.record.same_tenure(grant.record)
+            grant = await one.renew(again)
+
+    # Keeping it and giving it up.
 
     async def test_a_renewal_raises_the_sequence_and_nothing_else_of_the_tenure(self, make: Make) -> None:
         one, other = await make(), await make()
@@ -137,9 +183,9 @@ class ElectionBackendSuite:
         sequences = [grant.record.sequence]
         for _ in range(3):
             grant = await one.renew(grant)
-            seen = await other.observe()
-            assert seen is not None
+            seen = await seen_by(other)
             assert seen.same_tenure(grant.record)
+            assert (seen.holder, seen.lease_ms, seen.released) == (grant.record.holder, grant.record.lease_ms, False)
             sequences.append(seen.sequence)
         assert sequences == sorted(set(sequences))
 
@@ -147,8 +193,7 @@ class ElectionBackendSuite:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one, floor=1000))
         await one.release(grant)
-        seen = await other.observe()
-        assert seen is not None
+        seen = await seen_by(other)
         assert (seen.released, seen.epoch) == (True, grant.record.epoch)
         result = await other.acquire(candidate(other, "other"), seen)
         assert isinstance(result, Grant)
@@ -160,6 +205,7 @@ class ElectionBackendSuite:
         await one.release(grant)
         with pytest.raises(LeaseLost):
             await one.renew(grant)
+        assert (await seen_by(one)).released
 
     async def test_what_another_took_is_neither_renewed_nor_released_by_the_one_before(self, make: Make) -> None:
         one, other = await make(), await make()
@@ -169,40 +215,125 @@ class ElectionBackendSuite:
         with pytest.raises(LeaseLost):
             await one.renew(old)
         await one.release(old)
-        seen = await one.observe()
-        assert seen is not None
+        seen = await seen_by(one)
         assert seen.same_tenure(new.record)
         assert not seen.released
         await other.renew(new)
 
+    async def test_closing_does_not_release(self, backend_factory: BackendFactory, make: Make) -> None:
+        """Work may still be running under the lease."""
+        one, other = backend_factory(), await make()
+        grant = await grant_of(one, candidate(one))
+        await one.aclose()
+        seen = await seen_by(other)
+        assert seen.same_tenure(grant.record)
+        assert not seen.released
+
+    # Waiting.
+
     async def test_a_waiter_returns_soon_after_a_release_and_by_its_timeout_without_one(self, make: Make) -> None:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
-        seen = await other.observe()
-        await asyncio.wait_for(other.wait_change(seen, 0.3), 10)
+        seen = await seen_by(other)
+        async with asyncio.timeout(10):
+            await other.wait_change(seen, 0.3)
         waiting = asyncio.create_task(self._see_released(other, seen))
         await asyncio.sleep(0.2)
         await one.release(grant)
-        await asyncio.wait_for(waiting, 10)
+        async with asyncio.timeout(10):
+            await waiting
 
     @staticmethod
     async def _see_released(backend: ElectionBackend, record: Record | None) -> None:
+        pushed = Guarantee.PUSHES_WAKEUPS in backend.guarantees
         while record is not None and not record.released:
-            await backend.wait_change(record, 2.0)
+            await backend.wait_change(record, PATIENCE if pushed else 2.0)
             record = await backend.observe()
+
+    async def test_waiting_for_a_change_that_came_before_is_short_where_the_store_pushes(self, make: Make) -> None:
+        """Between a look and the wait for a change of what it showed, there is time for the change."""
+        one, other = await make(), await make()
+        grant = await grant_of(one, candidate(one))
+        seen = await seen_by(other)
+        await one.release(grant)
+        pushed = Guarantee.PUSHES_WAKEUPS in other.guarantees
+        async with asyncio.timeout(10):
+            await other.wait_change(seen, PATIENCE if pushed else 1.0)
+
+    async def test_waiting_is_no_busy_loop(self, make: Make) -> None:
+        one, other = await make(), await make()
+        await grant_of(one, candidate(one))
+        await other.wait_change(await other.observe(), 0.2)  # whatever it needs once, a subscription or a thread
+        loop = asyncio.get_running_loop()
+        returns, burnt, end = 0, time.process_time(), loop.time() + 1.0
+        while (left := end - loop.time()) > 0:
+            await other.wait_change(await other.observe(), left)  # a look before each wait, as the core does it
+            returns += 1
+            assert returns <= 50, "it returns again and again though nothing changes"
+        assert time.process_time() - burnt < 0.5, "seconds of processor time burnt in one second of waiting"
+
+    async def test_looks_are_answered_beside_a_wait(self, make: Make) -> None:
+        one, other = await make(), await make()
+        grant = await grant_of(one, candidate(one))
+        waiting = asyncio.create_task(other.wait_change(grant.record, 1.0))
+        for _ in range(5):
+            assert (await seen_by(other)).same_tenure(grant.record)
+            await other.holder_is_dead(grant.record)
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            await waiting
 
     async def test_a_cancelled_wait_leaves_the_backend_usable(self, make: Make) -> None:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
         waiting = asyncio.create_task(other.wait_change(grant.record, 30))
         await asyncio.sleep(0.1)
-        waiting.cancel()
-        await asyncio.wait([waiting])
+        await _cancelled(waiting)
         assert await other.observe() is not None
         await one.release(grant)
         await grant_of(other, candidate(other, "other"))
+
+    async def test_a_cancelled_step_leaves_the_backend_usable_and_is_completed_by_the_next(self, make: Make) -> None:
+        one, other = await make(), await make()
+        me = candidate(one)
+        await one.release(await grant_of(one, candidate(one, "first")))
+        for pause in (0.0, 0.0005, 0.002):
+            seen = await one.observe()
+            await _cancelled(asyncio.ensure_future(one.acquire(me, seen)), pause)
+            result = await one.acquire(me, await one.observe())
+            assert isinstance(result, Grant)
+            await _cancelled(asyncio.ensure_future(one.renew(result)), pause)
+            await _cancelled(asyncio.ensure_future(one.observe()), pause)
+            result = await one.renew(result)
+            assert (await seen_by(other)).same_tenure(result.record)
+            await _cancelled(asyncio.ensure_future(one.release(result)), pause)
+            await one.release(result)
+            assert (await seen_by(other)).released
+
+    # Death.
 
     async def test_a_live_holder_is_never_certified_dead(self, make: Make) -> None:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
         assert await other.holder_is_dead(grant.record) is not True
+        await asyncio.sleep(1.0)  # silence is no proof
+        assert await other.holder_is_dead(await seen_by(other)) is not True
+        await one.renew(grant)
+
+    async def test_a_holder_that_nobody_knows_is_not_certified_dead(self, make: Make) -> None:
+        """It may live where this replica cannot look."""
+        one, other = await make(), await make()
+        grant = await grant_of(one, candidate(one))
+        for unknown in (
+            replace(grant.record, holder="elsewhere", nonce="elsewhere.1", host="elsewhere"),
+            replace(grant.record, holder="elsewhere", nonce="elsewhere.2", container_id="f" * 64),
+        ):
+            assert await other.holder_is_dead(unknown) is not True
+
+
+async def _cancelled(task: "asyncio.Future[Any]", pause: float = 0.0) -> None:
+    await asyncio.sleep(pause)
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # looked at, so that nobody complains of it

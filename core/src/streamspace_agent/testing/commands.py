@@ -1,0 +1,165 @@
+"""Runs the handlers of a command plugin as the agent would, and holds them to the contract of a handler.
+
+``CommandKit(my_plugin)`` registers the plugin's handlers; :meth:`CommandKit.check` runs one through all that can
+happen to it. Sessions live in a :class:`~streamspace_agent.testing.engine.MemoryEngine`.
+"""
+
+import asyncio
+import contextlib
+import copy
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from streamspace_agent import protocol
+from streamspace_agent.capacity import Capacity
+from streamspace_agent.commands import Command, Registered, Registry
+from streamspace_agent.config import Settings
+from streamspace_agent.errors import CommandFailed, LeaseLost
+from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.testing.engine import MemoryDriver
+
+EPOCH = 7
+
+
+class RecordingContext:
+    """A :class:`~streamspace_agent.commands.Context` that notes all that a handler did with it."""
+
+    def __init__(self, settings: Settings, driver: MemoryDriver, *, leads: bool = True) -> None:
+        self.settings = settings
+        self.driver: RuntimeDriver = driver
+        self.capacity = Capacity.of(settings)
+        self.leads = leads
+        self.asked = 0
+        """How often the lease was asked for, by the handler or by the driver."""
+        self.steps: list[tuple[str, Progress]] = []
+        self.reported: list[Session] = []
+        driver.guard = self.require_lease
+
+    def require_lease(self) -> None:
+        self.asked += 1
+        if not self.leads:
+            raise LeaseLost("the kit's lease is lost")
+
+    def progress(self, session_id: str, step: Progress) -> None:
+        self.steps.append((session_id, step))
+
+    def report(self, session: Session) -> None:
+        self.reported.append(session)
+
+
+class CommandKit:
+    """The handlers of one plugin (a module or object with the hook ``register_commands``).
+
+    ``context`` is that of the last run. ``driver.engine`` may be filled with sessions beforehand.
+    """
+
+    def __init__(self, plugin: object, *, settings: Settings | None = None) -> None:
+        hook = getattr(plugin, "register_commands", None)
+        if not hasattr(hook, "streamspace_agent_impl") or asyncio.iscoroutinefunction(hook) or hook is None:
+            raise TypeError(f"{plugin!r} has no plain function register_commands marked with @hookimpl")
+        self.settings = settings or Settings.model_validate(
+            {"agent_id": "agent-1", "control_plane_url": "ws://127.0.0.1:9"}
+        )
+        self.driver = MemoryDriver()
+        self.context = RecordingContext(self.settings, self.driver)
+        self._registry = Registry()
+        hook(register=self._registry.register_for("the plugin under test"))
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        return self._registry.actions
+
+    async def run(self, action: str, payload: Mapping[str, Any], *, attempt: int = 1, leads: bool = True) -> Any:
+        """Run one command to its end and return the handler's result; its errors come through."""
+        self.context = RecordingContext(self.settings, self.driver, leads=leads)
+        return await self._registered(action).handler(self._command(action, payload, attempt), self.context)
+
+    async def abandon(self, action: str, payload: Mapping[str, Any]) -> None:
+        """Clean up as after a command that was cancelled."""
+        handler = self._registered(action).abandon
+        assert handler is not None, f"{action} was registered without abandon"
+        self.context = RecordingContext(self.settings, self.driver)
+        await handler(self._command(action, payload, 1), self.context)
+
+    async def check(
+        self,
+        action: str,
+        payload: Mapping[str, Any],
+        *,
+        effects: Callable[[], object] = lambda: None,
+        bad_payloads: Iterable[Mapping[str, Any]] = (),
+    ) -> Any:
+        """Hold the handler to its contract with a good payload and some bad ones; return the result of the first whole run.
+
+        ``effects`` tells what the handler changes, as a value that can be compared; the sessions of the kit's engine
+        are looked at anyway.
+        """
+        await self._refuses(action, bad_payloads, effects)
+        await self._does_nothing_without_a_lease(action, payload, effects)
+        await self._survives_a_cancellation(action, payload)
+        untouched = self._world(effects)
+        result = await self.run(action, payload)
+        assert self.context.asked or self._world(effects) == untouched, (
+            f"{action} had effects without calling require_lease()"
+        )
+        self._fits_a_frame(action, result)
+        after = self._world(effects)
+        self._fits_a_frame(action, await self.run(action, payload, attempt=2))
+        assert self._world(effects) == after, f"{action} is not idempotent: a second run changed something"
+        return result
+
+    async def _refuses(self, action: str, payloads: Iterable[Mapping[str, Any]], effects: Callable[[], object]) -> None:
+        before = self._world(effects)
+        for payload in payloads:
+            try:
+                result = await self.run(action, payload)
+            except CommandFailed as error:
+                refusal = error
+            except Exception as error:
+                raise AssertionError(f"{action} must raise CommandFailed for {payload}, not {error!r}") from error
+            else:
+                raise AssertionError(f"{action} must raise CommandFailed for {payload}, returned {result!r}")
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", refusal.code), f"{refusal.code!r} is no stable word for machines"
+            assert refusal.message, f"{action} refuses {payload} without a sentence"
+            assert self._world(effects) == before, f"{action} had effects before it refused {payload}"
+
+    async def _does_nothing_without_a_lease(
+        self, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
+    ) -> None:
+        before = self._world(effects)
+        with contextlib.suppress(LeaseLost, CommandFailed):
+            await self.run(action, payload, leads=False)
+        assert self._world(effects) == before, f"{action} had effects although the lease was lost"
+
+    async def _survives_a_cancellation(self, action: str, payload: Mapping[str, Any]) -> None:
+        """What a cancelled run left half done, the runs after it have to complete."""
+        running = asyncio.ensure_future(self.run(action, payload))
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        if not running.cancelled() and (error := running.exception()) is not None:
+            raise AssertionError(f"{action} turned its cancellation into {error!r}") from error
+
+    def _fits_a_frame(self, action: str, result: object) -> None:
+        assert isinstance(result, Mapping), f"{action} must return a mapping, returned {result!r}"
+        try:
+            plain = json.loads(json.dumps(dict(result), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"the result of {action} is not JSON: {error}") from error
+        protocol.encode("complete", {"commandId": "command-1", "result": plain})
+        for session in self.context.reported:
+            protocol.encode("status", protocol.status(session))
+
+    def _world(self, effects: Callable[[], object]) -> object:
+        engine = self.driver.engine
+        return copy.deepcopy((effects(), engine.sessions, engine.volumes))
+
+    def _command(self, action: str, payload: Mapping[str, Any], attempt: int) -> Command:
+        return Command("command-1", action, copy.deepcopy(dict(payload)), EPOCH, attempt)
+
+    def _registered(self, action: str) -> Registered:
+        registered = self._registry.get(action)
+        assert registered is not None, f"no handler for {action!r}; registered are {', '.join(self.actions)}"
+        return registered

@@ -1,0 +1,311 @@
+"""An engine in memory and a runtime driver for it: the reference that :class:`RuntimeDriverSuite` is held to first.
+
+It starts nothing and measures nothing. What it is for: the core's own logic, command handlers, and suites.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import ClassVar
+
+from streamspace_agent.election import Problem
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
+from streamspace_agent.runtime import (
+    Capabilities,
+    EventKind,
+    Leftover,
+    Progress,
+    Report,
+    RuntimeDriver,
+    RuntimeEvent,
+    Session,
+    SessionSpec,
+    SessionState,
+)
+
+GREETING = b"RFB 003.008\n"
+
+
+class Behaviour(StrEnum):
+    """What a session does, as the suite of runtime drivers asks for it."""
+
+    GREETS = "greets"
+    """Sends :data:`GREETING` to whoever connects to the spec's ``port``, then every byte back. Ends when told to."""
+    CRASHES = "crashes"
+    """As GREETS, and ends by itself with an error one to a few seconds after it could be used."""
+    DIES = "dies"
+    """Ends with an error at once, before it could be used."""
+    HANGS = "hangs"
+    """Runs, and never opens its port."""
+    UNPULLED = "unpulled"
+    """As GREETS, from an image that the engine must fetch first. Asked for where ``pull_progress`` is declared."""
+
+
+@dataclass(slots=True)
+class MemoryEngine:
+    """What outlives a driver. ``volumes`` are (session id, mount's name); ``used`` are those that held a session's data.
+
+    An image's name is its behaviour (``greets``, ``crashes``, ...); any other image greets.
+    """
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    """Session id -> the image it was made of."""
+    pulled: set[str] = field(default_factory=set)
+    volumes: set[tuple[str, str]] = field(default_factory=set)
+    used: set[tuple[str, str]] = field(default_factory=set)
+    down: bool = False
+    clock: Callable[[], float] = time.time
+    watchers: list["asyncio.Queue[RuntimeEvent]"] = field(default_factory=list)
+    locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    def die(self, session_id: str, reason: str) -> None:
+        """The session ends though nobody asked."""
+        session = self.sessions[session_id]
+        if session.state is SessionState.RUNNING:
+            self.sessions[session_id] = ended = replace(session, state=SessionState.FAILED, ready=False, reason=reason)
+            for watcher in self.watchers:
+                watcher.put_nowait(RuntimeEvent(EventKind.ENDED, ended))
+
+
+class MemoryDriver(RuntimeDriver):
+    name: ClassVar[str] = "memory"
+
+    def __init__(
+        self, engine: MemoryEngine | None = None, *, hibernate_mode: str = "stop", ready_timeout: float = 0.2
+    ) -> None:
+        self.engine = engine or MemoryEngine()
+        self.effects: list[tuple[str, str]] = []
+        """Every step that the guard let through: what was done, and the session id."""
+        self._mode = hibernate_mode
+        self._ready_timeout = ready_timeout
+        self._servers: set[asyncio.Task[None]] = set()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(frozenset({"stop", "pause"}), pull_progress=True, many_hosts=False)
+
+    async def start(self, spec: SessionSpec, report: Report) -> Session:
+        async with self._lock(spec.session_id):
+            found = await self._look(spec.session_id)
+            if found and found.state is SessionState.RUNNING:
+                return found
+            if found and found.state is SessionState.HIBERNATED:
+                return self._become(found, SessionState.RUNNING)
+            if found and found.state is SessionState.FAILED:
+                self._remove(spec.session_id)
+                found = None
+            made = [
+                volume for mount in spec.mounts if (volume := (spec.session_id, mount.name)) not in self.engine.volumes
+            ]
+            try:
+                if found is None:
+                    await self._create(spec, report)
+                return await self._run(spec, report)
+            except CommandFailed:
+                self._remove(spec.session_id)
+                self.engine.volumes.difference_update(made)
+                raise
+
+    async def _create(self, spec: SessionSpec, report: Report) -> None:
+        if spec.image.startswith(Behaviour.UNPULLED) and spec.image not in self.engine.pulled:
+            for done in (0, 50, 100):
+                report(Progress("pulling", done, 100))
+                await asyncio.sleep(0)
+            self.engine.pulled.add(spec.image)
+        report(Progress("creating"))
+        for mount in spec.mounts:
+            if (volume := (spec.session_id, mount.name)) not in self.engine.volumes:
+                self._effect("volume", spec.session_id)
+                self.engine.volumes.add(volume)
+                await asyncio.sleep(0)
+        self._effect("create", spec.session_id)
+        self.engine.images[spec.session_id] = spec.image
+        self.engine.sessions[spec.session_id] = Session(
+            spec.session_id,
+            SessionState.PENDING,
+            f"streamspace-{spec.session_id}",
+            port=spec.port,
+            user=spec.user,
+            template=spec.template,
+            command_id=spec.command_id,
+            epoch=spec.epoch,
+            cpu=spec.cpu,
+            memory=spec.memory,
+            ready_check=spec.ready,
+            idle_timeout=spec.idle_timeout,
+            max_duration=spec.max_duration,
+            created_at=self.engine.clock(),
+        )
+        await asyncio.sleep(0)
+
+    async def _run(self, spec: SessionSpec, report: Report) -> Session:
+        report(Progress("starting"))
+        self._effect("start", spec.session_id)
+        self.engine.used |= {volume for volume in self.engine.volumes if volume[0] == spec.session_id}
+        session = replace(self.engine.sessions[spec.session_id], state=SessionState.RUNNING)
+        self.engine.sessions[spec.session_id] = session
+        report(Progress("waiting"))
+        await asyncio.sleep(0)
+        if spec.image == Behaviour.DIES:
+            raise CommandFailed("session_ended", "the session ended with exit code 3")
+        if spec.image == Behaviour.HANGS:
+            await asyncio.sleep(self._ready_timeout)
+            raise CommandFailed("not_ready", f"no VNC greeting within {self._ready_timeout} s")
+        if spec.image == Behaviour.CRASHES:
+            asyncio.get_running_loop().call_later(0.5, self.engine.die, spec.session_id, "exit code 3")
+        self.engine.sessions[spec.session_id] = session = replace(session, ready=True)
+        return session
+
+    async def stop(self, session_id: str, *, delete_volumes: bool = False) -> None:
+        async with self._lock(session_id):
+            if await self._look(session_id):
+                self._remove(session_id)
+                await asyncio.sleep(0)
+            if delete_volumes:
+                self._effect("delete", session_id)
+                for volume in [volume for volume in self.engine.volumes if volume[0] == session_id]:
+                    self.engine.volumes.discard(volume)
+                    self.engine.used.discard(volume)
+
+    async def hibernate(self, session_id: str) -> Session:
+        async with self._lock(session_id):
+            found = await self._need(session_id)
+            if found.state is SessionState.HIBERNATED:
+                return found
+            if found.state is not SessionState.RUNNING:
+                raise CommandFailed("not_running", f"the session cannot hibernate, it is {found.state}")
+            return self._become(found, SessionState.HIBERNATED)
+
+    async def wake(self, session_id: str, report: Report) -> Session:
+        async with self._lock(session_id):
+            found = await self._need(session_id)
+            if found.state is SessionState.RUNNING:
+                return found
+            report(Progress("starting"))
+            return self._become(found, SessionState.RUNNING)
+
+    def _become(self, found: Session, state: SessionState) -> Session:
+        asleep = state is SessionState.HIBERNATED
+        self._effect("hibernate" if asleep else "wake", found.session_id)
+        details = {"paused": True} if asleep and self._mode == "pause" else {}
+        session = replace(found, state=state, ready=not asleep, reason="", details=details)
+        self.engine.sessions[found.session_id] = session
+        return session
+
+    async def inspect(self, session_id: str) -> Session | None:
+        return await self._look(session_id)
+
+    async def sessions(self) -> list[Session]:
+        await self._answered()
+        return list(self.engine.sessions.values())
+
+    async def events(self) -> AsyncIterator[RuntimeEvent]:
+        queue: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
+        self.engine.watchers.append(queue)
+        try:
+            if self.engine.down:
+                yield RuntimeEvent(EventKind.ENGINE_DOWN)
+            while self.engine.down:
+                await asyncio.sleep(0.05)
+            yield RuntimeEvent(EventKind.RESYNC)
+            while True:
+                yield await queue.get()
+        finally:
+            self.engine.watchers.remove(queue)
+
+    async def connect(self, session_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        session = await self._need(session_id)
+        if session.state is not SessionState.RUNNING:
+            raise CommandFailed("not_running", f"the session does not run: it is {session.state}")
+        if port != session.port or self.engine.images.get(session_id) == Behaviour.HANGS:
+            raise ConnectionRefusedError(f"nothing listens on port {port}")
+        ours, theirs = socket.socketpair()
+        server = asyncio.create_task(_echo(theirs))
+        self._servers.add(server)
+        server.add_done_callback(self._servers.discard)
+        return await asyncio.open_connection(sock=ours)
+
+    async def leftovers(self, known: frozenset[str]) -> list[Leftover]:
+        await self._answered()
+        waiting = [s for s in self.engine.sessions.values() if s.state is SessionState.PENDING]
+        found = [Leftover("container", s.place, "never ran", 0.0) for s in waiting if s.session_id not in known]
+        unused = sorted(v for v in self.engine.volumes - self.engine.used if v[0] not in known)
+        return found + [Leftover("volume", f"streamspace-{s}-{mount}", "never used", 0.0) for s, mount in unused]
+
+    async def remove(self, leftover: Leftover) -> None:
+        await self._answered()
+        if leftover.kind == "volume":
+            for volume in self.engine.volumes - self.engine.used:
+                if leftover.name == f"streamspace-{volume[0]}-{volume[1]}":
+                    self._effect("delete", volume[0])
+                    self.engine.volumes.discard(volume)
+            return
+        for session in list(self.engine.sessions.values()):
+            if session.place == leftover.name and session.state is SessionState.PENDING:
+                self._remove(session.session_id)
+
+    async def stats(self, session_id: str) -> tuple[float, int] | None:
+        session = await self._look(session_id)
+        return (0.0, 1024**2) if session and session.state is SessionState.RUNNING else None
+
+    async def check(self) -> list[Problem]:
+        if self.engine.down:
+            return [Problem("the engine in memory is down", "set down to False")]
+        return []
+
+    async def describe(self) -> Mapping[str, str]:
+        await self._answered()
+        return {"engine": "memory"}
+
+    async def aclose(self) -> None:
+        for server in self._servers:
+            server.cancel()
+        await asyncio.gather(*self._servers, return_exceptions=True)
+
+    def _lock(self, session_id: str) -> asyncio.Lock:
+        """A real engine refuses the second of two equal names; here the second waits."""
+        return self.engine.locks.setdefault(session_id, asyncio.Lock())
+
+    async def _answered(self) -> None:
+        await asyncio.sleep(0)
+        if self.engine.down:
+            raise EngineUnavailable("the engine in memory is down")
+
+    async def _look(self, session_id: str) -> Session | None:
+        await self._answered()
+        return self.engine.sessions.get(session_id)
+
+    async def _need(self, session_id: str) -> Session:
+        if (found := await self._look(session_id)) is None:
+            raise SessionNotFound(f"there is no session {session_id}")
+        return found
+
+    def _remove(self, session_id: str) -> None:
+        self._effect("stop", session_id)
+        self.engine.sessions.pop(session_id, None)
+
+    def _effect(self, what: str, session_id: str) -> None:
+        if self.engine.down:
+            raise EngineUnavailable("the engine in memory is down")
+        self.guard()
+        self.effects.append((what, session_id))
+
+
+async def _echo(end: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=end)
+    try:
+        writer.write(GREETING)
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

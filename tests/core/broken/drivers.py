@@ -1,0 +1,156 @@
+"""Runtime drivers with one fault each, and the standard test that must name it."""
+
+import asyncio
+from dataclasses import replace
+
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
+from streamspace_agent.runtime import Capabilities, EventKind, RuntimeEvent, SessionState
+from streamspace_agent.testing.engine import MemoryDriver, MemoryEngine
+
+
+class NeverAsksForLeave(MemoryDriver):
+    def _effect(self, what, session_id):
+        if self.engine.down:
+            raise EngineUnavailable("away")
+
+
+class AsksOnceAStart(NeverAsksForLeave):
+    async def start(self, spec, report):
+        await self._look(spec.session_id)
+        self.guard()
+        return await super().start(spec, report)
+
+
+class StartsWithoutLooking(MemoryDriver):
+    async def start(self, spec, report):
+        await self._answered()
+        await self._create(replace(spec, session_id=spec.session_id), report)
+        made = await self._run(spec, report)
+        self.engine.sessions[spec.session_id] = replace(made, created_at=made.created_at + len(self.effects))
+        return self.engine.sessions[spec.session_id]
+
+
+class KeepsSessionsToItself(MemoryDriver):
+    def __init__(self, engine, **options):
+        super().__init__(MemoryEngine(down=engine.down), **options)
+
+
+class CannotCompleteWhatWasBegun(MemoryDriver):
+    async def start(self, spec, report):
+        found = await self._look(spec.session_id)
+        if found and found.state is SessionState.PENDING:
+            raise CommandFailed("exists", "the session exists already")
+        return await super().start(spec, report)
+
+
+class LeavesWhatAFailedStartMade(MemoryDriver):
+    async def start(self, spec, report):
+        try:
+            return await super().start(spec, report)
+        except CommandFailed:
+            self.engine.volumes.add((spec.session_id, "home"))
+            raise
+
+
+class DeletesDataAtEveryStop(MemoryDriver):
+    async def stop(self, session_id, *, delete_volumes=False):
+        await super().stop(session_id, delete_volumes=True)
+
+
+class TakesAbsenceForAnError(MemoryDriver):
+    async def stop(self, session_id, *, delete_volumes=False):
+        if await self._look(session_id) is None and not delete_volumes:
+            raise SessionNotFound(session_id)
+        await super().stop(session_id, delete_volumes=delete_volumes)
+
+
+class DeclaresAModeThatItHasNot(MemoryDriver):
+    """It stops where it was told to pause."""
+
+    def __init__(self, engine, *, hibernate_mode="stop"):
+        super().__init__(engine, hibernate_mode="stop")
+
+
+class PullsInSilence(MemoryDriver):
+    async def start(self, spec, report):
+        self.engine.pulled.add(spec.image)
+        return await super().start(spec, report)
+
+
+class TellsItsOwnStops(MemoryDriver):
+    async def stop(self, session_id, *, delete_volumes=False):
+        self.engine.die(session_id, "stopped") if session_id in self.engine.sessions else None
+        await super().stop(session_id, delete_volumes=delete_volumes)
+
+
+class GivesNoReason(MemoryDriver):
+    async def events(self):
+        async for event in super().events():
+            yield event if event.session is None else RuntimeEvent(event.kind, replace(event.session, reason=""))
+
+
+class BeginsWithoutAResync(MemoryDriver):
+    async def events(self):
+        async for event in super().events():
+            yield RuntimeEvent(EventKind.ENGINE_DOWN) if event.kind is EventKind.RESYNC else event
+
+
+class MixesStreamsUp(MemoryDriver):
+    """All streams of a session are one."""
+
+    streams = None
+
+    async def connect(self, session_id, port):
+        self.streams = self.streams or {}
+        if session_id not in self.streams:
+            self.streams[session_id] = await super().connect(session_id, port)
+        await asyncio.sleep(0)
+        return self.streams[session_id]
+
+
+class FindsLeftoversInUse(MemoryDriver):
+    async def leftovers(self, known):
+        return await super().leftovers(frozenset())
+
+
+class ForgetsTheLimits(MemoryDriver):
+    async def sessions(self):
+        return [replace(session, cpu=None, memory=None) for session in await super().sessions()]
+
+
+class TakesAnAbsentEngineForAnEmptyOne(MemoryDriver):
+    async def sessions(self):
+        return [] if self.engine.down else await super().sessions()
+
+
+class EndsSessionsWhenClosed(MemoryDriver):
+    async def aclose(self):
+        await super().aclose()
+        self.engine.sessions.clear()
+
+
+class DeclaresNothing(MemoryDriver):
+    capabilities = Capabilities(frozenset(), pull_progress=False, many_hosts=False)
+
+
+FAULTS = {
+    NeverAsksForLeave: "test_a_start_is_refused_before_its_first_effect_and_at_every_later_one",
+    AsksOnceAStart: "test_a_lease_lost_while_a_start_goes_on_lets_no_later_effect_through",
+    StartsWithoutLooking: "test_two_starts_at_once_make_one_session",
+    KeepsSessionsToItself: "test_a_list_an_inspection_and_another_driver_tell_the_same",
+    CannotCompleteWhatWasBegun: "test_a_start_is_refused_before_its_first_effect_and_at_every_later_one",
+    LeavesWhatAFailedStartMade: "test_a_failed_start_says_why_and_leaves_nothing",
+    DeletesDataAtEveryStop: "test_a_stop_keeps_the_data_unless_asked_and_absent_is_success",
+    TakesAbsenceForAnError: "test_a_stop_keeps_the_data_unless_asked_and_absent_is_success",
+    DeclaresAModeThatItHasNot: "test_in_every_declared_mode_a_session_sleeps_wakes_and_can_be_stopped_asleep",
+    PullsInSilence: "test_a_pull_shows_its_bytes_where_that_is_declared",
+    TellsItsOwnStops: "test_an_unexpected_end_is_told_with_a_reason_and_our_own_doings_are_not",
+    GivesNoReason: "test_an_unexpected_end_is_told_with_a_reason_and_our_own_doings_are_not",
+    BeginsWithoutAResync: "test_events_begin_with_a_resync",
+    MixesStreamsUp: "test_streams_carry_every_byte_both_ways_and_side_by_side",
+    FindsLeftoversInUse: "test_leftovers_are_what_a_start_that_never_ran_made_and_no_session_of_anybody",
+    ForgetsTheLimits: "test_a_list_an_inspection_and_another_driver_tell_the_same",
+    TakesAnAbsentEngineForAnEmptyOne: "test_with_the_engine_away_every_verb_says_so",
+    EndsSessionsWhenClosed: "test_closing_a_driver_ends_no_session",
+    DeclaresNothing: "test_it_declares_its_name_and_what_it_can",
+}
