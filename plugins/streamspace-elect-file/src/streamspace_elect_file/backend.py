@@ -26,8 +26,8 @@ CHECK_EVERY = 1.0
 # within CHECK_EVERY, and its work has stopped 1 s later (the elector's grace); the rest is for a slow machine.
 SETTLE = CHECK_EVERY + 1.0 + 0.5
 
-# A waiter tries the lock this often: 20 failing system calls a second cost about 0.1 % of a core, and a blocked
-# flock, which would wake in 1.3 ms, could not be cancelled.
+# A waiter tries the lock this often: a takeover then takes 34 ms at the median and 54 ms at most (20 measured), and
+# a whole standby uses 0.5 % of a core. A blocked flock would wake in 1.3 ms, but could not be cancelled.
 POLL = 0.05
 
 # Not for everybody: whoever can open a file can also lock it, even for reading only.
