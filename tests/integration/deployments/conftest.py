@@ -1,0 +1,61 @@
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from lab import agent_image, apt
+from lab.images import Images
+from tests.integration.deployments.compose import Compose
+
+DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
+
+
+@pytest.fixture(scope="session")
+def built_image(engine, docker_host):
+    """The agent's image, of this very checkout."""
+    with Images(docker_host, engine.state) as images:
+        return agent_image.ensure(images)
+
+
+@pytest.fixture(scope="session")
+def redis_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("redis")
+
+
+@pytest.fixture
+async def key(plane, agent_id):
+    return await plane.issue_key(agent_id)
+
+
+@pytest.fixture
+def exported(plane, docker_host, agent_id, built_image, key, tmp_path):
+    """What an operator exports, and what tells the files where this machine's engine and images are."""
+    return {
+        "AGENT_ID": agent_id,
+        "CONTROL_PLANE_URL": plane.ws_url.replace("127.0.0.1", "localhost"),
+        "AGENT_API_KEY": key,
+        "NETWORK_NAME": f"{agent_id}-net",
+        "AGENT_IMAGE": built_image,
+        "DOCKER_SOCKET": docker_host.removeprefix("unix://"),
+        "STREAMSPACE_CONFIG": str(tmp_path),
+    }
+
+
+@pytest.fixture
+async def compose(exported, docker_host, agent_id, swept):
+    """`compose("docker-compose.standalone.yaml", AGENT_ID=...)`; every project is taken down at the end, volumes too."""
+    apt.require("docker-compose")
+    made = []
+
+    def make(file, **more):
+        environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        project = Compose(file, f"{agent_id}-{len(made)}", {**environ, "DOCKER_HOST": docker_host, **exported, **more})
+        made.append(project)
+        return project
+
+    yield make
+    for project in made:
+        await project.down()
+        assert await asyncio.to_thread(project.leftovers) == []

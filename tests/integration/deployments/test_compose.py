@@ -1,0 +1,49 @@
+"""The three Compose files, by the documented commands, on a real engine."""
+
+import pytest
+
+from lab import process
+from tests.integration.deployments import scenario
+
+STANDALONE = "docker-compose.standalone.yaml"
+HA = ["docker-compose.ha-file.yaml", "docker-compose.ha-redis.yaml"]
+
+
+async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
+    compose, plane, agent_id, manifest, docker_client
+):
+    project = compose(STANDALONE)
+    await project.up()
+    await plane.wait_agent(agent_id)
+    await scenario.start(plane, manifest)
+    (container,) = project.containers()
+    began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+
+    def crash():  # from inside: what `docker kill` ends, Docker does not start again
+        container.exec_run(["sh", "-c", "kill -KILL -1"], user="streamspace")
+
+    print(f"back after {await scenario.until_taken_over(plane, agent_id, crash):.2f} s")
+
+    assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
+    await scenario.still_controllable(plane)
+
+
+@pytest.mark.parametrize("file", HA)
+async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_killed(
+    compose, plane, agent_id, manifest, docker_client, redis_image, file
+):
+    project = compose(file, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
+    await project.up(3)
+    await plane.wait_agent(agent_id)
+    await scenario.start(plane, manifest)
+    instance, container = await project.leader()
+    roles = sorted(document["role"] for document in await project.status())
+    assert roles == ["leader", "standby", "standby"]
+    began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+
+    print(f"taken over after {await scenario.until_taken_over(plane, agent_id, container.kill):.2f} s")
+
+    successor, _ = await project.leader(besides=instance)
+    assert successor != instance
+    assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
+    await scenario.still_controllable(plane)
