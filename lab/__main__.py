@@ -1,4 +1,4 @@
-"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; binary; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
             build(engine.up(), engine, names)
         case ["agent-image"]:
             publish(engine.up(), engine)
+        case ["binary"]:
+            from lab import binary  # noqa: PLC0415  # as below
+
+            print(binary.make(binary.TARGET, sys.version_info[:2]))
         case ["test", *arguments]:
             return test(engine, arguments, environ)
         case ["bench", name]:

@@ -13,7 +13,7 @@ from lab.say import LabError
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = ["core", "plugins/streamspace-elect-*", "plugins/streamspace-runtime-*"]
 """What an agent is made of; the dev control plane is not."""
-_OLDER = ["async-timeout"]
+OLDER = ["async-timeout"]
 """What Pythons below 3.11.3 need beside (redis does): pip asks its own Python, not the target, whether it is needed."""
 
 
@@ -37,7 +37,7 @@ def collect(folder: Path, python: str) -> None:
         tags += ["--platform", f"{glibc}_{platform.machine()}"]
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), *map(str, sources()))
     constraints = ["-c", str(ROOT / "constraints.txt"), "--find-links", str(folder)]
-    _pip("download", "--dest", str(folder), *tags, *constraints, "pip", *_OLDER, "streamspace-agent[all]")
+    _pip("download", "--dest", str(folder), *tags, *constraints, "pip", *OLDER, "streamspace-agent[all]")
 
 
 def _pip(*arguments: str) -> None:

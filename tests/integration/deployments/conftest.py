@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import agent_image, apt
+from lab import agent_image, apt, binary
 from lab.images import Images
 from tests.integration.deployments.compose import Compose
+from tests.integration.deployments.systemd_host import UNITS, SystemdHost
 
 DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
 
@@ -59,3 +60,39 @@ async def compose(exported, docker_host, agent_id, swept):
     for project in made:
         await project.down()
         assert await asyncio.to_thread(project.leftovers) == []
+
+
+@pytest.fixture(scope="session")
+def systemd_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("systemd")
+
+
+@pytest.fixture(scope="session")
+def one_file(tmp_path_factory):
+    """What `make binary` makes."""
+    return binary.make(tmp_path_factory.mktemp("binary") / "docker-agent", (3, 11))  # the Python of Debian's bookworm
+
+
+@pytest.fixture(scope="session")
+def booted(docker_host, systemd_image, one_file, run_label):
+    """A host with the checkout's deployments/ and the binary in /root, from where the README's commands are run."""
+    host = SystemdHost(docker_host, systemd_image, f"{run_label}-host")
+    try:
+        host.put_folder(UNITS, "/root/systemd")
+        host.put("/root/docker-agent", one_file.read_bytes())
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def host(booted, swept):
+    """The booted host with nothing installed."""
+    yield booted
+    booted.ask("systemctl stop 'docker-agent*'")
+    booted.run(
+        "systemctl reset-failed; rm -rf /etc/systemd/system/docker-agent* /etc/streamspace /etc/credstore /run/streamspace"
+        " /run/private/streamspace /var/lib/streamspace /var/lib/private/streamspace /usr/local/bin/docker-agent"
+    )
+    booted.run("systemctl daemon-reload; journalctl --rotate --vacuum-time=1s")
