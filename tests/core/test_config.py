@@ -163,7 +163,7 @@ WRONG = [
     ("HIBERNATE_MODE", "sleep", "'stop' or 'pause'"),
     ("READY_TIMEOUT", "0", "greater than 0"),
     ("COMMAND_CONCURRENCY", "0", "greater than or equal to 1"),
-    ("COMMAND_CONCURRENCY", "257", "less than or equal to 256"),
+    ("COMMAND_CONCURRENCY", "1001", "less than or equal to 1000"),
     ("DRAIN_TIMEOUT", "-1s", "30s, 1m30s"),
     ("HEALTH_ADDRESS", "8080", "127.0.0.1:8080"),
     ("HEALTH_ADDRESS", "host:99999", "65535"),

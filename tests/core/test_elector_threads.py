@@ -244,3 +244,18 @@ async def test_a_grant_with_an_epoch_seen_before_is_not_used():
         assert lease.epoch > 0
         assert Backwards.tries == 3
         await agent.elector.resign(lease, "done")
+
+
+async def test_one_who_turned_away_may_ask_again_at_once():
+    async with Agent(StandaloneOn(Store())) as agent:
+        epochs = []
+        for turn in range(12):
+            wish = asyncio.create_task(agent.elector.lead())
+            await asyncio.sleep(turn * 0.0004)
+            if not wish.done():
+                wish.cancel()
+            await asyncio.wait([wish])
+            lease = await agent.elector.lead() if wish.cancelled() else wish.result()
+            epochs.append(lease.epoch)
+            await agent.elector.resign(lease, "done")
+        assert epochs == sorted(set(epochs))

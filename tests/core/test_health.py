@@ -90,7 +90,7 @@ def test_only_a_leader_with_a_connection_counts_as_leading(tmp_path):
         }
 
 
-@pytest.mark.parametrize("instance", ["x" * 200, "a/../../b", ".hidden", "ünïcode", ""])
+@pytest.mark.parametrize("instance", ["long-" * 40, "a/../../b", ".hidden", "ünïcode", ""])
 def test_any_instance_name_and_a_long_agent_id_make_a_socket(tmp_path, instance):
     agent_dir = tmp_path / ("a" * 100)
     with StatusSocket(agent_dir, instance, lambda: replace(LEADER, instance=instance)) as served:

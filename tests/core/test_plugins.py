@@ -9,6 +9,8 @@ import textwrap
 import pytest
 
 from streamspace_agent import __version__
+from streamspace_agent.errors import PluginError
+from streamspace_agent.plugins import ELECTION, choose
 
 BACKEND = """
     import streamspace_agent
@@ -84,8 +86,16 @@ def test_the_chosen_plugin_is_loaded_and_no_other(site):
     assert result.stdout.splitlines() == ["good", "tiny_good"], result.stderr
 
 
-def test_a_missing_plugin_is_told_with_the_pip_command_that_brings_it(site):
-    line = site.refusal("redis")
+def refusal_without(name):
+    """As `Site.refusal`, in an environment where none of our own plugins is installed (tests/packaging has a real one)."""
+    with pytest.raises(PluginError) as caught:
+        choose(ELECTION, name, found=[])
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_missing_plugin_is_told_with_the_pip_command_that_brings_it():
+    line = refusal_without("redis")
     assert "LEADER_ELECTION_BACKEND=redis is not installed" in line
     assert line.endswith("pip install 'streamspace-agent[redis]'")
 
@@ -98,8 +108,8 @@ def test_a_typo_is_answered_with_the_nearest_name(site):
     assert "zookeeper" in line.partition("installed: ")[2].partition(")")[0]
 
 
-def test_a_typo_of_what_is_not_installed_is_answered_with_both(site):
-    assert site.refusal("redsi").endswith("did you mean redis? pip install 'streamspace-agent[redis]'")
+def test_a_typo_of_what_is_not_installed_is_answered_with_both():
+    assert refusal_without("redsi").endswith("did you mean redis? pip install 'streamspace-agent[redis]'")
 
 
 def test_a_name_that_resembles_none_is_told_what_to_install(site):

@@ -16,7 +16,7 @@ from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
 from streamspace_agent.elector import Elector
 from streamspace_agent.endpoint import HealthEndpoint
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
 from streamspace_agent.identity import Identity
 from streamspace_agent.leadership import Counters, Leadership
@@ -70,6 +70,10 @@ class Agent:
         self._registry = loader.commands()
         self._driver = loader.runtime_driver(settings, environ)
         self._backend = loader.election_backend(settings, environ) if settings.enable_ha else StandaloneBackend()
+        chosen = [plugins.choose(plugins.RUNTIME, settings.runtime_driver)]
+        if settings.enable_ha:
+            chosen.append(plugins.choose(plugins.ELECTION, settings.leader_election_backend))
+        self._plugins = {found.kind.name: f"{found.distribution} {found.version}" for found in chosen}
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
         logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)
@@ -111,6 +115,7 @@ class Agent:
                     stack.enter_context(HealthEndpoint(self._settings.health_address, self.snapshot))
                 stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
                 await self._elector.start()
+                await self._preflight()
                 self._notify.ready()
                 await self._stand_and_lead()
         finally:
@@ -119,18 +124,33 @@ class Agent:
             await self._driver.aclose()
         log.info("stopped: %s", self._stop_reason)
 
+    async def _preflight(self) -> None:
+        """Raise PreflightError when the election store can never work here; one that is away may yet come."""
+        try:
+            problems = await self._elector.preflight()
+        except BackendUnavailable as error:
+            log.warning("the election store is away, standing for election all the same: %s", error)
+            return
+        for problem in problems:
+            if not problem.fatal:
+                log.warning("%s: %s", problem.message, problem.fix)
+        if fatal := [f"{problem.message}: {problem.fix}" for problem in problems if problem.fatal]:
+            raise PreflightError("\n".join(fatal))
+
     async def _stand_and_lead(self) -> None:
         """Stand for election and lead, any number of times, until told to stop."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
-        while not self._stopping.is_set():
-            candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
-            await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not candidacy.done():
-                candidacy.cancel()
-                await asyncio.gather(candidacy, return_exceptions=True)
-                break
-            await self._lead(candidacy.result())
-        stopping.cancel()
+        try:
+            while not self._stopping.is_set():
+                candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
+                await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not candidacy.done():
+                    candidacy.cancel()
+                    await asyncio.gather(candidacy, return_exceptions=True)
+                    break
+                await self._lead(candidacy.result())
+        finally:
+            stopping.cancel()
 
     async def _lead(self, lease: Lease) -> None:
         """One tenure, from a fresh lease to its release."""
@@ -207,6 +227,9 @@ class Agent:
                 gained=sum(election.gained.values()),
                 lost=election.lost,
                 leader_seconds=election.seconds_as_leader,
+                store_up=not election.store_error,
+                last_error=election.store_error,
+                renewed_age=election.renewed_age,
             ),
             link=health.Link(
                 connected=link.connected,
@@ -227,6 +250,7 @@ class Agent:
             ),
             outbox=tenure.outbox.waiting if tenure else 0,
             loop_tick_age=time.monotonic() - self._ticked,
+            plugins=self._plugins,
         )
 
 

@@ -130,6 +130,9 @@ class Campaign:
         asked_at = self._clock.now()
         try:
             return asked_at, await self._store.renew(grant, self._store.timing.call_timeout)
+        except asyncio.CancelledError:
+            await self._give_back(grant)
+            raise
         except LeaseLost as error:
             raise BackendUnavailable(f"granted and lost again at once: {error}") from error
 

@@ -141,9 +141,24 @@ def execute(given: Given) -> None:
     settings, environ = given.settings()
     import asyncio
 
+    asyncio.run(_run_and_leave(settings, environ))
+
+
+async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Leaves the process for good: Python would first wait for threads, which a hanging engine or network may hold for minutes."""
+    import logging
+
     from streamspace_agent import agent
 
-    sys.exit(asyncio.run(agent.run(settings, environ)))
+    try:
+        code = await agent.run(settings, environ)
+    except AgentError as error:
+        code = error.exit_code
+        complain(str(error))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @cli.command(short_help="Say what is wrong with this host, and how to mend it.")
@@ -322,7 +337,11 @@ def main() -> None:
         fail("this is a fault of the agent: please report it with the lines above", 1)
 
 
-def fail(message: str, code: int) -> None:
+def complain(message: str) -> None:
     for line in logs.redact(message).splitlines():
         click.echo(f"docker-agent: {line}", err=True)
+
+
+def fail(message: str, code: int) -> None:
+    complain(message)
     sys.exit(code)

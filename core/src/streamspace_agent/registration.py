@@ -216,11 +216,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def reason(error: BaseException) -> str:
     """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
-    inner: BaseException | None = error
-    while inner is not None:
-        error, inner = inner, inner.__cause__ or getattr(inner, "reason", None)
-        if not isinstance(inner, BaseException):
-            break
+    for _ in range(10):
+        inner = [error.__cause__, getattr(error, "reason", None), *error.args]
+        error = next((cause for cause in inner if isinstance(cause, BaseException)), error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
     text = " ".join(str(error).split()) or type(error).__name__

@@ -48,6 +48,8 @@ class Replica:
         self._campaign: asyncio.Task[object] | None = None
         self._campaigns = 0
         self._told: Lease | None = None
+        self._turn = asyncio.Lock()
+        """Held by a campaign and by a resignation: the next wish to lead waits until the last one is cleared away."""
         self._highest = 0
         self._late = 0
         self._not_before = -math.inf
@@ -57,8 +59,12 @@ class Replica:
 
     async def lead(self, ticket: Ticket | None = None) -> Lease:
         """Wait until this replica leads. One at a time, and only after the lease before was resigned."""
-        if self._tenure or self._campaign:
-            raise RuntimeError("lead() was called again before the lease was resigned")
+        async with self._turn:
+            if self._tenure:
+                raise RuntimeError("lead() was called again before the lease was resigned")
+            return await self._win(ticket)
+
+    async def _win(self, ticket: Ticket | None) -> Lease:
         self._campaign = asyncio.current_task()
         self._campaigns += 1
         self._tally.asked(True)
@@ -130,6 +136,12 @@ class Replica:
     async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0) -> None:
         """All work under ``lease`` has stopped. Release it if it is still ours; resigning twice does nothing."""
         self._guard.dismiss(lease)
+        if self._tenure is None or self._tenure.lease is not lease:
+            return
+        async with self._turn:
+            await self._resign(lease, reason, hold_off)
+
+    async def _resign(self, lease: Lease, reason: str, hold_off: float) -> None:
         tenure, renewals = self._tenure, self._renewals
         if tenure is None or renewals is None or tenure.lease is not lease:
             return
@@ -175,7 +187,7 @@ class Replica:
 
     def status(self) -> ElectionStatus:
         late = self._late + (self._tenure.late if self._tenure else 0)
-        return self._tally.snapshot(renewals_late=late, store_errors=self._store.errors)
+        return self._tally.snapshot(renewals_late=late, store_errors=self._store.errors, store_error=self._store.error)
 
 
 def _explain(won: Won) -> str:

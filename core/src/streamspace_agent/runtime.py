@@ -225,7 +225,10 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     async def connect(self, session_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a byte stream to a TCP port inside the session, from wherever the agent runs."""
+        """Open a byte stream to a TCP port inside the session, from wherever the agent runs.
+
+        OSError where nothing listens, CommandFailed (``not_running``) for a session that does not run.
+        """
 
     @abstractmethod
     async def leftovers(self, known: frozenset[str]) -> list[Leftover]:

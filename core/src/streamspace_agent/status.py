@@ -24,7 +24,8 @@ class Role(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ElectionStatus:
     """``leader`` is the instance known to lead, "" for none. ``since`` is Unix time in seconds, of the last change of
-    the role or the leader. ``leader_silence`` is how many seconds ago a standby last saw the leader renew.
+    the role or the leader. ``leader_silence`` is how many seconds ago a standby last saw the leader renew, ``renewed_age`` how many ago a leader's own
+    last confirmed renewal was sent. ``store_error`` says why the store cannot be relied on now, "" while it answers.
     """
 
     role: Role
@@ -37,6 +38,8 @@ class ElectionStatus:
     seconds_as_leader: float
     renewals_late: int
     store_errors: int
+    store_error: str
+    renewed_age: float | None
     leader_silence: float
 
 
@@ -94,7 +97,7 @@ class Tally:
     def _led(self, lease: Lease) -> float:
         return max(0.0, min(self._clock.now(), lease.ended_at, lease.deadline) - lease.began)
 
-    def snapshot(self, *, renewals_late: int, store_errors: int) -> ElectionStatus:
+    def snapshot(self, *, renewals_late: int, store_errors: int, store_error: str) -> ElectionStatus:
         with self._lock:
             lease = self._lease
             if lease is None:
@@ -112,5 +115,7 @@ class Tally:
                 seconds_as_leader=self._seconds + (self._led(lease) if lease else 0.0),
                 renewals_late=renewals_late,
                 store_errors=store_errors,
+                store_error=store_error,
+                renewed_age=self._clock.now() - lease.renewed_at if lease else None,
                 leader_silence=self._silence,
             )

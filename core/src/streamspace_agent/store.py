@@ -25,6 +25,8 @@ class Store:
         self.backend = backend
         self.timing: Timing = backend.timing
         self.errors = 0
+        self.error = ""
+        """Why the store cannot be relied on now; "" while it answers."""
         self._clock = clock
         self._rng = rng
         self._failing_since: float | None = None
@@ -86,6 +88,7 @@ class Store:
 
     def _failed(self, error: BackendUnavailable) -> None:
         self.errors += 1
+        self.error = str(error)
         self._failures += 1
         if self._failing_since is None:
             self._failing_since = self._clock.now()
@@ -97,4 +100,4 @@ class Store:
             log.info(
                 "election store %s answers again after %s and %d failures", self.backend.name, away, self._failures
             )
-        self._failing_since, self._failures = None, 0
+        self._failing_since, self._failures, self.error = None, 0, ""

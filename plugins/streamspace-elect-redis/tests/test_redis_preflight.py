@@ -241,3 +241,14 @@ async def test_the_leader_follows_the_sentinels_to_the_next_primary_and_keeps_it
     assert renewed.record.same_tenure(grant.record)
     with redis.Redis(port=copy.port, decode_responses=True) as admin:
         assert admin.get(KEY) == "a"
+
+
+async def test_sentinels_that_are_away_or_refuse_the_login_are_no_answer_and_no_secret_is_told(backend_at):
+    with RedisServer(password="s3cret-admin") as guarded:
+        for port in (process.free_port(), guarded.port):
+            url = f"redis+sentinel://agent:s3cret@127.0.0.1:{port}/lab?sentinel_password=s3cret"
+            backend = backend_at(url)
+            for call in (backend.preflight, backend.observe):
+                with pytest.raises(BackendUnavailable, match="no Sentinel names a primary") as caught:
+                    await call()
+                assert "s3cret" not in str(caught.value)

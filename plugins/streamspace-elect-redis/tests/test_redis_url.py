@@ -101,9 +101,9 @@ def test_all_that_is_wrong_is_said_at_once(backend_at):
 
 
 def test_the_lease_is_what_the_documentation_says(backend_at):
-    timing = backend_at("redis://redis").timing
+    timing = backend_at("redis://redis", {}).timing
     assert (timing.lease, timing.renew_every, timing.call_timeout, timing.margin) == (5.0, 1.0, 0.4, 0.5)
-    assert backend_at("redis://redis", lease_duration="10s").timing.renew_every == 2.0
+    assert backend_at("redis://redis", {}, lease_duration="10s").timing.renew_every == 2.0
 
 
 def test_the_entry_point_makes_the_backend_without_a_connection(backend_at):

@@ -1,13 +1,10 @@
 import asyncio
-import os
 import time
 import uuid
 
 import pytest
 
-from lab.engine import MainEngine
 from lab.hosts import Hosts
-from lab.images import Images
 from streamspace_agent.election import Candidate, Timing
 from streamspace_elect_swarm.backend import SwarmBackend
 
@@ -15,24 +12,11 @@ QUICK = Timing(lease=4.0, renew_every=1.0, call_timeout=0.8, margin=0.4)
 
 
 @pytest.fixture(scope="session")
-def main_host():
-    """An engine that is not in Swarm mode."""
-    with MainEngine(os.environ).use() as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def tiny(main_host):
-    with Images(main_host, MainEngine(os.environ).state) as images:
-        return images.ensure("tiny")
-
-
-@pytest.fixture(scope="session")
-def one_host(tmp_path_factory, main_host, tiny):
+def one_host(tmp_path_factory, docker_host, tiny_image):
     """A Swarm of one manager."""
     with Hosts(1, tmp_path_factory.mktemp("s")) as hosts:
         hosts.swarm()
-        hosts.load(tiny, main_host)
+        hosts.load(tiny_image, docker_host)
         yield hosts[0]
 
 
@@ -49,8 +33,8 @@ def agent_id():
 
 
 @pytest.fixture
-def services(client, tiny):
-    with Services(client, tiny) as services:
+def services(client, tiny_image):
+    with Services(client, tiny_image) as services:
         yield services
 
 

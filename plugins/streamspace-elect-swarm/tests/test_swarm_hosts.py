@@ -16,10 +16,10 @@ pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory, main_host, tiny):
+def hosts(tmp_path_factory, docker_host, tiny_image):
     with Hosts(3, tmp_path_factory.mktemp("s")) as hosts:
         hosts.swarm()
-        hosts.load(tiny, main_host)
+        hosts.load(tiny_image, docker_host)
         yield hosts
 
 
@@ -38,9 +38,9 @@ def nodes(managers):
 
 
 @pytest.fixture(scope="module")
-def containers(managers, nodes, tiny):
+def containers(managers, nodes, tiny_image):
     """A task's container on each host."""
-    with Services(managers[0], tiny) as services:
+    with Services(managers[0], tiny_image) as services:
         tasks = running(services.make(3, maxreplicas=1), 3)
         found = {task["NodeID"]: task["Status"]["ContainerStatus"]["ContainerID"] for task in tasks}
         yield [found[node] for node in nodes]

@@ -135,10 +135,12 @@ async def test_a_label_that_cannot_be_written_does_not_delay_the_lease(replicas,
     assert (await backend.observe()).released
 
 
-async def test_a_stack_deploys_again_and_leaves_the_lease_alone(replicas, client, one_host, agent_id, tmp_path, tiny):
+async def test_a_stack_deploys_again_and_leaves_the_lease_alone(
+    replicas, client, one_host, agent_id, tmp_path, tiny_image
+):
     stack = f"s{uuid.uuid4().hex[:10]}"
     file = tmp_path / "stack.yaml"
-    file.write_text(f'version: "3.8"\nservices:\n  agent:\n    image: {tiny}\n    deploy: {{replicas: 2}}\n')
+    file.write_text(f'version: "3.8"\nservices:\n  agent:\n    image: {tiny_image}\n    deploy: {{replicas: 2}}\n')
     deploy = ["stack", "deploy", "--resolve-image=never", "-c", str(file), stack]
     _cli(one_host, *deploy)
     try:

@@ -1,7 +1,10 @@
 """What an operator is told, and the hook."""
 
+import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -44,8 +47,8 @@ async def test_preflight_changes_nothing(replicas, services, client):
     assert await backend.observe() is None
 
 
-async def test_an_engine_outside_a_swarm_is_named_with_the_fix(replicas, main_host):
-    assert "docker swarm init" in await _problem(replicas("f" * 64, main_host))
+async def test_an_engine_outside_a_swarm_is_named_with_the_fix(replicas, docker_host):
+    assert "docker swarm init" in await _problem(replicas("f" * 64, docker_host))
 
 
 async def test_a_process_outside_a_container_is_told_to_be_a_service(replicas):
@@ -56,8 +59,8 @@ async def test_a_container_of_another_engine_is_told_to_mount_its_own_socket(rep
     assert "socket of the host that runs it" in await _problem(replicas("f" * 64))
 
 
-async def test_a_plain_container_is_told_to_be_a_service(replicas, client, tiny):
-    container = client.containers.run(tiny, detach=True)
+async def test_a_plain_container_is_told_to_be_a_service(replicas, client, tiny_image):
+    container = client.containers.run(tiny_image, detach=True)
     try:
         assert "no task" in await _problem(replicas(container.id))
     finally:
@@ -133,3 +136,44 @@ async def test_the_largest_agent_id_can_lead(services, one_host):
     grant = await backend.acquire(candidate(backend), await backend.observe())
     await backend.release(grant)
     await backend.aclose()
+
+
+class _Filter(BaseHTTPRequestHandler):
+    """A socket proxy that lets through what tells of the engine and nothing more; ``api`` is the engine's version."""
+
+    api = "1.41"
+
+    def do_GET(self):
+        answers = {"/version": {"ApiVersion": self.api}, "/info": {"Swarm": _ACTIVE}, "/containers/c/json": _CONTAINER}
+        found = next((answer for path, answer in answers.items() if self.path.endswith(path)), None)
+        body = json.dumps(found or {"message": "forbidden"}).encode()
+        self.send_response(200 if found else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+_ACTIVE = {"LocalNodeState": "active", "ControlAvailable": True}
+_CONTAINER = {"Config": {"Labels": {"com.docker.swarm.task.id": "t", "com.docker.swarm.service.id": "s"}}}
+
+
+@pytest.fixture
+def socket_proxy():
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Filter) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_socket_proxy_that_forbids_configs_is_told_what_to_let_through(replicas, socket_proxy):
+    assert "configs" in await _problem(replicas("c", socket_proxy))
+
+
+async def test_an_engine_too_old_for_configs_is_named(replicas, socket_proxy, monkeypatch):
+    monkeypatch.setattr(_Filter, "api", "1.29")
+    assert "1.29" in await _problem(replicas("c", socket_proxy))

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError
 
@@ -158,6 +158,10 @@ def explain(error: BaseException, timeout: float) -> str:
     """A line for people, without credentials; ``timeout`` in seconds."""
     if isinstance(error, TimeoutError) or not str(error):
         return f"no answer within {timeout * 1000:.0f} ms"
+    if isinstance(
+        error, MasterNotFoundError
+    ):  # its own text shows how each Sentinel's client was made, logins included
+        return "no Sentinel names a primary for the service (none answers, the login is refused, or the service is unknown)"
     text = " ".join(str(error).split())
     if isinstance(error, AuthenticationError | NoPermissionError):
         return f"login or permission refused, see REDIS_URL: {text}"

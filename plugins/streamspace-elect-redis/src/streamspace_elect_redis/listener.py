@@ -26,7 +26,7 @@ class Listener:
 
     async def wait(self, timeout: float) -> None:
         """Return at the next message (or one since the last wait), at the latest after ``timeout`` seconds."""
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen())
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):

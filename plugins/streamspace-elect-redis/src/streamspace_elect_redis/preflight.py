@@ -10,7 +10,6 @@ from redis.exceptions import (
     BusyLoadingError,
     NoPermissionError,
     RedisError,
-    ResponseError,
 )
 
 from streamspace_agent.election import Problem
@@ -39,16 +38,8 @@ async def problems(connector: Connector, keys: tuple[str, str, str]) -> list[Pro
                 await connection.disconnect(nowait=True)
     except (AuthenticationError, NoPermissionError) as error:
         return [_refused(name, error)]
-    except ResponseError as error:
-        if _wants_login(error):
-            return [_refused(name, error)]
-        raise BackendUnavailable(f"redis at {name}: {explain(error, TIMEOUT)}") from error
     except (RedisError, OSError) as error:
         raise BackendUnavailable(f"redis at {name}: {explain(error, TIMEOUT)}") from error
-
-
-def _wants_login(error: Exception) -> bool:
-    return str(error).startswith(("NOAUTH", "WRONGPASS", "Authentication required")) or "AUTH" in str(error)
 
 
 def _refused(name: str, error: Exception) -> Problem:

@@ -47,7 +47,7 @@ def check_spec(spec: SessionSpec) -> None:
 
 
 def create_body(
-    spec: SessionSpec, settings: Settings, own: DockerSettings, *, publish: bool, host_cpus: float
+    spec: SessionSpec, settings: Settings, own: DockerSettings, *, publish: bool, host_cpus: int
 ) -> dict[str, Any]:
     ports = [f"{number}/{protocol}" for number, protocol in _ports(spec)]
     return {
@@ -80,7 +80,7 @@ def create_body(
     }
 
 
-def _limits(spec: SessionSpec, host_cpus: float) -> Mapping[str, int]:
+def _limits(spec: SessionSpec, host_cpus: int) -> Mapping[str, int]:
     limits: dict[str, int] = {}
     if spec.memory is not None:
         # Without MemorySwap the engine allows as much swap again, which no capacity accounts for.

@@ -81,6 +81,7 @@ class DockerDriver(RuntimeDriver):
             ports=self._ports,
             faults=self._faults,
             ready_timeout=settings.ready_timeout,
+            start_concurrency=own.start_concurrency,
         )
         self._locks = Locks()
         self._events = Events(

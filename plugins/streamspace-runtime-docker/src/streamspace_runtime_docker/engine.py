@@ -47,6 +47,7 @@ class Engine:
         self._readers: set[Reader] = set()
         self._client: docker.APIClient | None = None
         self._lock = threading.Lock()
+        self._cores = 0
 
     async def read(self, call: Call[T]) -> T:
         """Run a call without side effects. Raises EngineUnavailable, NotFound, Conflict or EngineError."""
@@ -55,6 +56,12 @@ class Engine:
     async def change(self, call: Call[T]) -> T:
         """Run a call with side effects: the only way to make one."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._run, call, True)
+
+    async def cores(self) -> int:
+        """Processors of the engine's host; asked once."""
+        if not self._cores:
+            self._cores = int((await self.read(lambda client: client.info())).get("NCPU") or 1)
+        return self._cores
 
     def _run(self, call: Call[T], changes: bool) -> T:
         from streamspace_runtime_docker.client import translate  # noqa: PLC0415  # loads the SDK, at first use only

@@ -59,14 +59,16 @@ class Events:
 
     async def _listen(self, queue: asyncio.Queue[RuntimeEvent | None], tasks: set[asyncio.Task[None]]) -> None:
         since, wait, resync, down = "", FIRST_WAIT, True, False
+        loop = asyncio.get_running_loop()
         while True:
+            begun = loop.time()
             try:
                 async with self._engine.stream(
                     "GET", "/events", params=self._params(since), read_timeout=IDLE
                 ) as lines:
                     if resync:
                         queue.put_nowait(RuntimeEvent(EventKind.RESYNC))
-                    wait, resync, down = FIRST_WAIT, False, False
+                    resync, down = False, False
                     async for line in lines:
                         since = _after(line) or since
                         task = asyncio.create_task(self._take(line, queue))
@@ -77,6 +79,8 @@ class Events:
             except RuntimeDriverError as error:
                 log.info("the engine's events broke off: %s", error)
             resync = True
+            if loop.time() - begun > LONGEST_WAIT:  # not by a mere connection: an engine may take it and break off
+                wait = FIRST_WAIT
             if not down and not await self._answers():
                 queue.put_nowait(RuntimeEvent(EventKind.ENGINE_DOWN))
                 down = True

@@ -44,7 +44,6 @@ class Making:
         self._faults = faults
         self._settings = settings
         self._own = own
-        self._host_cpus: float | None = None
 
     async def make(self, spec: SessionSpec, report: Report) -> str:
         """Create the container and return its name. One that somebody else made meanwhile is as good."""
@@ -61,7 +60,7 @@ class Making:
             self._settings,
             self._own,
             publish=await self._networks.publish(),
-            host_cpus=await self._cpus() if spec.cpu is not None else 0,
+            host_cpus=await self._engine.cores() if spec.cpu is not None else 0,
         )
         await self._create(spec, body, report)
         self._faults.point("docker.after_create")
@@ -107,11 +106,6 @@ class Making:
                 "volume_taken",
                 f"the volume {name} belongs to {f'the session {owner}' if owner else 'no session'}: remove or rename it, or use another session id",
             )
-
-    async def _cpus(self) -> float:
-        if self._host_cpus is None:
-            self._host_cpus = float((await self._engine.read(lambda client: client.info())).get("NCPU") or 0)
-        return self._host_cpus
 
     def fits(self, found: Found, spec: SessionSpec) -> bool:
         """Is a container that never ran what this start would make?"""

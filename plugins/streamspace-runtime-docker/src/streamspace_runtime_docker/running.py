@@ -15,6 +15,7 @@ from streamspace_runtime_docker.marks import ended
 from streamspace_runtime_docker.networks import Networks
 from streamspace_runtime_docker.ports import Ports
 from streamspace_runtime_docker.store import Store
+from streamspace_runtime_docker.turns import Turns
 from streamspace_runtime_docker.views import Views
 
 _LOOK = 0.5
@@ -32,6 +33,7 @@ class Running:
         ports: Ports,
         faults: Faults,
         ready_timeout: float,
+        start_concurrency: int,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -40,6 +42,11 @@ class Running:
         self._ports = ports
         self._faults = faults
         self._ready_timeout = ready_timeout
+        self._start_concurrency = start_concurrency
+        self._turns = Turns(self._places)
+
+    async def _places(self) -> int:
+        return self._start_concurrency or await self._engine.cores()
 
     async def bring_up(self, container: str, report: Report) -> Session:
         """Start a container (running already is fine) and return once it can be used."""
@@ -50,7 +57,8 @@ class Running:
 
     async def _start(self, container: str, *, again: bool = True) -> None:
         try:
-            await self._engine.change(lambda client: client.start(container))
+            async with self._turns.take():
+                await self._engine.change(lambda client: client.start(container))
         except EngineError as error:
             # Docker looks the network up at start only; it may be gone since it was last seen.
             if again and "network" in error.text.lower():

@@ -28,6 +28,12 @@ class DockerSettings(BaseModel):
     engine_concurrency: int = Field(
         default=16, ge=2, le=256, description="Engine calls that run at the same time; more wait for a free thread"
     )
+    start_concurrency: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Containers that are started at the same time; 0: one a core of the engine's host",
+    )
     pull_concurrency: int = Field(default=8, ge=1, le=64, description="Images that are pulled at the same time")
     pull_stall_timeout: Duration = Field(
         default=120.0, gt=0, description="How long a pull may show no progress at all; the whole pull may take any time"

@@ -1,0 +1,54 @@
+"""Reaching sessions: directly or by published ports, and a real desktop image under the default limits."""
+
+import pytest
+
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.runtime import SessionState
+from streamspace_runtime_docker.networks import Network
+
+
+@pytest.fixture
+def no_route(monkeypatch):
+    """As with a remote or rootless engine: the network's gateway is no address of ours."""
+    monkeypatch.setattr(Network, "direct", False)
+
+
+async def test_without_a_route_ports_are_published_on_loopback_and_used(no_route, make_driver, spec, quiet, api):
+    driver = make_driver()
+    assert (await driver.start(spec, quiet)).ready
+    ports = api.inspect_container(f"streamspace-{spec.session_id}")["NetworkSettings"]["Ports"]
+    [binding] = ports["5900/tcp"]
+    assert binding["HostIp"] == "127.0.0.1"
+    reader, writer = await driver.connect(spec.session_id, 5900)
+    assert writer.get_extra_info("peername") == ("127.0.0.1", int(binding["HostPort"]))
+    assert await reader.readexactly(4) == b"RFB "
+    writer.close()
+
+
+async def test_never_publishing_without_a_route_is_told_by_the_check(no_route, make_driver, spec, quiet):
+    driver = make_driver(environ={"PUBLISH_PORTS": "never"}, ready_timeout=0.5)
+    await driver._networks.ensure()
+    problems = await driver.check()
+    assert any("PUBLISH_PORTS=never" in problem.message and problem.fatal for problem in problems)
+
+
+async def test_a_session_that_sleeps_cannot_be_connected_to(driver, spec, quiet):
+    await driver.start(spec, quiet)
+    await driver.hibernate(spec.session_id)
+    with pytest.raises(CommandFailed, match="not_running"):
+        await driver.connect(spec.session_id, 5900)
+
+
+async def test_a_port_on_which_nothing_listens_is_an_os_error(driver, spec, quiet):
+    await driver.start(spec, quiet)
+    with pytest.raises(ConnectionRefusedError):
+        await driver.connect(spec.session_id, 5999)
+
+
+async def test_a_usual_desktop_starts_sleeps_and_wakes_under_the_default_limits(
+    driver, make_spec, desktop_image, quiet
+):
+    spec = make_spec(image=desktop_image, memory=512 * 1024**2, cpu=2.0)
+    assert (await driver.start(spec, quiet)).ready
+    assert (await driver.hibernate(spec.session_id)).state is SessionState.HIBERNATED
+    assert (await driver.wake(spec.session_id, quiet)).ready
