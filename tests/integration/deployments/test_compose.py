@@ -1,5 +1,8 @@
 """The three Compose files, by the documented commands, on a real engine."""
 
+import os
+import signal
+
 import pytest
 
 from lab import process
@@ -17,15 +20,18 @@ async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest)
     (container,) = project.containers()
+    assert "docker-agent" in container.top()["Processes"][0][-1]
     began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
 
-    def crash():  # from inside: what `docker kill` ends, Docker does not start again
-        container.exec_run(["sh", "-c", "kill -KILL -1"], user="streamspace")
+    def crash():  # as the kernel would for want of memory: what `docker kill` ends, Docker does not start again
+        os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
 
     print(f"back after {await scenario.until_taken_over(plane, agent_id, crash):.2f} s")
 
     assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane)
+    await project("stop")
+    assert [c.attrs["State"]["ExitCode"] for c in project.containers()] == [0]
 
 
 @pytest.mark.parametrize("file", HA)
@@ -43,7 +49,10 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
 
     print(f"taken over after {await scenario.until_taken_over(plane, agent_id, container.kill):.2f} s")
 
-    successor, _ = await project.leader(besides=instance)
-    assert successor != instance
+    _, successor = await project.leader(besides=instance)
+    print(f"handed over after {await scenario.until_taken_over(plane, agent_id, successor.stop):.2f} s")
+    successor.reload()
+    assert successor.attrs["State"]["ExitCode"] == 0
+    await project.leader()
     assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane)
