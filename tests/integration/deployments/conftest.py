@@ -1,10 +1,13 @@
 import asyncio
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from lab import agent_image, apt, binary
+from lab.dockerd import PrivateEngine
 from lab.images import Images
 from tests.integration.deployments.compose import Compose
 from tests.integration.deployments.systemd_host import UNITS, SystemdHost
@@ -96,3 +99,19 @@ def host(booted, swept):
         " /run/private/streamspace /var/lib/streamspace /var/lib/private/streamspace /usr/local/bin/docker-agent"
     )
     booted.run("systemctl daemon-reload; journalctl --rotate --vacuum-time=1s")
+
+
+@pytest.fixture(scope="session")
+def swarm_engine(docker_host, built_image, tiny_image):
+    """An engine of its own, on this machine's network: the main one is not to become a Swarm."""
+    folder = Path(tempfile.mkdtemp(prefix="streamspace-"))
+    engine = PrivateEngine(folder / "e")
+    try:
+        engine.start()
+        for image in (built_image, tiny_image):
+            engine.load(image, docker_host)
+        yield engine
+    finally:
+        if engine.directory.exists():
+            engine.destroy()
+        shutil.rmtree(folder)
