@@ -8,6 +8,8 @@ from pathlib import Path
 
 import docker
 
+from tests.integration.deployments import readme
+
 FOLDER = Path(__file__).resolve().parents[3] / "deployments/compose"
 SERVICE = "docker-agent"
 
@@ -41,9 +43,14 @@ class Compose:
             "docker-compose", "-f", self.file, *arguments, environ=self.environ, cwd=FOLDER, timeout=timeout
         )
 
-    async def up(self, replicas=None):
-        scale = ["--scale", f"{SERVICE}={replicas}"] if replicas else []
-        return await self("up", "-d", *scale)
+    async def up(self):
+        """The README's own lines, with this test's values exported."""
+        return await self.documented(readme.without_exports(readme.block(f"-f {self.file} up")))
+
+    async def documented(self, commands):
+        """Commands of the README; those into a container do without its terminal."""
+        commands = commands.replace(" exec ", " exec -T ").replace("docker-agent-1", self.environ["AGENT_ID"])
+        return await call("sh", "-ec", commands, environ=self.environ, cwd=readme.FOLDER)
 
     async def down(self):
         needed = {"AGENT_ID": "any", "CONTROL_PLANE_URL": "ws://any"}  # else even `down` is refused

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from lab import process
-from tests.integration.deployments import scenario
+from tests.integration.deployments import readme, scenario
 
 STANDALONE = "docker-compose.standalone.yaml"
 HA = ["docker-compose.ha-file.yaml", "docker-compose.ha-redis.yaml"]
@@ -39,12 +39,13 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     compose, plane, agent_id, manifest, docker_client, redis_image, file
 ):
     project = compose(file, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
-    await project.up(3)
+    await project.up()
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest)
     instance, container = await project.leader()
     roles = sorted(document["role"] for document in await project.status())
     assert roles == ["leader", "standby", "standby"]
+    await what_the_readme_asks_is_answered(project, file, instance)
     began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
 
     print(f"taken over after {await scenario.until_taken_over(plane, agent_id, container.kill):.2f} s")
@@ -56,3 +57,24 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     await project.leader()
     assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane)
+
+
+async def what_the_readme_asks_is_answered(project, file, leader):
+    """The commands of the section on troubleshooting, as they stand there."""
+
+    async def answer(part):
+        (command,) = (text for text in readme.commands(part) if f" -f {file} exec" in text)
+        return await project.documented(f"cd compose\n{command}")
+
+    if "file" in file:
+        assert "FATAL" not in await answer("docker-agent check")
+        assert len((await answer("docker-agent status")).splitlines()) == 4
+        assert (await answer("cat /var/run/streamspace")).splitlines()[0] == leader
+    else:
+        assert (await answer("redis-cli GET")).strip().strip('"') == leader
+        assert 0 < int((await answer("redis-cli TTL")).split()[-1]) <= 5
+
+
+def test_every_other_way_up_in_the_readme_differs_only_in_the_number_of_replicas():
+    tested = {readme.command(f"-f {file} up").replace("=3", "=N") for file in [STANDALONE, *HA]}
+    assert {text.replace("=3", "=N").replace("=5", "=N") for text in readme.commands(" up ")} == tested

@@ -73,7 +73,7 @@ async def test_a_socket_that_may_not_be_opened_is_told_with_the_fix(compose, pla
 async def test_a_missing_redis_password_is_told_in_one_line(compose, redis_image):
     with RedisServer(password="secret") as redis:
         project = compose(REDIS, REDIS_IMAGE=redis_image, REDIS_URL=f"redis://127.0.0.1:{redis.port}/0")
-        await project.up(1)
+        await project.up()
         said = await line(project, "(?i)password|auth")
         assert "REDIS_URL" in said
         await asyncio.sleep(5)

@@ -8,7 +8,7 @@ import docker
 import pytest
 
 from lab import process
-from tests.integration.deployments import scenario
+from tests.integration.deployments import readme, scenario
 from tests.integration.deployments.compose import FOLDER, CommandFailed, call
 
 SERVICE = "streamspace-agent_docker-agent"
@@ -49,10 +49,10 @@ def manager(swarm_engine):
 
 
 async def deploy(swarm, tmp_path):
-    await swarm(f"docker secret create streamspace-agent-key {tmp_path}/key")
+    await swarm(readme.command("docker secret create").replace("KEYFILE", f"{tmp_path}/key"))
     # No registry has the test's image, so it is not asked for.
-    files = f"-c swarm/docker-swarm.yaml -c {tmp_path}/quick.yaml"
-    await swarm(f"docker stack deploy --resolve-image never {files} streamspace-agent")
+    stack = f"--resolve-image never -c {tmp_path}/quick.yaml streamspace-agent"
+    await swarm(readme.command("docker stack deploy").replace("streamspace-agent", stack))
 
 
 async def until(look, what, timeout=90.0):
@@ -93,6 +93,10 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
 
     await until(lambda: labels().get(f"{key}.epoch") == str(epoch), "the leader in the service's labels")
     container = manager.containers.get(instance.split("-")[-2])
+    shown = json.loads(await swarm(readme.command("docker service inspect")))
+    lease = await swarm(readme.command("docker config inspect").replace("docker-agent-prod", agent_id))
+    assert shown == labels()
+    assert instance in lease
     assert labels()[key] == container.labels["com.docker.swarm.task.id"]
 
     took = await scenario.until_taken_over(plane, agent_id, container.kill)
@@ -100,7 +104,7 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
     ((successor, _),) = await until(lambda: leaders(manager), "a leader")
     assert successor != instance
 
-    await swarm(f"docker service scale --detach {SERVICE}=4")
+    await swarm(readme.command("docker service scale").replace("scale", "scale --detach").replace("=5", "=4"))
     await until(lambda: replicas(manager) == 4, "four replicas")
 
     # An image without the agent: the first new task fails, and Swarm goes back.
@@ -115,7 +119,7 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
 
     assert manager.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane)
-    await swarm("docker stack rm streamspace-agent")
+    await swarm(readme.command("docker stack rm"))
     await until(lambda: not manager.api.containers(all=True), "no container left")
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.integration.deployments import scenario
+from tests.integration.deployments import readme, scenario
 
 AGENT, REPLICA = "docker-agent", "docker-agent@{}"
 
@@ -13,11 +13,15 @@ AGENT, REPLICA = "docker-agent", "docker-agent@{}"
 @pytest.fixture
 def install(host, exported):
     def install(**more):
-        host.run("cp /root/docker-agent /usr/local/bin/docker-agent && chmod +x /usr/local/bin/docker-agent")
-        host.run("cp /root/systemd/*.service /etc/systemd/system/")
+        steps = readme.block("sudo cp docker-agent /usr/local/bin")
+        before, editing, _ = steps.partition("sudo vi /etc/streamspace/docker-agent.env\n")
+        assert editing
+        host.run(f"set -e; cd /root\n{before}")
+        example = host.run("cat /etc/streamspace/docker-agent.env")
         names = ("AGENT_ID", "CONTROL_PLANE_URL", "NETWORK_NAME")
         lines = [f"{name}={value}" for name, value in {**{n: exported[n] for n in names}, **more}.items() if value]
-        host.put("/etc/streamspace/docker-agent.env", "\n".join(lines).encode() + b"\n", 0o600)
+        kept = [line for line in example.splitlines() if line.partition("=")[0] not in {*exported, *more}]
+        host.put("/etc/streamspace/docker-agent.env", "\n".join([*kept, *lines, ""]).encode(), 0o600)
         host.put("/etc/credstore/agent-key", exported["AGENT_API_KEY"].encode(), 0o600)
         host.run("systemctl daemon-reload")
 
@@ -37,7 +41,8 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
     host, install, plane, agent_id, manifest, docker_client
 ):
     install()
-    host.run(f"systemctl enable --now {AGENT}")
+    _, _, after = readme.block("sudo cp docker-agent /usr/local/bin").partition("docker-agent.env\n\n# 5")
+    host.run(f"set -e; # 5{after}")
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest)
     began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
@@ -47,7 +52,8 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
     assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane)
 
-    host.run(f"systemctl stop {AGENT}")
+    use = readme.block("sudo systemctl status").replace("docker-agent-prod", agent_id)
+    assert "leader" in host.run(f"set -e; {use}")  # status, journal, restart, and last of all stop
     assert (host.show(AGENT, "Result"), host.show(AGENT, "ExecMainStatus")) == ("success", "0")
 
 
@@ -66,7 +72,7 @@ async def test_of_two_services_one_leads_and_the_other_takes_over_when_it_is_kil
 ):
     install(ENABLE_HA="true", LEADER_ELECTION_BACKEND="file", LOCK_FILE_PATH=f"/var/run/streamspace/{agent_id}.lock")
     units = [REPLICA.format(1), REPLICA.format(2)]
-    host.run(f"systemctl start {' '.join(units)}")
+    host.run(readme.command("docker-agent@1"))
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest)
     began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
