@@ -33,7 +33,6 @@ COPY deployments/image/docker-agent /usr/local/bin/docker-agent
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER streamspace
 WORKDIR /var/lib/streamspace
-VOLUME /var/lib/streamspace
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 CMD ["docker-agent", "healthcheck"]
 ENTRYPOINT ["docker-agent"]

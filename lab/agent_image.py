@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 import tarfile
@@ -14,15 +13,12 @@ from lab import wheels
 from lab.say import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lab.images import Images
 
 REPOSITORY = "streamspace/docker-agent"
 _LAB = "streamspace-lab/agent"
 _PUBLIC_BASE = "python:3.12-slim-bookworm"
 _DEBIAN_PYTHON = "3.11.2"  # of the suite that lab/images.py bootstraps
-_CLUTTER = {"tests", "build", "__pycache__"}
 
 
 def ensure(images: Images) -> str:
@@ -55,19 +51,13 @@ def publish(images: Images) -> list[str]:
     return tags
 
 
-def _files() -> Iterator[Path]:
-    yield from (wheels.ROOT / name for name in ("Dockerfile", "LICENSE", "constraints.txt"))
-    for folder in [*wheels.sources(), wheels.ROOT / "deployments/image"]:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not any(p in _CLUTTER or p.endswith(".egg-info") for p in path.parts):
-                yield path
+def _files() -> list[Path]:
+    own = [wheels.ROOT / name for name in ("Dockerfile", "LICENSE", "deployments/image/docker-agent")]
+    return [*own, *wheels.files()]
 
 
 def _recipe() -> str:
-    digest = hashlib.sha256()
-    for path in _files():
-        digest.update(f"{path.relative_to(wheels.ROOT)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return wheels.digest(_files())
 
 
 def _context(wheel_folder: Path) -> io.BytesIO:

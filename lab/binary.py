@@ -6,6 +6,7 @@ starts as fast as an installation.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,17 @@ from lab import wheels
 from lab.say import LabError, say
 
 TARGET = wheels.ROOT / "dist/docker-agent"
+
+
+def ensure(folder: Path, python: tuple[int, int]) -> Path:
+    """The file as this checkout makes it, kept in `folder` from one run to the next."""
+    target = folder / f"docker-agent-{wheels.digest(wheels.files())}"
+    if not target.exists():
+        for old in folder.glob("docker-agent-*"):
+            old.unlink()
+        made = make(folder / f".docker-agent-{os.getpid()}", python)
+        made.rename(target)
+    return target
 
 
 def make(target: Path, python: tuple[int, int]) -> Path:

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.say import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = ["core", "plugins/streamspace-elect-*", "plugins/streamspace-runtime-*"]
 """What an agent is made of; the dev control plane is not."""
 OLDER = ["async-timeout"]
 """What Pythons below 3.11.3 need beside (redis does): pip asks its own Python, not the target, whether it is needed."""
+_CLUTTER = {"tests", "build", "__pycache__"}
 
 
 def sources() -> list[Path]:
     """The distributions' folders."""
     return [path for pattern in MEMBERS for path in sorted(ROOT.glob(pattern)) if (path / "pyproject.toml").exists()]
+
+
+def files() -> list[Path]:
+    """All that the wheels are made of."""
+    found = [path for folder in sources() for path in sorted(folder.rglob("*")) if path.is_file()]
+    clean = [path for path in found if not any(p in _CLUTTER or p.endswith(".egg-info") for p in path.parts)]
+    return [ROOT / "constraints.txt", *clean]
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """A hash of names and contents."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def version() -> str:

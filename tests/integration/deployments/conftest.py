@@ -72,9 +72,9 @@ def systemd_image(engine, docker_host):
 
 
 @pytest.fixture(scope="session")
-def one_file(tmp_path_factory):
+def one_file(engine):
     """What `make binary` makes."""
-    return binary.make(tmp_path_factory.mktemp("binary") / "docker-agent", (3, 11))  # the Python of Debian's bookworm
+    return binary.ensure(engine.state, (3, 11))  # the Python of Debian's bookworm
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ async def test_a_wrong_control_plane_url_is_told_in_one_line(compose):
     await project.up()
     said = await line(project, "CONTROL_PLANE_URL")
     assert said == "docker-agent: CONTROL_PLANE_URL: must be a URL such as wss://control.example.com"
-    await asyncio.sleep(5)
+    await asyncio.sleep(3)
     assert calm(project)
     assert "Traceback" not in project.logs()
 
@@ -48,7 +48,7 @@ async def test_a_wrong_key_is_told_in_one_line(compose):
     project = compose(STANDALONE, AGENT_API_KEY="0" * 64)
     await project.up()
     assert "API key" in await line(project, r"^docker-agent: ")
-    await asyncio.sleep(5)
+    await asyncio.sleep(3)
     assert calm(project)
 
 
@@ -76,6 +76,6 @@ async def test_a_missing_redis_password_is_told_in_one_line(compose, redis_image
         await project.up()
         said = await line(project, "(?i)password|auth")
         assert "REDIS_URL" in said
-        await asyncio.sleep(5)
+        await asyncio.sleep(3)
         assert calm(project)
         assert "Traceback" not in project.logs()
