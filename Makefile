@@ -31,7 +31,7 @@ check: env
 test: env
 	$(BIN)/python -m lab test $(PYTEST_ARGS)
 
-bench: bench-sessions bench-footprint
+bench: bench-sessions bench-footprint bench-tunnel
 bench-%: env
 	$(BIN)/python -m lab bench $*
 

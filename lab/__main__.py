@@ -17,6 +17,10 @@ from lab.say import LabError, say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Most tests wait for something (a lease, a container, a server): more of them than cores run at once. A file stays
+# on one worker, for what its tests share.
+WORKERS = ("-n", "4", "--dist", "loadfile")
+
 
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
     engine = MainEngine(environ)
@@ -77,7 +81,7 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
         # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
         with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
             return subprocess.run(
-                [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t", *arguments],
+                [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t", *WORKERS, *arguments],
                 env={**environ, "DOCKER_HOST": host},
                 check=False,
             ).returncode

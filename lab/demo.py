@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import docker
 
+from lab import novnc
 from lab.engine import MainEngine
 from lab.images import DESKTOP, Images
 from lab.say import LabError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 AGENT_ID = "docker-demo"
 SESSION = "demo"
 STEP_TIMEOUT = 180.0
+DESKTOP_TEMPLATE = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
 
 
 class Timeline:
@@ -66,7 +68,10 @@ async def demo(environ: Mapping[str, str]) -> int:
     ):
         home = Path(folder)
         await timeline.step("desktop image", asyncio.to_thread(_image, host, engine.state))
-        async with DevPlane(db=home / "plane.db") as plane, _agent(plane, host, home) as agent:
+        viewer = await asyncio.to_thread(_novnc, engine.state)
+        # The one template whose image is on this engine.
+        plane = DevPlane(db=home / "plane.db", templates={"desktop": DESKTOP_TEMPLATE}, novnc=viewer)
+        async with plane, _agent(plane, host, home) as agent:
             work = asyncio.create_task(_walk(plane, timeline, once=once))
             waits = {work, asyncio.create_task(stop.wait()), asyncio.create_task(agent.wait())}
             try:
@@ -95,6 +100,14 @@ def _image(host: str, state: Path) -> str:
         return images.ensure("desktop")
 
 
+def _novnc(state: Path) -> Path | None:
+    try:
+        return novnc.folder(state)
+    except LabError as error:  # the rest of the demo is worth seeing without it
+        print(f"demo: the page has no viewer: {error}", file=sys.stderr)
+        return None
+
+
 @asynccontextmanager
 async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """The agent as an operator runs it: its own process, settings in variables, the key in a file."""
@@ -108,6 +121,9 @@ async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asynci
         "DOCKER_HOST": host,
         "STATE_DIR": str(home / "state"),
         "NETWORK_NAME": "streamspace-demo",
+        # More often than by default: something moves on the page.
+        "HEALTH_CHECK_INTERVAL": "5s",
+        "USAGE_INTERVAL": "2s",
     }
     # In a session of its own: Ctrl-C is for us, who stop the session first.
     agent = await asyncio.create_subprocess_exec(
@@ -143,10 +159,7 @@ async def _connected(plane: DevPlane) -> str:
 
 
 async def _started(plane: DevPlane) -> str:
-    manifest = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
-    return await _command(
-        plane, plane.start_session("desktop", session_id=SESSION, user="demo", manifest=manifest), "running"
-    )
+    return await _command(plane, plane.start_session("desktop", session_id=SESSION, user="demo"), "running")
 
 
 async def _command(plane: DevPlane, sent: Awaitable[str], state: str) -> str:
@@ -162,9 +175,13 @@ def _where_to_look(plane: DevPlane, home: Path, host: str) -> None:
     tool = Path(sys.executable).parent
     print(
         f"""
-demo: a desktop session runs. Look around from another terminal:
+demo: a desktop session runs. Its desktop, and all there is to see, in a browser on this machine:
 
-  the control plane's page        {plane.url}
+  the control plane's page        {plane.url}/
+  the desktop itself              {plane.url}/sessions/{SESSION}/view
+
+Or from another terminal:
+
   what the agent says of itself   AGENT_ID={AGENT_ID} STATE_DIR={home / "state"} {tool}/docker-agent status
   sessions and commands           {tool}/streamspace-devplane --url {plane.url} ls
   the container                   docker -H {host} ps --filter label=streamspace.agent={AGENT_ID}

@@ -6,8 +6,8 @@ import pytest
 
 from streamspace_agent import config
 from streamspace_agent.elector import Elector
+from streamspace_agent.elector.identity import Identity
 from streamspace_agent.faults import Faults
-from streamspace_agent.identity import Identity
 from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.link import Link
 from streamspace_agent.plugins import COMMANDS, Plugins, installed

@@ -1,6 +1,7 @@
 """A runtime driver without an engine, for the core's own logic. What it does to a real engine is tested elsewhere."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
@@ -27,8 +28,12 @@ class MemoryDriver(RuntimeDriver):
         self.starts = 0
         self.hold = {}
         """Session id -> event that its start waits for: a pull that takes long."""
+        self.age = 0.0
+        """Seconds since the start of what is started from now on."""
         self.refuse = {}
         """Session id -> the CommandFailed that its start ends with."""
+        self.servers = {}
+        """Session id -> what has the `port` on loopback that stands for the session's own."""
         self.down = False
         self.queue = asyncio.Queue()
 
@@ -56,6 +61,10 @@ class MemoryDriver(RuntimeDriver):
             epoch=spec.epoch,
             cpu=spec.cpu,
             memory=spec.memory,
+            ready_check=spec.ready,
+            idle_timeout=spec.idle_timeout,
+            max_duration=spec.max_duration,
+            created_at=time.time() - self.age,
         )
         self.held[spec.session_id] = session
         return session
@@ -95,7 +104,9 @@ class MemoryDriver(RuntimeDriver):
         self.queue.put_nowait(RuntimeEvent(EventKind.ENDED, self.held[session_id]))
 
     async def connect(self, session_id, port):
-        raise CommandFailed("not_ready", "no stream in memory")
+        if session_id not in self.servers:
+            raise CommandFailed("not_ready", "no stream in memory")
+        return await asyncio.open_connection("127.0.0.1", self.servers[session_id].port)
 
     async def leftovers(self, known):
         return []

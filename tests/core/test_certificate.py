@@ -109,13 +109,15 @@ async def test_only_a_full_container_id_is_asked_for(docker_host, container):
 
 async def test_an_engine_that_does_not_answer_costs_one_short_wait_and_is_then_left_alone(tmp_path):
     path, now = str(tmp_path / "docker.sock"), [1000.0]
-    asked = 0
+    asked = ended = 0
 
     async def silent(reader, writer):
-        nonlocal asked
+        nonlocal asked, ended
         asked += 1
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        ended += 1
 
     async with await asyncio.start_unix_server(silent, path):
         certificates = Certificates(f"unix://{path}", clock=lambda: now[0])
@@ -127,7 +129,9 @@ async def test_an_engine_that_does_not_answer_costs_one_short_wait_and_is_then_l
         now[0] += 60
         assert await certificates.holder_is_dead(record("c" * 64)) is None
         assert asked == 2
-        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while ended < asked:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

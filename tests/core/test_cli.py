@@ -16,7 +16,7 @@ from streamspace_agent.cli import Given, cli
 from streamspace_agent.config import Settings, is_secret
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.health import Engine, Link, Role, Snapshot
-from streamspace_agent.replicas import StatusSocket
+from streamspace_agent.health.replicas import StatusSocket
 
 CLEAN = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}

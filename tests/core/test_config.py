@@ -157,6 +157,7 @@ WRONG = [
     ("HEALTH_CHECK_INTERVAL", "41s", "gives an agent up 45s"),
     ("HEALTH_CHECK_INTERVAL", "0", "greater than or equal to 1"),
     ("HEALTH_CHECK_INTERVAL", "soon", "30s, 1m30s"),
+    ("USAGE_INTERVAL", "often", "30s, 1m30s"),
     ("ENABLE_HA", "maybe", "boolean"),
     ("LEASE_DURATION", "0s", "greater than 0"),
     ("LEASE_DURATION", "x", "30s, 1m30s"),

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from streamspace_agent.campaign import Campaign
 from streamspace_agent.election import Guarantee, Timing
+from streamspace_agent.elector.campaign import Campaign
+from streamspace_agent.elector.lease import Ending, Lease
+from streamspace_agent.elector.status import Role
+from streamspace_agent.elector.watch import Watch
 from streamspace_agent.errors import EXIT_LEADERSHIP
-from streamspace_agent.lease import Ending, Lease
-from streamspace_agent.status import Role
 from streamspace_agent.testing.simulator import Overlap, World
 from streamspace_agent.testing.virtual import run
-from streamspace_agent.watch import Watch
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 SWARM = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)

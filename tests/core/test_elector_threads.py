@@ -9,10 +9,10 @@ import pytest
 
 from streamspace_agent.election import Grant, Held, Timing
 from streamspace_agent.elector import Elector
+from streamspace_agent.elector.identity import Identity
+from streamspace_agent.elector.status import Role
 from streamspace_agent.errors import EXIT_LEADERSHIP, LeaseLost, PreflightError
-from streamspace_agent.identity import Identity
 from streamspace_agent.standalone import StandaloneBackend
-from streamspace_agent.status import Role
 from streamspace_agent.testing.memory import MemoryBackend, Store
 
 FAST = Timing(lease=1.5, renew_every=0.2, call_timeout=0.2, margin=0.2)

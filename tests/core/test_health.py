@@ -15,12 +15,23 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamspace_agent import logs, metrics, replicas
-from streamspace_agent.endpoint import HealthEndpoint
+from streamspace_agent import logs
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.health import MAX_TICK_AGE, Commands, Election, Engine, Link, Role, Snapshot, document
+from streamspace_agent.health import (
+    MAX_TICK_AGE,
+    Commands,
+    Election,
+    Engine,
+    Link,
+    Role,
+    Snapshot,
+    document,
+    metrics,
+    replicas,
+)
+from streamspace_agent.health.endpoint import HealthEndpoint
+from streamspace_agent.health.replicas import StatusSocket, healthy
 from streamspace_agent.notify import Notifier
-from streamspace_agent.replicas import StatusSocket, healthy
 
 NAMESPACE = Path("/proc/self/ns/pid").stat().st_ino
 LEADER = Snapshot(
@@ -101,7 +112,7 @@ def test_any_instance_name_and_a_long_agent_id_make_a_socket(tmp_path, instance)
 
 def test_sockets_of_dead_replicas_are_passed_over_and_removed_by_the_next_that_starts(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from streamspace_agent.replicas import StatusSocket;"
+        "import os, sys; from pathlib import Path; from streamspace_agent.health.replicas import StatusSocket;"
         "StatusSocket(Path(sys.argv[1]), 'dead', lambda: None).__enter__(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False, timeout=60).returncode == 9

@@ -232,3 +232,13 @@ def test_a_journal_stream_that_is_not_ours_changes_nothing(log):
         log.warning("x")
         stream.seek(0)
         assert re.match(r"\d{4}-", stream.read())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["y" * 600_000, "a://" * 100_000, '"name":"' + "password" * 50_000, ("password" + " " * 1000) * 300, "redis://u:" + "p@" * 100_000],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_redacting_a_hostile_text_takes_time_in_proportion_to_its_length(text):
+    """A pattern that begins again at each character would run into the test's time limit, by far."""
+    assert len(logs.redact(text)) <= len(text)

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from streamspace_agent.metrics import TABLE, full_name
+from streamspace_agent.health.metrics import TABLE, full_name
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

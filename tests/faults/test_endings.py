@@ -111,7 +111,7 @@ async def test_a_full_state_folder_refuses_new_commands_loses_no_outcome_and_hea
 
 
 async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_are_adopted(
-    plane, agent, agent_id, manifest, tmp_path
+    plane, agent, agent_id, manifest, tmp_path, until
 ):
     await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest()))
     assert await agent.terminate() == 0
@@ -121,6 +121,11 @@ async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_
     seq = (await plane.events())[-1]["seq"]
     await agent.start()
     await plane.wait_agent(agent_id)
+
+    async def adopted():
+        return await plane.events(seq, type="status")
+
+    await until(adopted)
     await plane.wait_command(await plane.hibernate_session("a"))
     states = [e["payload"]["state"] for e in await plane.events(seq, type="status")]
     assert states == ["running", "hibernated"]

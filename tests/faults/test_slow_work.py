@@ -11,14 +11,19 @@ def registry():
         yield registry
 
 
+@pytest.fixture(scope="module")
+def pushed(registry, docker_host):
+    return registry.push_generated(docker_host, megabytes=12, layers=2)
+
+
 @pytest.fixture
-def image(registry, docker_host, docker_client):
-    image = registry.push_generated(docker_host, megabytes=12, layers=2)
-    yield image
+def image(registry, pushed, docker_client):
+    """An image that the engine has to pull."""
+    yield pushed
     registry.proxy.stalled, registry.proxy.rate = False, None
     registry.proxy.cut()
-    if docker_client.images.list(image):
-        docker_client.images.remove(image, force=True)
+    if docker_client.images.list(pushed):
+        docker_client.images.remove(pushed, force=True)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ async def make_agent(tmp_path, plane, docker_host, agent_id, swept):
                 "DOCKER_HOST": docker_host,
                 "STATE_DIR": str(tmp_path / "state"),
                 "NETWORK_NAME": f"{agent_id}-net",
+                "USAGE_INTERVAL": "0",  # a status for the eyes only would come at any time
             }
             | variables,
         )

@@ -14,7 +14,7 @@ import trustme
 from streamspace_agent.check import Level, check
 from streamspace_agent.config import load
 from streamspace_agent.health import Engine, Link, Role, Snapshot
-from streamspace_agent.replicas import StatusSocket
+from streamspace_agent.health.replicas import StatusSocket
 
 AGENT = "check-agent"
 

@@ -15,19 +15,19 @@ from streamspace_agent import __version__, health, logs, plugins
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
 from streamspace_agent.elector import Elector
-from streamspace_agent.endpoint import HealthEndpoint
+from streamspace_agent.elector.identity import Identity
+from streamspace_agent.elector.lease import Lease
+from streamspace_agent.elector.status import Role
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
-from streamspace_agent.identity import Identity
+from streamspace_agent.health.endpoint import HealthEndpoint
+from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.leadership import Counters, Leadership
-from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
 from streamspace_agent.occupancy import Occupancy
 from streamspace_agent.registration import Keys, Registrar, tls_context
-from streamspace_agent.replicas import StatusSocket
 from streamspace_agent.standalone import StandaloneBackend
-from streamspace_agent.status import Role
 
 log = logging.getLogger(__name__)
 

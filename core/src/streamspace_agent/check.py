@@ -26,10 +26,10 @@ from streamspace_agent import link, registration
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
+from streamspace_agent.health.replicas import replicas
 from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
 from streamspace_agent.registration import Keys, http_client, reason, tls_context
-from streamspace_agent.replicas import replicas
 from streamspace_agent.runtime import RuntimeDriver
 from streamspace_agent.units import format_seconds
 

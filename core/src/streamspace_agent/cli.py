@@ -236,7 +236,7 @@ def status(given: Given, *, as_json: bool) -> None:
     Needs AGENT_ID and STATE_DIR only. Exits with 0 if a leader with a connection to the control plane is among them, 1 if
     there is none, 4 if no agent runs here.
     """
-    from streamspace_agent.replicas import describe, replicas
+    from streamspace_agent.health.replicas import describe, replicas
 
     found = list(replicas(given.place().agent_dir))
     if as_json:
@@ -259,7 +259,7 @@ def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
     An agent whose control plane is away is alive: starting it again would not help. Exits with 0 or 1.
     Needs AGENT_ID and STATE_DIR only; asks the replicas of its own PID namespace.
     """
-    from streamspace_agent.replicas import healthy, replicas
+    from streamspace_agent.health.replicas import healthy, replicas
 
     verdict, text = healthy(
         list(replicas(given.place().agent_dir)), Path("/proc/self/ns/pid").stat().st_ino, ready=ready

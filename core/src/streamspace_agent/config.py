@@ -66,6 +66,11 @@ class Settings(Place):
     health_check_interval: Duration = Field(
         default=30.0, ge=1, description="Heartbeat interval, at most 40s since the control plane gives up at 45s"
     )
+    usage_interval: Duration = Field(
+        default=10.0,
+        ge=0,
+        description="How often running sessions' CPU and memory are told to the control plane, 0 for never",
+    )
     enable_ha: bool = Field(default=False, description="Enable HA mode: replicas elect one leader")
     leader_election_backend: str = Field(
         default="file", description="Election backend: the name of an installed plugin (file, redis, swarm, ...)"

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -87,6 +88,8 @@ class Dispatcher:
         self._runners: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._draining = False
+        self._orders: set[str] = set()
+        """Ids of the agent's own commands."""
         self.outcomes: dict[tuple[str, str], int] = {}
         """Commands finished in this tenure by (action, ``complete`` or ``failed``)."""
 
@@ -133,6 +136,16 @@ class Dispatcher:
         elif self.waiting >= MAX_WAITING:
             problem = f"busy: {MAX_WAITING} commands are waiting already"
         self._admit(command, problem)
+
+    def order(self, action: str, payload: Mapping[str, Any]) -> None:
+        """Run a command of the agent's own in its session's turn. It is neither journalled nor answered; its states are reported.
+
+        What a crash interrupts is found out again by whoever leads next.
+        """
+        command = Command(f"agent-{uuid.uuid4().hex}", action, payload, self._epoch)
+        if not self._draining:
+            self._orders.add(command.id)
+            self._admit(command, "")
 
     def recover(self, entries: Iterable[Entry]) -> None:
         """Take up the commands that an earlier process or leader left open."""
@@ -209,7 +222,8 @@ class Dispatcher:
         session = str(command.payload.get("sessionId", ""))[:100]
         with logs.bind(command=command.id, session=session):
             try:
-                await self._write(f"command {command.id} waits", lambda: self._journal.begin(command.id))
+                if command.id not in self._orders:
+                    await self._write(f"command {command.id} waits", lambda: self._journal.begin(command.id))
                 log.info("%s%s", command.action, f", attempt {command.attempt}" if command.attempt > 1 else "")
                 result = await self._with_patience(job)
                 plain = json.loads(json.dumps(dict(result), default=str))
@@ -261,10 +275,16 @@ class Dispatcher:
 
     async def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
         """Record and queue the outcome."""
-        await self._write(
-            f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, states)
-        )
+        if command.id in self._orders:
+            await self._write(f"what {command.id} did waits", lambda: self._journal.put(*states))
+        else:
+            await self._write(
+                f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, states)
+            )
         self._outbox.wake()
+        if command.id in self._orders:
+            self._orders.discard(command.id)
+            return
         key = (command.action, answer.type)
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         if answer.type == "failed":

@@ -145,7 +145,7 @@ class Journal:
         with self._write() as db:
             changed = db.execute(
                 "UPDATE commands SET answer_type = ?, answer = ? WHERE id = ? AND answer_type IS NULL",
-                (answer.type, json.dumps(answer.payload), command_id),
+                (answer.type, _json(answer.payload), command_id),
             ).rowcount
             if changed:
                 _put(db, [*states, answer])
@@ -220,9 +220,14 @@ def _entry(row: tuple[str, str, str, int, str | None, str | None]) -> Entry:
     )
 
 
+def _json(payload: Mapping[str, Any]) -> str:
+    """As text what JSON cannot say, as on the wire: a driver's details are its own."""
+    return json.dumps(payload, default=str)
+
+
 def _put(db: sqlite3.Connection, messages: Iterable[Message]) -> None:
     for message in messages:
-        db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", (message.type, json.dumps(message.payload)))
+        db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", (message.type, _json(message.payload)))
         if message.type == "status":
             over = message.payload.get("state") in {"terminated", "failed"}
             change = "DELETE FROM sessions WHERE id = ?" if over else "INSERT OR IGNORE INTO sessions VALUES (?)"

@@ -10,7 +10,7 @@ import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -20,16 +20,20 @@ from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.dispatcher import Dispatcher
+from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.journal import Journal, JournalError, Message
-from streamspace_agent.lease import Lease
 from streamspace_agent.link import Link, LinkDown
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.timeouts import Timeouts
+from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import format_seconds
+from streamspace_agent.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class HandlerContext:
     lease: Lease
     board: ProgressBoard
     reconciler: Reconciler
+    tunnels: Tunnels
     states: list[Message]
 
     def require_lease(self) -> None:
@@ -58,6 +63,7 @@ class HandlerContext:
 
     def report(self, session: Session) -> None:
         self.board.done(session.session_id)
+        self.tunnels.note(session, fresh=True)
         self.states.append(self.reconciler.noted(session))
 
 
@@ -114,6 +120,17 @@ class Leadership:
             busy=lambda: self.dispatcher.lanes,
             settled=self.dispatcher.start,
         )
+        clock = BoottimeClock()
+        self.tunnels = Tunnels(driver.connect, lease.require, self.outbox.flushed, clock)
+        self.reconciler.on_state = self.tunnels.note
+        self._timeouts = Timeouts(
+            self.reconciler.sessions,
+            self.tunnels.idle_for,
+            self.dispatcher.order,
+            clock,
+            busy=lambda: self.dispatcher.lanes,
+        )
+        self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes, send=self._send_usage)
         self.draining = False
         self.last_heartbeat = 0.0
         self.ends_agent = False
@@ -134,6 +151,8 @@ class Leadership:
             self._task(self.reconciler.repeat(), "reconcile"),
             self._task(self._prune_now_and_then(), "prune"),
             self._task(self._board.run(), "progress"),
+            self._task(self._timeouts.run(), "timeouts"),
+            self._task(self._usage.run(self._settings.usage_interval), "usage"),
             self._task(self._give_up_without_link(), "link watch"),
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
@@ -162,6 +181,7 @@ class Leadership:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.tunnels.aclose()
         self._journal.close()
 
     def shut_down(self, reason: str) -> None:
@@ -199,7 +219,7 @@ class Leadership:
     def _context(self, command: Command, states: list[Message]) -> HandlerContext:
         del command
         return HandlerContext(
-            self._settings, self._driver, self._capacity, self.lease, self._board, self.reconciler, states
+            self._settings, self._driver, self._capacity, self.lease, self._board, self.reconciler, self.tunnels, states
         )
 
     # The link's peer
@@ -214,16 +234,18 @@ class Leadership:
             "python": platform.python_version(),
             "runtimeDriver": self._settings.runtime_driver,
             "electionBackend": self._settings.leader_election_backend if self._settings.enable_ha else "none",
+            "leader": self.lease.record.holder,
             "epoch": self.lease.epoch,
             **self.reconciler.facts,
         }
         return self._capacity.as_payload(), metadata
 
     async def connected(self, link: Link) -> None:
-        """Serve one connection: heartbeats, and whatever is in the outbox."""
+        """Serve one connection: heartbeats, whatever is in the outbox, and viewers."""
         tasks = [
             self._task(self._heartbeats(), "heartbeats"),
             self._task(self.outbox.deliver(link.send_text, link.ping), "outbox"),
+            self._task(self.tunnels.serve(link), "tunnels"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -242,6 +264,10 @@ class Leadership:
                 "dropped a malformed message: %s: %s", message.reason, protocol.cut(logs.redact(message.text), 300)
             )
             await self._refuse(message.command_id, f"malformed_message: {message.reason}")
+        elif message.type == "vnc_data":
+            await self.tunnels.data(message.payload)
+        elif message.type == "vnc_close":
+            self.tunnels.closed(message.payload)
         elif message.type == "command":
             await self._command(message.payload)
         elif message.type == "ping":
@@ -289,7 +315,7 @@ class Leadership:
             "heartbeat",
             {
                 "status": "draining" if self.draining else "online",
-                "activeSessions": self.reconciler.active,
+                "activeSessions": sum(map(self.tunnels.works, self.reconciler.sessions.values())),
                 "capacity": self._capacity.as_payload(),
             },
         )
@@ -307,6 +333,10 @@ class Leadership:
 
     async def _send_pending(self, session_id: str, step: Progress) -> None:
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
+
+    async def _send_usage(self, session: Session, cpu: float | None, memory: int) -> None:
+        session = replace(session, epoch=self.lease.epoch)  # as in every report, the reporter's
+        await self._send("status", protocol.usage(session, cpu, memory))
 
     async def _prune_now_and_then(self) -> None:
         while True:

@@ -26,7 +26,9 @@ OPEN_TIMEOUT = 10.0
 PING_EVERY = 10.0
 PING_TIMEOUT = 15.0
 CLOSE_TIMEOUT = 1.0
-MAX_INCOMING = 16 * 1024**2
+# The control plane packs all that waits into one frame: up to 256 messages of viewers' bytes.
+MAX_INCOMING = 256 * 1024**2
+LONG_FRAME = 64 * 1024
 
 CLOSED = "closed by the control plane"
 # It closes a connection when the same agent id connects again: so often in a row, that is the likeliest reason.
@@ -155,6 +157,8 @@ class Link:
         async for frame in socket:
             for message in protocol.decode(frame):
                 await peer.received(message)
+                if len(frame) > LONG_FRAME:
+                    await asyncio.sleep(0)  # others have their turn between the messages of a packed frame
         raise _closed(socket)
 
     def _up(self, socket: ClientConnection) -> None:
@@ -173,12 +177,14 @@ class Link:
         """Send one envelope now. Raises LinkDown, ConnectionClosed, TooLarge. Waits while the peer reads slowly."""
         await self.send_text(protocol.encode(kind, payload))
 
-    async def send_text(self, frame: str) -> None:
+    async def send_text(self, frame: str | bytes) -> None:
+        """Send a ready-made frame; bytes are UTF-8."""
         if self._socket is None:
             raise LinkDown
-        await self._socket.send(frame)
+        await self._socket.send(frame, text=True)
 
-    async def ping(self) -> Awaitable[object]:
+    async def ping(self) -> Awaitable[float]:
+        """Send a ping; the awaitable returns its latency in seconds when the pong is there."""
         if self._socket is None:
             raise LinkDown
         return await self._socket.ping()

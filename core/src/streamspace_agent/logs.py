@@ -30,13 +30,14 @@ _CHATTY = ("websockets", "urllib3", "docker", "redis")
 
 _NAME = r"x-agent-api-key|x-registry-auth|authorization|api[_-]?key|identitytoken|passw(?:or)?d|secret|token"
 _Q = r"\\*[\"']"  # a quote, also as JSON inside a JSON string has it
+# Bounded wherever a scan could begin again at each character: what is redacted may be megabytes, and hostile.
 _PATTERNS = (
     # redis://user:pass@host; a password may hold an @, so up to the last one before the path
-    (re.compile(r"(?P<kept>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/]+(?=@)", re.IGNORECASE), rf"\g<kept>{MASK}"),
+    (re.compile(r"(?P<kept>[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{0,200}:)[^\s/]+(?=@)", re.IGNORECASE), rf"\g<kept>{MASK}"),
     # a variable as a template lists it: what makes it a secret stands in its name
     (
         re.compile(
-            rf"(?P<kept>name{_Q}\s*:\s*{_Q}[^\"']*(?:{_NAME})[^\"']*{_Q}\s*,\s*{_Q}value{_Q}\s*:\s*{_Q})[^\"'\\]+",
+            rf"(?P<kept>name{_Q}\s*:\s*{_Q}[^\"']{{0,100}}(?:{_NAME})[^\"']{{0,100}}{_Q}\s*,\s*{_Q}value{_Q}\s*:\s*{_Q})[^\"'\\]+",
             re.IGNORECASE,
         ),
         rf"\g<kept>{MASK}",

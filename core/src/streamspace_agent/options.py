@@ -33,7 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "ready_timeout",
         "hibernate_mode",
     ),
-    "Watching it": ("health_check_interval", "health_address", "log_level", "log_format"),
+    "Watching it": ("health_check_interval", "usage_interval", "health_address", "log_level", "log_format"),
 }
 """Which settings stand together in ``--help`` and in the README, in this order."""
 

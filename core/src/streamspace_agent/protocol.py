@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pybase64
+
 from streamspace_agent.runtime import Progress, Session, SessionState
 
 MAX_FRAME = 524_288
@@ -125,6 +127,22 @@ def status(session: Session) -> dict[str, Any]:
     }
 
 
+def usage(session: Session, cpu: float | None, memory: int) -> dict[str, Any]:
+    """The ``status`` payload of a running session with what it uses now, for people; it changes no state.
+
+    ``cpu`` in cores (None: not measured yet), ``memory`` in bytes; the limits are the session's own, absent for none.
+    """
+    figures = {
+        "cpuCores": None if cpu is None else round(cpu, 4),
+        "cpuLimitCores": session.cpu,
+        "memoryBytes": memory,
+        "memoryLimitBytes": session.memory,
+    }
+    payload = status(session)
+    payload["platformMetadata"]["usage"] = {name: value for name, value in figures.items() if value is not None}
+    return payload
+
+
 def pending(session_id: str, step: Progress, epoch: int) -> dict[str, Any]:
     """The ``status`` payload of a session under way, with its progress for people."""
     progress: dict[str, Any] = {"phase": step.phase}
@@ -151,3 +169,12 @@ def started(session: Session) -> dict[str, Any]:
         "vncPort": session.port,
         **session.details,
     }
+
+
+def vnc_data(session_id: str, data: bytes) -> bytes:
+    """The frame of one ``vnc_data`` message, in UTF-8. Written by hand: JSON would only look for what base64 never holds."""
+    head = f'{{"type":"vnc_data","timestamp":"{timestamp()}","payload":{{"sessionId":{json.dumps(session_id)},"data":"'
+    frame = b"".join((head.encode(), pybase64.b64encode(data), b'"}}'))
+    if len(frame) > MAX_FRAME:
+        raise TooLarge(f"a vnc_data message of {len(frame)} bytes exceeds {MAX_FRAME}")
+    return frame

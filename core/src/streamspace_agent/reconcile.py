@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
+from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError
 from streamspace_agent.journal import JournalError, Message
-from streamspace_agent.lease import Lease
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
 
@@ -54,17 +54,15 @@ class Reconciler:
         self._settled = settled
         self.sessions: dict[str, Session] = {}
         """Sessions as last reported to the control plane."""
+        self.on_state: Callable[[Session], None] = lambda _session: None
+        """Called with each state before it is reported."""
         self._told: set[str] = set()
         """Sessions told of since the running comparison began: what it was shown of them may be older."""
         self._comparing = asyncio.Lock()
+        self._adopted = False
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
-
-    @property
-    def active(self) -> int:
-        """Sessions that a person can use now."""
-        return sum(s.state is SessionState.RUNNING and s.ready for s in self.sessions.values())
 
     def count_by_state(self) -> dict[str, int]:
         """May be called from any thread."""
@@ -77,6 +75,7 @@ class Reconciler:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
+        self.on_state(session)
         # The epoch of a report is the reporter's, not that of the session's first start.
         told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
         return Message("status", protocol.status(told))
@@ -125,11 +124,11 @@ class Reconciler:
         self._settled()
 
     async def _resync(self) -> None:
-        adopting = not self.facts
         try:
-            if adopting:
+            if not self.facts:
                 self.facts = await self._driver.describe()
-            changed = await self.reconcile(adopting=adopting)
+            changed = await self.reconcile(adopting=not self._adopted)
+            self._adopted = True
         except EngineUnavailable as error:
             self._engine_down(str(error))
             return

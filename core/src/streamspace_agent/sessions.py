@@ -1,6 +1,7 @@
 """The four session commands: start, stop, hibernate, wake. An ordinary command plugin."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from streamspace_agent import hookimpl, protocol, templates
@@ -63,7 +64,8 @@ async def hibernate(command: Command, context: Context) -> Mapping[str, Any]:
     except SessionNotFound as error:
         context.report(_gone(session_id, SessionState.TERMINATED, str(error)))
         raise
-    context.report(session)
+    reason = protocol.cut(str(command.payload.get("reason") or ""), 300)
+    context.report(replace(session, reason=reason or session.reason))
     return protocol.started(session)
 
 

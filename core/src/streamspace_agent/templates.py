@@ -30,8 +30,12 @@ DEFAULT_HOME = "/config"  # where the images of linuxserver.io, which most templ
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
-# Where the control plane writes null for "nothing", the default is meant.
-Text = Annotated[str, BeforeValidator(lambda v: "" if v is None else v)]
+def _text(value: Any) -> Any:
+    """Where the control plane writes null for "nothing", the default is meant; true and false as JSON writes them."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
 _OrEmpty = BeforeValidator(lambda v: {} if v is None else v)
 _OrNone = BeforeValidator(lambda v: [] if v is None else v)
 _OrFalse = BeforeValidator(lambda v: False if v is None else v)
@@ -169,7 +173,9 @@ def _parse(model: type[Model], value: Any, what: str) -> Model:
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in item["loc"]) or what
-        raise CommandFailed("invalid_payload", f"{what}: {place}: {item['msg'][:1].lower()}{item['msg'][1:]}") from None
+        problem = re.sub(r" or instance of \w+", "", item["msg"])
+        code = "invalid_template" if model is _Template else "invalid_payload"
+        raise CommandFailed(code, f"{what}: {place[:200]}: {problem[:1].lower()}{problem[1:]}") from None
 
 
 def _manifest(value: Any) -> Any:
@@ -178,7 +184,7 @@ def _manifest(value: Any) -> Any:
         text = value.strip()
         if text and not text.startswith("{"):
             try:
-                text = base64.b64decode(text, validate=True).decode()
+                text = base64.b64decode("".join(text.split()), validate=True).decode()
             except (binascii.Error, UnicodeDecodeError, ValueError):
                 raise CommandFailed(
                     "invalid_template", "templateManifest is neither an object nor JSON nor base64 of JSON"

@@ -7,6 +7,5 @@ Xvnc :0 -SecurityTypes None -AlwaysShared -rfbport "${PORT:-5900}" -geometry "${
 server=$!
 trap 'kill "$server"; wait "$server"; exit 0' TERM INT
 until [ -S /tmp/.X11-unix/X0 ] || ! kill -0 "$server"; do sleep 0.05; done
-openbox &
-xterm &
+openbox --startup xterm & # a window that comes while the manager starts may never be shown
 wait "$server"

@@ -2,6 +2,7 @@
 # What the session does, by MODE, on PORT (5900), from DELAY (0) seconds after its start:
 #   vnc       (default) greets each connection like a VNC server, then echoes every byte
 #   blast     greets, then sends MEGABYTES (256) of zeros and closes
+#   sink      greets, reads MEGABYTES (256) and says "done"
 #   http      answers every GET with 200
 #   crash     as vnc; after AFTER (1) seconds writes to stderr and exits with EXIT_CODE (3)
 #   oom       as vnc; after AFTER (1) seconds takes memory until killed (or 1 GiB: set a limit below that)
@@ -12,6 +13,10 @@
 if [ "${1:-}" = connection ]; then
   printf 'RFB 003.008\n'
   case $MODE in
+    sink)
+      dd of=/dev/null bs=64k iflag=fullblock count=$((MEGABYTES * 16)) 2>/dev/null
+      exec printf done
+      ;;
     blast) exec dd if=/dev/zero bs=64k count=$((MEGABYTES * 16)) ;;
     *) exec cat ;;
   esac

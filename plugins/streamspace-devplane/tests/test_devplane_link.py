@@ -185,3 +185,18 @@ async def test_every_envelope_is_logged_in_order_with_vnc_bytes_cut(plane: DevPl
     assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
     assert [event["type"] for event in events] == ["register", "connected", "command", "ack", "vnc_data"]
     assert await plane.events(after=events[-2]["seq"]) == events[-1:]
+
+
+async def test_a_pong_proves_that_all_messages_before_its_ping_were_handled(
+    plane: DevPlane, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.start_session("desktop", session_id="s")
+    [command] = await agent.receive()
+    handling = asyncio.Event()
+    monkeypatch.setattr(plane.hub.listening, "wait", handling.wait)
+    await agent.send("complete", commandId=command["payload"]["commandId"], result={})
+    pong = asyncio.ensure_future(await agent.socket.ping())
+    assert not (await asyncio.wait({pong}, timeout=0.3))[0]
+    handling.set()
+    await asyncio.wait_for(pong, 10)
+    assert (await plane.command(command["payload"]["commandId"]))["state"] == "completed"

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from streamspace_agent.elector import Elector
+from streamspace_agent.elector.identity import Identity
 from streamspace_agent.errors import PreflightError
-from streamspace_agent.identity import Identity
 from streamspace_elect_file.backend import FileBackend
 
 

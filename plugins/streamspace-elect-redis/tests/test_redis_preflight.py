@@ -172,7 +172,7 @@ def tls(tmp_path):
 
 async def test_a_server_with_tls_is_trusted_through_the_ca_file(tls, backend_at, candidate):
     url, folder = tls
-    backend = backend_at(url, {"REDIS_TLS_CA_FILE": str(folder / "ca.pem")})
+    backend = backend_at(url, {"REDIS_TLS_CA_FILE": str(folder / "ca.pem"), "LEASE_PROFILE": "steady"})
     assert not [p for p in await backend.preflight() if p.fatal]
     assert await holds_a_lease(backend, candidate)
 

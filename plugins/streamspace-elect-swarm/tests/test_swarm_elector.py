@@ -5,7 +5,7 @@ import time
 from contextlib import asynccontextmanager
 
 from streamspace_agent.elector import Elector
-from streamspace_agent.identity import Identity
+from streamspace_agent.elector.identity import Identity
 from streamspace_elect_swarm.backend import DEFAULTS
 
 from .conftest import candidate, running

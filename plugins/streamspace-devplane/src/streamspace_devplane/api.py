@@ -25,7 +25,6 @@ from streamspace_devplane.bodies import (
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.registration import Door
 from streamspace_devplane.store import Row
-from streamspace_devplane.templates import TEMPLATES
 
 LONGEST_WAIT = 60.0
 
@@ -141,7 +140,7 @@ class Api:
     # Sessions
 
     async def templates(self, _: Request) -> Response:
-        return JSONResponse(list(TEMPLATES.values()))
+        return JSONResponse(list(self.hub.templates.values()))
 
     async def sessions(self, _: Request) -> Response:
         return JSONResponse(self.store.rows("SELECT * FROM sessions ORDER BY created_at"))
@@ -156,7 +155,7 @@ class Api:
     async def start(self, request: Request) -> Response:
         wish = await body_of(StartSession, request)
         session_id = wish.session_id or f"session-{uuid.uuid4().hex[:12]}"
-        payload = wish.payload(session_id)
+        payload = wish.payload(session_id, self.hub.templates)
         agent_id = wish.agent_id or self._choose_agent()
         now = time.time()
         self.store.change(

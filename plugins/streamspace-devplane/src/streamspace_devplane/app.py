@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,24 +15,10 @@ from starlette.routing import Route, WebSocketRoute
 from streamspace_devplane import pages
 from streamspace_devplane.api import Api
 from streamspace_devplane.bridge import Bridge
+from streamspace_devplane.browsers import Labelled, SameOrigin
 from streamspace_devplane.hub import Hub
+from streamspace_devplane.live import Live
 from streamspace_devplane.registration import Door, Misbehaviour
-
-
-class Label:
-    """Every answer says what this is."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def labelled(message: Any) -> None:
-            if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
-                message.setdefault("headers", [])
-                message["headers"] = [*message["headers"], (b"x-streamspace-devplane", b"development only")]
-            await send(message)
-
-        await self.app(scope, receive, labelled)
 
 
 async def explain(_: Request, error: Exception) -> Response:
@@ -40,7 +26,7 @@ async def explain(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
-def build(hub: Hub, door: Door) -> Starlette:
+def build(hub: Hub, door: Door, novnc: Path | None) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         watch = asyncio.create_task(hub.watch())
@@ -56,9 +42,10 @@ def build(hub: Hub, door: Door) -> Starlette:
             WebSocketRoute("/api/v1/agents/connect", door.connect),
             WebSocketRoute("/api/v1/sessions/{session}/vnc", Bridge(hub).vnc),
             *Api(door).routes(),
-            *pages.routes(),
+            *Live(hub).routes(),
+            *pages.routes(novnc),
         ],
-        middleware=[Middleware(Label), Middleware(Misbehaviour, hub=hub)],
+        middleware=[Middleware(Labelled), Middleware(SameOrigin), Middleware(Misbehaviour, hub=hub)],
         exception_handlers={HTTPException: explain},
         lifespan=lifespan,
     )

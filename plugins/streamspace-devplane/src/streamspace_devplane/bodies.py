@@ -1,5 +1,6 @@
 """What operators may send, checked."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
@@ -8,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from streamspace_devplane.store import Row
-from streamspace_devplane.templates import TEMPLATES, ManifestForm, in_form
+from streamspace_devplane.templates import Manifest, ManifestForm, in_form
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -38,11 +39,11 @@ class StartSession(Body):
     tags: list[str] = []
     extra: dict[str, Any] = {}
 
-    def payload(self, session_id: str) -> Row:
-        manifest = TEMPLATES.get(self.template) if self.manifest is None else self.manifest
+    def payload(self, session_id: str, templates: Mapping[str, Manifest]) -> Row:
+        manifest = templates.get(self.template) if self.manifest is None else self.manifest
         if manifest is None:
             raise HTTPException(
-                404, f"no template {self.template!r}; there are {', '.join(TEMPLATES)}, or send a manifest"
+                404, f"no template {self.template!r}; there are {', '.join(templates)}, or send a manifest"
             )
         if isinstance(manifest, dict):
             manifest = in_form(manifest, self.manifest_form)

@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 
 from streamspace_devplane import envelopes
 from streamspace_devplane.envelopes import Envelope
@@ -13,15 +14,19 @@ from streamspace_devplane.faults import Faults
 from streamspace_devplane.link import Link
 from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Row, Store
+from streamspace_devplane.templates import TEMPLATES, Manifest
 
 
 class Hub:
     """The running control plane, without its HTTP."""
 
-    def __init__(self, store: Store, settings: Settings, faults: Faults) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, faults: Faults, templates: Mapping[str, Manifest] = TEMPLATES
+    ) -> None:
         self.store = store
         self.settings = settings
         self.faults = faults
+        self.templates = templates
         self.dice = random.Random(settings.seed)  # noqa: S311 - dice for fault injection
         self.counters: Counter[str] = Counter()
         """Diagnostics: everything the real control plane does in silence."""

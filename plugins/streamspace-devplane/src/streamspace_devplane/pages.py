@@ -1,23 +1,42 @@
-"""What a browser sees."""
+"""What a browser sees: two pages, their modules, and noVNC where it is installed. Nothing is made from anybody's input."""
 
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
-from streamspace_devplane.settings import BANNER
+from streamspace_devplane.novnc import HELP
 
-HOME = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{BANNER}</title>
-<h1>StreamSpace</h1><p><strong>{BANNER}</strong></p>
-<p>API: <a href="/api/v1/agents">agents</a>, <a href="/api/v1/sessions">sessions</a>,
-<a href="/api/v1/commands">commands</a>, <a href="/api/v1/events">events</a>, <a href="/api/v1/faults">faults</a>,
-<a href="/api/v1/diagnostics">diagnostics</a></p></html>
-"""
+STATIC = Path(__file__).parent / "static"
 
 
-async def home(_: Request) -> Response:
-    return HTMLResponse(HOME)
+def page(name: str) -> Any:
+    async def shown(_: Request) -> Response:
+        return FileResponse(STATIC / name, media_type="text/html; charset=utf-8")
+
+    return shown
 
 
-def routes() -> list[BaseRoute]:
-    return [Route("/", home)]
+def routes(novnc: Path | None) -> list[BaseRoute]:
+    async def viewer(_: Request) -> Response:
+        return JSONResponse({"available": novnc is not None, "help": None if novnc else HELP})
+
+    async def missing(_: Request) -> Response:
+        raise HTTPException(404, HELP)
+
+    return [
+        Route("/", page("home.html")),
+        Route("/sessions/{session}/view", page("view.html")),
+        Route("/api/v1/viewer", viewer),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        *(
+            Mount(f"/novnc/{part}", StaticFiles(directory=novnc / part, follow_symlink=True))
+            for part in ("core", "vendor")
+            if novnc and (novnc / part).is_dir()
+        ),
+        Route("/novnc/{path:path}", missing),
+    ]

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +11,11 @@ from streamspace_devplane.app import build
 from streamspace_devplane.client import PlaneClient
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.hub import Hub
+from streamspace_devplane.novnc import find as find_novnc
 from streamspace_devplane.registration import Door
 from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Store
+from streamspace_devplane.templates import TEMPLATES, Manifest
 from streamspace_devplane.wire import Server, server
 
 STOP_PATIENCE = 0.5  # seconds for goodbyes; a peer that does not read would make a stop wait for ever
@@ -20,7 +23,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class DevPlane(PlaneClient):
-    """`async with DevPlane(db=path) as plane:`; keeps its database, port and switches over `stop()` and `start()`."""
+    """`async with DevPlane(db=path) as plane:`; keeps its database, port and switches over `stop()` and `start()`.
+
+    `templates` are those that can be started by name; `novnc` is noVNC's folder, found by itself where a package put it.
+    """
 
     def __init__(
         self,
@@ -30,6 +36,8 @@ class DevPlane(PlaneClient):
         host: str = "127.0.0.1",
         settings: Settings | None = None,
         tls: ssl.SSLContext | None = None,
+        templates: Mapping[str, Manifest] = TEMPLATES,
+        novnc: Path | None = None,
     ) -> None:
         super().__init__()
         if host not in LOOPBACK:
@@ -41,6 +49,8 @@ class DevPlane(PlaneClient):
         self.port = port
         self.settings = settings or Settings()
         self.tls = tls
+        self.templates = templates
+        self.novnc = novnc or find_novnc()
         self.faults = Faults()
         self.hub: Hub
         self._server: Server | None = None
@@ -56,11 +66,12 @@ class DevPlane(PlaneClient):
 
     async def start(self) -> None:
         listener = _listen(self.host, self.port)
-        self.hub = Hub(Store(self.db), self.settings, self.faults)
+        self.hub = Hub(Store(self.db), self.settings, self.faults, self.templates)
         self.port = listener.getsockname()[1]
         shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"
-        self._server = server(build(self.hub, Door(self.hub)), max_message=self.settings.max_message, tls=self.tls)
+        app = build(self.hub, Door(self.hub), self.novnc)
+        self._server = server(app, max_message=self.settings.max_message, tls=self.tls)
         self._serving = asyncio.create_task(self._server.serve([listener]))
         while not self._server.started:
             if self._serving.done():

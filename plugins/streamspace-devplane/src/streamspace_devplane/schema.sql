@@ -22,3 +22,7 @@ CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, agent_id TEXT, direction TEXT NOT NULL,
   type TEXT NOT NULL, payload TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS commands_of_session ON commands (session_id);
+-- Python writes what SQLite calls no JSON (NaN), and an index must not refuse it.
+CREATE INDEX IF NOT EXISTS events_of_session
+  ON events (CASE WHEN json_valid(payload) THEN json_extract(payload, '$.sessionId') END) WHERE type != 'vnc_data';

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import click
 
+from streamspace_devplane.novnc import HELP, is_novnc
 from streamspace_devplane.plane import LOOPBACK, DevPlane
 from streamspace_devplane.settings import BANNER, Settings
+from streamspace_devplane.templates import TEMPLATES, Manifest
 
 
 def settings_from(pairs: tuple[str, ...]) -> Settings:
@@ -29,6 +31,14 @@ def settings_from(pairs: tuple[str, ...]) -> Settings:
                 f"{name} needs a number, true, false or null, not {value!r}", param_hint="--set"
             ) from None
     return replace(Settings(), **changes)
+
+
+def template_in(file: Path) -> tuple[str, Manifest]:
+    try:
+        manifest = json.loads(file.read_text())
+        return str(manifest["metadata"]["name"]), manifest
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.BadParameter(f"{file} holds no template in JSON: {error!r}", param_hint="--template") from None
 
 
 def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
@@ -90,6 +100,8 @@ async def run(
         else:
             click.echo(f"StreamSpace {BANNER}\n")
             click.echo(f"  page                {plane.url}/")
+            if plane.novnc is None:
+                click.echo(f"                      ({HELP})")
             click.echo(f"  CONTROL_PLANE_URL   {plane.ws_url}")
             click.echo(f"  bootstrap key       {bootstrap_file}" + (f"  {bootstrap}" if show_key else ""))
             for agent, file in files.items():
@@ -131,6 +143,19 @@ async def run(
     help="Accept agents' certificates of this CA instead of keys.",
 )
 @click.option(
+    "--template",
+    "manifests",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    metavar="FILE",
+    help="A template (JSON) to offer beside the samples, or instead of the one of its name. Repeatable.",
+)
+@click.option(
+    "--novnc",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of noVNC, for the page's viewer; found by itself where a package installed it.",
+)
+@click.option(
     "--set",
     "pairs",
     multiple=True,
@@ -150,6 +175,8 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     client_ca: Path | None,
+    manifests: tuple[Path, ...],
+    novnc: Path | None,
     pairs: tuple[str, ...],
     as_json: bool,
     exit_with_stdin: bool,
@@ -167,6 +194,8 @@ def serve(
             f"{host} is not loopback; this is for development only, use one of {', '.join(LOOPBACK)}",
             param_hint="--host",
         )
+    if novnc and not is_novnc(novnc):
+        raise click.BadParameter(f"{novnc} holds no core/rfb.js, so it is not noVNC", param_hint="--novnc")
     state_dir = state_dir.expanduser()
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     plane = DevPlane(
@@ -175,6 +204,8 @@ def serve(
         host=host,
         settings=settings_from(pairs),
         tls=tls_context(tls_cert, tls_key, client_ca),
+        templates={**TEMPLATES, **dict(map(template_in, manifests))},
+        novnc=novnc,
     )
     try:
         asyncio.run(run(plane, state_dir, agents, show_key=show_key, as_json=as_json, exit_with_stdin=exit_with_stdin))

@@ -160,3 +160,23 @@ class Store:
         where = "".join(f" AND {name} = ?" for name in chosen)
         sql = f"SELECT * FROM events WHERE seq > ?{where} ORDER BY seq LIMIT ?"  # noqa: S608 - names are this module's
         return self.rows(sql, after, *chosen.values(), limit)
+
+    def log_since(self, after: int, limit: int = 200) -> tuple[list[Row], int]:
+        """Events above `after` for people, without the bytes of viewers; and where to go on."""
+        self.flush()
+        last = self.db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
+        sql = "SELECT * FROM events WHERE seq > ? AND seq <= ? AND type != 'vnc_data' ORDER BY seq LIMIT ?"
+        rows = self.rows(sql, after, last, limit)
+        return rows, int(rows[-1]["seq"]) if len(rows) == limit else int(last)
+
+    def session_log(self, session_id: str, limit: int, *, readings: bool) -> list[Row]:
+        """The last messages about one session, oldest first: those with `readings` of its use, or all others, without
+        the bytes of its viewers.
+        """
+        self.flush()
+        sql = (  # in the words of the index events_of_session
+            "SELECT * FROM events WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.sessionId') END = ?"
+            " AND type != 'vnc_data' AND (json_extract(payload, '$.platformMetadata.usage') IS NOT NULL) = ?"
+            " ORDER BY seq DESC LIMIT ?"
+        )
+        return self.rows(sql, session_id, readings, limit)[::-1]

@@ -1,4 +1,4 @@
-"""uvicorn with the three things it does not offer: the client's certificate, the raw transport, and every ping seen."""
+"""uvicorn with the things it does not offer: the client's certificate, the raw transport, and pings in their place."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 SCOPE_KEY = "streamspace.wire"
+PONG = "streamspace.pong"
+"""Stands between a connection's messages where a pong is due."""
 
 
 class Wire:
@@ -37,6 +39,10 @@ class Wire:
             self._protocol.conn.send_ping(b"devplane")
             self._transport.write(b"".join(self._protocol.conn.data_to_send()))
 
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
     def abort(self) -> None:
         """Tear the connection without any goodbye."""
         self._transport.abort()
@@ -51,8 +57,13 @@ class Wire:
 
 def with_wire(app: Any, wire: Wire) -> Any:
     async def called(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def receive_after_pongs() -> Any:
+            while (message := await receive())["type"] == PONG:
+                wire.write(message["bytes"])
+            return message
+
         scope[SCOPE_KEY] = wire
-        await app(scope, receive, send)
+        await app(scope, receive_after_pongs, send)
 
     return called
 
@@ -72,8 +83,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.app = with_wire(self.app, self.wire)
 
     def handle_ping(self) -> None:
+        """A ping is answered once the application has taken all messages before it.
+
+        The real control plane reads frames one by one, so its pong proves that it has handled what came before; uvicorn
+        would answer at once, with messages still in its queue.
+        """
         self.wire.last_sign = self.loop.time()
-        super().handle_ping()
+        self.queue.put_nowait({"type": PONG, "bytes": b"".join(self.conn.data_to_send())})  # type: ignore[typeddict-item]
 
     def handle_pong(self, event: Any) -> None:
         self.wire.last_sign = self.loop.time()

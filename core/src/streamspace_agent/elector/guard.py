@@ -7,9 +7,9 @@ import math
 import threading
 from collections.abc import Callable
 
-from streamspace_agent.clock import Clock
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.elector.lease import Ending, Lease
 from streamspace_agent.errors import EXIT_LEADERSHIP
-from streamspace_agent.lease import Ending, Lease
 from streamspace_agent.units import format_seconds
 
 TICK = 0.25

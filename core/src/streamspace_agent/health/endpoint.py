@@ -15,7 +15,7 @@ from streamspace_agent.health import Snapshot, Source, to_json
 from streamspace_agent.logs import redact
 
 if TYPE_CHECKING:
-    from streamspace_agent.metrics import Metrics
+    from streamspace_agent.health.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class _Server(ThreadingHTTPServer):
 
     @cached_property
     def metrics(self) -> "Metrics":
-        from streamspace_agent.metrics import Metrics  # noqa: PLC0415 - 0.1 s at start that only a scrape needs
+        from streamspace_agent.health.metrics import Metrics  # noqa: PLC0415 - 0.1 s at start that only a scrape needs
 
         return Metrics(self.source)
 
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/status":
                 return 200, "application/json", to_json(snapshot)
             case "/metrics":
-                from streamspace_agent.metrics import CONTENT_TYPE  # noqa: PLC0415 - as above
+                from streamspace_agent.health.metrics import CONTENT_TYPE  # noqa: PLC0415 - as above
 
                 return 200, CONTENT_TYPE, self.server.metrics.render()
             case _:

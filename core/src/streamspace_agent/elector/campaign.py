@@ -7,14 +7,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streamspace_agent.clock import Clock
 from streamspace_agent.election import Candidate, Grant, Record
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.elector.identity import Identity
+from streamspace_agent.elector.lease import Lease
+from streamspace_agent.elector.store import Store
+from streamspace_agent.elector.watch import Opening, Watch
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
-from streamspace_agent.identity import Identity
-from streamspace_agent.lease import Lease
-from streamspace_agent.store import Store
 from streamspace_agent.units import format_seconds
-from streamspace_agent.watch import Opening, Watch
 
 log = logging.getLogger(__name__)
 

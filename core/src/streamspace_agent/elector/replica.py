@@ -5,18 +5,18 @@ import logging
 import math
 import random
 
-from streamspace_agent.campaign import Campaign, Won
-from streamspace_agent.clock import Clock
 from streamspace_agent.election import ElectionBackend, Problem
+from streamspace_agent.elector.campaign import Campaign, Won
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.elector.guard import Guard
+from streamspace_agent.elector.identity import Identity
+from streamspace_agent.elector.lease import Ending, Lease
+from streamspace_agent.elector.status import ElectionStatus, Tally
+from streamspace_agent.elector.store import Store
+from streamspace_agent.elector.tenure import Tenure
+from streamspace_agent.elector.watch import Opening
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
-from streamspace_agent.guard import Guard
-from streamspace_agent.identity import Identity
-from streamspace_agent.lease import Ending, Lease
-from streamspace_agent.status import ElectionStatus, Tally
-from streamspace_agent.store import Store
-from streamspace_agent.tenure import Tenure
 from streamspace_agent.units import format_seconds
-from streamspace_agent.watch import Opening
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import threading
 from concurrent.futures import Future
 from enum import StrEnum
 
-from streamspace_agent.clock import Clock
 from streamspace_agent.election import Grant, Record, Timing
+from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.units import format_seconds
 

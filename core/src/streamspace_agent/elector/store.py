@@ -6,8 +6,8 @@ import random
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
-from streamspace_agent.clock import Clock
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
+from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.units import format_seconds
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from streamspace_agent.clock import Clock
 from streamspace_agent.election import Record
-from streamspace_agent.lease import Ending, Lease
-from streamspace_agent.watch import Opening
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.elector.lease import Ending, Lease
+from streamspace_agent.elector.watch import Opening
 
 
 class Role(StrEnum):

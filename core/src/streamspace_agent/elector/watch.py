@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 from streamspace_agent.election import Record
-from streamspace_agent.lease import RATE_ERROR
+from streamspace_agent.elector.lease import RATE_ERROR
 
 
 class Opening(StrEnum):

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import random
 
-from streamspace_agent.clock import Clock
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.elector.guard import TICK, Guard
+from streamspace_agent.elector.lease import Ending, Lease
+from streamspace_agent.elector.store import Store
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
-from streamspace_agent.guard import TICK, Guard
-from streamspace_agent.lease import Ending, Lease
-from streamspace_agent.store import Store
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from streamspace_agent.clock import BoottimeClock, Clock
 from streamspace_agent.election import ElectionBackend, Problem
-from streamspace_agent.guard import TICK, Guard
-from streamspace_agent.identity import Identity
-from streamspace_agent.lease import Ending, Lease
-from streamspace_agent.replica import RELEASE_TRIES, Replica, Ticket
-from streamspace_agent.status import ElectionStatus, Role
+from streamspace_agent.elector.clock import BoottimeClock, Clock
+from streamspace_agent.elector.guard import TICK, Guard
+from streamspace_agent.elector.identity import Identity
+from streamspace_agent.elector.lease import Ending, Lease
+from streamspace_agent.elector.replica import RELEASE_TRIES, Replica, Ticket
+from streamspace_agent.elector.status import ElectionStatus, Role
 
 __all__ = ["TICK", "Clock", "ElectionStatus", "Elector", "Identity", "Lease", "Role"]
 

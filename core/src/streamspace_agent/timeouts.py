@@ -1,0 +1,82 @@
+"""Ends sessions by the clock: hibernates the idle, stops those that have lasted their time."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.sessions import HIBERNATE, STOP
+from streamspace_agent.units import format_seconds
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0
+RETRY_AFTER = 60.0
+"""Seconds until something that was ordered and did not come about is ordered again."""
+
+Order = Callable[[str, Mapping[str, Any]], None]
+"""Runs an action in its session's turn."""
+
+
+class Timeouts:
+    """Idle means that nobody touched keys or pointer, however many viewers are connected (see :mod:`.rfb`).
+
+    The time since a session's first start is read from the engine's own record of it, so that it survives agents; it
+    runs on while the session hibernates. Idleness is counted from the first sight of a session: a takeover gives it its
+    whole idle time again.
+    """
+
+    def __init__(
+        self,
+        sessions: Mapping[str, Session],
+        idle_for: Callable[[str], float],
+        order: Order,
+        clock: Clock,
+        *,
+        busy: Callable[[], Collection[str]],
+    ) -> None:
+        self._sessions = sessions
+        self._idle_for = idle_for
+        self._order = order
+        self._clock = clock
+        self._busy = busy
+        self._ordered: dict[str, tuple[str, float]] = {}
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            self.look()
+
+    def look(self) -> None:
+        """Order what is due. Sessions with a command under way are left to it."""
+        now, busy = self._clock.now(), self._busy()
+        self._ordered = {s: order for s, order in self._ordered.items() if self._pending(s, *order, now)}
+        for session_id, session in self._sessions.items():
+            if session_id in busy or session_id in self._ordered:
+                continue
+            if (due := self._due(session)) is not None:
+                action, reason = due
+                log.info("session %s: %s: %s", session_id, action, reason)
+                self._ordered[session_id] = (action, now)
+                self._order(action, {"sessionId": session_id, "reason": reason})
+
+    def _pending(self, session_id: str, action: str, at: float, now: float) -> bool:
+        session = self._sessions.get(session_id)
+        done = session is None or (action == HIBERNATE and session.state is SessionState.HIBERNATED)
+        return not done and now - at < RETRY_AFTER
+
+    def _due(self, session: Session) -> tuple[str, str] | None:
+        if session.state not in {SessionState.RUNNING, SessionState.HIBERNATED}:
+            return None
+        if session.max_duration and session.created_at:
+            age = self._clock.wall_ms() / 1000 - session.created_at
+            if age >= session.max_duration:
+                limit = format_seconds(session.max_duration)
+                return STOP, f"max_session_duration: it was started {format_seconds(age)} ago, {limit} are allowed"
+        if session.idle_timeout and session.state is SessionState.RUNNING:
+            idle = self._idle_for(session.session_id)
+            if idle >= session.idle_timeout:
+                return HIBERNATE, f"idle_timeout: nobody has used it for {format_seconds(idle)}"
+        return None

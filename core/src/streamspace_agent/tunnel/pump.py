@@ -1,0 +1,158 @@
+"""The one place where tunnels' bytes enter the connection to the control plane: fair, a message at a time."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from websockets.exceptions import ConnectionClosed
+
+from streamspace_agent import protocol
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.errors import LeaseLost
+from streamspace_agent.link import LinkDown
+from streamspace_agent.tunnel.channel import Channel
+from streamspace_agent.tunnel.pace import Budget, Window, chunk
+
+
+class Carrier(Protocol):
+    """The present connection to the control plane. Every method raises once it is gone."""
+
+    async def send(self, kind: str, payload: Mapping[str, Any]) -> None: ...
+    async def send_text(self, frame: str | bytes) -> None: ...
+    async def ping(self) -> Awaitable[float]: ...
+
+
+SMALL = 4096
+"""Bytes up to which what is ready goes before all that is larger: echoes of keys, cursor shapes."""
+OVERDRAFT = 2
+"""Small messages may exceed the window by this factor."""
+
+
+class Pump:
+    """Takes turns between channels, the small before the large, and hands the socket one message at a time.
+
+    What else the agent has to say (acknowledgements, results, heartbeats) does not pass through here: it is written to the
+    socket at once, behind no more than what the window lets be on its way.
+    """
+
+    def __init__(self, require_lease: Callable[[], None], told: Callable[[], Awaitable[None]], clock: Clock) -> None:
+        """``told`` returns once the states that wait for the control plane have reached it."""
+        self.budget = Budget()
+        self._require_lease = require_lease
+        self._told = told
+        self._clock = clock
+        self._carrier: Carrier | None = None
+        self._window = Window(clock)
+        self._turns: dict[bool, deque[Channel]] = {True: deque(), False: deque()}
+        self._queued: set[Channel] = set()
+        self._blocked: set[Channel] = set()
+        self._more = asyncio.Event()
+        self._up = asyncio.Event()
+        self.connection = 0
+        """Counts the connections to the control plane."""
+
+    async def run(self, carrier: Carrier) -> None:
+        """Serve one connection until it is gone or this is cancelled."""
+        self._carrier, self._window = carrier, Window(self._clock)
+        self.connection += 1
+        self._up.set()
+        try:
+            while True:
+                channel = self._next()
+                if channel is None:
+                    self._more.clear()
+                    await self._more.wait()
+                else:
+                    await self._send(carrier, channel)
+        finally:
+            self.down(carrier)
+
+    def down(self, carrier: Carrier) -> None:
+        """Nothing more goes over this connection."""
+        if self._carrier is carrier:
+            self._carrier = None
+            self._up.clear()
+
+    async def up(self) -> int:
+        """Wait for a connection over which a session may be announced; returns its number.
+
+        A state of a session's past that arrived late would throw away the greeting of its present.
+        """
+        while True:
+            await self._up.wait()
+            await self._told()
+            if self._up.is_set():
+                return self.connection
+
+    async def tell(self, kind: str, payload: Mapping[str, Any]) -> bool:
+        """Send a word about a tunnel, ahead of all data that waits. False when there is no connection."""
+        if self._carrier is None:
+            return False
+        try:
+            self._require_lease()
+            await self._carrier.send(kind, payload)
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
+            return False
+        return True
+
+    async def greet(self, channel: Channel) -> bool:
+        """Send a channel's greeting."""
+        if self._carrier is None:
+            return False
+        channel.greeted()
+        try:
+            self._require_lease()
+            await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
+            return False
+        return True
+
+    def offer(self, channel: Channel) -> None:
+        """The channel has bytes to send. Offering it twice does nothing."""
+        if channel not in self._queued:
+            self._queued.add(channel)
+            self._turns[channel.waiting <= SMALL].append(channel)
+            self._more.set()
+
+    def released(self) -> None:
+        """There may be room again in the control plane's queue."""
+        blocked, self._blocked = self._blocked, set()
+        for channel in blocked:
+            self.offer(channel)
+
+    def blocked(self, channel: Channel) -> bool:
+        return channel in self._blocked
+
+    def _next(self) -> Channel | None:
+        for small in (True, False):
+            turns = self._turns[small]
+            while turns:
+                if not self._window.open and not (small and self._window.in_flight < OVERDRAFT * self._window.size):
+                    break
+                channel = turns.popleft()
+                self._queued.discard(channel)
+                if not channel.waiting:
+                    continue
+                if not channel.allowed:
+                    self._blocked.add(channel)
+                elif small and channel.waiting > SMALL:
+                    self.offer(channel)  # it has grown: among the large
+                else:
+                    return channel
+        return None
+
+    async def _send(self, carrier: Carrier, channel: Channel) -> None:
+        data = channel.take(chunk(channel.unread))
+        self._require_lease()
+        await carrier.send_text(protocol.vnc_data(channel.session_id, data))
+        if channel.waiting:
+            self.offer(channel)
+        if probe := self._window.sent(len(data)):
+            window, pong = self._window, asyncio.ensure_future(await carrier.ping())
+            pong.add_done_callback(lambda pong: self._answered(window, probe, pong))
+
+    def _answered(self, window: Window, probe: int, pong: asyncio.Future[float]) -> None:
+        if not pong.cancelled() and pong.exception() is None:
+            window.answered(probe, pong.result())
+            self._more.set()

@@ -1,0 +1,311 @@
+"""The tunnel of one session: one viewer after another, each over a fresh connection to the session's server."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from streamspace_agent import protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError
+from streamspace_agent.runtime import ReadyCheck, Session
+from streamspace_agent.tunnel.channel import Channel, End, Ended
+from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE, Said
+
+log = logging.getLogger(__name__)
+
+Connect = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+GREETING_TIMEOUT = 10.0
+"""Seconds for a connection to the session and its server's greeting."""
+STALL = 10.0
+"""Seconds without a sign that a viewer reads, with all sent to it that may wait unread, until it is given up."""
+LINGER = 2.0
+"""Seconds that a viewer has for a server's last words, such as why it refuses, before it is closed."""
+MAX_EARLY = 1024 * 1024
+"""Bytes that a viewer may say while the connection to its server is being made."""
+RETRY = 0.05
+"""Seconds until an announcement that found no connection is tried again."""
+HEALTHY = 5.0
+"""Seconds after which a connection counts as one that worked."""
+
+
+class Tunnel:
+    """Keeps a session open to the next viewer for as long as it runs.
+
+    A server of RFB speaks first and the control plane does not say when a viewer comes: so a connection is opened and its
+    greeting sent in advance. A greeting that lies at the control plane unread stays good if the server's connection
+    has to be made anew, and is not sent twice: two would corrupt the next viewer's stream.
+    A server that waits for its client (KasmVNC and other HTTP) is connected to when the viewer's first bytes come.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        connect: Connect,
+        pump: Pump,
+        clock: Clock,
+        saw_input: Callable[[], None],
+        *,
+        fresh: bool,
+    ) -> None:
+        self.session = session
+        self._connect = connect
+        self._pump = pump
+        self._clock = clock
+        self._saw_input = saw_input
+        self._silent = session.ready_check is not ReadyCheck.VNC
+        self._channel: Channel | None = None
+        self._early = bytearray()
+        self._spoke = asyncio.Event()
+        self._left = asyncio.Event()
+        self._announced: tuple[int, bytes] | None = None
+        """Connection to the control plane and greeting that wait there for a viewer."""
+        # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
+        self._owed = "" if fresh else "the connection to the session was interrupted"
+        self._stale = False
+        """Bytes may still come from a viewer that was closed; the next one's begin with a greeting."""
+        self.working = self._silent
+        """The server has been reached and has greeted, and nothing was heard to the contrary."""
+        self._task = asyncio.create_task(self._run(), name=f"tunnel {session.session_id}")
+
+    async def aclose(self, why: str = "") -> None:
+        """``why`` is told to a viewer that may be there."""
+        if why:
+            await self._pump.tell("vnc_error", {"sessionId": self.session.session_id, "error": protocol.cut(why)})
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    # What comes from the control plane
+
+    async def received(self, data: bytes) -> None:
+        """The viewer's bytes."""
+        if self._stale and not self._silent:
+            if not data.startswith(VERSION):
+                return
+            self._stale = False
+        channel = self._channel
+        if channel is None or channel.has_ended(End.LEFT, End.LINK):
+            self._early += data
+            self._spoke.set()
+            if len(self._early) > MAX_EARLY:
+                await self._fail("the session's server cannot be reached")
+        elif not channel.has_ended(End.BROKEN):
+            await self._pass_on(channel, data)
+
+    async def _pass_on(self, channel: Channel, data: bytes) -> None:
+        self._announced = None
+        said = channel.received(data)
+        if Said.READ in said:
+            self._pump.released()
+        if Said.INPUT in said:
+            self._saw_input()
+        await channel.drained()
+
+    def viewer_left(self) -> None:
+        self._announced = None
+        self._early.clear()
+        self._stale = False
+        self._left.set()
+        if self._channel is not None:
+            self._channel.end(End.LEFT)
+
+    def broken(self, why: str) -> None:
+        """The viewer's stream cannot be completed."""
+        if self._channel is not None:
+            self._channel.end(End.BROKEN, why)
+
+    def link_lost(self) -> None:
+        self._announced = None
+        self._early.clear()
+        self._spoke.set()
+        if self._channel is not None:
+            self._channel.end(End.LINK)
+
+    def check_stall(self) -> None:
+        """Give a viewer up that reads nothing. Called now and then."""
+        channel = self._channel
+        if channel is not None and channel.unread and self._pump.blocked(channel):
+            silence = self._clock.now() - channel.last_sign
+            if silence > STALL:
+                self.broken(f"the viewer has not read for {silence:.0f} s")
+
+    # The session's side
+
+    async def _run(self) -> None:
+        backoff = Backoff(base=0.2, cap=10.0)
+        spare: Channel | None = None
+        try:
+            while True:
+                if self._silent:
+                    await self._wait_for_viewer()
+                channel = spare or await self._open(backoff)
+                began = self._clock.now()
+                ended = await self._serve(channel)
+                spare = channel if self._reusable(channel, ended) else None
+                if spare is not None:
+                    spare.renew()
+                    continue
+                self._channel = None
+                await self._conclude(channel, ended)
+                if self._clock.now() - began > HEALTHY:
+                    backoff.failures = 0
+                if ended.how in {End.SERVER, End.BROKEN}:
+                    await self._pause(backoff)
+        finally:
+            self.working = False
+            if (last := spare or self._channel) is not None:
+                await last.aclose()
+
+    @staticmethod
+    def _reusable(channel: Channel, ended: Ended) -> bool:
+        """Nobody has spoken to this server connection: its greeting is as good as a new one."""
+        return ended.how in {End.LEFT, End.LINK} and not channel.answered
+
+    async def _open(self, backoff: Backoff) -> Channel:
+        """A connection and its greeting, however long that takes."""
+        session, told = self.session, ""
+        while True:
+            try:
+                async with asyncio.timeout(GREETING_TIMEOUT):
+                    streams = await self._connect(session.session_id, session.port)
+                    greeting = b"" if self._silent else await _greeting(*streams)
+            except LeaseLost:
+                raise
+            except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
+                why = _reason(error)
+            else:
+                self.working = True
+                return Channel(
+                    session.session_id,
+                    streams,
+                    greeting,
+                    budget=self._pump.budget,
+                    offer=self._pump.offer,
+                    clock=self._clock,
+                )
+            self.working = False
+            if why != told:
+                log.warning("session %s cannot be viewed: %s", session.session_id, why)
+                told = why
+            if self._early:
+                await self._fail(f"the session's server cannot be reached: {why}")
+                if self._silent:
+                    await self._wait_for_viewer()
+            await self._pause(backoff)
+
+    async def _pause(self, backoff: Backoff) -> None:
+        """Wait before the server is tried again; a viewer cuts that short, but for a moment."""
+        self._spoke.clear()
+        await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(backoff.delay()):
+                await self._spoke.wait()
+        except TimeoutError:
+            pass
+
+    async def _serve(self, channel: Channel) -> Ended:
+        """One viewer, from the announcement to the end."""
+        self._channel = channel
+        self._left.clear()
+        if not self._silent:
+            announcing = asyncio.ensure_future(self._announce(channel.greeting, channel))
+            either: set[asyncio.Future[Any]] = {announcing, channel.ended}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not announcing.done():
+                announcing.cancel()
+                await asyncio.gather(announcing, return_exceptions=True)
+            else:
+                announcing.result()
+        if self._early and not channel.ended.done():
+            data = bytes(self._early)
+            self._early.clear()
+            await self._pass_on(channel, data)
+        await asyncio.wait({channel.ended})
+        ended = channel.ended.result()
+        if ended.how is End.SERVER and channel.answered and await self._linger(channel):
+            return Ended(End.LEFT)
+        return ended
+
+    async def _announce(self, greeting: bytes, channel: Channel | None = None) -> None:
+        """Tell the control plane that a viewer may connect, with the greeting, unless one waits there already."""
+        session = self.session
+        while True:
+            number = await self._pump.up()
+            if self._owed:
+                if not await self._pump.tell("vnc_error", {"sessionId": session.session_id, "error": self._owed}):
+                    await asyncio.sleep(RETRY)
+                    continue
+                self._owed = ""
+            if self._announced == (number, greeting):
+                if channel is not None:
+                    channel.greeted()
+                return
+            while channel is not None and not self._pump.budget.allows_greeting:
+                await asyncio.sleep(0.5)
+            ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
+            if await self._pump.tell("vnc_ready", ready) and (channel is None or await self._pump.greet(channel)):
+                self._announced = (number, greeting)
+                return
+            await asyncio.sleep(RETRY)
+
+    async def _wait_for_viewer(self) -> None:
+        """For a server that waits for its client: until there is one."""
+        while not self._early:
+            await self._announce(b"")
+            self._spoke.clear()
+            await self._spoke.wait()  # also when the connection was lost: the next must hear of this session too
+
+    async def _linger(self, channel: Channel) -> bool:
+        """Let the viewer read a server's last words, for as long as it does. True if it leaves by itself."""
+        began = self._clock.now()
+        while (left := max(began, channel.last_sign) + LINGER - self._clock.now()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._left.wait()
+                    return True
+            except TimeoutError:
+                pass
+        return False
+
+    async def _conclude(self, channel: Channel, ended: Ended) -> None:
+        unfinished = ended.how is End.BROKEN or (channel.answered and ended.how is not End.LEFT)
+        await channel.aclose()
+        self._pump.released()
+        if not unfinished:
+            return
+        self._announced = None
+        if ended.how is End.LINK:
+            self._owed = "the agent's connection to the control plane broke: what was on its way may be lost"
+        else:
+            log.info("session %s: closing its viewer: %s", self.session.session_id, ended.why)
+            await self._fail(ended.why)
+
+    async def _fail(self, why: str) -> None:
+        """Close the viewer."""
+        self._announced, self._stale = None, True
+        self._early.clear()
+        if not await self._pump.tell("vnc_error", {"sessionId": self.session.session_id, "error": why}):
+            self._owed = why
+
+
+async def _greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    try:
+        greeting = await reader.readexactly(VERSION_SIZE)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    if not greeting.startswith(VERSION):
+        writer.transport.abort()
+        raise ConnectionError(f"its server does not speak RFB: it began with {greeting!r}")
+    return greeting
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no greeting within {GREETING_TIMEOUT:.0f} s"
+    if isinstance(error, EOFError):
+        return "its server closed the connection without a greeting"
+    return str(error) or type(error).__name__

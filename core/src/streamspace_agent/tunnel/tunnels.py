@@ -1,0 +1,140 @@
+"""The tunnels of one tenure: one for each session that runs."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pybase64
+
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.tunnel.pump import Carrier, Pump
+from streamspace_agent.tunnel.tunnel import Connect, Tunnel
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 1.0
+UNKNOWN_EVERY = 1.0
+"""Seconds between two answers to data for a session that has no tunnel."""
+
+
+class Tunnels:
+    """Opens and closes tunnels as sessions come and go, and passes on what viewers say."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        require_lease: Callable[[], None],
+        told: Callable[[], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        """``told`` returns once the states that wait for the control plane have reached it."""
+        self._connect = connect
+        self._clock = clock
+        self._pump = Pump(require_lease, told, clock)
+        self._tunnels: dict[str, Tunnel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._refused: dict[str, float] = {}
+        self._last_input: dict[str, float] = {}
+
+    def works(self, session: Session) -> bool:
+        """Whether a person can use the session now, as far as its data path goes."""
+        if session.state is not SessionState.RUNNING or not session.ready:
+            return False
+        tunnel = self._tunnels.get(session.session_id)
+        return tunnel.working if tunnel else not _has_server(session)
+
+    def idle_for(self, session_id: str) -> float:
+        """Seconds since a person last used the session, or since it was first seen to run."""
+        return self._clock.now() - self._last_input.setdefault(session_id, self._clock.now())
+
+    def note(self, session: Session, *, fresh: bool = False) -> None:
+        """A session is in this state now. ``fresh``: this tenure started or woke it, so nobody can be looking at it."""
+        known = self._tunnels.get(session.session_id)
+        wanted = session.state is SessionState.RUNNING and session.ready and _has_server(session)
+        if known is not None and not (wanted and _same(known.session, session)):
+            del self._tunnels[session.session_id]
+            self._close(known, session.reason or f"the session is {session.state}")
+            known = None
+        if session.state is not SessionState.RUNNING:
+            self._last_input.pop(session.session_id, None)
+        if wanted and known is None:
+            self.idle_for(session.session_id)
+            self._tunnels[session.session_id] = Tunnel(
+                session, self._connect, self._pump, self._clock, self._saw_input(session.session_id), fresh=fresh
+            )
+
+    def _saw_input(self, session_id: str) -> Callable[[], None]:
+        def saw() -> None:
+            self._last_input[session_id] = self._clock.now()
+
+        return saw
+
+    def _close(self, tunnel: Tunnel, why: str) -> None:
+        task = asyncio.create_task(tunnel.aclose(why), name=f"tunnel {tunnel.session.session_id} closing")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def serve(self, carrier: Carrier) -> None:
+        """Serve one connection to the control plane until it is gone."""
+        tasks = [asyncio.create_task(self._pump.run(carrier), name="tunnels"), asyncio.create_task(self._check())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._pump.down(carrier)
+            for tunnel in self._tunnels.values():
+                tunnel.link_lost()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            for tunnel in list(self._tunnels.values()):
+                tunnel.check_stall()
+
+    async def data(self, payload: Mapping[str, Any]) -> None:
+        """A ``vnc_data`` message."""
+        session_id, data = payload.get("sessionId"), payload.get("data")
+        if not isinstance(session_id, str):
+            return
+        tunnel = self._tunnels.get(session_id)
+        if tunnel is None:
+            await self._refuse(session_id)
+            return
+        try:
+            raw = pybase64.b64decode(str(data), validate=True)
+        except ValueError:
+            tunnel.broken("the control plane sent viewer data that is not base64")
+        else:
+            await tunnel.received(raw)
+
+    async def _refuse(self, session_id: str) -> None:
+        now = self._clock.now()
+        if now - self._refused.get(session_id, float("-inf")) >= UNKNOWN_EVERY:
+            self._refused = {s: at for s, at in self._refused.items() if now - at < UNKNOWN_EVERY} | {session_id: now}
+            error = "there is no such session here, or it does not run"
+            await self._pump.tell("vnc_error", {"sessionId": session_id[:100], "error": error})
+
+    def closed(self, payload: Mapping[str, Any]) -> None:
+        """A ``vnc_close`` message."""
+        tunnel = self._tunnels.get(str(payload.get("sessionId")))
+        if tunnel is not None:
+            tunnel.viewer_left()
+
+    async def aclose(self) -> None:
+        tunnels, self._tunnels = list(self._tunnels.values()), {}
+        await asyncio.gather(*(tunnel.aclose() for tunnel in tunnels), *self._closing, return_exceptions=True)
+
+
+def _has_server(session: Session) -> bool:
+    return session.port > 0 and session.ready_check is not ReadyCheck.NONE
+
+
+def _same(old: Session, new: Session) -> bool:
+    """Whether a tunnel made for the one serves the other."""
+    return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)

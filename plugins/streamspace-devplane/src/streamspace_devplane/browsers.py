@@ -1,0 +1,89 @@
+"""What protects the plane from web pages of others, and its own page from what agents and users say.
+
+A plane on loopback trusts whoever can reach it, and every web page that the developer has open can.
+"""
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+
+AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # these ask for a key, which no page has
+HEADERS = {
+    "x-streamspace-devplane": "development only",
+    # Scripts and styles from here only, none inline: text that slipped through could still not run.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+class Labelled:
+    """ASGI middleware: every answer says what this is, and what a browser may do with it."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def labelled(message: Any) -> None:
+            if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
+                message["headers"] = [*message.get("headers", ()), *self.headers]
+            await send(message)
+
+        await self.app(scope, receive, labelled)
+
+
+class SameOrigin:
+    """ASGI middleware: refuses what a browser sends on behalf of a page that is not ours."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket") and scope["path"] not in AGENT_PATHS:
+            problem = stranger(Headers(scope=scope))
+            if problem:
+                answer = JSONResponse({"error": problem}, 403)
+                if scope["type"] == "websocket":
+                    send = as_denial(send)
+                await answer({**scope, "type": "http"}, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def as_denial(send: Any) -> Any:
+    async def denied(message: Any) -> None:
+        await send({**message, "type": "websocket." + message["type"]})
+
+    return denied
+
+
+def stranger(headers: Headers) -> str | None:
+    """Why a request is not of our own page (or of no page at all, as a tool's); `None` if it is.
+
+    A name of somebody else's that resolves to this machine (DNS rebinding) would be an origin of its own kind: only
+    addresses and `localhost` are taken.
+    """
+    host = headers.get("host", "")
+    name = urlsplit(f"//{host}").hostname or ""
+    if not (name == "localhost" or is_address(name)):
+        return f"this plane is not called {host!r}: use 127.0.0.1 or localhost"
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        return f"a page of {origin!r} may not use this plane"
+    return None
+
+
+def is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

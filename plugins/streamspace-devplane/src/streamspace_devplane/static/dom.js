@@ -1,0 +1,46 @@
+// Elements without HTML strings: whatever agents and users say ends up as text.
+
+export const $ = (id) => document.getElementById(id);
+
+export function el(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+// Only real changes: a reader's selection and a screen reader's attention stay where they are.
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function show(node, visible) {
+  if (node.hidden === visible) node.hidden = !visible;
+}
+
+// Keep one part per key in `box`, in the order of `items`; parts have `node` and `update(item)`.
+export function keyed(box, parts, items, key, make) {
+  const wanted = new Set(items.map(key));
+  for (const [id, part] of parts) {
+    if (!wanted.has(id)) {
+      part.node.remove();
+      parts.delete(id);
+    }
+  }
+  items.forEach((item, place) => {
+    const id = key(item);
+    if (!parts.has(id)) parts.set(id, make(item));
+    const part = parts.get(id);
+    part.update(item);
+    if (box.children[place] !== part.node) box.insertBefore(part.node, box.children[place] ?? null);
+  });
+}
+
+export function openDialog(dialog) {
+  for (const button of dialog.querySelectorAll("[data-close]")) button.onclick = () => dialog.close();
+  dialog.showModal();
+}

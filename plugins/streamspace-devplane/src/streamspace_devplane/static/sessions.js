@@ -1,0 +1,137 @@
+// The sessions' cards.
+import { $, el, keyed, openDialog, say, show } from "./dom.js";
+import { showSessionLog } from "./log.js";
+import { call, pathOf } from "./plane.js";
+import { Plot } from "./plot.js";
+import { bytes, cores } from "./words.js";
+
+const running = new Map();
+const ended = new Map();
+const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
+const DOING = { start_session: "starting", stop_session: "stopping", hibernate_session: "hibernating", wake_session: "waking" };
+
+export function showSessions(sessions) {
+  const over = sessions.filter((session) => session.state === "terminated");
+  const here = sessions.filter((session) => session.state !== "terminated");
+  keyed($("running"), running, here, (session) => session.sessionId, (session) => new Card(session));
+  keyed($("ended"), ended, over, (session) => session.sessionId, (session) => new Card(session));
+  show($("no-sessions"), here.length === 0);
+  show($("ended-box"), over.length > 0);
+  say($("ended-count"), `(${over.length})`);
+}
+
+// A message of the log may hold a reading that the cards plot.
+export function noteUsage(rows) {
+  for (const row of rows) {
+    if (row.type === "status") running.get(row.payload.sessionId)?.measured(row.time, row.payload);
+  }
+}
+
+export function complain(error) {
+  say($("notice"), error.message);
+  $("notice").className = "notice bad";
+  show($("notice"), true);
+}
+
+class Card {
+  constructor({ sessionId }) {
+    this.id = sessionId;
+    this.state = el("span", { className: "state" });
+    this.facts = el("p", { className: "facts" });
+    this.reason = el("p", { className: "reason" });
+    this.busy = el("p", { className: "busy" });
+    this.bar = el("progress", { max: 100 });
+    this.phase = el("span");
+    this.meter = el("label", { className: "meter" }, this.phase, this.bar);
+    this.cpu = new Plot("cpu", "CPU", { bare: cores, full: (count) => `${cores(count)} ${count === 1 ? "core" : "cores"}`, share: 0.1 });
+    this.memory = new Plot("memory", "Memory", { bare: bytes, full: bytes, share: 1 });
+    this.plots = el("div", { className: "plots" }, this.cpu.node, this.memory.node);
+    const button = (text, onclick, className = "") =>
+      el("button", { type: "button", className, onclick, "aria-label": `${text} ${sessionId}` }, text);
+    this.buttons = {
+      view: el("a", { className: "button primary", href: pathOf(sessionId, "view"), "aria-label": `View ${sessionId}` }, "View"),
+      wake: button("Wake", () => this.order("wake"), "primary"),
+      hibernate: button("Hibernate", () => this.order("hibernate")),
+      stop: button("Stop", () => this.askToStop(), "danger"),
+      log: button("Log", () => showSessionLog(this.id).catch(complain)),
+    };
+    this.node = el("article", { className: "card" },
+      el("div", { className: "top" }, el("h3", {}, sessionId), this.state),
+      this.facts, this.meter, this.reason, this.plots, this.busy,
+      el("div", { className: "actions" }, ...Object.values(this.buttons)));
+    this.node.dataset.session = sessionId;
+    this.recall();
+  }
+
+  // What was measured before this page was opened.
+  async recall() {
+    try {
+      const { readings } = await call("GET", pathOf(this.id, "log"));
+      for (const plot of [this.cpu, this.memory]) plot.points = [];
+      for (const row of readings) this.measured(row.time, row.payload);
+    } catch {
+      // the plots begin with what comes
+    }
+  }
+
+  measured(time, { state, platformMetadata }) {
+    const usage = platformMetadata?.usage;
+    if (usage) {
+      if (Number.isFinite(usage.cpuCores)) this.cpu.add(time, usage.cpuCores, usage.cpuLimitCores);
+      if (Number.isFinite(usage.memoryBytes)) this.memory.add(time, usage.memoryBytes, usage.memoryLimitBytes);
+    } else if (state !== "running") {
+      for (const plot of [this.cpu, this.memory]) plot.clear();
+    }
+    for (const plot of [this.cpu, this.memory]) plot.draw();
+  }
+
+  update(session) {
+    const { state, lastCommand: last, platformMetadata: about } = session;
+    this.node.dataset.state = state;
+    say(this.state, state === "running" && !session.vncReady ? "running, no viewer" : state);
+    this.state.className = `state ${state}`;
+    say(this.facts, [session.template, `for ${session.user}`, `on ${session.agentId}`, about.image, state !== "failed" && about.reason]
+      .filter(Boolean).join(" · "));
+    const underWay = last && ON_ITS_WAY.has(last.state);
+    show(this.meter, state === "pending");
+    if (state === "pending") this.progress(about.progress, underWay && last.state === "pending");
+    const refused = last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
+    const failed = state === "failed" && about.reason;
+    say(this.reason, failed && !refused.includes(failed) ? [failed, refused].filter(Boolean).join("\n") : refused);
+    say(this.busy, underWay && state !== "pending" ? `${DOING[last.action] ?? last.action} …` : "");
+    show(this.plots, state === "running");
+    show(this.buttons.view, state === "running" && session.vncReady);
+    show(this.buttons.wake, state === "hibernated");
+    show(this.buttons.hibernate, state === "running");
+    show(this.buttons.stop, state !== "terminated");
+    for (const name of ["wake", "hibernate"]) this.buttons[name].disabled = Boolean(underWay);
+  }
+
+  progress(step, waits) {
+    if (!step) {
+      this.bar.removeAttribute("value");
+      say(this.phase, waits ? "waiting for its agent" : "starting");
+      return;
+    }
+    if (Number.isFinite(step.percent)) this.bar.value = step.percent;
+    else this.bar.removeAttribute("value");
+    const amount = step.totalBytes ? `${bytes(step.currentBytes)} of ${bytes(step.totalBytes)} (${step.percent} %)` : "";
+    say(this.phase, [step.phase, amount || step.detail].filter(Boolean).join(": "));
+  }
+
+  async order(what, body = {}) {
+    try {
+      await call("POST", pathOf(this.id, what), body);
+      show($("notice"), false);
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  askToStop() {
+    say($("stop-title"), `Stop ${this.id}?`);
+    $("stop-form").reset();
+    $("stop-form").onsubmit = (event) => this.order("stop", event.target.deletePVC.checked ? { deletePVC: true } : {});
+    openDialog($("stop-dialog"));
+  }
+}

@@ -1,0 +1,54 @@
+// The dialog that starts a session.
+import { $, el, openDialog, say, show } from "./dom.js";
+import { call } from "./plane.js";
+
+let templates = [];
+
+export async function prepareStart(agents) {
+  $("start").onclick = () => open(agents());
+  $("start-template").onchange = describe;
+  $("start-form").onsubmit = submit;
+}
+
+async function open(agents) {
+  templates = await call("GET", "/templates");
+  $("start-template").replaceChildren(
+    ...templates.map(({ metadata, spec }) => el("option", { value: metadata.name }, spec?.displayName ?? metadata.name)));
+  $("start-agent").replaceChildren(
+    el("option", { value: "" }, "any"),
+    ...agents.map(({ agentId }) => el("option", { value: agentId }, agentId)));
+  $("start-form").reset();
+  describe();
+  show($("start-error"), false);
+  openDialog($("start-dialog"));
+}
+
+function chosen() {
+  return templates.find(({ metadata }) => metadata.name === $("start-template").value);
+}
+
+function describe() {
+  const spec = chosen()?.spec ?? {};
+  say($("start-hint"), spec.description ?? "");
+  $("start-form").elements.image.value = spec.baseImage ?? "";
+}
+
+async function submit(event) {
+  event.preventDefault();
+  const fields = $("start-form").elements;
+  const wish = { template: fields.template.value, user: fields.user.value, persistentHome: fields.persistentHome.checked };
+  for (const name of ["sessionId", "cpu", "memory", "idleTimeout", "agentId"]) {
+    const value = fields[name].value.trim();
+    if (value) wish[name] = value;
+  }
+  const template = chosen();
+  const image = fields.image.value.trim();
+  if (image !== (template.spec?.baseImage ?? "")) wish.manifest = { ...template, spec: { ...template.spec, baseImage: image } };
+  try {
+    await call("POST", "/sessions", wish);
+    $("start-dialog").close();
+  } catch (error) {
+    say($("start-error"), error.message);
+    show($("start-error"), true);
+  }
+}

@@ -1,0 +1,26 @@
+// Numbers and times for people.
+
+export function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1024 && unit < units.length - 1) {
+    count /= 1024;
+    unit += 1;
+  }
+  return `${count >= 100 || unit === 0 ? Math.round(count) : Number(count.toPrecision(3))} ${units[unit]}`;
+}
+
+export const cores = (count) => `${count < 0.1 ? count.toFixed(3) : Number(count.toPrecision(3))}`;
+
+export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });
+
+export function span(seconds) {
+  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 120) return `${Math.round(seconds)} s`;
+  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+export const ago = (seconds) => {
+  const age = Date.now() / 1000 - seconds;
+  return age < 2 ? "just now" : `${span(Math.round(age)).replace(".0", "")} ago`;
+};

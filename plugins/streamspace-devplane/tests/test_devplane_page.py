@@ -1,0 +1,178 @@
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from streamspace_devplane import DevPlane, Settings
+from streamspace_devplane.novnc import find
+from streamspace_devplane.pages import STATIC
+
+from .conftest import AGENT, Agent, until
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+PAGES = ("/", "/sessions/any/view")
+
+
+@pytest.fixture
+async def http(plane: DevPlane) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=plane.url, trust_env=False) as client:
+        yield client
+
+
+async def feed(http: httpx.AsyncClient, enough: str, **headers: str) -> list[tuple[str, Any]]:
+    """What the live feed says until one of its messages holds the text."""
+    found: list[tuple[str, Any]] = []
+    kind = ""
+    async with http.stream("GET", "/api/v1/live", headers=headers, timeout=20) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                found.append((kind, json.loads(line.removeprefix("data: "))))
+                if enough in line:
+                    break
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, "/static/page.css", "/api/v1/agents", "/api/v1/no-such-thing", "/novnc/core/x"]
+)
+async def test_every_answer_forbids_scripts_of_others_and_says_what_this_is(http: httpx.AsyncClient, path: str) -> None:
+    headers = (await http.get(path)).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-streamspace-devplane"] == "development only"
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_page_says_development_control_plane_and_nothing_of_its_address(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    text = (await http.get(path.replace("any", HOSTILE))).text
+    assert "development control plane</p>" in text
+    assert "onerror" not in text
+
+
+def test_no_file_of_the_page_makes_markup_from_text() -> None:
+    files = [file for file in STATIC.iterdir() if file.suffix in {".js", ".html"}]
+    assert len(files) > 5
+    for file in files:
+        text = file.read_text()
+        found = re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
+        assert found is None, f"{file.name}: {found}"
+        if file.suffix == ".html":
+            assert not re.search(r"\son\w+=|<style|style=|<script(?![^>]*\bsrc=)|javascript:", text), file.name
+
+
+async def test_the_feed_begins_with_everything_and_goes_on_with_what_changes(
+    plane: DevPlane, agent: Agent, http: httpx.AsyncClient
+) -> None:
+    await plane.start_session(session_id="s-1")
+    first = await feed(http, '"connected"')
+    assert first[0][0] == "state"
+    state = first[0][1]
+    assert [(row["agentId"], row["connected"]) for row in state["agents"]] == [(AGENT, True)]
+    [session] = state["sessions"]
+    assert (session["sessionId"], session["lastCommand"]["action"]) == ("s-1", "start_session")
+    usage = {"cpuCores": 0.5, "memoryBytes": 1000}
+    await agent.send("status", sessionId="s-1", state="running", vncReady=True, platformMetadata={"usage": usage})
+    await plane.wait_session("s-1", state="running")
+    [session] = (await feed(http, "cpuCores"))[0][1]["sessions"]
+    assert session["platformMetadata"]["usage"] == usage
+
+
+async def test_a_feed_that_was_interrupted_goes_on_after_its_last_line(
+    plane: DevPlane, agent: Agent, http: httpx.AsyncClient
+) -> None:
+    await agent.send("heartbeat", status="online", activeSessions=0)
+    await until(lambda: plane.events(type="heartbeat"))
+    last = (await plane.events())[-1]["seq"]
+    await agent.send("pong")
+    told = await feed(http, '"pong"', **{"Last-Event-ID": str(last)})
+    [rows] = [data for kind, data in told if kind == "log"]
+    assert [row["type"] for row in rows] == ["pong"]
+
+
+async def test_a_sessions_log_holds_its_commands_and_messages_apart_from_its_readings(
+    plane: DevPlane, agent: Agent, http: httpx.AsyncClient
+) -> None:
+    command = await plane.start_session(session_id=HOSTILE)
+    await plane.start_session(session_id="other")
+    for metadata in ({}, {"usage": {"memoryBytes": 1}}, {"usage": float("nan")}):
+        await agent.send("status", sessionId=HOSTILE, state="running", platformMetadata=metadata)
+    await agent.send("vnc_data", sessionId=HOSTILE, data="UkZC")
+    await agent.send("status", sessionId="other", state="running")
+    await plane.wait_session("other", state="running")
+    path = f"/api/v1/sessions/{HOSTILE}/log"
+    log = (await http.get(path)).json()
+    assert [row["commandId"] for row in log["commands"]] == [command]
+    assert [row["type"] for row in log["events"]] == ["status"]
+    assert [row["payload"]["platformMetadata"]["usage"] for row in log["readings"]] == [{"memoryBytes": 1}]
+    assert (await http.get("/api/v1/sessions/nobody/log")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "rebound.example:8000"}, {"Host": ""}],
+    ids=["another page", "a sandboxed page", "another name for this machine", "no name"],
+)
+async def test_pages_of_others_may_neither_read_nor_act(
+    plane: DevPlane, agent: Agent, http: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    assert (await http.post("/api/v1/sessions", json={}, headers=headers)).status_code == 403
+    assert (await http.get("/api/v1/live", headers=headers)).status_code == 403
+    if "Origin" in headers:
+        with pytest.raises(InvalidStatus, match="403"):
+            await connect(f"{plane.ws_url}/api/v1/sessions/s-1/vnc", additional_headers=headers)
+    assert await plane.sessions() == []
+
+
+async def test_the_planes_own_page_and_tools_may_act(plane: DevPlane, agent: Agent, http: httpx.AsyncClient) -> None:
+    for headers in ({"Origin": plane.url}, {}):
+        assert (await http.post("/api/v1/sessions", json={}, headers=headers)).status_code == 201
+    local = plane.url.replace("127.0.0.1", "localhost")
+    assert (await http.get("/", headers={"Host": local.removeprefix("http://")})).status_code == 200
+
+
+async def test_novnc_is_served_from_where_it_is_and_asked_for_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "novnc"
+    (folder / "core").mkdir(parents=True)
+    (folder / "core" / "rfb.js").write_text("export default class {}")
+    (folder / "secret.txt").write_text("not part of it")
+    assert find([tmp_path, folder]) == folder
+    assert find([tmp_path]) is None
+    async with DevPlane(tmp_path / "a.db", novnc=folder) as plane, httpx.AsyncClient(trust_env=False) as http:
+        script = await http.get(f"{plane.url}/novnc/core/rfb.js")
+        assert (script.status_code, script.text) == (200, "export default class {}")
+        assert "javascript" in script.headers["content-type"]
+        assert (await http.get(f"{plane.url}/novnc/secret.txt")).status_code == 404
+        assert (await http.get(f"{plane.url}/api/v1/viewer")).json() == {"available": True, "help": None}
+    monkeypatch.setattr("streamspace_devplane.plane.find_novnc", lambda: None)
+    async with DevPlane(tmp_path / "b.db") as plane, httpx.AsyncClient(trust_env=False) as http:
+        told = (await http.get(f"{plane.url}/api/v1/viewer")).json()
+        assert not told["available"]
+        assert "apt install novnc" in told["help"]
+        assert "npm install @novnc/novnc" in told["help"]
+
+
+async def test_a_planes_own_templates_are_those_that_can_be_started(tmp_path: Path) -> None:
+    own = {"metadata": {"name": "mine"}, "spec": {"baseImage": "mine:1"}}
+    async with DevPlane(tmp_path / "a.db", settings=Settings(), templates={"mine": own}) as plane:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{plane.url}/api/v1/templates")).json() == [own]
+            refused = await http.post(f"{plane.url}/api/v1/sessions", json={"template": "desktop"})
+        assert (refused.status_code, refused.json()["error"]) == (
+            404,
+            "no template 'desktop'; there are mine, or send a manifest",
+        )

@@ -1,0 +1,328 @@
+"""The tunnel: throughput both ways, round trip of a byte idle and busy, memory, each beside what it could at best be.
+
+The whole path is container, agent, control plane, viewer, each in a process of its own; websockify is put before the same
+container's port and its viewer is the same code. The bare loop sends one and the same ready-made message, of the size
+the agent makes, through the `websockets` library to the same sink that the agent sends to. Rounds alternate and the
+best of each counts: what is compared is code, not what else the machine does.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import docker
+from websockets.asyncio.client import connect
+
+from streamspace_agent.protocol import vnc_data
+from streamspace_agent.tunnel.pace import CHUNK
+from streamspace_devplane.process import DevPlaneProcess
+from streamspace_devplane.settings import Settings
+from tests.bench import harness
+from tests.bench.harness import MANIFEST, Stage, finish, say
+from tests.bench.sink import HELLO, REQUEST
+
+MEGABYTES = int(os.environ.get("MEGABYTES", "256"))
+SIZE = MEGABYTES << 20
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+TRIPS = int(os.environ.get("TRIPS", "1000"))
+TUNNELS = int(os.environ.get("TUNNELS", "100"))
+BLOCK = bytes(64 * 1024)
+
+
+def manifest(**env):
+    spec = MANIFEST["spec"] | {"env": [{"name": name, "value": str(value)} for name, value in env.items()]}
+    spec["defaultResources"] = {"limits": {"memory": "64Mi", "cpu": "2"}}
+    return MANIFEST | {"spec": spec}
+
+
+async def read(viewer, size, *, asking=False):
+    """Read so many bytes; a viewer that asks for more now and then, as those of RFB do, is one that is known to read."""
+    got = asked = 0
+    while got < size:
+        got += len(await viewer.recv())
+        while asking and got - asked > 1 << 20:
+            asked += 1 << 20
+            await viewer.send(REQUEST)
+    return got
+
+
+async def greeted(viewer):
+    while not await viewer.recv():
+        pass
+    await viewer.send(HELLO)
+    return viewer
+
+
+async def down(viewer):
+    """MB/s from a container that blasts."""
+    await greeted(viewer)
+    began = time.perf_counter()
+    await read(viewer, SIZE, asking=True)
+    return SIZE / 1e6 / (time.perf_counter() - began)
+
+
+async def up(viewer):
+    """MB/s into a container that says so when it has read it all."""
+    await greeted(viewer)
+    left = SIZE - len(HELLO)
+    began = time.perf_counter()
+    await viewer.send(b"\x06\0\0\0" + (left - 8).to_bytes(4))  # one long clipboard text
+    left -= 8
+    while left:
+        left -= len(block := BLOCK[:left])
+        await viewer.send(block)
+    await read(viewer, 4)
+    return SIZE / 1e6 / (time.perf_counter() - began)
+
+
+async def trips(viewer, count):
+    """Seconds for each round trip of a byte."""
+    await viewer.recv()
+    await viewer.send(b"x")
+    await viewer.recv()
+    took = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await viewer.send(b"x")
+        await viewer.recv()
+        took.append(time.perf_counter() - began)
+        await asyncio.sleep(0.002)
+    return took
+
+
+def centile(took, percent):
+    ordered = sorted(took)
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000, 2)
+
+
+@contextlib.asynccontextmanager
+async def websockify(address):
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "websockify", f"127.0.0.1:{port}", f"{address}:5900",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while True:
+            try:
+                async with connect(f"ws://127.0.0.1:{port}", subprotocols=["binary"], compression=None) as viewer:
+                    await viewer.recv()
+                    break
+            except OSError:
+                await asyncio.sleep(0.05)
+        yield lambda: connect(
+            f"ws://127.0.0.1:{port}", subprotocols=["binary"], compression=None, max_size=None, close_timeout=1
+        )
+    finally:
+        # It forks a process for each connection, and these end with their connections.
+        process.terminate()
+        await process.wait()
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+async def open_viewer(plane, session_id):
+    """A viewer, once the last one's leaving has reached the agent."""
+    await asyncio.sleep(0.3)
+    viewer = await plane.open_viewer(session_id)
+    viewer.close_timeout = 1
+    return viewer
+
+
+async def start(scene, session_id, **env):
+    await scene.plane.wait_command(
+        await scene.plane.start_session("bench", session_id=session_id, manifest=manifest(**env)), timeout=60
+    )
+    client = docker.APIClient(base_url=scene.host)
+    try:
+        networks = client.inspect_container(f"streamspace-{session_id}")["NetworkSettings"]["Networks"]
+    finally:
+        client.close()
+    return next(iter(networks.values()))["IPAddress"]
+
+
+async def throughput(scene, session_id, measure, **env):
+    """Best MB/s of the tunnel and of websockify."""
+    address = await start(scene, session_id, **env)
+    tunnel, bare = [], []
+    async with websockify(address) as direct:
+        for _ in range(ROUNDS):
+            async with await open_viewer(scene.plane, session_id) as viewer:
+                tunnel.append(await measure(viewer))
+            async with direct() as viewer:
+                bare.append(await measure(viewer))
+    say(f"{session_id}: tunnel {_show(tunnel)} MB/s, websockify {_show(bare)} MB/s")
+    return max(tunnel), max(bare)
+
+
+def _show(rates):
+    return " ".join(f"{rate:.0f}" for rate in rates)
+
+
+async def round_trips(scene, prefix):
+    session_id = f"{prefix}-echo"
+    address = await start(scene, session_id, MODE="vnc")
+    async with await open_viewer(scene.plane, session_id) as viewer:
+        idle = await trips(viewer, TRIPS)
+    async with websockify(address) as direct, direct() as viewer:
+        reference = await trips(viewer, TRIPS)
+    busy_id = f"{prefix}-busy"
+    await start(scene, busy_id, MODE="blast", MEGABYTES=1 << 20)
+    watching = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.tunnel", "watch", scene.plane.url, busy_id, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        await watching.stdout.readline()
+        async with await open_viewer(scene.plane, session_id) as viewer:
+            busy = await trips(viewer, TRIPS)
+        assert watching.returncode is None, "the saturating viewer ended"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            watching.kill()
+        await watching.wait()
+        await scene.plane.wait_command(await scene.plane.stop_session(busy_id))
+    say(
+        f"round trip: idle p50 {centile(idle, 50)} p99 {centile(idle, 99)} ms (websockify p99 {centile(reference, 99)}),"
+        f" busy p50 {centile(busy, 50)} p99 {centile(busy, 99)} ms"
+    )
+    return idle, busy
+
+
+async def watch(url, session_id):
+    """A viewer that reads all it can get, in a process of its own."""
+    from streamspace_devplane.client import PlaneClient
+
+    async with PlaneClient(url) as plane, await plane.open_viewer(session_id) as viewer:
+        await greeted(viewer)
+        await read(viewer, 8 << 20, asking=True)
+        say("saturated")
+        await read(viewer, 1 << 50, asking=True)
+
+
+def resident(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def memory(scene, agent, prefix):
+    """MB that so many idle tunnels add, containers and all that the agent knows of them included."""
+    await start(scene, f"{prefix}-first", MODE="vnc")
+    await asyncio.sleep(1)
+    before = resident(agent.pid)
+    names = [f"{prefix}-m{number}" for number in range(TUNNELS)]
+    for some in (names[i : i + 16] for i in range(0, TUNNELS, 16)):
+        await asyncio.gather(*(start(scene, name, MODE="vnc") for name in some))
+    await asyncio.sleep(2)
+    added = (resident(agent.pid) - before) / 1e6
+    say(f"memory: {before / 1e6:.1f} MB with one tunnel, {added:.1f} MB more with {TUNNELS} more")
+    return added
+
+
+async def to_sink(scene, prefix):
+    """Best MB/s of VNC bytes that the agent, and a bare loop, get into a sink."""
+    agent_rates, bare_rates = [], []
+    for number in range(ROUNDS):
+        session_id = f"{prefix}-sink{number}"
+        payload = {"sessionId": session_id, "user": "bench", "template": "bench"}
+        payload["templateManifest"] = manifest(MODE="blast", MEGABYTES=1 << 20)
+        port = free_port()
+        command = json.dumps({"action": "start_session", "payload": payload})
+        sink = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.bench.sink", str(port), str(SIZE), command, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            await listening(port)
+            await bare(port)
+            bare_rates.append(await rate(sink))
+            agent = await scene.agent(
+                f"sink{number}", CONTROL_PLANE_URL=f"ws://127.0.0.1:{port}", **own_state(scene, number)
+            )
+            await agent.start()
+            agent_rates.append(await rate(sink))
+            await agent.terminate()
+        finally:
+            sink.terminate()
+            await sink.wait()
+        await asyncio.to_thread(harness.sweep, scene.host, scene.agent_id)
+    say(f"agent to control plane: {_show(agent_rates)} MB/s, bare loop {_show(bare_rates)} MB/s")
+    return max(agent_rates), max(bare_rates)
+
+
+def own_state(scene, number):
+    return {"STATE_DIR": str(scene.folder / f"sink-state{number}"), "DRAIN_TIMEOUT": "1s"}
+
+
+async def listening(port):
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+
+
+async def bare(port):
+    frame = vnc_data("bench", os.urandom(CHUNK))
+    async with connect(f"ws://127.0.0.1:{port}/api/v1/agents/connect", compression=None) as link:
+        for _ in range((SIZE + (32 << 20)) // CHUNK):
+            await link.send(frame, text=True)
+        await (await link.ping())
+
+
+async def rate(sink):
+    async with asyncio.timeout(60):
+        return float(await sink.stdout.readline())
+
+
+async def main():
+    with tempfile.TemporaryDirectory(prefix="streamspace-bench-") as folder:
+        plane = DevPlaneProcess(Path(folder) / "plane", settings=Settings(log_vnc_data=False))
+        async with plane:
+            prefix = f"bench-{os.urandom(4).hex()}"
+            scene = Stage(Path(folder), plane, prefix, os.environ["DOCKER_HOST"])
+            try:
+                agent = await (await scene.agent(MAX_SESSIONS="200", MAX_CPU="1000")).start()
+                await plane.wait_agent(prefix)
+                to_viewer, down_bare = await throughput(scene, f"{prefix}-down", down, MODE="blast", MEGABYTES=1 << 20)
+                to_session, up_bare = await throughput(scene, f"{prefix}-up", up, MODE="sink", MEGABYTES=MEGABYTES)
+                idle, busy = await round_trips(scene, prefix)
+                added = await memory(scene, agent, prefix)
+                await agent.terminate()
+                await asyncio.to_thread(harness.sweep, scene.host, prefix)
+                sent, loop = await to_sink(scene, prefix)
+            finally:
+                for agent in scene.agents:
+                    await agent.kill()
+                await asyncio.to_thread(harness.sweep, scene.host, prefix)
+    finish(
+        bench="tunnel",
+        to_viewer_mb_s=round(to_viewer),
+        to_session_mb_s=round(to_session),
+        ratio_bare=round(sent / loop, 2),
+        ratio_websockify=round(to_viewer / down_bare, 2),
+        ratio_websockify_to_session=round(to_session / up_bare, 2),
+        rtt_idle_p50_ms=round(statistics.median(idle) * 1000, 2),
+        rtt_idle_p99_ms=centile(idle, 99),
+        rtt_busy_p99_ms=centile(busy, 99),
+        memory_100_tunnels_mb=round(added, 1),
+    )
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["watch", url, session_id]:
+            asyncio.run(watch(url, session_id))
+        case _:
+            asyncio.run(main())

@@ -1,0 +1,66 @@
+import random
+
+from streamspace_agent.tunnel.pace import CHUNK, Budget, Window, chunk
+
+
+class Time:
+    def __init__(self):
+        self.seconds = 100.0
+
+    def now(self):
+        return self.seconds
+
+
+def run(rate, base, seconds=100.0):
+    """A link of so many bytes a second and so long a round trip, kept full. Returns the window and the last latency."""
+    time = Time()
+    window, probes, arrived, latency = Window(time), [], time.seconds, 0.0
+    end = time.seconds + seconds
+    while time.seconds < end:
+        while window.open:
+            arrived = max(arrived, time.seconds) + CHUNK / rate
+            if probe := window.sent(CHUNK):
+                probes.append((arrived + base, probe, time.seconds))
+        due, probe, sent = probes.pop(0)
+        time.seconds = max(time.seconds, due)
+        latency = time.seconds - sent
+        window.answered(probe, latency)
+    return window, latency
+
+
+def test_a_fast_link_is_kept_full():
+    window, _ = run(rate=500e6, base=0.0002)
+    assert window.size > 1 << 20
+
+
+def test_a_long_way_gets_a_large_window():
+    window, _ = run(rate=50e6, base=0.05)
+    assert window.size / 0.05 > 0.8 * 50e6
+
+
+def test_a_slow_link_holds_little_back_that_others_would_wait_behind():
+    window, latency = run(rate=2e6, base=0.01)
+    assert window.size <= 3 * Window.SMALLEST
+    assert latency < 0.25
+
+
+def test_however_many_viewers_stop_reading_the_queue_never_fills_and_one_that_reads_goes_on():
+    budget, unread, dice = Budget(), [0] * 60, random.Random(3)
+    for _ in range(100_000):
+        one = dice.randrange(len(unread))
+        if budget.allows(unread[one]):
+            unread[one] += 1
+            budget.used += 1
+        assert budget.used <= Budget.LIMIT
+        budget.used -= unread[0]
+        unread[0] = 0
+    assert budget.allows(0)
+
+
+def test_one_viewer_alone_may_be_behind_by_the_largest_update_there_is():
+    budget, unread, total = Budget(), 0, 0
+    while budget.allows(unread):
+        total += chunk(unread)
+        unread += 1
+        budget.used += 1
+    assert total > 3840 * 2160 * 4

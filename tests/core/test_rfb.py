@@ -1,0 +1,98 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamspace_agent.tunnel.rfb import ClientStream, Said
+
+HELLO = b"RFB 003.008\n\x01\x01"
+REQUEST = b"\x03\x01" + bytes(8)
+KEY = b"\x04\x01\x00\x00" + (0x61).to_bytes(4)
+POINTER = b"\x05\x00\x00\x10\x00\x10"
+TEXT = b"\x06\0\0\0" + (5).to_bytes(4) + b"\x04\x04\x04\x04\x04"
+FENCE = b"\xf8\0\0\0" + (1).to_bytes(4) + b"\x03abc"
+FENCE_REQUEST = b"\xf8\0\0\0" + (0x80000001).to_bytes(4) + b"\0"
+
+MESSAGES = {
+    "SetPixelFormat": (bytes(20), Said.NOTHING),
+    "SetEncodings": (b"\x02\0" + (2).to_bytes(2) + bytes(8), Said.NOTHING),
+    "FramebufferUpdateRequest": (REQUEST, Said.READ),
+    "KeyEvent": (KEY, Said.INPUT),
+    "PointerEvent": (POINTER, Said.INPUT),
+    "ClientCutText": (TEXT, Said.NOTHING),
+    "extended ClientCutText": (b"\x06\0\0\0" + (-5).to_bytes(4, signed=True) + bytes(5), Said.NOTHING),
+    "EnableContinuousUpdates": (b"\x96" + bytes(9), Said.NOTHING),
+    "fence answered": (FENCE, Said.READ),
+    "fence requested": (FENCE_REQUEST, Said.NOTHING),
+    "xvp": (b"\xfa\0\x01\x02", Said.NOTHING),
+    "SetDesktopSize": (b"\xfb\0" + bytes(4) + b"\x02\0" + bytes(32), Said.NOTHING),
+    "QEMU key": (b"\xff\0" + bytes(10), Said.INPUT),
+    "QEMU audio on": (b"\xff\x01\0\0", Said.NOTHING),
+    "QEMU audio format": (b"\xff\x01\0\x02" + bytes(6), Said.NOTHING),
+}
+
+
+def connected(hello=HELLO):
+    stream = ClientStream()
+    assert stream.feed(hello) == Said.READ
+    return stream
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_each_message_is_told_by_its_length_and_what_follows_is_still_understood(name):
+    data, said = MESSAGES[name]
+    stream = connected()
+    assert stream.feed(data * 3) == said
+    assert stream.feed(POINTER) == Said.INPUT
+    assert stream.feed(REQUEST) == Said.READ
+    assert not stream.foreign
+
+
+@given(st.lists(st.sampled_from(sorted(MESSAGES)), max_size=20), st.lists(st.integers(1, 40), max_size=60))
+def test_how_the_bytes_are_cut_changes_nothing(names, cuts):
+    data = HELLO + b"".join(MESSAGES[name][0] for name in names)
+    whole, pieces, said = ClientStream().feed(data), ClientStream(), Said.NOTHING
+    for cut in [*cuts, len(data)]:
+        said |= pieces.feed(data[:cut])
+        data = data[cut:]
+    assert said == whole
+    assert not pieces.foreign
+
+
+def test_a_key_inside_a_pasted_text_is_no_input():
+    stream = connected()
+    assert stream.feed(b"\x06\0\0\0" + (80_000).to_bytes(4)) == Said.NOTHING
+    for _ in range(10):
+        assert stream.feed(KEY * 1000) == Said.NOTHING
+    assert stream.feed(KEY) == Said.INPUT
+
+
+@pytest.mark.parametrize("hello", [b"RFB 003.007\n\x01\x01", b"RFB 003.008\n\x02" + bytes(16) + b"\x01"])
+def test_handshakes_without_and_with_a_password_are_followed(hello):
+    assert connected(hello).feed(KEY) == Said.INPUT
+
+
+@pytest.mark.parametrize(("security", "answer"), [(1, b""), (2, bytes(16))])
+def test_the_oldest_handshake_takes_its_security_type_from_the_server(security, answer):
+    stream = ClientStream()
+    stream.feed(b"RFB 003.003\n"[:8])
+    stream.server_head = b"RFB 003.003\n" + security.to_bytes(4)
+    stream.feed(b"RFB 003.003\n"[8:] + answer + b"\x00")
+    assert not stream.foreign
+    assert stream.feed(KEY) == Said.INPUT
+
+
+def test_an_eighth_button_is_no_longer_message_unless_the_viewer_offered_them():
+    assert connected().feed(b"\x05\x80" + bytes(4) + REQUEST) == Said.INPUT | Said.READ
+    stream = connected()
+    stream.feed(b"\x02\0" + (1).to_bytes(2) + (-316).to_bytes(4, signed=True))
+    assert stream.feed(b"\x05\x80" + bytes(5) + REQUEST) == Said.INPUT | Said.READ
+    assert not stream.foreign
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", HELLO[:12] + b"\x13", HELLO + b"\xb2", HELLO + b"\xff\x07"])
+def test_what_is_not_understood_counts_as_a_person_but_for_bare_update_requests(start):
+    stream = ClientStream()
+    assert Said.INPUT in stream.feed(start)
+    assert stream.foreign
+    assert stream.feed(b"anything") == Said.READ | Said.INPUT
+    assert stream.feed(REQUEST * 2) == Said.READ

@@ -1,0 +1,236 @@
+"""What one tenure survives: a journal that cannot be written, answers too large, queues, and comparisons that come too late."""
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from streamspace_agent import dispatcher, protocol
+from streamspace_agent.journal import Message
+from streamspace_agent.outbox import encode
+from streamspace_agent.runtime import Leftover, Session, SessionState
+from tests.core.memory_driver import AGENT
+
+
+@contextmanager
+def unwritable(running):
+    database = running.tenure._journal._db
+    database.execute("PRAGMA query_only = 1")
+    try:
+        yield
+    finally:
+        database.execute("PRAGMA query_only = 0")
+
+
+async def until(condition):
+    async with asyncio.timeout(15):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def statuses(plane, session_id):
+    told = [e["payload"] for e in await plane.events(type="status")]
+    return [payload["state"] for payload in told if payload["sessionId"] == session_id]
+
+
+async def test_a_journal_that_cannot_be_written_refuses_new_commands_and_keeps_what_runs(plane, lead, driver, caplog):
+    driver.hold["a"] = asyncio.Event()
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session(session_id="a")
+        await plane.wait_command(command, "ack")
+        await until(lambda: running.tenure.outbox.waiting == 0)
+        with unwritable(running):
+            row = await plane.wait_command(await plane.start_session(session_id="b"), "failed")
+            assert row["error"].startswith("journal_unavailable: STATE_DIR: cannot write the journal")
+            await plane.send_frame(AGENT, '{"type": 1, "payload": {"commandId": "m"}}')
+            driver.hold["a"].set()
+            await until(lambda: f"the outcome of command {command} waits" in caplog.text)
+            assert (await plane.command(command))["state"] == "ack"
+        await plane.wait_command(command)
+        await plane.wait_session("a", state="running")
+        assert (await plane.command(command))["completes"] == 1
+        assert running.tenure._link.status.connections == 1
+
+
+async def test_a_death_that_could_not_be_journalled_is_reported_with_the_next_comparison(plane, lead, driver, caplog):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+        await until(lambda: running.tenure.outbox.waiting == 0)
+        with unwritable(running):
+            driver.die("a", "exit code 3")
+            await until(lambda: "states wait to be reported" in caplog.text)
+        await running.tenure.reconciler.reconcile()
+        await plane.wait_session("a", state="failed")
+
+
+async def test_what_was_delivered_but_not_forgotten_is_not_sent_again_after_a_reconnect(plane, lead, driver):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session(session_id="a")
+        original = running.tenure._journal.delivered
+
+        def fail(up_to):
+            with unwritable(running):
+                original(up_to)
+
+        running.tenure._journal.delivered = fail
+        await plane.wait_command(command)
+        await until(lambda: running.tenure.outbox.waiting == 0)
+        await plane.set_faults(cut={})
+        await until(lambda: running.tenure._link.status.connections == 2)
+        running.tenure._journal.delivered = original
+        await plane.wait_command(await plane.stop_session("a"))
+        row = await plane.command(command)
+        assert (row["acks"], row["completes"]) == (1, 1)
+
+
+async def test_nothing_larger_than_the_control_plane_takes_is_sent_whatever_a_driver_says(plane, lead, driver):
+    original = driver.start
+
+    async def talkative(spec, report):
+        return replace(await original(spec, report), details={"story": "x" * 600_000}, reason="y" * 600_000)
+
+    driver.start = talkative
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        row = await plane.wait_command(await plane.start_session(session_id="a"), "failed")
+        assert row["error"].startswith("result_too_large: a complete message of ")
+        assert (await plane.wait_session("a", state="running"))["vncReady"]
+        assert running.tenure._link.status.connections == 1
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"commandId": "c", "result": {"x": "ü" * 600_000}},
+        {"commandId": "c" * 600_000, "error": "e"},
+        {"sessionId": "s" * 600_000},
+        {"sessionId": "s", "platformMetadata": {"x": "x" * 600_000}},
+        {"sessionId": "s", "load": float("nan")},
+    ],
+)
+def test_every_message_becomes_a_frame_that_fits_or_none(payload):
+    assert len(encode(Message("status", payload)).encode()) <= protocol.MAX_FRAME
+
+
+async def test_a_result_that_is_no_json_is_sent_as_text(plane, lead, driver):
+    original = driver.start
+
+    async def odd(spec, report):
+        return replace(await original(spec, report), details={"since": SessionState})
+
+    driver.start = odd
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"), "completed,failed")
+
+
+async def test_a_stop_ends_every_start_that_came_before_it(plane, lead, driver):
+    driver.hold["a"] = asyncio.Event()
+    async with lead():
+        await plane.wait_agent(AGENT)
+        first = await plane.start_session(session_id="a")
+        await plane.wait_command(first, "ack")
+        payload = (await plane.command(first))["payload"]
+        second = await plane.send_command(AGENT, "start_session", payload)
+        await plane.wait_command(second, "ack")
+        await plane.wait_command(await plane.stop_session("a"))
+        for command in (first, second):
+            assert (await plane.command(command))["error"].startswith("cancelled: stop_session")
+        assert driver.starts == 0
+
+
+async def test_a_stop_waits_for_no_slot_that_slow_starts_hold(plane, lead, driver):
+    async with lead(COMMAND_CONCURRENCY="1"):
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+        driver.hold["b"] = asyncio.Event()
+        await plane.wait_command(await plane.start_session(session_id="b"), "ack")
+        await plane.wait_command(await plane.stop_session("a"))
+
+
+async def test_a_listing_older_than_a_commands_report_is_not_believed(plane, lead, driver):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="old"))
+        original, listed, go = driver.sessions, asyncio.Event(), asyncio.Event()
+
+        async def slow():
+            seen = await original()
+            listed.set()
+            await go.wait()
+            return seen
+
+        driver.sessions = slow
+        comparing = asyncio.create_task(running.tenure.reconciler.reconcile())
+        await listed.wait()
+        driver.sessions = original
+        await plane.wait_command(await plane.stop_session("old"))
+        await plane.wait_command(await plane.start_session(session_id="new"))
+        go.set()
+        assert await comparing == 0
+        assert (await statuses(plane, "old"))[-1] == "terminated"
+        assert (await statuses(plane, "new"))[-1] == "running"
+
+
+async def test_a_session_gone_while_nobody_led_is_reported_terminated(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+    driver.held.clear()
+    driver.queue = asyncio.Queue()
+    async with lead():
+        session = await plane.wait_session("a", state="terminated")
+        assert "removed from the engine" in session["platformMetadata"]["reason"]
+
+
+async def test_a_container_that_never_ran_is_left_over_once_no_command_is_about_it(plane, lead, driver):
+    driver.held["half"] = Session("half", SessionState.PENDING, "streamspace-half")
+    asked = []
+
+    async def leftovers(known):
+        asked.append(known)
+        return [Leftover("container", "streamspace-half", "never ran", 100.0)] if "half" not in known else []
+
+    removed = asyncio.Event()
+
+    async def remove(leftover):
+        removed.set()
+
+    driver.leftovers, driver.remove = leftovers, remove
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        await until(lambda: "half" in running.tenure.reconciler.sessions)
+        await running.tenure.reconciler._remove_leftovers()
+        assert removed.is_set()
+
+
+async def test_a_start_that_the_engine_stays_away_from_fails_and_its_progress_ends(plane, lead, driver, monkeypatch):
+    monkeypatch.setattr(dispatcher, "ENGINE_PATIENCE", 0.3)
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        driver.down = True
+        row = await plane.wait_command(await plane.start_session(session_id="a"), "failed")
+        assert row["error"].startswith("engine_unavailable: ")
+        await plane.wait_session("a", state="failed")
+        running.tenure._board.show("ghost", protocol.Progress("pulling"))
+        await until(lambda: "ghost" not in running.tenure._board._steps)
+
+
+async def test_an_interrupted_command_that_is_given_up_is_cleaned_up(plane, lead, driver):
+    driver.hold["a"] = asyncio.Event()
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session(session_id="a")
+        await plane.wait_command(command, "ack")
+        await until(lambda: running.tenure.dispatcher.running == 1)
+        running.tenure._journal._db.execute("UPDATE commands SET attempts = 3")
+        await running.kill()
+    driver.queue = asyncio.Queue()
+    async with lead():
+        assert (await plane.wait_command(command, "failed"))["error"].startswith("interrupted: the agent ended 3 times")
+        assert ("stop", "a") in driver.calls
+        await plane.wait_session("a", state="terminated")

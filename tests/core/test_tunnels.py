@@ -1,0 +1,441 @@
+"""Viewers, through the control plane's twin and the agent, to a server of RFB on loopback."""
+
+import asyncio
+import hashlib
+import os
+from dataclasses import replace
+
+import pytest
+
+from streamspace_agent import protocol
+from tests.core.memory_driver import AGENT
+from tests.core.vnc import GREETING, KEY, POINTER, REQUEST, VncServer, viewer
+
+HASH_BYTES = int(os.environ.get("TUNNEL_HASH_BYTES", str(300 * 10**6)))
+"""Bytes of the transfer that is compared by hash; the full size is 10 GB."""
+
+
+@pytest.fixture
+async def server(driver):
+    server = await VncServer().start()
+    driver.servers["s1"] = server
+    yield server
+    await server.die()
+
+
+async def ready(plane, session_id="s1", **wish):
+    await plane.wait_agent(AGENT)
+    await plane.wait_command(await plane.start_session("desktop", session_id=session_id, **wish))
+    await announced(plane, session_id)
+
+
+async def announced(plane, session_id="s1", times=1, after=0):
+    """Wait until a viewer may come; `times` counts the greetings since the plane's event `after`."""
+    await until(lambda: _greetings(plane, session_id, after), times)
+
+
+async def _greetings(plane, session_id, after):
+    told = await plane.events(after, type="vnc_data", direction="from_agent")
+    return sum(e["payload"]["sessionId"] == session_id and e["payload"]["data"].startswith("UkZC") for e in told)
+
+
+async def until(count, wanted):
+    async with asyncio.timeout(20):
+        while await count() < wanted:
+            await asyncio.sleep(0.02)
+
+
+async def errors(plane):
+    return [e["payload"]["error"] for e in await plane.events(type="vnc_error")]
+
+
+async def last(plane):
+    return (await plane.events())[-1]["seq"]
+
+
+async def counters(plane):
+    return (await plane.diagnostics())["counters"]
+
+
+async def test_a_viewer_finds_the_greeting_and_speaks_with_the_server(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        [told] = await plane.events(type="vnc_ready")
+        assert told["payload"] == {"sessionId": "s1", "vncPort": 5900, "podName": "streamspace-s1"}
+        async with viewer(plane) as one:
+            await one.handshake()
+            await one.press()
+            await one.say(POINTER)
+        assert server.input[:8] == KEY
+        assert await errors(plane) == []
+
+
+async def test_a_long_stream_arrives_whole_in_frames_below_the_limit(plane, lead, server, monkeypatch):
+    frames = []
+    original = protocol.vnc_data
+    monkeypatch.setattr(protocol, "vnc_data", lambda s, d: frames.append(len(f := original(s, d))) or f)
+    server.update = 1 << 20
+    got = hashlib.sha256()
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            received = 0
+            for _ in range(4):
+                await one.say(REQUEST)
+            while received < HASH_BYTES:
+                data = await one.read(server.update, timeout=60)
+                got.update(data)
+                received += len(data)
+                if received + 3 * server.update < HASH_BYTES:
+                    await one.say(REQUEST)
+        assert received == server.sent
+        assert got.digest() == server.digest.digest()
+    assert max(frames) <= protocol.MAX_FRAME
+    assert received / len(frames) > 32 * 1024, "many small messages fill the control plane's queue"
+    assert (await counters(plane)).get("vncDropped", 0) == 0
+
+
+@pytest.mark.timeout(300)
+async def test_bytes_from_the_viewer_arrive_whole(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            blob = os.urandom(1 << 20)
+            for _ in range(8):
+                cut = b"\x06\0\0\0" + len(blob).to_bytes(4) + blob
+                for start in range(0, len(cut), 60_000):
+                    await one.say(cut[start : start + 60_000])
+            await one.press()
+        assert hashlib.sha256(server.input[:-8]).digest() == hashlib.sha256(blob * 8).digest()
+
+
+async def test_the_next_viewer_gets_a_fresh_connection(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        for turn in range(1, 4):
+            await announced(plane, times=turn)
+            async with viewer(plane) as one:
+                await one.handshake()
+                await one.say(REQUEST)
+        await announced(plane, times=4)
+        assert server.connections == 4
+        assert await errors(plane) == []
+
+
+async def test_a_viewer_that_leaves_without_a_word_costs_no_connection(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        for turn in range(2, 5):
+            async with viewer(plane) as one:
+                assert await one.read(12) == GREETING
+            await announced(plane, times=turn)
+        async with viewer(plane) as one:
+            await one.handshake()
+        assert server.connections in {1, 2}  # 2 once the last one's leaving was noticed
+
+
+async def test_a_server_that_dies_closes_its_viewer_and_is_found_again(plane, lead, server):
+    async with lead() as running:
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            await server.die()
+            assert "server closed the connection" in await one.closed() or "broke" in (await errors(plane))[0]
+        seq = await last(plane)
+        await until(lambda: _truth(not running.tenure.tunnels.works(running.tenure.reconciler.sessions["s1"])), 1)
+        await server.start()
+        await announced(plane, after=seq)
+        async with viewer(plane) as two:
+            await two.handshake()
+
+
+async def _truth(value):
+    return int(value)
+
+
+async def test_a_server_that_restarts_unseen_leaves_one_greeting_for_the_next_viewer(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        await server.die()
+        await server.start()
+        await until(lambda: _truth(server.connections >= 2), 1)
+        async with viewer(plane) as one:
+            await one.handshake()
+            await one.press()
+        assert await _greetings(plane, "s1", 0) in {1, 2}
+
+
+async def test_a_viewer_that_speaks_while_its_server_is_away_is_answered_once_it_is_back(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            assert await one.read(12) == GREETING
+            for writer in list(server.writers):
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
+            await one.say(GREETING)
+            assert await one.read(2) == b"\x01\x01"
+
+
+async def test_a_stopped_session_closes_its_viewer(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            await plane.wait_command(await plane.stop_session("s1"))
+            assert "terminated" in await one.closed()
+        assert server.writers == set()
+
+
+async def test_a_woken_session_greets_again(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        for turn in range(2, 4):
+            await plane.wait_command(await plane.hibernate_session("s1"))
+            await plane.wait_command(await plane.wake_session("s1"))
+            await announced(plane, times=turn)
+            async with viewer(plane) as one:
+                await one.handshake()
+                await one.press()
+                break
+
+
+async def test_a_link_that_breaks_mid_stream_closes_the_viewer_and_the_next_one_works(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        server.flood = True
+        seq = await last(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            await one.say(REQUEST)
+            await one.read(1 << 20)
+            await plane.set_faults(cut={})
+            assert "gone" in await one.closed()
+        server.flood = False
+        await announced(plane, after=seq)
+        async with viewer(plane) as two:
+            await two.handshake()
+            await two.press()
+        assert any("control plane broke" in error for error in await errors(plane))
+
+
+async def test_a_new_leader_serves_the_viewers_of_the_old(plane, lead, driver, server):
+    async with lead() as first:
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            await one.say(REQUEST)
+            await first.kill()
+            await one.closed()
+    seq = await last(plane)
+    driver.queue = asyncio.Queue()
+    async with lead():
+        await announced(plane, after=seq)
+        async with viewer(plane) as two:
+            await two.handshake()
+            await two.press()
+        assert any("interrupted" in error for error in await errors(plane))
+
+
+async def test_bytes_that_are_not_base64_close_the_viewer_instead_of_corrupting_its_stream(plane, lead, server):
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            await plane.send_message(AGENT, "vnc_data", {"sessionId": "s1", "data": "@@@"})
+            assert "base64" in await one.closed()
+        await announced(plane, times=2)
+        async with viewer(plane) as two:
+            await two.handshake()
+        assert server.input == b""
+
+
+async def test_data_for_an_unknown_session_is_answered_with_an_error(plane, lead):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.send_message(AGENT, "vnc_data", {"sessionId": "ghost", "data": "UkZC"})
+        await until(lambda: _count(errors(plane)), 1)
+        assert (await plane.events(type="vnc_error"))[0]["payload"]["sessionId"] == "ghost"
+
+
+async def _count(items):
+    return len(await items)
+
+
+async def test_a_viewer_that_stops_reading_is_closed_and_nothing_is_dropped(plane, lead, driver, server, monkeypatch):
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
+    other = driver.servers["s2"] = await VncServer().start()
+    server.flood = True
+    async with lead():
+        await ready(plane)
+        await ready(plane, "s2")
+        async with viewer(plane, "s2") as busy:
+            await busy.handshake()
+            async with viewer(plane) as stuck:
+                await stuck.handshake()
+                await stuck.say(REQUEST)
+                stuck.socket.transport.pause_reading()
+                while not await errors(plane):
+                    await busy.press()
+                    await busy.say(REQUEST)
+                    await busy.read(other.update)
+                assert "has not read" in (await errors(plane))[0]
+                stuck.socket.transport.resume_reading()
+                assert "has not read" in await stuck.closed()
+            await busy.press()
+        assert (await counters(plane)).get("vncDropped", 0) == 0
+        assert server.sent < 256 * protocol.MAX_FRAME
+    await other.die()
+
+
+async def test_a_server_that_reads_nothing_ends_its_viewer_and_nothing_else_waits_for_it(plane, lead, driver, server):
+    server.deaf = True
+    other = driver.servers["s2"] = await VncServer().start()
+    async with lead():
+        await ready(plane)
+        await ready(plane, "s2")
+        async with viewer(plane) as pasting, viewer(plane, "s2") as typing:
+            await pasting.handshake()
+            await typing.handshake()
+            text = bytes(60_000)
+            await pasting.say(b"\x06\0\0\0" + (1 << 30).to_bytes(4))
+            pasted = asyncio.create_task(_paste(pasting, text))
+            while not await errors(plane):
+                await typing.press()
+                await asyncio.sleep(0.02)
+            assert "does not take" in (await errors(plane))[0]
+            pasted.cancel()
+            await asyncio.gather(pasted, return_exceptions=True)
+            await typing.press()
+    await other.die()
+
+
+async def _paste(one, text):
+    while True:
+        await one.say(text)
+
+
+async def test_a_saturated_tunnel_delays_neither_keys_of_another_nor_answers_to_commands(plane, lead, driver, server):
+    other = driver.servers["s2"] = await VncServer().start()
+    server.update = 4 << 20
+    async with lead(HEALTH_CHECK_INTERVAL="1s"):
+        await ready(plane)
+        await ready(plane, "s2")
+        async with viewer(plane) as watching, viewer(plane, "s2") as typing:
+            await watching.handshake()
+            await typing.handshake()
+            stream = asyncio.create_task(_watch(watching, server.update))
+            took = []
+            loop = asyncio.get_running_loop()
+            for _ in range(50):
+                began = loop.time()
+                await typing.press()
+                took.append(loop.time() - began)
+            assert not stream.done()
+            assert sorted(took)[45] < 1.0  # without turns a key waits for megabytes
+            await plane.wait_command(await plane.hibernate_session("s2"), timeout=5)
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+    await other.die()
+
+
+async def _watch(one, size):
+    await one.say(REQUEST)
+    while True:
+        await one.say(REQUEST)
+        await one.read(size)
+
+
+async def test_heartbeats_count_the_sessions_whose_server_greets(plane, lead, driver, server):
+    async with lead(HEALTH_CHECK_INTERVAL="1s"):
+        await ready(plane)
+        await plane.wait_command(await plane.start_session("desktop", session_id="mute"))  # no server behind it
+        seq = await last(plane)
+        await until(lambda: _count(plane.events(seq, type="heartbeat")), 1)
+        assert (await plane.events(seq, type="heartbeat"))[0]["payload"]["activeSessions"] == 1
+
+
+async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewer_speaks(plane, lead, driver):
+    async def answer(reader, writer):
+        connections.append(1)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    connections = []
+    web = await asyncio.start_server(answer, "127.0.0.1", 0)
+    driver.servers["s1"] = type("Server", (), {"port": web.sockets[0].getsockname()[1]})
+    manifest = {
+        "metadata": {"name": "kasm"},
+        "spec": {"baseImage": "x", "kasmvnc": {"enabled": True, "port": 6901}},
+    }
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session("kasm", session_id="s1", manifest=manifest))
+        driver.held["s1"] = replace(driver.held["s1"])
+        for turn in range(1, 3):
+            await until(lambda: _count(plane.events(type="vnc_ready")), 1)
+            assert len(connections) == turn - 1
+            async with viewer(plane) as one:
+                await one.say(b"GET / HTTP/1.1\r\n\r\n")
+                assert (await one.read(12)) == b"HTTP/1.1 204"
+            await asyncio.sleep(0.1)
+    web.close()
+
+
+async def test_a_session_hibernates_once_nobody_touches_it_however_many_look_on(plane, lead, server):
+    server.update = 1000
+    async with lead():
+        await ready(plane, idle_timeout="3s")
+        async with viewer(plane) as one:
+            await one.handshake()
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            while loop.time() - began < 5:
+                await one.press()
+                await asyncio.sleep(0.2)
+            assert (await plane.session("s1"))["state"] == "running"
+            seq = await last(plane)
+            while (await plane.session("s1"))["state"] == "running":
+                await one.say(REQUEST)
+                await asyncio.sleep(0.2)
+        await plane.wait_session("s1", state="hibernated")
+        status = (await plane.events(seq, type="status"))[-1]["payload"]
+        assert status["state"] == "hibernated"
+        assert status["platformMetadata"]["reason"].startswith("idle_timeout")
+        assert await plane.events(seq, type="complete") == []
+
+
+async def test_a_session_that_has_lasted_its_time_is_stopped_also_by_a_later_leader(plane, lead, driver, server):
+    driver.age = 3598.0
+    async with lead() as first:
+        await ready(plane, max_session_duration="1h")
+        await first.kill()
+    driver.queue = asyncio.Queue()
+    async with lead():
+        await plane.wait_session("s1", state="terminated")
+        status = (await plane.events(type="status"))[-1]["payload"]
+        assert status["platformMetadata"]["reason"].startswith("max_session_duration")
+
+
+async def test_memory_does_not_grow_with_what_passes(plane, lead, server):
+    server.update = 1 << 20
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            sizes = []
+            for _ in range(3):
+                for _ in range(60):
+                    await one.say(REQUEST)
+                    await one.read(server.update)
+                sizes.append(_resident())
+        assert sizes[-1] - sizes[0] < 40 << 20
+
+
+def _resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096

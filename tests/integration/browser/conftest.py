@@ -1,0 +1,74 @@
+"""A headless Chromium that sees what a newcomer sees; its pictures stay under artifacts/browser."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from playwright.async_api import async_playwright, expect
+
+from lab import browser as lab_browser
+from lab import novnc
+from streamspace_devplane import DevPlane
+
+PICTURES = Path(__file__).parents[3] / "artifacts" / "browser"
+PATIENCE = 30_000  # milliseconds that a page may take for any step
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture
+async def plane(tmp_path, engine, desktop):
+    folder = await asyncio.to_thread(novnc.folder, engine.state)
+    async with DevPlane(db=tmp_path / "plane.db", templates={"desktop": desktop}, novnc=folder) as plane:
+        yield plane
+
+
+@pytest.fixture
+async def chromium():
+    executable = await asyncio.to_thread(lab_browser.executable, os.environ)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=[*lab_browser.FLAGS])
+        yield browser
+        await browser.close()
+
+
+class Visitor:
+    """One browser window. What its scripts complain of, or the page's policy refuses, fails the test."""
+
+    def __init__(self, page, name):
+        self.page = page
+        self.name = name
+        self.complaints = []
+        self._pictures = 0
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._heard)
+
+    def _heard(self, message):
+        # Chromium drops its connections when an interface of a container comes or goes; the page connects again.
+        if "ERR_NETWORK_CHANGED" in message.text:
+            return
+        if message.type == "error" or "Content Security Policy" in message.text:
+            self.complaints.append(message.text)
+
+    async def picture(self, what):
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self._pictures += 1
+        await self.page.screenshot(path=PICTURES / f"{self.name}-{self._pictures:02}-{what}.png")
+
+
+@pytest.fixture
+async def visit(chromium, request):
+    visitors = []
+
+    async def visit(url, **options):
+        context = await chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(PATIENCE)
+        page = await context.new_page()
+        visitors.append(Visitor(page, f"{request.node.name}-{len(visitors)}"[:80]))
+        await page.goto(url)
+        return visitors[-1]
+
+    yield visit
+    for visitor in visitors:
+        await visitor.picture("end")
+    assert [complaint for visitor in visitors for complaint in visitor.complaints] == []

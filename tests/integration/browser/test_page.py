@@ -1,0 +1,172 @@
+"""The page and the viewer, as a person uses them: a real browser, a real agent, a real desktop."""
+
+import asyncio
+import re
+
+from playwright.async_api import expect
+
+NAME = "seen"
+# Shades other than the most frequent one: a picture of one colour shows nothing.
+SHADES = """() => {
+  const canvas = document.querySelector("#screen canvas");
+  if (!canvas) return 0;
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(data.buffer)).size;
+}"""
+
+
+def card(visitor, name=NAME):
+    return visitor.page.get_by_role("article").filter(has=visitor.page.get_by_role("heading", name=name, exact=True))
+
+
+async def start(visitor, name=NAME):
+    page = visitor.page
+    await page.get_by_role("button", name="Start a session").click()
+    await page.get_by_label("Name").fill(name)
+    await visitor.picture("start")
+    await page.get_by_role("button", name="Start", exact=True).click()
+    await expect(card(visitor, name)).to_have_attribute("data-state", "running", timeout=60_000)
+
+
+async def sees_the_desktop(visitor):
+    await expect(visitor.page.locator("body")).to_have_attribute("data-viewer", "connected")
+    async with asyncio.timeout(30):
+        while await visitor.page.evaluate(SHADES) < 8:
+            await asyncio.sleep(0.1)
+
+
+async def clicks_the_terminal(page):
+    """It stands in the middle or, when it was there before the window manager, at the top left: both cover this point."""
+    box = await page.locator("#screen canvas").bounding_box()
+    await page.mouse.click(box["x"] + box["width"] * 0.34, box["y"] + box["height"] * 0.35)
+
+
+async def types(visitor, client, text, file):
+    """Type a command that makes `file` into the terminal, until the file is there."""
+    async with asyncio.timeout(60):
+        while not exists(client, file):  # a terminal may still be starting when the desktop is there
+            await clicks_the_terminal(visitor.page)
+            await visitor.page.keyboard.type(text, delay=20)
+            await visitor.page.keyboard.press("Enter")
+            await asyncio.sleep(1)
+
+
+def exists(client, file):
+    return client.containers.get(f"streamspace-{NAME}").exec_run(["test", "-e", file]).exit_code == 0
+
+
+async def test_a_person_starts_uses_hibernates_and_wakes_a_desktop(plane, agent, visit, docker_client):
+    home = await visit(plane.url)
+    await expect(home.page.get_by_text("development control plane", exact=True)).to_be_visible()
+    await start(home)
+    await home.picture("running")
+
+    await card(home).get_by_role("link", name="View").click()
+    await sees_the_desktop(home)
+    await home.picture("desktop")
+    await types(home, docker_client, "touch /tmp/first", "/tmp/first")
+    await home.picture("typed")
+
+    await home.page.get_by_role("link", name="Sessions").click()
+    second = await visit(f"{plane.url}/sessions/{NAME}/view")
+    await sees_the_desktop(second)
+    await types(second, docker_client, "touch /tmp/second", "/tmp/second")
+    await second.picture("second-viewer")
+
+    await card(home).get_by_role("button", name="Hibernate").click()
+    await expect(card(home)).to_have_attribute("data-state", "hibernated")
+    await home.picture("hibernated")
+    await expect(second.page.get_by_text("It hibernates.")).to_be_visible()
+    await second.picture("hibernated")
+    await second.page.get_by_role("button", name="Wake it").click()
+    await sees_the_desktop(second)
+    await types(second, docker_client, "touch /tmp/third", "/tmp/third")
+    await second.picture("woken")
+
+    await card(home).get_by_role("button", name="Stop").click()
+    await home.page.get_by_label("delete its volumes too").check()
+    await home.page.get_by_role("button", name="Stop it").click()
+    await expect(card(home)).to_have_count(0)
+    await expect(second.page.get_by_text("It has ended.")).to_be_visible()
+    await home.picture("stopped")
+
+
+async def test_the_newer_viewer_has_the_desktop_and_the_older_can_take_it_back(plane, agent, visit, desktop):
+    await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
+    await plane.wait_session(NAME, state="running", vnc_ready=True)
+    url = f"{plane.url}/sessions/{NAME}/view"
+    older = await visit(url)
+    await sees_the_desktop(older)
+    newer = await visit(url)
+    await sees_the_desktop(newer)
+    await expect(older.page.get_by_text("Another viewer took over")).to_be_visible()
+    await older.page.get_by_role("button", name="Take it back").click()
+    await sees_the_desktop(older)
+    await expect(newer.page.get_by_text("Another viewer took over")).to_be_visible()
+
+
+async def test_keys_lead_from_the_first_link_to_a_session_and_out_of_its_desktop(plane, agent, visit, docker_client):
+    home = await visit(plane.url)
+    page = home.page
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_text("Skip to the sessions")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("button", name="Start a session")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_label("Template")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await page.keyboard.type(NAME)
+    await page.keyboard.press("Enter")
+    await expect(card(home)).to_have_attribute("data-state", "running", timeout=60_000)
+    await card(home).get_by_role("link", name="View").focus()
+    await page.keyboard.press("Enter")
+    await sees_the_desktop(home)
+    text = page.get_by_label("Text to type into the session")
+    async with asyncio.timeout(60):
+        while not exists(docker_client, "/tmp/x"):
+            await clicks_the_terminal(page)  # which window of the desktop has the focus is the desktop's affair
+            await page.keyboard.press("Shift+F8")
+            await expect(text).to_be_focused()
+            await page.keyboard.type("touch /tmp/x")
+            await page.keyboard.press("Enter")
+            await page.keyboard.press("Tab")
+            await page.keyboard.press("Tab")
+            await page.keyboard.press("Enter")
+            await asyncio.sleep(1)
+
+
+async def test_plots_show_what_a_session_uses_even_to_a_page_opened_later(plane, make_agent, agent_id, visit):
+    await (await make_agent()).start(USAGE_INTERVAL="200ms")
+    await plane.wait_agent(agent_id)
+    home = await visit(plane.url)
+    await start(home)
+    for number in range(2):
+        visitor = home if number == 0 else await visit(plane.url)
+        memory = card(visitor).get_by_role("img", name="Memory")
+        await expect(memory).to_have_attribute("aria-label", re.compile(r"Memory [\d.]+ MiB, highest"))
+        await expect(card(visitor).get_by_role("img", name="CPU")).to_be_visible()
+        await visitor.picture("plots")
+
+
+async def test_a_phone_shows_all_of_it_without_scrolling_sideways(plane, agent, visit):
+    phone = await visit(plane.url, viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
+    await start(phone)
+    for url in (plane.url, f"{plane.url}/sessions/{NAME}/view"):
+        await phone.page.goto(url)
+        await expect(phone.page.get_by_text("live", exact=True)).to_be_visible()
+        assert await phone.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await phone.picture("phone")
+
+
+async def test_what_agents_and_users_say_is_shown_as_text(plane, agent, visit):
+    name = "<img src=x onerror=\"document.title='run'\">"
+    command = await plane.start_session("desktop", session_id=name, user="<script>document.title='run'</script>")
+    await plane.wait_command(command, "failed")
+    home = await visit(plane.url)
+    await expect(card(home, name)).to_contain_text("invalid_session_id")
+    await card(home, name).get_by_role("button", name="Log").click()
+    await expect(home.page.get_by_role("dialog").get_by_role("heading", name=name)).to_be_visible()
+    assert await home.page.locator("img, main script, dialog script").count() == 0
+    assert await home.page.title() == "StreamSpace development control plane"
+    await home.picture("hostile")
