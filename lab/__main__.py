@@ -77,7 +77,7 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
     """Run pytest with all it needs; LAB_KEEP=0 stops an engine that was started for it."""
     apt.require("redis-server", "docker-compose")
     with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
-        build(host, engine, ["desktop", "tiny"])
+        build(host, engine, ["desktop", "tiny", "python", "redis", "systemd"])
         # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
         with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
             return subprocess.run(

@@ -31,7 +31,11 @@ def sources() -> list[Path]:
 def files() -> list[Path]:
     """All that the wheels are made of."""
     found = [path for folder in sources() for path in sorted(folder.rglob("*")) if path.is_file()]
-    clean = [path for path in found if not any(p in _CLUTTER or p.endswith(".egg-info") for p in path.relative_to(ROOT).parts)]
+    clean = [
+        path
+        for path in found
+        if not any(p in _CLUTTER or p.endswith(".egg-info") for p in path.relative_to(ROOT).parts)
+    ]
     return [ROOT / "constraints.txt", *clean]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from streamspace_agent.metrics import TABLE, full_name
+from streamspace_agent.health.metrics import TABLE, full_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "deployments/monitoring"
 LABELS = {full_name(row): set(row.labels) for row in TABLE}
