@@ -5,12 +5,14 @@ BIN    := $(VENV)/bin
 DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 export VENV
 
-.PHONY: help env demo test check bench clean
+.PHONY: help env demo test check bench image binary clean
 help:
 	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
 	@echo "make test    set up engine, Redis and images, and run the whole suite"
 	@echo "make check   ruff and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
+	@echo "make image   the agent's image, streamspace/docker-agent, for the files in deployments/"
+	@echo "make binary  the agent as one file, dist/docker-agent, for systemd"
 	@echo "make clean   stop the private engine, and remove it and $(VENV)"
 
 env: $(BIN)/.ready
@@ -32,6 +34,12 @@ test: env
 bench: bench-sessions bench-footprint bench-tunnel
 bench-%: env
 	$(BIN)/python -m lab bench $*
+
+image: env
+	@$(BIN)/python -m lab agent-image
+
+binary: env
+	@$(BIN)/python -m lab binary
 
 # Stops the private engine and forgets its images; the next `make test` builds them anew.
 clean:

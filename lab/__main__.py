@@ -1,4 +1,4 @@
-"""python -m lab engine up|down|down-if-unused|status; images NAME...; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; binary; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
             return 0 if host else 1
         case ["images", *names] if names:
             build(engine.up(), engine, names)
+        case ["agent-image"]:
+            publish(engine.up(), engine)
+        case ["binary"]:
+            from lab import binary  # noqa: PLC0415  # as below
+
+            print(binary.make(binary.TARGET, sys.version_info[:2]))
         case ["test", *arguments]:
             return test(engine, arguments, environ)
         case ["bench", name]:
@@ -58,11 +64,20 @@ def build(host: str, engine: MainEngine, names: list[str]) -> None:
             print(images.ensure(name))
 
 
+def publish(host: str, engine: MainEngine) -> None:
+    from lab import agent_image  # noqa: PLC0415  # as above
+    from lab.images import Images  # noqa: PLC0415
+
+    with Images(host, engine.state) as images:
+        for tag in agent_image.publish(images):
+            print(tag)
+
+
 def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -> int:
     """Run pytest with all it needs; LAB_KEEP=0 stops an engine that was started for it."""
-    apt.require("redis-server")
+    apt.require("redis-server", "docker-compose")
     with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
-        build(host, engine, ["desktop", "tiny"])
+        build(host, engine, ["desktop", "tiny", "python", "redis", "systemd"])
         # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
         with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
             return subprocess.run(

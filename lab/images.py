@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import docker
 from docker.errors import APIError, BuildError, ImageNotFound
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 BASE = "streamspace-lab/base:1"
 DESKTOP = "streamspace-lab/desktop:1"
 TINY = "streamspace-lab/tiny:1"
-NAMES = {"base": BASE, "desktop": DESKTOP, "tiny": TINY}
+NAMES = {
+    "base": BASE,
+    "desktop": DESKTOP,
+    "tiny": TINY,
+    "python": "streamspace-lab/python:1",
+    "redis": "streamspace-lab/redis:1",
+    "systemd": "streamspace-lab/systemd:1",
+}
+_ON_BASE = NAMES.keys() - {"base", "tiny"}
 _RECIPES = Path(__file__).parent / "image"
 _HASH = "streamspace.lab.recipe"
 _SUITE = "bookworm"
@@ -54,23 +62,20 @@ class Images:
         """The tag of image `name` (a key of NAMES), built where the engine does not have it as it should be."""
         if name not in NAMES:
             raise LabError(f"there is no image {name!r}: choose from {', '.join(NAMES)}")
-        with self._lock():
+        with self.lock():
             return self._ensure(name)
 
     def _ensure(self, name: str) -> str:
         recipe, tag = _recipe(name), NAMES[name]
-        try:
-            if self._client.images.get(tag).labels.get(_HASH) == recipe:
-                return tag
-        except ImageNotFound:
-            pass
-        if name == "desktop":
+        if self.recipe_of(tag) == recipe:
+            return tag
+        if name in _ON_BASE:
             base = self._ensure("base")
-            say("building the desktop image (about half a minute)")
+            say(f"building the {name} image (about half a minute)")
             self._build(name, recipe, {"BASE": base})
         elif name == "tiny":
             self._build_tiny(recipe)
-        elif self._registry_has("debian:bookworm-slim"):
+        elif self.registry_has("debian:bookworm-slim"):
             say("building the base image")
             self._build(name, recipe, {})
         else:
@@ -78,12 +83,15 @@ class Images:
         return tag
 
     def _build(self, name: str, recipe: str, arguments: dict[str, str], *extra: Path) -> None:
-        context = _tar([*sorted((_RECIPES / name).iterdir()), *extra])
+        self.build(NAMES[name], recipe, _tar([*sorted((_RECIPES / name).iterdir()), *extra]), arguments)
+
+    def build(self, tag: str, recipe: str, context: IO[bytes], arguments: dict[str, str]) -> None:
+        """Build from a tar archive; `recipe`, a hash of all it is made of, is kept as a label."""
         try:
             self._client.images.build(
                 fileobj=context,
                 custom_context=True,
-                tag=NAMES[name],
+                tag=tag,
                 buildargs=arguments,
                 labels={_HASH: recipe},
                 rm=True,
@@ -91,7 +99,25 @@ class Images:
             )
         except BuildError as error:
             tail = "".join(line.get("stream", "") for line in error.build_log)[-800:]
-            raise LabError(f"the image {name} could not be built: {error}\n{tail}") from error
+            raise LabError(f"the image {tag} could not be built: {error}\n{tail}") from error
+
+    def recipe_of(self, tag: str) -> str:
+        """The recipe that an image was built from; "" where there is no such image."""
+        try:
+            return str(self._client.images.get(tag).labels.get(_HASH, ""))
+        except ImageNotFound:
+            return ""
+
+    def tag(self, image: str, tag: str) -> None:
+        self._client.api.tag(image, tag)
+
+    def remove_unused(self, repository: str, keep: str) -> None:
+        """Remove a repository's other tags, but those that a container uses."""
+        for image in self._client.images.list(name=repository):
+            for name in image.tags:
+                if name != keep:
+                    with suppress(APIError):
+                        self._client.images.remove(name)
 
     def _build_tiny(self, recipe: str) -> None:
         say("building the tiny image")
@@ -103,7 +129,7 @@ class Images:
             busybox = shutil.which("busybox") or "/bin/busybox"
             self._build("tiny", recipe, {}, Path(busybox))
 
-    def _registry_has(self, image: str) -> bool:
+    def registry_has(self, image: str) -> bool:
         """Ask through the engine, which knows its own mirrors and proxies; five seconds are enough for a yes."""
         client = docker.DockerClient(base_url=self._host, timeout=5)
         try:
@@ -144,7 +170,8 @@ class Images:
         self._client.images.get(tag)  # an import reports its errors in a stream that nobody reads
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
+        """While held, nobody else builds for this state folder."""
         self._state.mkdir(parents=True, exist_ok=True)
         with (self._state / "images.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -152,7 +179,7 @@ class Images:
 
 
 def _recipe(name: str) -> str:
-    digest = hashlib.sha256(_recipe("base").encode() if name == "desktop" else b"")
+    digest = hashlib.sha256(_recipe("base").encode() if name in _ON_BASE else b"")
     for path in sorted((_RECIPES / name).iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -21,8 +21,15 @@ def agent_id(run_label):
 
 
 @pytest.fixture
-async def make_agent(tmp_path, plane, docker_host, agent_id):
-    """Agent processes of one agent id; whatever they leave on the engine is removed, for the leak check sees all runs."""
+async def swept(docker_host, agent_id):
+    """Whatever this test's agent leaves on the engine is removed at the end, for the leak check sees all runs."""
+    yield
+    await asyncio.to_thread(_remove_all, docker_host, agent_id)
+
+
+@pytest.fixture
+async def make_agent(tmp_path, plane, docker_host, agent_id, swept):
+    """Agent processes of one agent id."""
     made = []
 
     async def make(name="agent", **variables):
@@ -49,7 +56,6 @@ async def make_agent(tmp_path, plane, docker_host, agent_id):
     yield make
     for agent in made:
         await agent.kill()
-    await asyncio.to_thread(_remove_all, docker_host, agent_id)
 
 
 @pytest.fixture

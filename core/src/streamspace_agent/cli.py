@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs: a slow start is a slow fail-over
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -320,6 +321,8 @@ def version(*, as_json: bool) -> None:
 
 def main() -> None:
     """The entry point. Errors are lines, not tracebacks."""
+    # As a container's first process it would not notice SIGTERM before the agent asks for it: the kernel's default is to ignore.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         cli.main(prog_name="docker-agent", standalone_mode=False)
     except AgentError as error:

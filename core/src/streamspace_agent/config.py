@@ -233,15 +233,16 @@ def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, 
 def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
     value = environ.get(name, "").strip()
     path = environ.get(f"{name}_FILE", "").strip() if is_secret(field) else ""
-    if value and path:
-        problems.append(f"{name} and {name}_FILE are both set: keep one of them")
-    if value or not path:
+    if not path:
         return value or None
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}")
         return None
+    if value and text:  # an empty file counts as not set: systemd hands one over for a credential that is not there
+        problems.append(f"{name} and {name}_FILE are both set: keep one of them")
+    return value or text or None
 
 
 def _explain(error: ValidationError) -> Iterable[str]:

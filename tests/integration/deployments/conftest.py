@@ -1,0 +1,117 @@
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lab import agent_image, apt, binary
+from lab.dockerd import PrivateEngine
+from lab.images import Images
+from tests.integration.deployments.compose import Compose
+from tests.integration.deployments.systemd_host import UNITS, SystemdHost
+
+DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
+
+
+@pytest.fixture(scope="session")
+def built_image(engine, docker_host):
+    """The agent's image, of this very checkout."""
+    with Images(docker_host, engine.state) as images:
+        return agent_image.ensure(images)
+
+
+@pytest.fixture(scope="session")
+def redis_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("redis")
+
+
+@pytest.fixture
+async def key(plane, agent_id):
+    return await plane.issue_key(agent_id)
+
+
+@pytest.fixture
+def exported(plane, docker_host, agent_id, built_image, key, tmp_path):
+    """What an operator exports, and what tells the files where this machine's engine and images are."""
+    return {
+        "AGENT_ID": agent_id,
+        "CONTROL_PLANE_URL": plane.ws_url.replace("127.0.0.1", "localhost"),
+        "AGENT_API_KEY": key,
+        "NETWORK_NAME": f"{agent_id}-net",
+        "AGENT_IMAGE": built_image,
+        "DOCKER_SOCKET": docker_host.removeprefix("unix://"),
+        "STREAMSPACE_CONFIG": str(tmp_path),
+    }
+
+
+@pytest.fixture
+async def compose(exported, docker_host, agent_id, swept):
+    """`compose("docker-compose.standalone.yaml", AGENT_ID=...)`; every project is taken down at the end, volumes too."""
+    apt.require("docker-compose")
+    made = []
+
+    def make(file, **more):
+        environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        project = Compose(file, f"{agent_id}-{len(made)}", {**environ, "DOCKER_HOST": docker_host, **exported, **more})
+        made.append(project)
+        return project
+
+    yield make
+    for project in made:
+        await project.down()
+        assert await asyncio.to_thread(project.leftovers) == []
+
+
+@pytest.fixture(scope="session")
+def systemd_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("systemd")
+
+
+@pytest.fixture(scope="session")
+def one_file(engine):
+    """What `make binary` makes."""
+    return binary.ensure(engine.state, (3, 11))  # the Python of Debian's bookworm
+
+
+@pytest.fixture(scope="session")
+def booted(docker_host, systemd_image, one_file, run_label):
+    """A host with the checkout's deployments/ and the binary in /root, from where the README's commands are run."""
+    host = SystemdHost(docker_host, systemd_image, f"{run_label}-host")
+    try:
+        host.put_folder(UNITS, "/root/systemd")
+        host.put("/root/docker-agent", one_file.read_bytes())
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def host(booted, swept):
+    """The booted host with nothing installed."""
+    yield booted
+    booted.ask("systemctl stop 'docker-agent*'")
+    booted.run(
+        "systemctl reset-failed; rm -rf /etc/systemd/system/docker-agent* /etc/streamspace /etc/credstore /run/streamspace"
+        " /run/private/streamspace /var/lib/streamspace /var/lib/private/streamspace /usr/local/bin/docker-agent"
+    )
+    booted.run("systemctl daemon-reload; journalctl --rotate --vacuum-time=1s")
+
+
+@pytest.fixture(scope="session")
+def swarm_engine(docker_host, built_image, tiny_image):
+    """An engine of its own, on this machine's network: the main one is not to become a Swarm."""
+    folder = Path(tempfile.mkdtemp(prefix="streamspace-"))
+    engine = PrivateEngine(folder / "e")
+    try:
+        engine.start()
+        for image in (built_image, tiny_image):
+            engine.load(image, docker_host)
+        yield engine
+    finally:
+        if engine.directory.exists():
+            engine.destroy()
+        shutil.rmtree(folder)

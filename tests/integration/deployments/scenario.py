@@ -1,0 +1,36 @@
+"""What every way of deployment has to prove, with its own ways of asking and killing."""
+
+import asyncio
+import time
+
+
+async def connections(plane, agent_id, after=0):
+    return await plane.events(after, type="connected", agent_id=agent_id)
+
+
+async def until_taken_over(plane, agent_id, kill, timeout=30.0):
+    """Seconds from the blow until the control plane has accepted another connection of this agent."""
+    after = (await plane.events())[-1]["seq"]
+    began = time.monotonic()
+    blow = asyncio.create_task(asyncio.to_thread(kill))  # it may return late, as `docker stop` does
+    while not await connections(plane, agent_id, after):
+        assert time.monotonic() - began < timeout, f"no new connection within {timeout} s"
+        await asyncio.sleep(0.01)
+    took = time.monotonic() - began
+    await blow
+    return took
+
+
+async def start(plane, manifest, session="s"):
+    await plane.wait_command(await plane.start_session(session_id=session, manifest=manifest(), persistentHome=True))
+    assert (await plane.wait_session(session, state="running"))["vncReady"]
+
+
+async def still_controllable(plane, session="s"):
+    """The session sleeps, wakes and ends as if nothing had been."""
+    await plane.wait_command(await plane.hibernate_session(session))
+    await plane.wait_session(session, state="hibernated")
+    await plane.wait_command(await plane.wake_session(session))
+    await plane.wait_session(session, state="running", vnc_ready=True)
+    await plane.wait_command(await plane.stop_session(session, deletePVC=True))
+    await plane.wait_session(session, state="terminated")

@@ -1,0 +1,87 @@
+"""A host that systemd runs: a container with a real systemd as its first process, on the machine's network and engine."""
+
+import io
+import os
+import shlex
+import tarfile
+import time
+from pathlib import Path
+
+import docker
+
+UNITS = Path(__file__).resolve().parents[3] / "deployments/systemd"
+
+
+class HostError(Exception):
+    pass
+
+
+class SystemdHost:
+    def __init__(self, docker_host: str, image: str, label: str) -> None:
+        self._client = docker.DockerClient(base_url=docker_host)
+        socket = docker_host.removeprefix("unix://")
+        # --privileged would do too, where the machine has every capability to give
+        self._container = self._client.containers.run(
+            image,
+            detach=True,
+            tty=True,
+            labels={"streamspace.agent": label},
+            network_mode="host",
+            cap_add=["ALL"],
+            cap_drop=["SYS_RESOURCE"],
+            security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+            cgroupns="host",
+            tmpfs={"/run": "", "/tmp": ""},
+            volumes={
+                "/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "rw"},
+                socket: {"bind": "/run/docker.sock", "mode": "rw"},
+            },
+        )
+        try:
+            self.wait_for("systemctl is-system-running", {"running", "degraded"})
+            self.run(f"groupmod --non-unique --gid {os.stat(socket).st_gid} docker")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._container.remove(force=True, v=True)
+        self._client.close()
+
+    def run(self, command: str) -> str:
+        """The output of a shell command that must succeed."""
+        code, out = self.ask(command)
+        if code:
+            raise HostError(f"{command}: exit code {code}\n{out}")
+        return out
+
+    def ask(self, command: str) -> tuple[int, str]:
+        code, out = self._container.exec_run(["sh", "-c", command])
+        return code, out.decode()
+
+    def put(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        self.run(f"mkdir -p {shlex.quote(str(Path(path).parent))}")
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            info = tarfile.TarInfo(path.lstrip("/"))
+            info.size, info.mode = len(content), mode
+            tar.addfile(info, io.BytesIO(content))
+        self._container.put_archive("/", buffer.getvalue())
+
+    def put_folder(self, source: Path, target: str) -> None:
+        for path in sorted(source.iterdir()):
+            self.put(f"{target}/{path.name}", path.read_bytes())
+
+    def wait_for(self, command: str, wanted: set[str], timeout: float = 60.0) -> str:
+        deadline = time.monotonic() + timeout
+        while (found := self.ask(command)[1].strip()) not in wanted:
+            if time.monotonic() > deadline:
+                raise HostError(f"{command} says {found!r}, not one of {wanted}")
+            time.sleep(0.1)
+        return found
+
+    def show(self, unit: str, what: str) -> str:
+        return self.run(f"systemctl show --value -p {what} {unit}").strip()
+
+    def journal(self, unit: str) -> str:
+        return self.run(f"journalctl -u {unit} --no-pager -o cat")
