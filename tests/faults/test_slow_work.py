@@ -91,7 +91,7 @@ async def test_as_many_stalled_pulls_as_commands_may_run_still_hold_up_no_stop(
         await plane.wait_command(command, "ack")
     await plane.wait_command(await plane.stop_session(sid("runs")))
     for n, command in enumerate(stalled):
-        await plane.wait_command(await plane.stop_session(f"s{n}"))
+        await plane.wait_command(await plane.stop_session(sid(f"s{n}")))
         assert (await plane.command(command))["error"].startswith("cancelled: stop_session")
 
 
