@@ -8,6 +8,8 @@ import pytest
 from lab import process
 from tests.integration.deployments import readme, scenario
 
+pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
+
 STANDALONE = "docker-compose.standalone.yaml"
 HA = ["docker-compose.ha-file.yaml", "docker-compose.ha-redis.yaml"]
 

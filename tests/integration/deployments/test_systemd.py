@@ -7,6 +7,8 @@ import pytest
 
 from tests.integration.deployments import readme, scenario
 
+pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
+
 AGENT, REPLICA = "docker-agent", "docker-agent@{}"
 
 
