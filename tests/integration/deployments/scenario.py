@@ -21,12 +21,14 @@ async def until_taken_over(plane, agent_id, kill, timeout=30.0):
     return took
 
 
-async def start(plane, manifest, session="s"):
-    await plane.wait_command(await plane.start_session(session_id=session, manifest=manifest(), persistentHome=True))
+async def start(plane, manifest, session):
+    await plane.wait_command(
+        await plane.start_session(session_id=session, manifest=manifest(), persistentHome=True), timeout=60
+    )
     assert (await plane.wait_session(session, state="running"))["vncReady"]
 
 
-async def still_controllable(plane, session="s"):
+async def still_controllable(plane, session):
     """The session sleeps, wakes and ends as if nothing had been."""
     await plane.wait_command(await plane.hibernate_session(session))
     await plane.wait_session(session, state="hibernated")

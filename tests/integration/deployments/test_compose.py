@@ -8,6 +8,8 @@ import pytest
 from lab import process
 from tests.integration.deployments import readme, scenario
 
+pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
+
 STANDALONE = "docker-compose.standalone.yaml"
 HA = ["docker-compose.ha-file.yaml", "docker-compose.ha-redis.yaml"]
 
@@ -18,18 +20,18 @@ async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
     project = compose(STANDALONE)
     await project.up()
     await plane.wait_agent(agent_id)
-    await scenario.start(plane, manifest)
+    await scenario.start(plane, manifest, agent_id)
     (container,) = project.containers()
     assert "docker-agent" in container.top()["Processes"][0][-1]
-    began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+    began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
     def crash():  # as the kernel would for want of memory: what `docker kill` ends, Docker does not start again
         os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
 
     print(f"back after {await scenario.until_taken_over(plane, agent_id, crash):.2f} s")
 
-    assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
-    await scenario.still_controllable(plane)
+    assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
+    await scenario.still_controllable(plane, agent_id)
     await project("stop")
     assert [c.attrs["State"]["ExitCode"] for c in project.containers()] == [0]
 
@@ -41,12 +43,12 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     project = compose(file, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
     await project.up()
     await plane.wait_agent(agent_id)
-    await scenario.start(plane, manifest)
+    await scenario.start(plane, manifest, agent_id)
     instance, container = await project.leader()
     roles = sorted(document["role"] for document in await project.status())
     assert roles == ["leader", "standby", "standby"]
     await what_the_readme_asks_is_answered(project, file, instance)
-    began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+    began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
     print(f"taken over after {await scenario.until_taken_over(plane, agent_id, container.kill):.2f} s")
 
@@ -55,8 +57,8 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     successor.reload()
     assert successor.attrs["State"]["ExitCode"] == 0
     await project.leader()
-    assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
-    await scenario.still_controllable(plane)
+    assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
+    await scenario.still_controllable(plane, agent_id)
 
 
 async def what_the_readme_asks_is_answered(project, file, leader):

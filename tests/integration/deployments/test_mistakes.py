@@ -9,6 +9,8 @@ import pytest
 from lab.redis import RedisServer
 from tests.integration.deployments.compose import CommandFailed
 
+pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
+
 STANDALONE, REDIS = "docker-compose.standalone.yaml", "docker-compose.ha-redis.yaml"
 
 

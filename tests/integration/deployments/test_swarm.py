@@ -82,9 +82,9 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
 ):
     await deploy(swarm, tmp_path)
     await plane.wait_agent(agent_id, timeout=60)
-    await scenario.start(plane, manifest)
+    await scenario.start(plane, manifest, agent_id)
     ((instance, epoch),) = await asyncio.to_thread(leaders, manager)
-    began = manager.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+    began = manager.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
     key = f"streamspace.agent.leader.{agent_id}"
 
@@ -117,8 +117,8 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
     assert manager.services.get(SERVICE).attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] == built_image
     assert len(await until(lambda: leaders(manager), "a leader")) == 1
 
-    assert manager.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
-    await scenario.still_controllable(plane)
+    assert manager.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
+    await scenario.still_controllable(plane, agent_id)
     await swarm(readme.command("docker stack rm"))
     await until(lambda: not manager.api.containers(all=True), "no container left")
 

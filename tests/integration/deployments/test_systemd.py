@@ -7,6 +7,8 @@ import pytest
 
 from tests.integration.deployments import readme, scenario
 
+pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
+
 AGENT, REPLICA = "docker-agent", "docker-agent@{}"
 
 
@@ -44,13 +46,13 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
     _, _, after = readme.block("sudo cp docker-agent /usr/local/bin").partition("docker-agent.env\n\n# 5")
     host.run(f"set -e; # 5{after}")
     await plane.wait_agent(agent_id)
-    await scenario.start(plane, manifest)
-    began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+    await scenario.start(plane, manifest, agent_id)
+    began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
     took = await scenario.until_taken_over(plane, agent_id, lambda: host.run(f"systemctl kill -s KILL {AGENT}"))
     print(f"back after {took:.2f} s")
-    assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
-    await scenario.still_controllable(plane)
+    assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
+    await scenario.still_controllable(plane, agent_id)
 
     use = readme.block("sudo systemctl status").replace("docker-agent-prod", agent_id)
     assert "leader" in host.run(f"set -e; {use}")  # status, journal, restart, and last of all stop
@@ -74,8 +76,8 @@ async def test_of_two_services_one_leads_and_the_other_takes_over_when_it_is_kil
     units = [REPLICA.format(1), REPLICA.format(2)]
     host.run(readme.command("docker-agent@1"))
     await plane.wait_agent(agent_id)
-    await scenario.start(plane, manifest)
-    began = docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"]
+    await scenario.start(plane, manifest, agent_id)
+    began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
     replicas = json.loads(host.run(f"docker-agent status --json --agent-id {agent_id}"))
     assert sorted(replica["role"] for replica in replicas) == ["leader", "standby"]
@@ -86,10 +88,10 @@ async def test_of_two_services_one_leads_and_the_other_takes_over_when_it_is_kil
     took = await scenario.until_taken_over(plane, agent_id, lambda: host.run(f"systemctl kill -s KILL {unit}"))
     print(f"taken over after {took:.2f} s")
     assert host.run("cat /var/run/streamspace/*.lock").splitlines()[0] != leader["instance"]
-    assert docker_client.api.inspect_container("streamspace-s")["State"]["StartedAt"] == began
+    assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
 
     host.run(f"systemctl stop {unit}")  # the lock's folder stays, for the other holds what is in it
-    await scenario.still_controllable(plane)
+    await scenario.still_controllable(plane, agent_id)
 
 
 def test_a_missing_setting_is_one_line_and_no_restart(host, install):
