@@ -51,11 +51,13 @@ class PrivateEngine:
     `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts, whoever
     wrote them. So the lab's main engine has them, and engines that tests start beside it run without: the host reaches
     their containers (by address and by ports published on loopback), but these reach neither each other nor the outside.
+    With `namespace`, the name of a network namespace all its own, it has a network like that of a host.
     """
 
-    def __init__(self, directory: Path, *, iptables: bool = False) -> None:
+    def __init__(self, directory: Path, *, iptables: bool = False, namespace: str = "") -> None:
         self.directory = directory.resolve()
         self.iptables = iptables
+        self.namespace = namespace
         self.socket = self.directory / "docker.sock"
         self.host = f"unix://{self.socket}"
         self.log = self.directory / "dockerd.log"
@@ -83,9 +85,7 @@ class PrivateEngine:
             self.pidfile.unlink(missing_ok=True)
             self._forget_dead_containerd()
             self.log.unlink(missing_ok=True)
-            block = self._block()
-            self._make_bridge(block)
-            pid = process.spawn(self._command(block), self.log)
+            pid = process.spawn([*self._command(), *self._network()], self.log)
         process.wait_until(lambda: answers(self.host), "dockerd", pid=pid, log=self.log, timeout=90)
 
     def stop(self) -> None:
@@ -115,20 +115,29 @@ class PrivateEngine:
         """Copy an image from the engine at `source` (a DOCKER_HOST)."""
         load(image, source, self.host)
 
-    def _command(self, block: ipaddress.IPv4Network) -> list[str]:
+    def _command(self) -> list[str]:
+        # `ip netns exec` would hide the cgroup mounts, and dockerd would die of it.
+        enter = ["nsenter", f"--net=/var/run/netns/{self.namespace}"] if self.namespace else []
         return [
+            *enter,
             "dockerd",
             f"--host={self.host}",
             f"--data-root={self.directory / 'data'}",
             f"--exec-root={self.directory / 'exec'}",
             f"--pidfile={self.pidfile}",
-            f"--bridge={self.bridge}",
-            # Small networks: Docker's own pools run out at about 31.
-            f"--default-address-pool=base={next(block.subnets())},size=24",
             f"--iptables={'true' if self.iptables else 'false'}",
             "--ip6tables=false",
             "--shutdown-timeout=5",
         ]
+
+    def _network(self) -> list[str]:
+        """The bridge and addresses, where they must not collide with those of others."""
+        if self.namespace:
+            return []
+        block = self._block()
+        self._make_bridge(block)
+        # Small networks: Docker's own pools run out at about 31.
+        return [f"--bridge={self.bridge}", f"--default-address-pool=base={next(block.subnets())},size=24"]
 
     def _forget_dead_containerd(self) -> None:
         """A containerd that died with its dockerd may stay a zombie for long; dockerd takes that for a living one."""

@@ -1,10 +1,11 @@
-"""A loopback TCP proxy that slows, stalls, loses replies, refuses and cuts."""
+"""A loopback TCP proxy to a port or a socket file that slows, stalls, loses replies, refuses and cuts."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 _CHUNK = 64 * 1024
@@ -17,14 +18,16 @@ class Proxy:
     `rate`: bytes per second towards the clients, all connections together; None for no limit
     `stalled`: nothing passes in either direction, connections stay open
     `mute`: requests arrive, replies are held back
+    `delay`: seconds that each reply is held back
     `refusing`: new connections are closed at once
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target: int | Path) -> None:
         self.rate: float | None = None
         self.stalled = self.mute = self.refusing = False
+        self.delay = 0.0
         self.replied = 0  # bytes passed to clients
-        self._target = target_port
+        self._target = target
         self._due = 0.0
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -65,7 +68,7 @@ class Proxy:
         try:
             if self.refusing:
                 return
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            far_reader, far_writer = await self._connect()
             writers.append(far_writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, far_writer, reply=False))
@@ -77,11 +80,18 @@ class Proxy:
             for each in writers:
                 each.transport.abort() if task.cancelling() else each.close()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
+
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, reply: bool) -> None:
         while data := await reader.read(min(_CHUNK, int(self.rate / 10) or 1) if reply and self.rate else _CHUNK):
             if reply and self.rate:
                 self._due = max(self._due, self._loop.time()) + len(data) / self.rate
                 await asyncio.sleep(self._due - self._loop.time())
+            if reply and self.delay:
+                await asyncio.sleep(self.delay)
             while self.stalled or (reply and self.mute):  # the flags are set from other threads
                 await asyncio.sleep(0.01)
             writer.write(data)

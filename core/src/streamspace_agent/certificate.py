@@ -1,0 +1,97 @@
+"""Death certificates from the container engine: did the container in which a lease's holder ran come to its end?
+
+Only for a holder whose container this replica's own engine knows. Never longer than a moment, and never an error:
+what cannot be proved is not proved.
+"""
+
+import asyncio
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from streamspace_agent.election import Record
+
+TIMEOUT = 0.3
+"""Seconds for an engine's answer. A healthy one needs 1-3 ms; the lease decides when it does not come."""
+PAUSE = 5.0
+"""Seconds without asking after an engine did not answer, or did not know the container: it costs a takeover nothing."""
+
+_ENDED = frozenset({"exited", "dead", "removing", "restarting"})
+"""States in which the engine has seen the container's first process end, and with it all others in the container.
+``restarting`` is the pause before the restart policy's next try. ``paused`` is alive: it can be let go on."""
+
+
+class Certificates:
+    """Asks one engine about holders, and remembers in which run of its container each holder was first seen.
+
+    A restart keeps the container's id, so "running" says nothing about a process. The engine's start time of the run
+    does: a holder whose record was read *before* the engine was asked began in that run or an earlier one, and when
+    the container later is in another run, that holder is gone. No clock is compared, the start time is only a name.
+    """
+
+    def __init__(self, docker_host: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        path = docker_host.removeprefix("unix://")
+        self._path = path if path != docker_host and path.startswith("/") else ""
+        self._clock = clock
+        self._runs: dict[str, str] = {}
+        self._not_before: dict[str, float] = {}
+
+    async def holder_is_dead(self, record: Record) -> Literal[True] | None:
+        """True if the holder's process cannot be alive any more, else None. Takes at most :data:`TIMEOUT` seconds.
+
+        Never False: a container that runs does not prove that the process in it does.
+        """
+        container = record.container_id
+        if not self._path or not re.fullmatch(r"[0-9a-f]{64}", container):
+            return None
+        if self._clock() < self._not_before.get(container, 0.0):
+            return None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                state = await asyncio.to_thread(inspect_state, self._path, container)
+        except (OSError, TimeoutError, http.client.HTTPException, ValueError):
+            state = None
+        if state is None:
+            self._not_before = {container: self._clock() + PAUSE}
+            return None
+        return self._judge(record, state)
+
+    def _judge(self, record: Record, state: dict[str, Any]) -> Literal[True] | None:
+        if state.get("Status") in _ENDED:
+            return True
+        run = str(state.get("StartedAt", ""))
+        if record.nonce not in self._runs:
+            self._runs = {record.nonce: run}
+        return True if self._runs[record.nonce] != run else None
+
+
+def inspect_state(path: str, container: str) -> dict[str, Any] | None:
+    """The ``State`` of a container, None if the engine does not know it. Blocks; raises OSError and the like."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", f"/containers/{container}/json")
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != http.HTTPStatus.OK:
+            return None
+        found = json.loads(body)
+        return found["State"] if isinstance(found, dict) and isinstance(found.get("State"), dict) else None
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """The engine's API on its socket, without an SDK: who only elects should not have to install one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(self._path)

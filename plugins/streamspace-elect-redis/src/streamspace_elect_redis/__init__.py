@@ -1,0 +1,16 @@
+"""Leader election through Redis: the hook. The work is in :mod:`streamspace_elect_redis.backend`."""
+
+from collections.abc import Mapping
+
+from streamspace_agent import hookimpl
+from streamspace_agent.config import Settings
+from streamspace_agent.election import ElectionBackend
+
+
+@hookimpl
+def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
+    """See :func:`streamspace_agent.hookspecs.create_election_backend`."""
+    # redis takes 0.1 s to import: only who chose it pays
+    from streamspace_elect_redis.backend import RedisBackend  # noqa: PLC0415
+
+    return RedisBackend.from_settings(settings, environ)

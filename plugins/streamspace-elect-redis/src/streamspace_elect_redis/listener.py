@@ -1,0 +1,57 @@
+"""Wakes the waiters when a lease is released or taken: a subscription that mends itself."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+"""Seconds between tries to subscribe. Without a subscription a waiter only looks less often than it could."""
+
+
+class Listener:
+    """Subscribes at the first wait, on a connection of its own."""
+
+    def __init__(self, connect: Callable[[], Coroutine[Any, Any, AbstractConnection]], channel: str) -> None:
+        self._connect = connect
+        self._channel = channel
+        self._heard = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, timeout: float) -> None:
+        """Return at the next message (or one since the last wait), at the latest after ``timeout`` seconds."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._listen())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._heard.wait()
+        self._heard.clear()
+
+    async def _listen(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                connection = await self._connect()
+                try:
+                    connection.socket_timeout = None  # the next message may be days away
+                    await connection.send_command("SUBSCRIBE", self._channel)
+                    while await connection.read_response():
+                        pause = FIRST_PAUSE
+                        self._heard.set()
+                finally:
+                    await connection.disconnect(nowait=True)
+            except (RedisError, OSError) as error:
+                log.debug("no wake-ups from redis: %s", " ".join(str(error).split()))
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def aclose(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])

@@ -1,0 +1,79 @@
+"""The lease's record as a config object: its name, its labels, and the task behind it."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from streamspace_agent.election import Record
+from streamspace_elect_swarm.errors import Hopeless
+
+PREFIX = "streamspace-leader-"
+# swarmkit, manager/controlapi/secret.go: a config's name has at most 64 of these and ends with a letter or digit.
+MAX_NAME = 64
+_WHOLE = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9]")
+
+DATA = "The lease of a StreamSpace agent. What it says stands in this config's labels.\n"
+"""An engine refuses a config without data; the labels alone can be changed later."""
+
+
+def config_name(agent_id: str) -> str:
+    """``streamspace-leader-<AGENT_ID>``; of an id that is too long, or ends with a sign, the start and a hash."""
+    name = PREFIX + agent_id
+    if len(name) <= MAX_NAME and _WHOLE.fullmatch(name):
+        return name
+    digest = hashlib.sha256(agent_id.encode()).hexdigest()[:12]
+    return f"{name[: MAX_NAME - len(digest) - 1]}-{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord(Record):
+    """``task`` is the Swarm task whose process holds the lease; ``revision`` is ``<config id>/<version>``."""
+
+    task: str = ""
+
+    @property
+    def version(self) -> int:
+        return int(self.revision.partition("/")[2] or 0)
+
+    def labels(self) -> dict[str, str]:
+        return {
+            "streamspace.agent": self.agent_id,
+            "streamspace.leader": self.holder,
+            "streamspace.epoch": str(self.epoch),
+            "streamspace.task": self.task,
+            "streamspace.container": self.container_id,
+            "streamspace.host": self.host,
+            "streamspace.since": self.since,
+            "streamspace.released": "true" if self.released else "false",
+            "streamspace.lease-ms": str(self.lease_ms),
+            "streamspace.sequence": str(self.sequence),
+            "streamspace.nonce": self.nonce,
+        }
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any], agent_id: str) -> Self:
+        """Raises Hopeless for a config that no agent of this id wrote: waiting does not make it one."""
+        name = config["Spec"]["Name"]
+        fix = f"remove it with 'docker config rm {name}'"
+        labels = config["Spec"].get("Labels") or {}
+        if labels.get("streamspace.agent") != agent_id:
+            raise Hopeless(f"the config {name} is not the lease of AGENT_ID={agent_id}", fix)
+        try:
+            return cls(
+                agent_id=agent_id,
+                holder=labels["streamspace.leader"],
+                nonce=labels["streamspace.nonce"],
+                epoch=int(labels["streamspace.epoch"]),
+                sequence=int(labels["streamspace.sequence"]),
+                lease_ms=int(labels["streamspace.lease-ms"]),
+                released=labels["streamspace.released"] == "true",
+                host=labels["streamspace.host"],
+                container_id=labels["streamspace.container"],
+                since=labels["streamspace.since"],
+                revision=f"{config['ID']}/{config['Version']['Index']}",
+                task=labels["streamspace.task"],
+            )
+        except (KeyError, ValueError) as error:
+            raise Hopeless(f"the labels of the config {name} cannot be read ({error})", fix) from error
