@@ -28,6 +28,7 @@ from streamspace_agent.registration import Keys, Registrar, tls_context
 from streamspace_agent.replicas import StatusSocket
 from streamspace_agent.standalone import StandaloneBackend
 from streamspace_agent.status import Role
+from streamspace_agent.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Agent:
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
         logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)
-        self._elector = Elector(self._backend, self._identity)
+        self._elector = Elector(self._backend, self._identity, trace=Trace(environ, self._identity.instance))
         rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
         keys = Keys(settings, logs.hide)
         context = tls_context(settings)

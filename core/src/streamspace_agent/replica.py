@@ -15,6 +15,7 @@ from streamspace_agent.lease import Ending, Lease
 from streamspace_agent.status import ElectionStatus, Tally
 from streamspace_agent.store import Store
 from streamspace_agent.tenure import Tenure
+from streamspace_agent.trace import Trace
 from streamspace_agent.units import format_seconds
 from streamspace_agent.watch import Opening
 
@@ -35,12 +36,20 @@ class Replica:
     """The elector without its thread: what a simulator runs. Every coroutine belongs to one event loop."""
 
     def __init__(
-        self, backend: ElectionBackend, me: Identity, guard: Guard, *, clock: Clock, rng: random.Random
+        self,
+        backend: ElectionBackend,
+        me: Identity,
+        guard: Guard,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        trace: Trace | None = None,
     ) -> None:
         self._me = me
         self._guard = guard
         self._clock = clock
         self._rng = rng
+        self._trace = trace or Trace({}, me.instance)
         self._store = Store(backend, clock, rng)
         self._tally = Tally(clock)
         self._tenure: Tenure | None = None
@@ -68,6 +77,7 @@ class Replica:
         self._campaign = asyncio.current_task()
         self._campaigns += 1
         self._tally.asked(True)
+        self._trace.tell("standing")
         began = self._clock.now()
         campaign = Campaign(
             self._store,
@@ -95,7 +105,8 @@ class Replica:
         self._highest = max(self._highest, lease.epoch)
         self._guard.watch(lease)
         self._tally.gained(lease, won.opening)
-        self._tenure = Tenure(lease, self._store, self._guard, clock=self._clock, rng=self._rng)
+        self._trace.tell("in", lease)
+        self._tenure = Tenure(lease, self._store, self._guard, clock=self._clock, rng=self._rng, trace=self._trace)
         self._renewals = asyncio.create_task(self._hold(self._tenure))
         log.info(
             "%s leads agent %s now, epoch %d: %s; waited %s",
@@ -122,6 +133,7 @@ class Replica:
         if self._told is lease:
             return
         self._told = lease
+        self._trace.tell("over", lease)
         self._tally.lost(lease)
         log.log(
             logging.INFO if lease.ending is Ending.RESIGNED else logging.WARNING,
@@ -136,6 +148,7 @@ class Replica:
     async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0) -> None:
         """All work under ``lease`` has stopped. Release it if it is still ours; resigning twice does nothing."""
         self._guard.dismiss(lease)
+        self._trace.tell("out", lease)
         if self._tenure is None or self._tenure.lease is not lease:
             return
         async with self._turn:

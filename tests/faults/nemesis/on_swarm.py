@@ -1,0 +1,1 @@
+SwarmStage, FAULTS = None, []
