@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 export VENV
 
-.PHONY: help env demo test check bench clean
+.PHONY: help env demo test check bench faults clean
 help:
 	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
 	@echo "make test    set up engine, Redis and images, and run the whole suite"
 	@echo "make check   ruff and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
+	@echo "make faults  kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
 	@echo "make clean   stop the private engine, and remove it and $(VENV)"
 
 env: $(BIN)/.ready
@@ -29,7 +30,11 @@ check: env
 test: env
 	$(BIN)/python -m lab test $(PYTEST_ARGS)
 
-bench: bench-sessions bench-footprint
+# ROUNDS rounds a backend (50), BACKENDS=file,redis,swarm; takes the better part of an hour.
+faults: env
+	@$(BIN)/python -m lab faults
+
+bench: bench-sessions bench-footprint bench-failover
 bench-%: env
 	$(BIN)/python -m lab bench $*
 

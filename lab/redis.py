@@ -7,32 +7,21 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from lab import apt, process
 from lab.say import LabError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class RedisServer:
     """On a free loopback port, with a temporary folder; keys outlive a restart only with `persist`.
 
-    The port stays the same across stop, kill and start, so clients see one server that was away. `environ` is added to its environment.
+    The port stays the same across stop, kill and start, so clients see one server that was away.
     """
 
-    def __init__(
-        self,
-        *,
-        password: str | None = None,
-        persist: bool = False,
-        options: tuple[str, ...] = (),
-        environ: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, *, password: str | None = None, persist: bool = False, options: tuple[str, ...] = ()) -> None:
         self.port = process.free_port()
         self.password = password
-        self._environ = {**os.environ, **(environ or {})}
         self._options = ("--save", "", "--appendonly", "yes" if persist else "no", *options)
         self._folder = Path(tempfile.mkdtemp(prefix="streamspace-redis-"))
         self._pid: int | None = None
@@ -62,7 +51,7 @@ class RedisServer:
         config.touch(mode=0o600)
         config.write_text(f"requirepass {self.password}\n" if self.password else "")  # on a command line, ps shows it
         where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
-        self._pid = process.spawn(["redis-server", str(config), *where, *self._options], log, self._environ)
+        self._pid = process.spawn(["redis-server", str(config), *where, *self._options], log)
         process.wait_until(lambda: process.listens(self.port), "redis-server", pid=self._pid, log=log)
 
     def stop(self) -> None:

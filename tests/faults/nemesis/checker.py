@@ -81,15 +81,17 @@ def epochs_out_of_order(all_tenures):
 def late_work(all_tenures, work):
     """Work that an old leader did when a newer one already led."""
     begins = sorted((tenure.epoch, tenure.begin) for tenure in all_tenures)
+    led = {epoch for epoch, _ in begins}
     found = []
     for item in work:
+        if item["epoch"] not in led:
+            found.append(f"{item['event']} of command {item['command']} in epoch {item['epoch']}, which nobody led")
+            continue
         newer = [begin for epoch, begin in begins if epoch > item["epoch"] and begin < item["boottime"]]
         if newer:
             found.append(
                 f"{item['event']} of command {item['command']} in epoch {item['epoch']}, {item['boottime'] - min(newer):.3f} s after a newer one began"
             )
-        if item["epoch"] not in {epoch for epoch, _ in begins}:
-            found.append(f"{item['event']} of command {item['command']} in epoch {item['epoch']}, which nobody led")
     return found
 
 

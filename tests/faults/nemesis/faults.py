@@ -26,6 +26,8 @@ class Fault:
     heal: Callable = nothing
     lasts: float | None = None
     quick: bool = True
+    leader: str = ""
+    """The name of the replica that has to lead when it strikes; any if empty."""
 
 
 def leader_gets(number):
@@ -81,6 +83,10 @@ class Outcome:
 async def play(stage, fault):
     """One round: a steady stage, the fault, its end, a steady stage again."""
     epoch = await stage.steady()
+    while fault.leader and stage.leader.name != fault.leader:
+        stage.leader.signal(signal.SIGTERM)
+        await stage.accepted(epoch, stage.now())
+        epoch = await stage.steady()
     after, began = stage.now(), time.time()
     await fault.inject(stage)
     try:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import select
 import time
 from pathlib import Path
 
@@ -48,7 +49,9 @@ async def work(command, context):
 async def block(command, context):
     """The main loop stands still; once, not again in the process that takes the command up."""
     if command.attempt == 1:
-        time.sleep(float(command.payload["seconds"]))
+        until = time.clock_gettime(time.CLOCK_BOOTTIME) + float(command.payload["seconds"])
+        while (left := until - time.clock_gettime(time.CLOCK_BOOTTIME)) > 0:
+            select.select([], [], [], left)
     return {}
 
 
