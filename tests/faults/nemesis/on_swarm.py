@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import docker
+from docker.errors import APIError
 
 from lab.hosts import Hosts
 from tests.faults.nemesis import container, plugin
@@ -165,7 +166,13 @@ async def remove_config(stage):
 
 async def force_update(stage):
     """What 'docker service update --force' does: every task is replaced, one after another."""
-    await asyncio.to_thread(stage.service.force_update)
+    while True:
+        try:
+            await asyncio.to_thread(stage.service.force_update)
+            break
+        except APIError as error:  # the new leader's label came first: an operator, too, sends it again
+            if "out of sequence" not in str(error):
+                raise
     while True:
         await asyncio.sleep(0.5)
         await asyncio.to_thread(stage.service.reload)
