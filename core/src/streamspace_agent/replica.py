@@ -4,6 +4,8 @@ import asyncio
 import logging
 import math
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from streamspace_agent.campaign import Campaign, Won
 from streamspace_agent.clock import Clock
@@ -57,18 +59,31 @@ class Replica:
         self._campaign: asyncio.Task[object] | None = None
         self._campaigns = 0
         self._told: Lease | None = None
+        self._calls: set[asyncio.Task[object]] = set()
         self._turn = asyncio.Lock()
         """Held by a campaign and by a resignation: the next wish to lead waits until the last one is cleared away."""
         self._highest = 0
         self._late = 0
         self._not_before = -math.inf
 
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        """A call that needs its turn, and that :meth:`close` waits for."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._calls.discard(task)
+
     async def preflight(self) -> list[Problem]:
         return await self._store.preflight()
 
     async def lead(self, ticket: Ticket | None = None) -> Lease:
         """Wait until this replica leads. One at a time, and only after the lease before was resigned."""
-        async with self._turn:
+        async with self._call():
             if self._tenure:
                 raise RuntimeError("lead() was called again before the lease was resigned")
             return await self._win(ticket)
@@ -151,7 +166,7 @@ class Replica:
         self._trace.tell("out", lease)
         if self._tenure is None or self._tenure.lease is not lease:
             return
-        async with self._turn:
+        async with self._call():
             await self._resign(lease, reason, hold_off)
 
     async def _resign(self, lease: Lease, reason: str, hold_off: float) -> None:
@@ -193,8 +208,8 @@ class Replica:
         if self._tenure:
             self._tenure.lease.end(Ending.CLOSED, "the elector was closed")
             self._tenure.stop()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
+        # Not every task of the loop: a backend may have one that only its aclose() ends.
+        if others := self._calls | ({self._renewals} if self._renewals else set()):
             await asyncio.wait(others, timeout=RELEASE_TRIES * (self._store.timing.call_timeout + 1.0))
         await self._store.backend.aclose()
 

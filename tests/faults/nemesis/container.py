@@ -66,6 +66,11 @@ class Contained(Replica):
         return self._look()[1]
 
     @property
+    def log(self):
+        container = self.container or self.find()
+        return self.client.api.logs(container, tail=40).decode(errors="replace") if container else ""
+
+    @property
     def alive(self):
         return self.pid > 0
 

@@ -97,5 +97,5 @@ async def play(stage, fault):
     finally:
         await fault.heal(stage)
     after_all = await stage.steady()
-    when = await stage.accepted(epoch, after, timeout=5) if after_all > epoch else None
+    when = await stage.accepted(epoch, after) if after_all > epoch else None
     return Outcome(fault, when - began if when else None)

@@ -180,6 +180,7 @@ async def force_update(stage):
             return
 
 
+# A host that is cut off may be the manager that leads the Swarm: then nobody can write until another was elected.
 FAULTS = [
     KILL,
     HANDOVER,
@@ -190,7 +191,7 @@ FAULTS = [
     block(30, CHANGE, quick=False),
     Fault("leader's container paused", CHANGE, pause, unpause),
     Fault("leader's host cut off", CHANGE, on_leaders_host("cut"), heal_all),
-    Fault("standby's host cut off", NO_CHANGE, cut_standby, heal_all, lasts=12, quick=False),
+    Fault("standby's host cut off", EITHER, cut_standby, heal_all, lasts=12, quick=False),
     Fault("leader's daemon killed", CHANGE, kill_engine, start_engine),
     Fault("the Swarm's leading manager killed", EITHER, kill_swarm_leader, start_engine, lasts=15, quick=False),
     Fault("network slowed to 256 kbit/s", NO_CHANGE, slow_all, unslow_all, lasts=10, quick=False),

@@ -52,8 +52,16 @@ class Replica:
     @property
     def instance(self):
         """Of the process that runs now, as soon as it stands for election."""
+        return self._last("instance")
+
+    @property
+    def takes_part(self):
+        """It leads or stands by; one that has handed over and is about to exit does not."""
+        return self._last("event") in {"standing", "in", "renewed"}
+
+    def _last(self, what):
         place = self.place
-        mine = [r["instance"] for r in checker.read(self.trace) if place and f"-{place}-" in f"-{r['instance']}"]
+        mine = [record[what] for record in checker.read(self.trace) if place and f"-{place}-" in f"-{record['instance']}"]
         return mine[-1] if mine else ""
 
 
@@ -93,6 +101,10 @@ class Process(Replica):
 
     async def close(self):
         await self.agent.kill()
+
+    @property
+    def log(self):
+        return self.agent.log
 
 
 class Stage:
@@ -201,7 +213,7 @@ class Stage:
                 last
                 and self.connected_epoch() == last.epoch
                 and last.end > boottime()
-                and all(replica.alive and replica.instance for replica in self.replicas)
+                and all(replica.alive and replica.takes_part for replica in self.replicas)
             ):
                 self.leader = next(r for r in self.replicas if r.instance == last.instance)
                 return last.epoch
@@ -212,7 +224,8 @@ class Stage:
     def state(self):
         now = boottime()
         shown = [f"{r.name}: {'alive' if r.alive else 'dead'} {r.instance}" for r in self.replicas]
-        return f"connected epoch {self.connected_epoch()}; {shown}; {[(t.instance, t.epoch, t.end - now) for t in self.tenures()[-3:]]}"
+        logs = "\n".join(f"--- {r.name}\n{r.log[-4000:]}" for r in self.replicas)
+        return f"connected epoch {self.connected_epoch()}; {shown}; {[(t.instance, t.epoch, t.end - now) for t in self.tenures()[-3:]]}\n{logs}"
 
     @property
     def standbys(self):
@@ -229,7 +242,7 @@ class Stage:
                 elif event["type"] == "connected" and newer:
                     return event["time"]
             await asyncio.sleep(0.02)
-        return None
+        raise AssertionError(f"no leader after epoch {above} within {timeout:g} s: {self.state()}")
 
     def now(self):
         """The number of the last event."""
