@@ -166,18 +166,17 @@ async def remove_config(stage):
 
 async def force_update(stage):
     """What 'docker service update --force' does: every task is replaced, one after another."""
+    before = {replica.container for replica in stage.replicas}
     while True:
         try:
+            await asyncio.to_thread(stage.service.reload)
             await asyncio.to_thread(stage.service.force_update)
             break
         except APIError as error:  # the new leader's label came first: an operator, too, sends it again
             if "out of sequence" not in str(error):
                 raise
-    while True:
-        await asyncio.sleep(0.5)
-        await asyncio.to_thread(stage.service.reload)
-        if (stage.service.attrs.get("UpdateStatus") or {}).get("State") in {"completed", "paused"}:
-            return
+    while before & {replica.container for replica in stage.replicas}:
+        await asyncio.sleep(0.2)
 
 
 # A host that is cut off may be the manager that leads the Swarm: then nobody can write until another was elected.
