@@ -104,13 +104,24 @@ def said(kind, command, **more):
 
 
 def test_commands_are_lost_when_taken_and_never_answered_and_undelivered_when_never_taken():
-    events = [said("ack", "done"), said("complete", "done"), said("ack", "acked"), said("ack", "refused"), said("failed", "refused")]
+    events = [
+        said("ack", "done"),
+        said("complete", "done"),
+        said("ack", "acked"),
+        said("ack", "refused"),
+        said("failed", "refused"),
+    ]
     verdict = checker.commands(["done", "acked", "begun", "gone", "refused"], events, [did("begin", 1.0, "begun")])
     assert (verdict.lost, verdict.undelivered, verdict.twice) == (["acked", "begun"], ["gone"], [])
 
 
 def test_a_command_done_twice_or_answered_in_two_ways_is_found():
-    events = [said("complete", "c", result=1), said("complete", "c", result=1), said("complete", "d", result=1), said("failed", "d")]
+    events = [
+        said("complete", "c", result=1),
+        said("complete", "c", result=1),
+        said("complete", "d", result=1),
+        said("failed", "d"),
+    ]
     work = [did("end", 1.0, "e"), did("end", 2.0, "e"), did("begin", 1.0, "c"), did("begin", 2.0, "c")]
     assert checker.commands(["c", "d", "e"], events, work).twice == ["d", "e"]
 

@@ -37,7 +37,9 @@ async def torment(backend, folder, total):
             if not outcome.expected:
                 odd += 1
                 happened += f", expected: {fault.expect}"
-            say(f"{backend} {number + 1}/{ROUNDS}  {fault.name}: {happened}; {len(stage.tenures())} tenures, {sum(map(len, broken.values()))} violations")
+            say(
+                f"{backend} {number + 1}/{ROUNDS}  {fault.name}: {happened}; {len(stage.tenures())} tenures, {sum(map(len, broken.values()))} violations"
+            )
             for text in [line for lines in broken.values() for line in lines][:10]:
                 say(f"    {text}")
             total["rounds"] += 1
@@ -59,7 +61,7 @@ async def torment(backend, folder, total):
 
 
 async def main():
-    names = "rounds overlaps epochs_out_of_order commands lost twice undelivered unexpected".split()
+    names = ["rounds", "overlaps", "epochs_out_of_order", "commands", "lost", "twice", "undelivered", "unexpected"]
     total = {"bench": "faults"} | dict.fromkeys(names, 0) | {"failover_s": {}}
     for backend in os.environ.get("BACKENDS", "file,redis,swarm").split(","):
         with tempfile.TemporaryDirectory(prefix="ssn-") as folder:

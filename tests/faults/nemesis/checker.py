@@ -6,6 +6,7 @@ Every function returns the violations it found, as sentences. Times are CLOCK_BO
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 ANSWERS = {"complete", "failed"}
 
@@ -73,7 +74,7 @@ def epochs_out_of_order(all_tenures):
     ordered = sorted(all_tenures, key=lambda t: t.begin)
     return [
         f"epoch {after.epoch} of {after.instance} began after epoch {before.epoch} of {before.instance}"
-        for before, after in zip(ordered, ordered[1:], strict=False)
+        for before, after in pairwise(ordered)
         if after.epoch <= before.epoch
     ]
 

@@ -21,7 +21,8 @@ def mounts():
     system = [path for path in map(Path, ("/usr", "/lib", "/lib64", "/etc/ssl")) if path.exists()]
     own = [Path(sys.base_prefix), Path(sys.prefix), ROOT]
     return [
-        docker.types.Mount(str(path), str(path.resolve()), type="bind", read_only=True) for path in dict.fromkeys(system + own)
+        docker.types.Mount(str(path), str(path.resolve()), type="bind", read_only=True)
+        for path in dict.fromkeys(system + own)
     ]
 
 

@@ -31,7 +31,11 @@ class Container(container.Contained):
         host = self.stage.docker_host.removeprefix("unix://")
         host_config = api.create_host_config(
             network_mode="host",
-            mounts=[*container.mounts(), container.writable(self.stage.folder), docker.types.Mount(host, host, type="bind")],
+            mounts=[
+                *container.mounts(),
+                container.writable(self.stage.folder),
+                docker.types.Mount(host, host, type="bind"),
+            ],
         )
         self._made = api.create_container(
             container.IMAGE,

@@ -1,5 +1,6 @@
 """Three replicas of one host that share a lock file, on a small file system of its own."""
 
+import asyncio
 import signal
 import subprocess
 
@@ -13,7 +14,8 @@ class FileStage(Stage):
     async def begin(self, stack):
         self.disk = self.folder / "disk"
         self.disk.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "nemesis", self.disk], check=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "nemesis", self.disk]
+        await asyncio.to_thread(subprocess.run, mount, check=True)
         stack.callback(subprocess.run, ["umount", "-l", self.disk], check=True)
         self.lock = self.disk / "run" / "agent.lock"
         for name in ("a", "b", "c"):

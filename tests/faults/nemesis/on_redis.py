@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 import redis
 
@@ -165,7 +166,7 @@ def redis_clock(seconds):
 
     async def inject(stage):
         with stage.admin() as admin:
-            for key in admin.keys():
+            for key in admin.scan_iter():
                 if (left := admin.pttl(key)) > 0:
                     admin.pexpire(key, left - 1000 * seconds)
 
@@ -194,29 +195,30 @@ async def equal_leases(stage):
 FAULTS = [
     KILL,
     HANDOVER,
-    FORK,
+    replace(FORK, quick=False),
     freeze(1.5, NO_CHANGE),
-    freeze(10, CHANGE),
+    freeze(7, CHANGE),
+    freeze(10, CHANGE, quick=False),
     block(3, NO_CHANGE),
     block(30, CHANGE, quick=False),
     Fault("leader cut off from the store", CHANGE, *way_of("leader", stalled=True)),
     Fault("leader's replies lost", CHANGE, *way_of("leader", mute=True)),
-    Fault("standby cut off from the store", NO_CHANGE, *way_of("standby", stalled=True), lasts=6),
+    Fault("standby cut off from the store", NO_CHANGE, *way_of("standby", stalled=True), lasts=6, quick=False),
     Fault("store away for 0.3 s", NO_CHANGE, *store(stalled=True), lasts=0.3),
     Fault("store away for 2 s", NO_CHANGE, *store(stalled=True), lasts=2),
-    Fault("connections refused for 2 s", NO_CHANGE, *store(refusing=True, cut=True), lasts=2),
-    Fault("store away for 7 s", CHANGE, *store(stalled=True), lasts=7),
-    Fault("store slowed by 0.3 s", NO_CHANGE, *store(delay=0.3), lasts=6),
+    Fault("connections refused for 2 s", NO_CHANGE, *store(refusing=True, cut=True), lasts=2, quick=False),
+    Fault("store away for 7 s", CHANGE, *store(stalled=True), lasts=7, quick=False),
+    Fault("store slowed by 0.3 s", NO_CHANGE, *store(delay=0.3), lasts=6, quick=False),
     Fault("store slowed by 0.6 s", EITHER, *store(delay=0.6), lasts=8, quick=False),
     Fault("store slowed by 3 s", EITHER, *store(delay=3.0), lasts=8, quick=False),
     Fault("release while the store is away", CHANGE, release_in_vain, store()[1], lasts=2),
-    Fault("Redis restarted empty", CHANGE, restart_empty),
+    Fault("Redis restarted empty", CHANGE, restart_empty, quick=False),
     Fault("FLUSHALL", CHANGE, flush),
-    Fault("leader key deleted", NO_CHANGE, delete_key, lasts=3),
+    Fault("leader key deleted", NO_CHANGE, delete_key, lasts=3, quick=False),
     Fault("fail-over to a stale copy", CHANGE, fail_over_to_a_stale_copy),
     Fault("leader's wall clock +1 h", NO_CHANGE, *agents_clock(3600), lasts=4, leader=SHIFTED),
     Fault("leader's wall clock -1 h", NO_CHANGE, *agents_clock(-3600), lasts=4, leader=SHIFTED, quick=False),
     Fault("Redis' wall clock +1 h", EITHER, redis_clock(3600), lasts=3),
-    Fault("Redis' wall clock -1 h", EITHER, redis_clock(-3600), lasts=3),
+    Fault("Redis' wall clock -1 h", EITHER, redis_clock(-3600), lasts=3, quick=False),
     Fault("SIGKILL with unequal leases", CHANGE, unequal_leases, equal_leases, quick=False),
 ]

@@ -2,15 +2,15 @@
 
 import asyncio
 import os
-import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import docker
 from docker.errors import APIError
 
 from lab.hosts import Hosts
-from tests.faults.nemesis import container, plugin
+from tests.faults.nemesis import container
 from tests.faults.nemesis.faults import CHANGE, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
 from tests.faults.nemesis.relay import relay
 from tests.faults.nemesis.stage import Stage
@@ -120,9 +120,8 @@ async def pause(stage):
 
 async def unpause(stage):
     for replica in stage.replicas:
-        if found := replica.container:
-            if replica.client.api.inspect_container(found)["State"]["Paused"]:
-                await asyncio.to_thread(replica.client.api.unpause, found)
+        if (found := replica.container) and replica.client.api.inspect_container(found)["State"]["Paused"]:
+            await asyncio.to_thread(replica.client.api.unpause, found)
 
 
 async def kill_engine(stage):
@@ -160,7 +159,9 @@ def _update(stage, **changes):
 
 
 async def remove_config(stage):
-    for config in await asyncio.to_thread(stage.manager.configs.list, filters={"name": f"streamspace-leader-{stage.agent_id}"}):
+    for config in await asyncio.to_thread(
+        stage.manager.configs.list, filters={"name": f"streamspace-leader-{stage.agent_id}"}
+    ):
         await asyncio.to_thread(config.remove)
 
 
@@ -183,18 +184,18 @@ async def force_update(stage):
 FAULTS = [
     KILL,
     HANDOVER,
-    FORK,
+    replace(FORK, quick=False),
     freeze(3, NO_CHANGE),
-    freeze(20, CHANGE),
+    freeze(20, CHANGE, quick=False),
     block(3, NO_CHANGE),
     block(30, CHANGE, quick=False),
     Fault("leader's container paused", CHANGE, pause, unpause),
     Fault("leader's host cut off", CHANGE, on_leaders_host("cut"), heal_all),
     Fault("standby's host cut off", EITHER, cut_standby, heal_all, lasts=12, quick=False),
-    Fault("leader's daemon killed", CHANGE, kill_engine, start_engine),
+    Fault("leader's daemon killed", CHANGE, kill_engine, start_engine, quick=False),
     Fault("the Swarm's leading manager killed", EITHER, kill_swarm_leader, start_engine, lasts=15, quick=False),
     Fault("network slowed to 256 kbit/s", NO_CHANGE, slow_all, unslow_all, lasts=10, quick=False),
     Fault("labels of the service updated", NO_CHANGE, update_labels, lasts=3),
     Fault("config removed", CHANGE, remove_config),
-    Fault("docker service update --force", CHANGE, force_update),
+    Fault("docker service update --force", CHANGE, force_update, quick=False),
 ]

@@ -59,7 +59,7 @@ async def fork(command, context):
     """A child that lives on for a while with every descriptor that it was not kept from inheriting."""
     child = os.fork()
     if child == 0:
-        time.sleep(float(command.payload["seconds"]))
+        time.sleep(float(command.payload["seconds"]))  # noqa: ASYNC251 - no loop runs in the child
         os._exit(0)
     return {"child": child}
 
@@ -70,4 +70,4 @@ def install(folder):
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nemesis-commands\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[streamspace_agent.commands]\nnemesis = nemesis_commands\n")
-    (folder / "nemesis_commands.py").write_text(open(__file__).read())
+    (folder / "nemesis_commands.py").write_text(Path(__file__).read_text())

@@ -35,16 +35,16 @@ async def relay(namespace, port):
     async def serve(reader, writer):
         task = asyncio.current_task()
         pumps.add(task)
-        with contextlib.closing(writer):
-            with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled when the relay ends
-                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-                with contextlib.closing(far_writer):
-                    one, other = asyncio.ensure_future(_pump(reader, far_writer)), asyncio.ensure_future(_pump(far_reader, writer))
-                    try:
-                        await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
-                    finally:
-                        one.cancel()
-                        other.cancel()
+        # Cancelled when the relay ends: streams would report that as an error.
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.closing(far_writer):
+                ways = [asyncio.create_task(_pump(reader, far_writer)), asyncio.create_task(_pump(far_reader, writer))]
+                try:
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for way in ways:
+                        way.cancel()
         pumps.discard(task)
 
     listener = listen_in(namespace)

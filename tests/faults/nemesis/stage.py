@@ -61,7 +61,9 @@ class Replica:
 
     def _last(self, what):
         place = self.place
-        mine = [record[what] for record in checker.read(self.trace) if place and f"-{place}-" in f"-{record['instance']}"]
+        mine = [
+            record[what] for record in checker.read(self.trace) if place and f"-{place}-" in f"-{record['instance']}"
+        ]
         return mine[-1] if mine else ""
 
 

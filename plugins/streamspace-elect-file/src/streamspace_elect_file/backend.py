@@ -164,7 +164,9 @@ class FileBackend(ElectionBackend):
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         del record
-        if self._descriptor is not None and self._held is None:  # locked by us, but without a record of its own: it is only too early
+        if (
+            self._descriptor is not None and self._held is None
+        ):  # locked by us, but without a record of its own: it is only too early
             await asyncio.sleep(min(POLL, timeout))
             return
         loop = asyncio.get_running_loop()
