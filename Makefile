@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 export VENV
 
-.PHONY: help env demo test check bench image binary clean
+.PHONY: help env demo test check bench faults image binary clean
 help:
 	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
 	@echo "make test    set up engine, Redis and images, and run the whole suite"
 	@echo "make check   ruff and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
+	@echo "make faults  kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
 	@echo "make image   the agent's image, streamspace/docker-agent, for the files in deployments/"
 	@echo "make binary  the agent as one file, dist/docker-agent, for systemd"
 	@echo "make clean   stop the private engine, and remove it and $(VENV)"
@@ -31,7 +32,11 @@ check: env
 test: env
 	$(BIN)/python -m lab test $(PYTEST_ARGS)
 
-bench: bench-sessions bench-footprint bench-tunnel
+# ROUNDS rounds a backend (50), BACKENDS=file,redis,swarm; takes the better part of an hour.
+faults: env
+	@$(BIN)/python -m lab faults
+
+bench: bench-sessions bench-footprint bench-tunnel bench-failover
 bench-%: env
 	$(BIN)/python -m lab bench $*
 

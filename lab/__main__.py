@@ -1,4 +1,4 @@
-"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; binary; test [PYTEST-ARGUMENT...]; bench NAME; clean."""
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; binary; test [PYTEST-ARGUMENT...]; bench NAME; faults; clean."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
         case ["test", *arguments]:
             return test(engine, arguments, environ)
         case ["bench", name]:
-            return bench(engine, name, environ)
+            return bench(engine, f"bench.{name}", environ)
+        case ["faults"]:
+            return bench(engine, "faults.nemesis", environ)
         case ["clean"]:
             engine.down()
             shutil.rmtree(engine.state, ignore_errors=True)
@@ -88,11 +90,11 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
 
 
 def bench(engine: MainEngine, name: str, environ: Mapping[str, str]) -> int:
-    """Run tests/bench/NAME.py on the engine; its last line of output is one JSON object."""
+    """Run the module tests.NAME on the engine; its last line of output is one JSON object."""
     with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
         build(host, engine, ["desktop", "tiny"])
         return subprocess.run(
-            [sys.executable, "-m", f"tests.bench.{name}"], env={**environ, "DOCKER_HOST": host}, check=False
+            [sys.executable, "-m", f"tests.{name}"], env={**environ, "DOCKER_HOST": host}, check=False
         ).returncode
 
 

@@ -19,6 +19,7 @@ class Proxy:
     `stalled`: nothing passes in either direction, connections stay open
     `mute`: requests arrive, replies are held back
     `delay`: seconds that each reply is held back
+    `target`: where new connections go
     `refusing`: new connections are closed at once
     """
 
@@ -27,7 +28,7 @@ class Proxy:
         self.stalled = self.mute = self.refusing = False
         self.delay = 0.0
         self.replied = 0  # bytes passed to clients
-        self._target = target
+        self.target = target
         self._due = 0.0
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -81,9 +82,9 @@ class Proxy:
                 each.transport.abort() if task.cancelling() else each.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self._target, Path):
-            return await asyncio.open_unix_connection(self._target)
-        return await asyncio.open_connection("127.0.0.1", self._target)
+        if isinstance(self.target, Path):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection("127.0.0.1", self.target)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, reply: bool) -> None:
         while data := await reader.read(min(_CHUNK, int(self.rate / 10) or 1) if reply and self.rate else _CHUNK):

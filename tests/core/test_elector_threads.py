@@ -259,3 +259,20 @@ async def test_one_who_turned_away_may_ask_again_at_once():
             epochs.append(lease.epoch)
             await agent.elector.resign(lease, "done")
         assert epochs == sorted(set(epochs))
+
+
+async def test_closing_does_not_wait_for_a_task_that_only_the_backends_close_ends():
+    class Listening(MemoryBackend):
+        async def observe(self):
+            self.listener = getattr(self, "listener", None) or asyncio.create_task(asyncio.Event().wait())
+            return await super().observe()
+
+        async def aclose(self):
+            self.listener.cancel()
+            await super().aclose()
+
+    patient = Timing(lease=60.0, renew_every=10.0, call_timeout=9.0, margin=6.0)
+    async with Agent(Listening(Store(), patient), stop_grace=60) as agent:
+        await agent.elector.resign(await agent.elector.lead(), "done")
+        began = time.monotonic()
+    assert time.monotonic() - began < 20  # three tries of a release may take 30

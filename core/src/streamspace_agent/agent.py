@@ -18,6 +18,7 @@ from streamspace_agent.elector import Elector
 from streamspace_agent.elector.identity import Identity
 from streamspace_agent.elector.lease import Lease
 from streamspace_agent.elector.status import Role
+from streamspace_agent.elector.trace import Trace
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
@@ -77,7 +78,7 @@ class Agent:
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
         logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)
-        self._elector = Elector(self._backend, self._identity)
+        self._elector = Elector(self._backend, self._identity, trace=Trace(environ, self._identity.instance))
         rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
         keys = Keys(settings, logs.hide)
         context = tls_context(settings)

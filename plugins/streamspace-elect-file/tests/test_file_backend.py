@@ -342,3 +342,15 @@ async def test_a_lock_taken_by_hand_keeps_everybody_out(make, path):
     with path.open() as by_hand:
         fcntl.flock(by_hand, fcntl.LOCK_EX)
         assert isinstance(await make().acquire(me("other"), None), Held)
+
+
+async def test_a_replica_waits_with_the_new_file_locked_and_anew_when_that_is_deleted_too(make, path, monkeypatch):
+    monkeypatch.setattr(module, "SETTLE", 1.0)
+    waiting, leader = make(), make()
+    assert isinstance(await waiting.acquire(me("waiting"), None), Held)
+    assert isinstance(await leader.acquire(me("leader"), None), Held), "the wait belongs to whoever holds the lock"
+    await asyncio.sleep(1.1)
+    path.unlink()  # and whoever had made it may have led
+    assert isinstance(await waiting.acquire(me("waiting"), None), Held)
+    await asyncio.sleep(1.1)
+    await granted(waiting, me("waiting"))

@@ -20,6 +20,7 @@ from streamspace_agent.elector.identity import Identity
 from streamspace_agent.elector.lease import Ending, Lease
 from streamspace_agent.elector.replica import RELEASE_TRIES, Replica, Ticket
 from streamspace_agent.elector.status import ElectionStatus, Role
+from streamspace_agent.elector.trace import Trace
 
 __all__ = ["TICK", "Clock", "ElectionStatus", "Elector", "Identity", "Lease", "Role"]
 
@@ -50,6 +51,7 @@ class Elector:
         rng: random.Random | None = None,
         exit: Callable[[int], None] = os._exit,  # noqa: A002 - it is what it does
         stop_grace: float | None = None,
+        trace: Trace | None = None,
     ) -> None:
         clock = clock or BoottimeClock()
         timing = backend.timing
@@ -60,7 +62,8 @@ class Elector:
         self._exit = exit
         self._me = me
         self._guard = Guard(clock, timing.lease, stop_grace, self._leave)
-        self._replica = Replica(backend, me, self._guard, clock=clock, rng=rng or random.Random())  # noqa: S311 - jitter
+        rng = rng or random.Random()  # noqa: S311 - jitter
+        self._replica = Replica(backend, me, self._guard, clock=clock, rng=rng, trace=trace)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []

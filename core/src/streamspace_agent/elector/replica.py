@@ -4,6 +4,8 @@ import asyncio
 import logging
 import math
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.elector.campaign import Campaign, Won
@@ -14,6 +16,7 @@ from streamspace_agent.elector.lease import Ending, Lease
 from streamspace_agent.elector.status import ElectionStatus, Tally
 from streamspace_agent.elector.store import Store
 from streamspace_agent.elector.tenure import Tenure
+from streamspace_agent.elector.trace import Trace
 from streamspace_agent.elector.watch import Opening
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.units import format_seconds
@@ -35,12 +38,20 @@ class Replica:
     """The elector without its thread: what a simulator runs. Every coroutine belongs to one event loop."""
 
     def __init__(
-        self, backend: ElectionBackend, me: Identity, guard: Guard, *, clock: Clock, rng: random.Random
+        self,
+        backend: ElectionBackend,
+        me: Identity,
+        guard: Guard,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        trace: Trace | None = None,
     ) -> None:
         self._me = me
         self._guard = guard
         self._clock = clock
         self._rng = rng
+        self._trace = trace or Trace({}, me.instance)
         self._store = Store(backend, clock, rng)
         self._tally = Tally(clock)
         self._tenure: Tenure | None = None
@@ -48,18 +59,31 @@ class Replica:
         self._campaign: asyncio.Task[object] | None = None
         self._campaigns = 0
         self._told: Lease | None = None
+        self._calls: set[asyncio.Task[object]] = set()
         self._turn = asyncio.Lock()
         """Held by a campaign and by a resignation: the next wish to lead waits until the last one is cleared away."""
         self._highest = 0
         self._late = 0
         self._not_before = -math.inf
 
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        """A call that needs its turn, and that :meth:`close` waits for."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._calls.discard(task)
+
     async def preflight(self) -> list[Problem]:
         return await self._store.preflight()
 
     async def lead(self, ticket: Ticket | None = None) -> Lease:
         """Wait until this replica leads. One at a time, and only after the lease before was resigned."""
-        async with self._turn:
+        async with self._call():
             if self._tenure:
                 raise RuntimeError("lead() was called again before the lease was resigned")
             return await self._win(ticket)
@@ -68,6 +92,7 @@ class Replica:
         self._campaign = asyncio.current_task()
         self._campaigns += 1
         self._tally.asked(True)
+        self._trace.tell("standing")
         began = self._clock.now()
         campaign = Campaign(
             self._store,
@@ -95,7 +120,8 @@ class Replica:
         self._highest = max(self._highest, lease.epoch)
         self._guard.watch(lease)
         self._tally.gained(lease, won.opening)
-        self._tenure = Tenure(lease, self._store, self._guard, clock=self._clock, rng=self._rng)
+        self._trace.tell("in", lease)
+        self._tenure = Tenure(lease, self._store, self._guard, clock=self._clock, rng=self._rng, trace=self._trace)
         self._renewals = asyncio.create_task(self._hold(self._tenure))
         log.info(
             "%s leads agent %s now, epoch %d: %s; waited %s",
@@ -122,6 +148,7 @@ class Replica:
         if self._told is lease:
             return
         self._told = lease
+        self._trace.tell("over", lease)
         self._tally.lost(lease)
         log.log(
             logging.INFO if lease.ending is Ending.RESIGNED else logging.WARNING,
@@ -136,9 +163,10 @@ class Replica:
     async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0) -> None:
         """All work under ``lease`` has stopped. Release it if it is still ours; resigning twice does nothing."""
         self._guard.dismiss(lease)
+        self._trace.tell("out", lease)
         if self._tenure is None or self._tenure.lease is not lease:
             return
-        async with self._turn:
+        async with self._call():
             await self._resign(lease, reason, hold_off)
 
     async def _resign(self, lease: Lease, reason: str, hold_off: float) -> None:
@@ -180,8 +208,8 @@ class Replica:
         if self._tenure:
             self._tenure.lease.end(Ending.CLOSED, "the elector was closed")
             self._tenure.stop()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
+        # Not every task of the loop: a backend may have one that only its aclose() ends.
+        if others := self._calls | ({self._renewals} if self._renewals else set()):
             await asyncio.wait(others, timeout=RELEASE_TRIES * (self._store.timing.call_timeout + 1.0))
         await self._store.backend.aclose()
 

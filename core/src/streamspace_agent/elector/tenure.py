@@ -8,6 +8,7 @@ from streamspace_agent.elector.clock import Clock
 from streamspace_agent.elector.guard import TICK, Guard
 from streamspace_agent.elector.lease import Ending, Lease
 from streamspace_agent.elector.store import Store
+from streamspace_agent.elector.trace import Trace
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.units import format_seconds
 
@@ -20,7 +21,9 @@ RETRY_PAUSE = 0.1
 class Tenure:
     """Renews one lease until it is over or :meth:`stop` is called. Never ends the agent's work: the lease's end does."""
 
-    def __init__(self, lease: Lease, store: Store, guard: Guard, *, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, lease: Lease, store: Store, guard: Guard, *, clock: Clock, rng: random.Random, trace: Trace
+    ) -> None:
         self.lease = lease
         self.late = 0
         """Renewals that were confirmed only after half the lease."""
@@ -28,6 +31,7 @@ class Tenure:
         self._guard = guard
         self._clock = clock
         self._rng = rng
+        self._trace = trace
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -61,6 +65,7 @@ class Tenure:
                 unknown, due = True, self._clock.now() + RETRY_PAUSE * self._rng.uniform(0.5, 1.0)
             else:
                 if lease.extend(grant, asked_at):
+                    self._trace.tell("renewed", lease)
                     self.late += stale
                     if unknown:
                         log.info("renewal of epoch %d is confirmed again", lease.epoch)

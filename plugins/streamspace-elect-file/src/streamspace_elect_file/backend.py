@@ -81,38 +81,32 @@ class FileBackend(ElectionBackend):
         self._refuse_foreign(entry)
         if entry is None or entry.inode != inode:
             return None
-        self._bare_since = None
         return entry.record
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         del seen  # the kernel decides
-        if self._descriptor is not None:
-            if self._held and self._held.nonce == me.nonce:
+        if self._held is not None:
+            if self._held.nonce == me.nonce:
                 return Grant(self._held, self._descriptor)
             self._let_go()
-        # Not yet: whoever held the file that was here before has to have noticed.
-        if await self.observe() is None and not self._settled():
-            return Held(None)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+            return self._take(me) or Held(await self.observe())
         except OSError as error:
+            self._let_go()
             raise self._unavailable(error) from error
-        try:
-            grant = self._take(descriptor, me)
-        except OSError as error:
-            raise self._unavailable(error) from error
-        finally:
-            if self._descriptor != descriptor:
-                os.close(descriptor)
-        return grant or Held(await self.observe())
+        except PreflightError:
+            self._let_go()
+            raise
 
-    def _take(self, descriptor: int, me: Candidate) -> Grant | None:
-        """Lock, look, write, in this order; None if somebody else holds it. Raises OSError if it cannot be written."""
-        if not _lock(descriptor) or not self._in_place(descriptor):
+    def _take(self, me: Candidate) -> Grant | None:
+        """Lock, look, write, in this order; None if somebody else holds it, or it is too early. Raises OSError."""
+        descriptor = self._locked()
+        if descriptor is None:
             return None
         entry, inode = read(descriptor), os.fstat(descriptor).st_ino
         self._refuse_foreign(entry)
+        # With the lock held: whose file was deleted before this one was made, has then had the time to notice. Who
+        # waits first and locks afterwards misses a leader that came and lost its file in between.
         if (entry is None or entry.inode != inode) and not self._settled():
             return None
         record = Record(
@@ -127,8 +121,24 @@ class FileBackend(ElectionBackend):
             since=_wall(),
         )
         write(descriptor, Entry(record, inode, os.getpid(), _wall()))
-        self._descriptor, self._held, self._bare_since, self._mute = descriptor, record, None, False
+        self._held, self._mute = record, False
         return Grant(record, descriptor)
+
+    def _locked(self) -> int | None:
+        """The file at the path, locked by this replica, before now or now; None if it is somebody else's."""
+        if self._descriptor is not None:
+            if self._in_place(self._descriptor):
+                return self._descriptor
+            self._let_go()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        try:
+            if _lock(descriptor) and self._in_place(descriptor):
+                self._descriptor, self._bare_since = descriptor, None
+        finally:
+            if self._descriptor != descriptor:
+                os.close(descriptor)
+        return self._descriptor
 
     async def renew(self, grant: Grant) -> Grant:
         descriptor = self._mine(grant)
@@ -154,6 +164,11 @@ class FileBackend(ElectionBackend):
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         del record
+        if (
+            self._descriptor is not None and self._held is None
+        ):  # locked by us, but without a record of its own: it is only too early
+            await asyncio.sleep(min(POLL, timeout))
+            return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         try:

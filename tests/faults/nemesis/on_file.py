@@ -1,0 +1,82 @@
+"""Three replicas of one host that share a lock file, on a small file system of its own."""
+
+import asyncio
+import signal
+import subprocess
+
+from tests.faults.nemesis.faults import CHANGE, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
+from tests.faults.nemesis.stage import Process, Stage
+
+
+class FileStage(Stage):
+    backend = "file"
+
+    async def begin(self, stack):
+        self.disk = self.folder / "disk"
+        self.disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "nemesis", self.disk]
+        await asyncio.to_thread(subprocess.run, mount, check=True)
+        stack.callback(subprocess.run, ["umount", "-l", self.disk], check=True)
+        self.lock = self.disk / "run" / "agent.lock"
+        for name in ("a", "b", "c"):
+            variables = self.variables(name) | {
+                "LOCK_FILE_PATH": str(self.lock),
+                "STATE_DIR": str(self.disk / "state"),
+            }
+            replica = Process(self, name, variables)
+            self.replicas.append(replica)
+            stack.push_async_callback(replica.close)
+
+
+async def delete(stage):
+    stage.lock.unlink()
+
+
+async def replace(stage):
+    copy = stage.lock.with_name("copy")
+    copy.write_bytes(stage.lock.read_bytes())
+    copy.rename(stage.lock)
+
+
+async def remove_folder(stage):
+    stage.lock.unlink()
+    stage.lock.parent.rmdir()
+
+
+async def truncate(stage):
+    stage.lock.write_bytes(b"")
+
+
+async def fill(stage):
+    with (stage.disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"\0" * 65536):
+                pass
+        except OSError:
+            return
+
+
+async def empty(stage):
+    (stage.disk / "filler").unlink()
+
+
+async def fill_and_kill(stage):
+    await fill(stage)
+    stage.leader.signal(signal.SIGKILL)
+
+
+FAULTS = [
+    KILL,
+    HANDOVER,
+    FORK,
+    freeze(2, NO_CHANGE),
+    freeze(12, NO_CHANGE, quick=False),
+    block(3, NO_CHANGE),
+    block(20, CHANGE, quick=False),
+    Fault("lock file deleted", CHANGE, delete),
+    Fault("lock file replaced by a copy", CHANGE, replace),
+    Fault("lock file emptied", NO_CHANGE, truncate, lasts=3),
+    Fault("lock file's folder removed", CHANGE, remove_folder),
+    Fault("disk full", NO_CHANGE, fill, empty, lasts=3),
+    Fault("SIGKILL on a full disk", EITHER, fill_and_kill, empty, lasts=3),
+]

@@ -1,0 +1,73 @@
+"""Commands for the nemesis, installed into the agents as a plugin of their own by :func:`install`."""
+
+import asyncio
+import json
+import os
+import select
+import time
+from pathlib import Path
+
+from streamspace_agent import hookimpl
+
+RECORD = "NEMESIS_WORK"
+"""Names the file in which every piece of work is written down, with CLOCK_BOOTTIME."""
+
+
+@hookimpl
+def register_commands(register):
+    register("nemesis_work", work)
+    register("nemesis_block", block)
+    register("nemesis_fork", fork)
+
+
+def record(event, command):
+    line = {
+        "event": event,
+        "command": command.id,
+        "epoch": command.epoch,
+        "boottime": time.clock_gettime(time.CLOCK_BOOTTIME),
+    }
+    with open(os.environ[RECORD], "ab", buffering=0) as file:
+        file.write(f"{json.dumps(line)}\n".encode())
+
+
+async def work(command, context):
+    """Asks for the lease before each step, and sees what is done already: what the contract asks of a handler."""
+    context.require_lease()
+    record("begin", command)
+    await asyncio.sleep(float(command.payload.get("seconds", 0)))
+    context.require_lease()
+    try:
+        (Path(os.environ[RECORD]).parent / "done" / command.id).touch(exist_ok=False)
+    except FileExistsError:
+        record("found done", command)
+    else:
+        record("end", command)
+    return {"epoch": command.epoch, "attempt": command.attempt}
+
+
+async def block(command, context):
+    """The main loop stands still; once, not again in the process that takes the command up."""
+    if command.attempt == 1:
+        until = time.clock_gettime(time.CLOCK_BOOTTIME) + float(command.payload["seconds"])
+        while (left := until - time.clock_gettime(time.CLOCK_BOOTTIME)) > 0:
+            select.select([], [], [], left)
+    return {}
+
+
+async def fork(command, context):
+    """A child that lives on for a while with every descriptor that it was not kept from inheriting."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(float(command.payload["seconds"]))  # noqa: ASYNC251 - no loop runs in the child
+        os._exit(0)
+    return {"child": child}
+
+
+def install(folder):
+    """Make it importable and known from `folder`, which goes into PYTHONPATH."""
+    info = folder / "nemesis_commands-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nemesis-commands\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[streamspace_agent.commands]\nnemesis = nemesis_commands\n")
+    (folder / "nemesis_commands.py").write_text(Path(__file__).read_text())

@@ -1,0 +1,286 @@
+"""Three replicas, their control plane, a steady stream of commands, and the records of who acted when."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import time
+import uuid
+
+from streamspace_devplane import DevPlane
+from streamspace_devplane.settings import Settings
+from tests.agent_process import AgentProcess
+from tests.faults.nemesis import checker, plugin
+
+SETTLE = 90
+EVERY = 0.25
+"""Seconds between two commands."""
+
+
+class Replica:
+    """One replica, wherever it runs. `place` is the part of its instance id that this process alone has."""
+
+    def __init__(self, stage, name):
+        self.stage, self.name = stage, name
+        self.trace = stage.records / f"{name}.jsonl"
+        self.stopped = False
+
+    place = ""
+    pid = 0
+
+    @property
+    def alive(self):
+        raise NotImplementedError
+
+    async def revive(self):
+        """Whatever was done to it: it runs."""
+        if self.stopped:
+            self.signal(signal.SIGCONT)
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+        if number == signal.SIGKILL:
+            self.died()
+        self.stopped = number == signal.SIGSTOP
+
+    def died(self):
+        """From now on it did nothing any more."""
+        if instance := self.instance:
+            self.stage.deaths.setdefault(instance, boottime())
+
+    @property
+    def instance(self):
+        """Of the process that runs now, as soon as it stands for election."""
+        return self._last("instance")
+
+    @property
+    def takes_part(self):
+        """It leads or stands by; one that has handed over and is about to exit does not."""
+        return self._last("event") in {"standing", "in", "renewed"}
+
+    def _last(self, what):
+        place = self.place
+        mine = [
+            record[what] for record in checker.read(self.trace) if place and f"-{place}-" in f"-{record['instance']}"
+        ]
+        return mine[-1] if mine else ""
+
+
+class Process(Replica):
+    """A process of this machine."""
+
+    def __init__(self, stage, name, variables):
+        super().__init__(stage, name)
+        self.agent = AgentProcess(stage.folder / name, **variables)
+
+    @property
+    def place(self):
+        return str(self.agent.pid) if self.agent.process else ""
+
+    @property
+    def pid(self):
+        return self.agent.pid
+
+    @property
+    def alive(self):
+        return self.agent.process is not None and self.agent.process.returncode is None
+
+    async def revive(self):
+        await super().revive()
+        if not self.alive:
+            await self.agent.start()
+            self.stage.spawn(self._watch(self.agent.process))
+
+    async def _watch(self, process):
+        instance = ""
+        waiting = asyncio.ensure_future(process.wait())
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=0.5)
+            instance = instance or self.instance
+        if instance:
+            self.stage.deaths.setdefault(instance, boottime())
+
+    async def close(self):
+        await self.agent.kill()
+
+    @property
+    def log(self):
+        return self.agent.log
+
+
+class Stage:
+    """Use as an async context manager. Subclasses say where replicas run and what can be broken."""
+
+    backend = ""
+    one_journal = True
+    """All replicas share a STATE_DIR: whoever leads next takes up what the last one left."""
+
+    def __init__(self, folder, docker_host, *, lease=None, stream=True):
+        self.folder, self.docker_host, self.lease = folder, docker_host, lease
+        self.agent_id = f"nemesis-{uuid.uuid4().hex[:8]}"
+        self.records = folder / "records"
+        self.replicas, self.deaths, self.sent = [], {}, []
+        self.leader = None
+        self._stream = stream
+        self._numbers = itertools.count()
+        self._tasks = set()
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self):
+        self.records.mkdir(parents=True)
+        (self.records / "done").mkdir()
+        plugin.install(self.folder / "plugins")
+        settings = Settings(registrations_per_minute=10_000)
+        try:
+            self.plane = await self._stack.enter_async_context(DevPlane(db=self.folder / "plane.db", settings=settings))
+            key = self.folder / "key"
+            key.touch(mode=0o600)
+            key.write_text(await self.plane.issue_key(self.agent_id))
+            await self.begin(self._stack)
+            self._stack.push_async_callback(self._end_tasks)
+            if self._stream:
+                self.spawn(self._send_commands())
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_):
+        await self._stack.aclose()
+
+    async def begin(self, stack):
+        raise NotImplementedError
+
+    def variables(self, name):
+        return {
+            "AGENT_ID": self.agent_id,
+            "CONTROL_PLANE_URL": self.plane.ws_url,
+            "AGENT_API_KEY_FILE": str(self.folder / "key"),
+            "DOCKER_HOST": self.docker_host,
+            "STATE_DIR": str(self.folder / "state"),
+            "NETWORK_NAME": f"{self.agent_id}-net",
+            "ENABLE_HA": "true",
+            "LEADER_ELECTION_BACKEND": self.backend,
+            "PYTHONPATH": str(self.folder / "plugins"),
+            "STREAMSPACE_TRACE": str(self.records / f"{name}.jsonl"),
+            plugin.RECORD: str(self.records / "work.jsonl"),
+        } | ({"LEASE_DURATION": f"{self.lease}s"} if self.lease else {})
+
+    def spawn(self, work):
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self):
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Commands
+
+    def command(self, action="nemesis_work", **payload):
+        """As the control plane does: at once to whoever is connected, else to who connects next."""
+        name = f"{action}-{next(self._numbers)}"
+        self.sent.append(name)
+        return self.plane.hub.command(self.agent_id, action, payload, command_id=name)
+
+    async def _send_commands(self):
+        while self._stream:
+            self.command(seconds=0.05)
+            await asyncio.sleep(EVERY)
+
+    # Who leads
+
+    def traces(self):
+        return [record for replica in self.replicas for record in checker.read(replica.trace)]
+
+    def tenures(self):
+        return checker.tenures(self.traces(), self.deaths)
+
+    def connected_epoch(self):
+        """The epoch of the agent that is connected now; 0 for none."""
+        if self.agent_id not in self.plane.hub.links:
+            return 0
+        return self.plane.hub.store.agent(self.agent_id)["metadata"].get("epoch", 0)
+
+    async def steady(self):
+        """Everything runs: one leads and is connected, the others stand by. Sets `leader`; returns its epoch."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            for replica in self.replicas:
+                await replica.revive()
+            last = max(self.tenures(), key=lambda t: t.epoch, default=None)
+            if (
+                last
+                and self.connected_epoch() == last.epoch
+                and last.end > boottime()
+                and all(replica.alive and replica.takes_part for replica in self.replicas)
+            ):
+                self.leader = next(r for r in self.replicas if r.instance == last.instance)
+                return last.epoch
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no steady leader within {SETTLE} s: {self.state()}")
+            await asyncio.sleep(0.1)
+
+    def state(self):
+        now = boottime()
+        shown = [f"{r.name}: {'alive' if r.alive else 'dead'} {r.instance}" for r in self.replicas]
+        logs = "\n".join(f"--- {r.name}\n{r.log[-4000:]}" for r in self.replicas)
+        return f"connected epoch {self.connected_epoch()}; {shown}; {[(t.instance, t.epoch, t.end - now) for t in self.tenures()[-3:]]}\n{logs}"
+
+    @property
+    def standbys(self):
+        return [replica for replica in self.replicas if replica is not self.leader]
+
+    async def accepted(self, above, after, timeout=SETTLE):
+        """Wall-clock time at which the control plane accepted a leader whose epoch is `above` that one."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            newer = False
+            for event in self.plane.hub.store.events(after, limit=100_000, direction="plane"):
+                if event["type"] == "register":
+                    newer = event["payload"]["body"]["metadata"]["epoch"] > above
+                elif event["type"] == "connected" and newer:
+                    return event["time"]
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"no leader after epoch {above} within {timeout:g} s: {self.state()}")
+
+    def now(self):
+        """The number of the last event."""
+        rows = self.plane.hub.store.rows("SELECT max(seq) AS last FROM events")
+        self.plane.hub.store.flush()
+        return rows[0]["last"] or 0
+
+    # The verdict
+
+    def violations(self):
+        all_tenures, work = self.tenures(), checker.read(self.records / "work.jsonl")
+        events = self.plane.hub.store.events(limit=1_000_000, type="register")
+        return {
+            "overlaps": checker.overlaps(all_tenures) + checker.late_work(all_tenures, work),
+            "epochs_out_of_order": checker.epochs_out_of_order(all_tenures) + checker.older_accepted(events),
+        }
+
+    async def settle(self):
+        """Everything runs, and what was taken has had its chance to be answered; the commands' verdict."""
+        self._stream = False
+        await self.steady()
+        deadline = time.monotonic() + SETTLE
+        while True:
+            verdict = self.verdict()
+            if not verdict.lost or time.monotonic() > deadline:
+                return verdict
+            if not self.one_journal:
+                self.leader.signal(signal.SIGTERM)  # what its host has not answered waits for its turn to lead
+                await asyncio.sleep(1)
+            await asyncio.sleep(0.5)
+            await self.steady()
+
+    def verdict(self):
+        events = self.plane.hub.store.events(limit=1_000_000, direction="from_agent")
+        return checker.commands(self.sent, events, checker.read(self.records / "work.jsonl"))
+
+
+def boottime():
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
