@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tests.integration.conftest import agent, agent_id, make_agent, manifest, owned, plane
+from tests.integration.conftest import agent, agent_id, make_agent, manifest, owned, plane, swept
 
-__all__ = ["agent", "agent_id", "make_agent", "manifest", "owned", "plane"]
+__all__ = ["agent", "agent_id", "make_agent", "manifest", "owned", "plane", "swept"]
 
 
 @pytest.fixture

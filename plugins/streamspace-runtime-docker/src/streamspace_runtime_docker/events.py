@@ -26,6 +26,9 @@ IDLE = 60.0
 _DIED, _REMOVED = ("die", "died"), ("destroy", "remove")
 _SETTLE = 5
 """Looks at a container that is said to have died and still shows as running, 0.2 s apart: Podman tells early."""
+KILLED = 137
+OOM_NEWS = 0.5
+"""Seconds that the news of an exhausted memory may come behind the news of the death that it caused."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between two tries to reach an engine that is away; doubled each time, with full jitter."""
 
