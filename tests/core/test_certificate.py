@@ -126,7 +126,7 @@ async def test_an_engine_that_does_not_answer_costs_one_short_wait_and_is_then_l
         assert time.monotonic() - began < TIMEOUT + 2
         assert await certificates.holder_is_dead(record("c" * 64)) is None
         assert asked == 1
-        now[0] += 60
+        now[0] += 1.1  # a second, not more: it may only have been busy
         assert await certificates.holder_is_dead(record("c" * 64)) is None
         assert asked == 2
         async with asyncio.timeout(10):

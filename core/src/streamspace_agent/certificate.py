@@ -18,7 +18,9 @@ from streamspace_agent.election import Record
 TIMEOUT = 0.3
 """Seconds for an engine's answer. A healthy one needs 1-3 ms; the lease decides when it does not come."""
 PAUSE = 5.0
-"""Seconds without asking after an engine did not answer, or did not know the container: it costs a takeover nothing."""
+"""Seconds without asking after an engine did not know the container: it costs a takeover nothing."""
+BREATH = 1.0
+"""Seconds without asking after an engine did not answer."""
 
 _ENDED = frozenset({"exited", "dead", "removing", "restarting"})
 """States in which the engine has seen the container's first process end, and with it all others in the container.
@@ -54,7 +56,8 @@ class Certificates:
             async with asyncio.timeout(TIMEOUT):
                 state = await asyncio.to_thread(inspect_state, self._path, container)
         except (OSError, TimeoutError, http.client.HTTPException, ValueError):
-            state = None
+            self._not_before = {container: self._clock() + BREATH}  # it may only be busy, and the holder die meanwhile
+            return None
         if state is None:
             self._not_before = {container: self._clock() + PAUSE}
             return None

@@ -4,7 +4,19 @@ import asyncio
 import signal
 import subprocess
 
-from tests.faults.nemesis.faults import CHANGE, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
+from tests.faults.nemesis.faults import (
+    CHANGE,
+    EITHER,
+    FORK,
+    HANDOVER,
+    KILL,
+    NO_CHANGE,
+    Fault,
+    block,
+    freeze,
+    leader_gets,
+    thaw,
+)
 from tests.faults.nemesis.stage import Process, Stage
 
 
@@ -60,6 +72,14 @@ async def empty(stage):
     (stage.disk / "filler").unlink()
 
 
+async def thaw_after_the_alarm(stage):
+    """The kernel keeps a frozen leader's lock: the others say so."""
+    await thaw(stage)
+    for replica in stage.standbys:
+        assert f"{stage.leader.instance} leads agent {stage.agent_id}" in replica.log
+        assert "has shown no sign of life" in replica.log
+
+
 async def fill_and_kill(stage):
     await fill(stage)
     stage.leader.signal(signal.SIGKILL)
@@ -70,7 +90,7 @@ FAULTS = [
     HANDOVER,
     FORK,
     freeze(2, NO_CHANGE),
-    freeze(12, NO_CHANGE, quick=False),
+    Fault("frozen for 12 s, and told of", NO_CHANGE, leader_gets(signal.SIGSTOP), thaw_after_the_alarm, lasts=12),
     block(3, NO_CHANGE),
     block(20, CHANGE, quick=False),
     Fault("lock file deleted", CHANGE, delete),
