@@ -24,6 +24,7 @@ EXIT_CODES = (
     ("4", "status: no agent runs here"),
     ("75", "run: work went on after its lease was over, so the process ended itself; start it again"),
     ("130", "ended at once by Ctrl-C or a second signal"),
+    ("143", "ended by SIGTERM before it ran"),
 )
 
 
@@ -322,7 +323,8 @@ def version(*, as_json: bool) -> None:
 def main() -> None:
     """The entry point. Errors are lines, not tracebacks."""
     # As a container's first process it would not notice SIGTERM before the agent asks for it: the kernel's default is to ignore.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # 143 is 128 + SIGTERM, as a shell shows it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         cli.main(prog_name="docker-agent", standalone_mode=False)
     except AgentError as error:
