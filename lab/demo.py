@@ -146,8 +146,10 @@ async def _walk(plane: DevPlane, timeline: Timeline, *, once: bool) -> None:
     await timeline.step("agent connected", _connected(plane))
     await timeline.step("session started", _started(plane))
     if once:
+        await timeline.step("screen through the tunnel", _greeted(plane))
         await timeline.step("session hibernated", _command(plane, plane.hibernate_session(SESSION), "hibernated"))
         await timeline.step("session woken", _command(plane, plane.wake_session(SESSION), "running"))
+        await timeline.step("screen through the tunnel", _greeted(plane))
         await timeline.step(
             "session stopped", _command(plane, plane.stop_session(SESSION, deletePVC=True), "terminated")
         )
@@ -160,6 +162,19 @@ async def _connected(plane: DevPlane) -> str:
 
 async def _started(plane: DevPlane) -> str:
     return await _command(plane, plane.start_session("desktop", session_id=SESSION, user="demo"), "running")
+
+
+async def _greeted(plane: DevPlane) -> str:
+    """What a viewer sees first: the VNC server's greeting, come all the way through agent and control plane."""
+    viewer = await plane.open_viewer(SESSION)
+    try:
+        async with asyncio.timeout(30):
+            greeting = await viewer.recv()
+    finally:
+        await viewer.close()
+    if not isinstance(greeting, bytes) or not greeting.startswith(b"RFB "):
+        raise LabError(f"the viewer was greeted with {greeting!r}, no VNC server does that")
+    return f"a viewer was greeted with {greeting[:11].decode()}"
 
 
 async def _command(plane: DevPlane, sent: Awaitable[str], state: str) -> str:
