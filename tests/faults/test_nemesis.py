@@ -66,4 +66,4 @@ async def test_replicas_on_three_swarm_managers_never_act_together_after(fault, 
 async def _withstands(stage, fault):
     outcome = await play(stage, fault)
     assert not any(stage.violations().values())
-    assert outcome.expected, f"expected: {fault.expect}; another led after: {outcome.took} s"
+    assert outcome.expected, f"expected: {fault.expect}; another led after: {outcome.took} s; {stage.state()}"

@@ -26,6 +26,8 @@ class Fault:
     heal: Callable = nothing
     lasts: float | None = None
     quick: bool = True
+    prepare: Callable = nothing
+    """Before the round begins, on a steady stage; leaders may change."""
     leader: str = ""
     """The name of the replica that has to lead when it strikes; any if empty."""
 
@@ -83,6 +85,9 @@ class Outcome:
 async def play(stage, fault):
     """One round: a steady stage, the fault, its end, a steady stage again."""
     epoch = await stage.steady()
+    if fault.prepare is not nothing:
+        await fault.prepare(stage)
+        epoch = await stage.steady()
     while fault.leader and stage.leader.name != fault.leader:
         stage.leader.signal(signal.SIGTERM)
         await stage.accepted(epoch, stage.now())
