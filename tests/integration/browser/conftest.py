@@ -1,11 +1,12 @@
 """A headless Chromium that sees what a newcomer sees; its pictures stay under artifacts/browser."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import TimeoutError, async_playwright, expect  # noqa: A004 - playwright's own
 
 from lab import browser as lab_browser
 from lab import novnc
@@ -66,6 +67,12 @@ async def visit(chromium, request):
         page = await context.new_page()
         visitors.append(Visitor(page, f"{request.node.name}-{len(visitors)}"[:80]))
         await page.goto(url)
+        for _ in range(3):
+            # Where the network changed while the scripts came, the page has none: a person would load it again.
+            with contextlib.suppress(TimeoutError):
+                await page.get_by_text("live", exact=True).wait_for(timeout=8_000)
+                break
+            await page.reload()
         return visitors[-1]
 
     yield visit

@@ -1,14 +1,26 @@
 // The control plane's API, and its live feed.
 
 export async function call(method, path, body) {
-  const answer = await fetch(`/api/v1${path}`, {
+  const wish = {
     method,
     headers: body === undefined ? {} : { "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
-  });
+  };
+  const answer = await request(`/api/v1${path}`, wish, method === "GET" ? 5 : 1);
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(told.error ?? `the control plane answered ${answer.status}`);
   return told;
+}
+
+// A browser gives up all requests when the machine's network changes, as it does when a container starts: what only asks is asked again.
+async function request(url, wish, tries) {
+  try {
+    return await fetch(url, wish);
+  } catch (error) {
+    if (tries <= 1) throw error;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    return request(url, wish, tries - 1);
+  }
 }
 
 export const pathOf = (session, what) => `/sessions/${encodeURIComponent(session)}/${what}`;

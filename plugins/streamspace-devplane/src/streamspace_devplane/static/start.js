@@ -6,6 +6,7 @@ let templates = [];
 
 export async function prepareStart(agents) {
   $("start").onclick = () => open(agents());
+  $("start").disabled = false;
   $("start-template").onchange = describe;
   $("start-form").onsubmit = submit;
 }
