@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import json
 import shutil
 import signal
 import socket
@@ -107,13 +108,30 @@ class PrivateEngine:
         """Stop it and delete all it stored. After a kill, dockerd is started once more: only it can find its leftovers."""
         if self.pid is None and (self.directory / "exec/containerd/containerd.sock").exists():
             self.start()
+        bridges = self._bridges()
         self.stop()
+        for bridge in bridges:
+            host.delete_link(bridge)
         host.unmount_below(self.directory)
         shutil.rmtree(self.directory)
 
     def load(self, image: str, source: str) -> None:
         """Copy an image from the engine at `source` (a DOCKER_HOST)."""
         load(image, source, self.host)
+
+    def _bridges(self) -> list[str]:
+        """Links of the networks made in it: dockerd leaves them behind. In a namespace they go with that."""
+        if self.namespace or self.pid is None:
+            return []
+        connection = _UnixConnection(self.host.removeprefix("unix://"), 10)
+        try:
+            connection.request("GET", "/networks")
+            networks = json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return []
+        finally:
+            connection.close()
+        return [f"br-{network['Id'][:12]}" for network in networks if network["Driver"] == "bridge"]
 
     def _command(self) -> list[str]:
         # `ip netns exec` would hide the cgroup mounts, and dockerd would die of it.

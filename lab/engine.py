@@ -41,7 +41,7 @@ class MainEngine:
     def up(self, *, keep: bool = True) -> str:
         """Returns the DOCKER_HOST to use; with `keep=False` an engine started here stops with its last user."""
         with self._lock("engine.lock"):
-            if keep:
+            if keep and not self._named:  # whoever names it did not start it
                 self._transient.unlink(missing_ok=True)
             if host := self.running():
                 return host

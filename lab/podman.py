@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -72,7 +73,8 @@ class Podman:
         if self.folder.exists():
             self._run("rm", "--all", "--force", "--time=0")
             host.unmount_below(self.folder)
-            host.delete_link(self._network)
+            for bridge in {self._network, *self._bridges()}:
+                host.delete_link(bridge)
             shutil.rmtree(self.folder)
         shutil.rmtree(Path("/var/lib/cni/networks", self._network), ignore_errors=True)  # the plugins' address book
 
@@ -85,6 +87,13 @@ class Podman:
             return name
         finally:
             client.close()
+
+    def _bridges(self) -> list[str]:
+        """Links of the networks made in it, which Podman leaves behind."""
+        found: list[str] = []
+        for file in (self.folder / "networks").glob("*.conflist"):
+            found += [plugin["bridge"] for plugin in json.loads(file.read_text())["plugins"] if "bridge" in plugin]
+        return found
 
     def _make_network(self) -> None:
         """Podman's own default network and its bridge belong to the machine's other users."""

@@ -16,6 +16,12 @@ try:
         starter.__exit__(None, None, None)
         assert answers(host), "another one still uses it"
     assert not answers(host), "the last user is gone"
+    with engine.use(keep=False) as named:
+        told = MainEngine({"STREAMSPACE_LAB": sys.argv[1], "DOCKER_HOST": named}, usual_host="unix:///nonexistent")
+        with told.use():
+            pass
+        assert answers(named), "one who was told its name leaves it alone"
+    assert not answers(named), "who was told its name does not keep it"
     assert engine.up() == host
     with engine.use(keep=False):
         pass

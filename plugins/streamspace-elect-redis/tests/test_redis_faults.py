@@ -345,6 +345,7 @@ def pair(server):
 
 
 async def catch_up(primary: redis.Redis, until) -> None:
+    primary.incr("caught-up")  # WAIT vouches for what its own connection wrote, and so for all before that
     await until(lambda: primary.wait(1, 100) == 1)
 
 

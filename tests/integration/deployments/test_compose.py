@@ -22,7 +22,7 @@ async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest, agent_id)
     (container,) = project.containers()
-    assert "docker-agent" in container.top()["Processes"][0][-1]
+    assert "docker-agent" in container.top(ps_args="axwwo pid,args")["Processes"][0][-1]
     began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
     def crash():  # as the kernel would for want of memory: what `docker kill` ends, Docker does not start again
