@@ -81,6 +81,7 @@ async def test_a_rollback_after_a_change_of_leader_brings_the_old_version_back(r
     assert _version_of(service) == "VERSION=1"
 
 
+@pytest.mark.timeout(240)
 async def test_a_failing_update_rolls_back_although_leaders_change_meanwhile(replicas, services, agent_id):
     service = services.make(
         2,
@@ -102,7 +103,7 @@ async def test_a_failing_update_rolls_back_although_leaders_change_meanwhile(rep
         await backend.release(grant)
         backend, grant = await _lead_as(replicas, task)
         await asyncio.sleep(0.3)
-    await eventually(lambda: _state(service) == "rollback_completed", timeout=60)
+    await eventually(lambda: _state(service) == "rollback_completed", timeout=150)
     assert _version_of(service) == "VERSION=1"
     assert (await backend.observe()).epoch == grant.record.epoch
 
