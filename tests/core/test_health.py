@@ -46,7 +46,9 @@ LEADER = Snapshot(
     leader="host-1",
     link=Link(connected=True, reconnects=2, heartbeat_age=3.5),
     engine=Engine(up=True),
-    election=Election(backend="file", gained=2, lost={"lease lost": 1}, leader_seconds=60.5, renewed_age=0.2),
+    election=Election(
+        backend="file", gained={"released": 2}, lost={"lease lost": 1}, leader_seconds=60.5, renewed_age=0.2
+    ),
     sessions={"running": 3, "hibernated": 1},
     commands=Commands(running=1, open=2, done={"start_session": {"completed": 5, "failed": 1}}),
     outbox=4,
@@ -63,6 +65,10 @@ BLOCKED = replace(LEADER, loop_tick_age=MAX_TICK_AGE + 1)
         (replace(LEADER, link=Link(last_error="connection refused")), "control plane: connection refused"),
         (replace(LEADER, engine=Engine(last_error="no socket")), "engine does not answer: no socket"),
         (replace(STANDBY, election=Election(store_up=False, last_error="timeout")), "store does not answer: timeout"),
+        (
+            replace(STANDBY, election=Election(leader_frozen=True, leader_silence=12.3)),
+            "the leader host-1 has shown no sign of life for 12 s",
+        ),
         (replace(LEADER, role=Role.STARTING), "starting"),
         (replace(LEADER, role=Role.DRAINING), "draining"),
         (BLOCKED, "main loop has not turned for 11 s"),
@@ -303,12 +309,13 @@ def test_every_metric_of_the_table_is_exposed_with_its_value():
     assert status == 200
     found = samples(text)
     values = {f"streamspace_agent_{name}": value for name, value in {
-        "epoch": 17, "leader_gained_total": 2, "leader_seconds_total": 60.5, "election_store_up": 1,
+        "epoch": 17, "leader_silence_seconds": 0, "leader_frozen": 0, "leader_seconds_total": 60.5, "election_store_up": 1,
         "lease_renewed_age_seconds": 0.2, "link_up": 1, "link_reconnects_total": 2, "heartbeat_age_seconds": 3.5,
         "engine_up": 1, "commands_running": 1, "commands_open": 2, "outbox_messages": 4, "loop_tick_age_seconds": 0,
         "alive": 1, "ready": 1,
     }.items()}  # fmt: skip
     assert {name: found[name, ()] for name in values} == values
+    assert found["streamspace_agent_leader_gained_total", (("reason", "released"),)] == 2
     assert found["streamspace_agent_leader_lost_total", (("reason", "lease lost"),)] == 1
     assert found["streamspace_agent_sessions", (("state", "running"),)] == 3
     assert found["streamspace_agent_sessions", (("state", "failed"),)] == 0

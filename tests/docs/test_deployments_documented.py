@@ -12,7 +12,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "deployments"
 README = (FOLDER / "README.md").read_text()
 COMPOSE = sorted((FOLDER / "compose").iterdir())
 STACKS = [*COMPOSE, FOLDER / "swarm/docker-swarm.yaml"]
-OF_PLUGINS = {"LEASE_PROFILE", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"}
+OF_PLUGINS = {"FENCE_FROZEN_LEADER", "LEASE_PROFILE", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"}
 # A secret stands in the file that a _FILE variable names, where the deployment hands one over.
 BY_FILE = {"AGENT_API_KEY", "REDIS_URL"}
 

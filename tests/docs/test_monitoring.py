@@ -48,6 +48,7 @@ def test_every_metric_but_details_is_on_the_dashboard_or_behind_an_alert():
     details = {
         "streamspace_agent_epoch",
         "streamspace_agent_leader_seconds_total",
+        "streamspace_agent_leader_silence_seconds",
         "streamspace_agent_loop_tick_age_seconds",
     }
     assert {name for name in LABELS if name not in shown} <= details

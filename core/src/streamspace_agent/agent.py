@@ -225,12 +225,14 @@ class Agent:
             since=_rfc3339(election.since),
             election=health.Election(
                 backend=self._backend.name,
-                gained=sum(election.gained.values()),
+                gained=election.gained,
                 lost=election.lost,
                 leader_seconds=election.seconds_as_leader,
                 store_up=not election.store_error,
                 last_error=election.store_error,
                 renewed_age=election.renewed_age,
+                leader_silence=election.leader_silence,
+                leader_frozen=election.leader_frozen,
             ),
             link=health.Link(
                 connected=link.connected,

@@ -6,14 +6,13 @@ what cannot be proved is not proved.
 
 import asyncio
 import http.client
-import json
 import re
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 from streamspace_agent.election import Record
+from streamspace_agent.engine_socket import EngineSocket
 
 TIMEOUT = 0.3
 """Seconds for an engine's answer. A healthy one needs 1-3 ms; the lease decides when it does not come."""
@@ -36,8 +35,7 @@ class Certificates:
     """
 
     def __init__(self, docker_host: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        path = docker_host.removeprefix("unix://")
-        self._path = path if path != docker_host and path.startswith("/") else ""
+        self._engine = EngineSocket(docker_host, TIMEOUT)
         self._clock = clock
         self._runs: dict[str, str] = {}
         self._not_before: dict[str, float] = {}
@@ -48,13 +46,13 @@ class Certificates:
         Never False: a container that runs does not prove that the process in it does.
         """
         container = record.container_id
-        if not self._path or not re.fullmatch(r"[0-9a-f]{64}", container):
+        if not self._engine.usable or not re.fullmatch(r"[0-9a-f]{64}", container):
             return None
         if self._clock() < self._not_before.get(container, 0.0):
             return None
         try:
             async with asyncio.timeout(TIMEOUT):
-                state = await asyncio.to_thread(inspect_state, self._path, container)
+                state = await asyncio.to_thread(self._engine.inspect, container)
         except (OSError, TimeoutError, http.client.HTTPException, ValueError):
             self._not_before = {container: self._clock() + BREATH}  # it may only be busy, and the holder die meanwhile
             return None
@@ -70,31 +68,3 @@ class Certificates:
         if record.nonce not in self._runs:
             self._runs = {record.nonce: run}
         return True if self._runs[record.nonce] != run else None
-
-
-def inspect_state(path: str, container: str) -> dict[str, Any] | None:
-    """The ``State`` of a container, None if the engine does not know it. Blocks; raises OSError and the like."""
-    connection = _UnixConnection(path)
-    try:
-        connection.request("GET", f"/containers/{container}/json")
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != http.HTTPStatus.OK:
-            return None
-        found = json.loads(body)
-        return found["State"] if isinstance(found, dict) and isinstance(found.get("State"), dict) else None
-    finally:
-        connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """The engine's API on its socket, without an SDK: who only elects should not have to install one."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(self._path)

@@ -184,6 +184,16 @@ class ElectionBackend(ABC):
         del record
         return None
 
+    async def fence(self, record: Record) -> str:
+        """End the record's holder for good, and say how in a few words; "" (the default) if that was not done.
+
+        Asked for now and then while the holder has been silent for 10 s and the store, which ends a lease with its process, keeps
+        it in place. Only where the operator has allowed it, and only a holder that is *proved* frozen: a silent one
+        may be at work all the same (its disk is full). Any exception is logged.
+        """
+        del record
+        return ""
+
     @abstractmethod
     async def aclose(self) -> None:
         """Free the client. Does not release the lease. Called once, last."""

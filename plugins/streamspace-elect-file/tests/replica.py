@@ -11,6 +11,7 @@ from streamspace_agent.elector import Elector
 from streamspace_agent.elector.identity import Identity
 from streamspace_agent.errors import PreflightError
 from streamspace_elect_file.backend import FileBackend
+from streamspace_elect_file.fence import Fence
 
 
 def say(*words):
@@ -19,7 +20,8 @@ def say(*words):
 
 async def main(path, agent_id):
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    elector = Elector(FileBackend(Path(path), agent_id), Identity.discover(agent_id))
+    fence = Fence.of(os.environ, os.environ.get("DOCKER_HOST", ""))
+    elector = Elector(FileBackend(Path(path), agent_id, fence=fence), Identity.discover(agent_id))
     await elector.start()
 
     async def beat():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_elect_file.backend import SETTLE
+from streamspace_agent.elector.status import SILENCE_ALARM
+from streamspace_elect_file.backend import CHECK_EVERY, SETTLE
 from streamspace_elect_file.entry import Entry
 
 SCRIPT = Path(__file__).with_name("replica.py")
@@ -45,7 +46,7 @@ class Replica:
 async def start():
     running = []
 
-    async def start(path, agent_id="agent-1"):
+    async def start(path, agent_id="agent-1", **environ):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(SCRIPT),
@@ -55,6 +56,7 @@ async def start():
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, **environ},
         )
         replica = Replica(process)
         running.append(replica)
@@ -123,6 +125,18 @@ async def test_a_frozen_leader_is_not_followed_and_goes_on_when_it_thaws(start, 
     leader.signal(signal.SIGCONT)
     await stays_silent(standby, 2)
     assert Entry.decode(path.read_bytes()).record.epoch == leader.epoch
+
+
+async def test_a_frozen_leader_is_killed_by_a_standby_where_the_operator_allows_it(start, path):
+    leader = await start(path)
+    await leader.hear("leads")
+    standby = await start(path, FENCE_FROZEN_LEADER="true")
+    stopped_at = boottime()
+    leader.signal(signal.SIGSTOP)
+    await standby.hear("leads")
+    assert standby.epoch > leader.epoch
+    assert standby.at - stopped_at > SILENCE_ALARM - 2 * CHECK_EVERY
+    assert await leader.process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("damage", ["unlink", "replace", "copy", "folder"])

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 
+from streamspace_agent.health.replicas import replicas
 from tests.faults.nemesis.faults import (
     CHANGE,
     EITHER,
@@ -73,11 +74,20 @@ async def empty(stage):
 
 
 async def thaw_after_the_alarm(stage):
-    """The kernel keeps a frozen leader's lock: the others say so."""
+    """The kernel keeps a frozen leader's lock: the others say so, in logs and status."""
+    told = await asyncio.to_thread(_status, stage)
     await thaw(stage)
     for replica in stage.standbys:
         assert f"{stage.leader.instance} leads agent {stage.agent_id}" in replica.log
         assert "has shown no sign of life" in replica.log
+    alarms = [document for document in told if "has shown no sign of life" in " ".join(document.get("problems", []))]
+    assert len(alarms) == len(stage.standbys)
+    assert all(document["election"]["leader_frozen"] for document in alarms)
+
+
+def _status(stage):
+    """What each replica tells of itself; {} for the frozen one."""
+    return [found.document or {} for found in replicas(stage.disk / "state" / stage.agent_id)]
 
 
 async def fill_and_kill(stage):

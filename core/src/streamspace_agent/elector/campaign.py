@@ -11,6 +11,7 @@ from streamspace_agent.election import Candidate, Grant, Record
 from streamspace_agent.elector.clock import Clock
 from streamspace_agent.elector.identity import Identity
 from streamspace_agent.elector.lease import Lease
+from streamspace_agent.elector.status import SILENCE_ALARM
 from streamspace_agent.elector.store import Store
 from streamspace_agent.elector.watch import Opening, Watch
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
@@ -24,9 +25,6 @@ LOOKS_PER_RENEWAL = 4
 # A store that wakes its waiters for nothing is asked again no sooner than this, then ever later.
 SPIN_FIRST = 0.01
 SPIN_CAP = 0.25
-
-# A leader that a kernel lock keeps in place though it is frozen is worth an alarm after this long without a sign.
-SILENCE_ALARM = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Campaign:
         self._watch = Watch(f"{me.nonce}.", store.timing.lease)
         self._unconfirmed = False
         self._spins = 0
-        self._alarmed = False
+        self._alarm_at = SILENCE_ALARM
 
     async def run(self) -> Won:
         """Until this replica leads. Raises PreflightError if the store says that it never can."""
@@ -145,7 +143,7 @@ class Campaign:
     def _see(self, record: Record | None) -> None:
         before, now = self._watch.record, self._clock.now()
         if self._watch.see(record, now):
-            self._spins, self._alarmed = 0, False
+            self._spins, self._alarm_at = 0, SILENCE_ALARM
         if record:
             self.highest = max(self.highest, record.epoch)
             if not record.nonce.startswith(f"{self._me.nonce}."):
@@ -163,7 +161,7 @@ class Campaign:
         if began < self._not_before:
             await asyncio.sleep(min(timeout, self._not_before - began))
             return
-        self._alarm(began)
+        await self._alarm(began)
         record = self._watch.record
         opening = self._watch.opening(began)
         if opening not in {None, Opening.KERNEL}:
@@ -178,16 +176,20 @@ class Campaign:
         self._spins += 1
         await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
 
-    def _alarm(self, now: float) -> None:
+    async def _alarm(self, now: float) -> None:
+        """Tell once of a leader that a kernel lock keeps in place though it is silent; have it fenced, where that is allowed."""
         record, silence = self._watch.record, self._watch.silence(now)
-        if self._store.timing.lease is None and record and not record.released and silence >= SILENCE_ALARM:
-            if not self._alarmed:
-                log.error(
-                    "%s leads agent %s, epoch %d, but has shown no sign of life for %s: it may be frozen (SIGSTOP, docker pause) "
-                    "or a process it started keeps the lock; restart exactly that replica to let another lead",
-                    record.holder,
-                    record.agent_id,
-                    record.epoch,
-                    format_seconds(silence),
-                )
-            self._alarmed = True
+        if self._store.timing.lease is not None or not record or record.released or silence < self._alarm_at:
+            return
+        if self._alarm_at == SILENCE_ALARM:
+            log.error(
+                "%s leads agent %s, epoch %d, but has shown no sign of life for %s: it may be frozen (SIGSTOP, docker pause) "
+                "or a process it started keeps the lock; restart exactly that replica to let another lead",
+                record.holder,
+                record.agent_id,
+                record.epoch,
+                format_seconds(silence),
+            )
+        self._alarm_at = silence + SILENCE_ALARM
+        if how := await self._store.fence(record):
+            log.warning("%s, epoch %d, was frozen: %s", record.holder, record.epoch, how)

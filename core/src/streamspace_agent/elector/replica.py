@@ -53,7 +53,7 @@ class Replica:
         self._rng = rng
         self._trace = trace or Trace({}, me.instance)
         self._store = Store(backend, clock, rng)
-        self._tally = Tally(clock)
+        self._tally = Tally(clock, backend.timing.lease)
         self._tenure: Tenure | None = None
         self._renewals: asyncio.Task[None] | None = None
         self._campaign: asyncio.Task[object] | None = None

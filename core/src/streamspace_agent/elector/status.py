@@ -1,5 +1,6 @@
 """What the elector tells of itself: for logs, ``docker-agent status --json`` and the metrics."""
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,10 @@ from streamspace_agent.election import Record
 from streamspace_agent.elector.clock import Clock
 from streamspace_agent.elector.lease import Ending, Lease
 from streamspace_agent.elector.watch import Opening
+
+SILENCE_ALARM = 10.0
+"""Seconds without a sign of a leader that a kernel lock keeps in place after which it is worth an alarm (election
+documentation, section 4)."""
 
 
 class Role(StrEnum):
@@ -25,7 +30,7 @@ class Role(StrEnum):
 class ElectionStatus:
     """``leader`` is the instance known to lead, "" for none. ``since`` is Unix time in seconds, of the last change of
     the role or the leader. ``leader_silence`` is how many seconds ago a standby last saw the leader renew, ``renewed_age`` how many ago a leader's own
-    last confirmed renewal was sent. ``store_error`` says why the store cannot be relied on now, "" while it answers.
+    last confirmed renewal was sent. ``leader_frozen`` says that a silent leader is kept in place by the store. ``store_error`` says why the store cannot be relied on now, "" while it answers.
     """
 
     role: Role
@@ -41,13 +46,16 @@ class ElectionStatus:
     store_error: str
     renewed_age: float | None
     leader_silence: float
+    leader_frozen: bool
 
 
 class Tally:
     """Counts and remembers; written by the elector's thread, read from any."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, lease: float | None) -> None:
         self._clock = clock
+        # Where leases run out, a silent leader is followed by another.
+        self._silence_alarm = SILENCE_ALARM if lease is None else math.inf
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._asked = False
@@ -118,4 +126,5 @@ class Tally:
                 store_error=store_error,
                 renewed_age=self._clock.now() - lease.renewed_at if lease else None,
                 leader_silence=self._silence,
+                leader_frozen=self._silence >= self._silence_alarm,
             )

@@ -17,6 +17,9 @@ Result = TypeVar("Result")
 # After a first failure; doubles up to the cap, each time with jitter, so that replicas spread.
 BACKOFF_FIRST = 0.1
 
+FENCE_TIMEOUT = 10.0
+"""Seconds for ending a frozen holder: an engine that stops a container may take some."""
+
 
 class Store:
     """Turns every answer into a result, LeaseLost, PreflightError or BackendUnavailable; logs only when that changes."""
@@ -59,6 +62,15 @@ class Store:
                 return await self.backend.holder_is_dead(record)
         except Exception:  # noqa: BLE001 - whatever went wrong, nothing was proved
             return None
+
+    async def fence(self, record: Record) -> str:
+        """How the record's holder was ended for good, "" if it was not. Never fails: it is tried again later."""
+        try:
+            async with asyncio.timeout(FENCE_TIMEOUT):
+                return await self.backend.fence(record)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the holder is as it was
+            log.warning("could not fence %s: %s", record.holder, str(error) or type(error).__name__)
+            return ""
 
     async def backoff(self) -> None:
         """Sleep after a failure, longer after each, with jitter."""

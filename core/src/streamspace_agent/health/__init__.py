@@ -25,16 +25,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Election:
-    """``lost`` counts by reason; ``leader_seconds`` is all time as leader of this process, the running tenure included."""
+    """``gained`` and ``lost`` count by reason; ``leader_seconds`` is all time as leader of this process, the running tenure included."""
 
     backend: str = "standalone"
     store_up: bool = True
     last_error: str = ""
-    gained: int = 0
+    gained: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
     leader_seconds: float = 0.0
     renewed_age: float | None = None
     """Seconds since the lease was last renewed; None when not leading."""
+    leader_silence: float = 0.0
+    """Seconds since a standby last saw a sign of the leader; 0 when there is none to watch."""
+    leader_frozen: bool = False
+    """That silence is worth an alarm: the store keeps the leader in place, though it may be frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,9 @@ class Snapshot:
             problems.append("draining: finishing commands before it stops")
         elif self.role is Role.STANDBY and not self.election.store_up:
             problems.append(_because("the election store does not answer", self.election.last_error))
+        elif self.role is Role.STANDBY and self.election.leader_frozen:
+            silence = f"{self.election.leader_silence:.0f} s"
+            problems.append(f"the leader {self.leader} has shown no sign of life for {silence}: it may be frozen")
         elif self.role is Role.LEADER:
             if not self.link.connected:
                 problems.append(_because("no connection to the control plane", self.link.last_error))

@@ -40,7 +40,13 @@ TABLE = (
     ),
     Row("role", "gauge", "1 for the role this replica has", lambda s: [((r,), s.role == r) for r in Role], ("role",)),
     Row("epoch", "gauge", "Epoch of the leadership known to this replica", lambda s: _one(s.epoch)),
-    Row("leader_gained", "counter", "Times this replica became leader", lambda s: _one(s.election.gained)),
+    Row(
+        "leader_gained",
+        "counter",
+        "Times this replica became leader, by reason",
+        lambda s: [((reason,), count) for reason, count in s.election.gained.items()],
+        ("reason",),
+    ),
     Row(
         "leader_lost",
         "counter",
@@ -50,6 +56,18 @@ TABLE = (
     ),
     Row("leader_seconds", "counter", "Seconds as leader, all tenures", lambda s: _one(s.election.leader_seconds)),
     Row("election_store_up", "gauge", "1 if the election store answers", lambda s: _one(s.election.store_up)),
+    Row(
+        "leader_silence_seconds",
+        "gauge",
+        "Seconds since a standby last saw a sign of the leader",
+        lambda s: _one(s.election.leader_silence),
+    ),
+    Row(
+        "leader_frozen",
+        "gauge",
+        "1 on a standby while the leader keeps its lock but may be frozen",
+        lambda s: _one(s.election.leader_frozen),
+    ),
     Row("lease_renewed_age_seconds", "gauge", "Age of the last renewal", lambda s: _one(s.election.renewed_age)),
     Row("link_up", "gauge", "1 if connected to the control plane", lambda s: _one(s.link.connected)),
     Row("link_reconnects", "counter", "Connections to the control plane made anew", lambda s: _one(s.link.reconnects)),

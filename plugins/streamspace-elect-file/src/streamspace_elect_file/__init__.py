@@ -6,9 +6,14 @@ from streamspace_agent import hookimpl
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend
 from streamspace_elect_file.backend import FileBackend
+from streamspace_elect_file.fence import Fence
 
 
 @hookimpl
 def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
-    del environ  # no settings of its own
-    return FileBackend(settings.lock_file, settings.agent_id, lease_duration=settings.lease_duration)
+    return FileBackend(
+        settings.lock_file,
+        settings.agent_id,
+        lease_duration=settings.lease_duration,
+        fence=Fence.of(environ, settings.docker_host),
+    )

@@ -16,6 +16,7 @@ from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guaran
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_elect_file import place
 from streamspace_elect_file.entry import Entry, read, write
+from streamspace_elect_file.fence import Fence
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,14 @@ class FileBackend(ElectionBackend):
     name: ClassVar[str] = "file"
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset({Guarantee.ONE_HOST, Guarantee.ENDS_BY_ITSELF})
 
-    def __init__(self, path: Path, agent_id: str, *, lease_duration: float | None = None) -> None:
+    def __init__(
+        self, path: Path, agent_id: str, *, lease_duration: float | None = None, fence: Fence | None = None
+    ) -> None:
+        """``fence`` ends a frozen leader; None leaves that to people."""
         self._path = path
         self._agent_id = agent_id
         self._lease_duration = lease_duration
+        self._fence = fence
         self._descriptor: int | None = None
         self._held: Record | None = None
         self._bare_since: float | None = None
@@ -185,6 +190,16 @@ class FileBackend(ElectionBackend):
             raise self._unavailable(error) from error
         finally:
             os.close(descriptor)  # and with it the lock, which only told that it can be had
+
+    async def fence(self, record: Record) -> str:
+        if self._fence is None:
+            return ""
+
+        def silent() -> bool:
+            entry, inode = self._look()
+            return entry is not None and entry.inode == inode and entry.record == record
+
+        return await asyncio.to_thread(self._fence.end, self._path, record, silent)
 
     async def aclose(self) -> None:
         """Leaves the lock to the process's end: work may still be running under it."""

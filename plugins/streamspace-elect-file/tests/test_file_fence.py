@@ -1,0 +1,161 @@
+"""Who is ended as a frozen leader, and who is not: real processes, and containers of a real engine."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from streamspace_agent.config import Settings
+from streamspace_agent.election import Record
+from streamspace_agent.errors import ConfigError
+from streamspace_agent.plugins import ELECTION, Plugins, choose
+from streamspace_elect_file.backend import FileBackend
+from streamspace_elect_file.entry import Entry
+from streamspace_elect_file.fence import Fence
+
+NOWHERE = "unix:///nonexistent/docker.sock"
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "r+")
+if sys.argv[2] == "lock":
+    fcntl.flock(file, fcntl.LOCK_EX)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def record(container=""):
+    return Record("agent-1", "holder", "n1", 7, 3, 0, host="host", container_id=container)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "agent.lock"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def holder(path):
+    """Start a process that has the file open, and locked or not; the file names it as the leader."""
+    with contextlib.ExitStack() as stack:
+
+        def start(how="lock"):
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", HOLD, path, how], stdout=subprocess.PIPE)
+            )
+            stack.callback(process.kill)
+            assert process.stdout.readline() == b"ready\n"
+            path.write_bytes(Entry(record(), path.stat().st_ino, process.pid, "now").encode())
+            return process
+
+        yield start
+
+
+def stop(process):
+    """SIGSTOP, and wait until the kernel says that it has stopped."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
+def still():
+    return True
+
+
+def test_a_stopped_process_that_holds_the_lock_is_killed(path, holder):
+    process = holder()
+    stop(process)
+    assert Fence(NOWHERE).end(path, record(), still) == f"killed process {process.pid}, which was stopped"
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_process_that_runs_is_let_be_however_silent_it_is(path, holder):
+    process = holder()
+    assert Fence(NOWHERE).end(path, record(), still) == ""
+    assert process.poll() is None
+
+
+def test_a_stopped_process_that_does_not_hold_the_lock_is_let_be(path, holder):
+    process = holder("open only")
+    stop(process)
+    assert Fence(NOWHERE).end(path, record(), still) == ""
+    assert process.poll() is None
+
+
+def test_a_sign_of_life_at_the_last_moment_saves_it(path, holder):
+    process = holder()
+    stop(process)
+    assert Fence(NOWHERE).end(path, record(), lambda: False) == ""
+    assert process.poll() is None
+
+
+def test_a_file_without_a_record_or_of_a_dead_process_ends_nobody(path, holder):
+    process = holder()
+    stop(process)
+    path.write_bytes(b"")
+    assert Fence(NOWHERE).end(path, record(), still) == ""
+    path.write_bytes(Entry(record(), path.stat().st_ino, 2**22 - 1, "now").encode())
+    assert Fence(NOWHERE).end(path, record(), still) == ""
+    assert process.poll() is None
+
+
+@pytest.fixture
+def container(docker_client, run_label, tiny_image):
+    made = docker_client.containers.run(tiny_image, detach=True, name=f"{run_label}-{uuid.uuid4().hex[:6]}")
+    yield made
+    made.remove(force=True)
+
+
+def running(container):
+    container.reload()
+    return container.attrs["State"]["Running"]
+
+
+@pytest.mark.parametrize("how", ["paused", "stopped"])
+def test_a_container_that_is_frozen_is_killed(docker_host, container, path, how):
+    if how == "paused":
+        container.pause()
+    else:
+        container.kill("SIGSTOP")
+    said = Fence(docker_host).end(path, record(container.id), still)
+    assert said.startswith(f"killed container {container.id[:12]}, ")
+    assert how in said
+    assert container.wait(timeout=10)["StatusCode"] == 137
+    assert Fence(docker_host).end(path, record(container.id), still) == "", "it has gone already"
+
+
+def test_a_container_that_runs_or_is_not_this_engines_is_let_be(docker_host, container, path):
+    assert Fence(docker_host).end(path, record(container.id), still) == ""
+    assert Fence(docker_host).end(path, record("c" * 64), still) == ""
+    container.pause()
+    assert Fence(docker_host).end(path, record(container.id), lambda: False) == ""
+    assert Fence("tcp://127.0.0.1:1").end(path, record(container.id), still) == ""
+    assert running(container)
+
+
+def test_an_engine_that_does_not_answer_ends_nobody_and_is_told_of(path):
+    with pytest.raises(OSError, match="No such file"):
+        Fence(NOWHERE).end(path, record("c" * 64), still)
+
+
+def chosen(**environ):
+    settings = Settings(agent_id="agent-1", control_plane_url="ws://localhost", docker_host=NOWHERE)
+    return Plugins().election_backend(settings.model_copy(update={"leader_election_backend": "file"}), environ)
+
+
+def test_nobody_is_killed_unless_asked_for_and_a_value_that_is_neither_is_refused(path, holder):
+    assert choose(ELECTION, "file")
+    assert chosen()._fence is None
+    assert chosen(FENCE_FROZEN_LEADER="no")._fence is None
+    assert chosen(FENCE_FROZEN_LEADER="True")._fence is not None
+    with pytest.raises(ConfigError, match="FENCE_FROZEN_LEADER is 'perhaps': write true or false"):
+        chosen(FENCE_FROZEN_LEADER="perhaps")
+    process = holder()
+    stop(process)
+    assert asyncio.run(FileBackend(path, "agent-1").fence(record())) == ""
+    assert process.poll() is None
