@@ -40,7 +40,7 @@ async def failover(stage, number):
     name = stage.command()
     accepted = await stage.accepted(epoch, after)
     await stage.plane.wait_command(name, timeout=60)
-    first = next(item["boottime"] for item in checker.read(stage.records / "work.jsonl") if item["command"] == name)
+    first = next(item["boottime"] for item in checker.read(stage.work) if item["command"] == name)
     return accepted - wall, first - began
 
 

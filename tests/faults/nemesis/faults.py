@@ -60,6 +60,23 @@ def freeze(seconds, expect, **more):
     return Fault(f"frozen for {seconds:g} s", expect, leader_gets(signal.SIGSTOP), thaw, lasts=seconds, **more)
 
 
+async def crowd_and_hand_over(stage):
+    """They take turns, a twentieth of a second each, until a standby, which cannot stand at first, has its turn and keeps it."""
+    await stage.crowd(5, 10)
+    for replica in stage.standbys:
+        replica.signal(signal.SIGSTOP)
+    stage.leader.signal(signal.SIGTERM)
+    await asyncio.sleep(3)
+    for replica in stage.standbys:
+        replica.signal(signal.SIGCONT)
+
+
+async def disperse(stage):
+    assert len(stage.crowds_tenures()) > 2
+    await stage.disperse()
+
+
+CROWD = Fault("50 more candidates at a hand-over", CHANGE, crowd_and_hand_over, disperse, lasts=8)
 KILL = Fault("SIGKILL", CHANGE, leader_gets(signal.SIGKILL))
 HANDOVER = Fault("SIGTERM", CHANGE, leader_gets(signal.SIGTERM))
 FORK = Fault("SIGKILL after a fork", CHANGE, fork_and_die)

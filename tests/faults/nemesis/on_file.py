@@ -4,9 +4,11 @@ import asyncio
 import signal
 import subprocess
 
+from lab.proxy import Proxy
 from streamspace_agent.health.replicas import replicas
 from tests.faults.nemesis.faults import (
     CHANGE,
+    CROWD,
     EITHER,
     FORK,
     HANDOVER,
@@ -32,11 +34,14 @@ class FileStage(Stage):
         stack.callback(subprocess.run, ["umount", "-l", self.disk], check=True)
         self.lock = self.disk / "run" / "agent.lock"
         for name in ("a", "b", "c"):
+            way = stack.enter_context(Proxy(self.plane.port))
             variables = self.variables(name) | {
+                "CONTROL_PLANE_URL": f"ws://127.0.0.1:{way.port}",
                 "LOCK_FILE_PATH": str(self.lock),
                 "STATE_DIR": str(self.disk / "state"),
             }
             replica = Process(self, name, variables)
+            replica.way = way
             self.replicas.append(replica)
             stack.push_async_callback(replica.close)
 
@@ -90,6 +95,17 @@ def _status(stage):
     return [found.document or {} for found in replicas(stage.disk / "state" / stage.agent_id)]
 
 
+async def cut_from_plane(stage):
+    """Only the leader has lost its way to the control plane: it lets another lead, which has one."""
+    stage.leader.way.refusing = True
+    stage.leader.way.cut()
+
+
+async def join_plane(stage):
+    for replica in stage.replicas:
+        replica.way.refusing = False
+
+
 async def fill_and_kill(stage):
     await fill(stage)
     stage.leader.signal(signal.SIGKILL)
@@ -98,11 +114,13 @@ async def fill_and_kill(stage):
 FAULTS = [
     KILL,
     HANDOVER,
+    CROWD,
     FORK,
     freeze(2, NO_CHANGE),
     Fault("frozen for 12 s, and told of", NO_CHANGE, leader_gets(signal.SIGSTOP), thaw_after_the_alarm, lasts=12),
     block(3, NO_CHANGE),
     block(20, CHANGE, quick=False),
+    Fault("leader cut off from the control plane", CHANGE, cut_from_plane, join_plane, quick=False),
     Fault("lock file deleted", CHANGE, delete),
     Fault("lock file replaced by a copy", CHANGE, replace),
     Fault("lock file emptied", NO_CHANGE, truncate, lasts=3),

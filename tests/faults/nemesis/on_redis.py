@@ -10,7 +10,7 @@ import redis
 from lab import apt
 from lab.proxy import Proxy
 from lab.redis import RedisServer
-from tests.faults.nemesis.faults import CHANGE, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
+from tests.faults.nemesis.faults import CHANGE, CROWD, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
 from tests.faults.nemesis.stage import Process, Stage
 
 SHIFTED = "a"
@@ -193,6 +193,7 @@ async def equal_leases(stage):
 FAULTS = [
     KILL,
     HANDOVER,
+    CROWD,
     replace(FORK, quick=False),
     freeze(1.5, NO_CHANGE),
     freeze(7, CHANGE),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ from docker.errors import APIError
 
 from lab.hosts import Hosts
 from tests.faults.nemesis import container
-from tests.faults.nemesis.faults import CHANGE, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
+from tests.faults.nemesis.faults import CHANGE, CROWD, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
 from tests.faults.nemesis.relay import relay
-from tests.faults.nemesis.stage import Stage
+from tests.faults.nemesis.stage import CANDIDATES, ROOT, SETTLE, Stage
 
 NODE = "{{.Node.ID}}"
 
@@ -74,15 +75,55 @@ class SwarmStage(Stage):
             mounts=[
                 *container.mounts(),
                 container.writable(self.folder),
-                docker.types.Mount("/var/run/docker.sock", str(own / "docker.sock"), type="bind"),
+                self._socket(),
             ],
             mode=docker.types.ServiceMode("global"),
             networks=["host"],
             user="root",
             restart_policy=docker.types.RestartPolicy(condition="any", delay=500_000_000),
+            update_config=docker.types.UpdateConfig(failure_action="rollback", monitor=2_000_000_000),
+            rollback_config=docker.types.RollbackConfig(monitor=2_000_000_000),
             stop_grace_period=20_000_000_000,
             init=False,
         )
+
+    async def crowd(self, processes, each):
+        """As tasks of another service, spread over the hosts: nobody else can stand in a Swarm."""
+        self._crowd_service = await asyncio.to_thread(self._deploy_crowd, processes, each)
+        await self.crowded(processes * each)
+
+    def _deploy_crowd(self, processes, each):
+        variables = self.variables("unused") | {
+            "DOCKER_HOST": "unix:///var/run/docker.sock",
+            "STREAMSPACE_TRACE": str(self.records / "crowd-{{.Task.ID}}.jsonl"),
+        }
+        return self.manager.services.create(
+            container.IMAGE,
+            name=f"{self.agent_id}-crowd",
+            command=[*CANDIDATES, str(each)],
+            workdir=str(ROOT),
+            env=[f"{name}={value}" for name, value in variables.items()],
+            mounts=[*container.mounts(), container.writable(self.folder), self._socket()],
+            mode=docker.types.ServiceMode("replicated", processes),
+            networks=["host"],
+            user="root",
+            restart_policy=docker.types.RestartPolicy(condition="none"),
+            stop_grace_period=20_000_000_000,
+            init=False,
+        )
+
+    async def disperse(self):
+        await asyncio.to_thread(self._crowd_service.remove)
+        only = {"label": f"com.docker.swarm.service.name={self.agent_id}-crowd"}
+        async with asyncio.timeout(SETTLE):
+            for replica in self.replicas:
+                while await asyncio.to_thread(replica.client.api.containers, filters=only):
+                    await asyncio.sleep(0.2)
+        self.dispersed()
+
+    def _socket(self):
+        own = self.folder / "nodes" / NODE / "docker.sock"
+        return docker.types.Mount("/var/run/docker.sock", str(own), type="bind")
 
     def others(self):
         return [replica.host for replica in self.replicas if replica is not self.leader]
@@ -142,20 +183,98 @@ async def kill_swarm_leader(stage):
     await asyncio.to_thread(stage.hosts.kill, stage.crashed)
 
 
+async def lead_beside_swarm_leader(stage):
+    """The agent's leader is on another host than the manager that leads the Swarm."""
+    while True:
+        epoch = await stage.steady()
+        nodes = await asyncio.to_thread(stage.manager.nodes.list)
+        leads = next(n.id for n in nodes if n.attrs.get("ManagerStatus", {}).get("Leader"))
+        if stage.leader.node != leads:
+            return
+        after = stage.now()
+        stage.leader.signal(signal.SIGTERM)
+        await stage.accepted(epoch, after)
+
+
 async def update_labels(stage):
     """What 'docker service update --label-add' does."""
-    await asyncio.to_thread(_update, stage, labels={"operator": str(os.urandom(4).hex())})
+
+    def change(spec):
+        spec["Labels"] = {**(spec.get("Labels") or {}), "operator": os.urandom(4).hex()}
+
+    await _update(stage, change)
 
 
-def _update(stage, **changes):
+async def wipe_labels(stage):
+    """What 'docker stack deploy' does to the labels that its file does not name."""
+
+    def change(spec):
+        spec["Labels"] = {}
+
+    await _update(stage, change)
+
+
+async def _update(stage, change, **parameters):
+    """As the docker command does: read, change, write; sent again when the leader's label came in between."""
+    while True:
+        try:
+            return await asyncio.to_thread(_update_once, stage, change, parameters)
+        except APIError as error:
+            if "out of sequence" not in str(error):
+                raise
+
+
+def _update_once(stage, change, parameters):
     stage.service.reload()
     spec = stage.service.attrs["Spec"]
-    labels = {**(spec.get("Labels") or {}), **changes.get("labels", {})}
-    version = stage.service.attrs["Version"]["Index"]
+    change(spec)
     api = stage.manager.api
     url = api._url("/services/{0}/update", stage.service.id)
-    response = api._post_json(url, data={**spec, "Labels": labels}, params={"version": version})
-    response.raise_for_status()
+    api._raise_for_status(
+        api._post_json(url, data=spec, params={"version": stage.service.attrs["Version"]["Index"], **parameters})
+    )
+
+
+async def failing_update(stage):
+    """A version that ends at once: Docker itself has to bring the old one back."""
+    before = _environment(stage)
+    await _update(stage, _set("AGENT_SCRIPT", "exit 1"))
+    await _update_ends(stage, "rollback_completed")
+    assert _environment(stage) == before
+
+
+async def update_and_roll_back(stage):
+    """A good version, then 'docker service rollback': the leader's label may not have cost the way back."""
+    before = _environment(stage)
+    await _update(stage, _set("VERSION", os.urandom(4).hex()))
+    await _update_ends(stage, "completed")
+    assert _environment(stage) != before
+    await stage.steady()
+    await _update(stage, lambda spec: None, rollback="previous")
+    await _update_ends(stage, "rollback_completed")
+    assert _environment(stage) == before
+
+
+def _set(name, value):
+    def change(spec):
+        variables = spec["TaskTemplate"]["ContainerSpec"]["Env"]
+        variables[:] = [line for line in variables if not line.startswith(f"{name}=")] + [f"{name}={value}"]
+
+    return change
+
+
+def _environment(stage):
+    stage.service.reload()
+    return set(stage.service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"])
+
+
+async def _update_ends(stage, state):
+    async with asyncio.timeout(3 * SETTLE):
+        while True:
+            await asyncio.to_thread(stage.service.reload)
+            if stage.service.attrs.get("UpdateStatus", {}).get("State") == state:
+                return
+            await asyncio.sleep(0.2)
 
 
 async def remove_config(stage):
@@ -168,14 +287,11 @@ async def remove_config(stage):
 async def force_update(stage):
     """What 'docker service update --force' does: every task is replaced, one after another."""
     before = {replica.container for replica in stage.replicas}
-    while True:
-        try:
-            await asyncio.to_thread(stage.service.reload)
-            await asyncio.to_thread(stage.service.force_update)
-            break
-        except APIError as error:  # the new leader's label came first: an operator, too, sends it again
-            if "out of sequence" not in str(error):
-                raise
+
+    def change(spec):
+        spec["TaskTemplate"]["ForceUpdate"] = spec["TaskTemplate"].get("ForceUpdate", 0) + 1
+
+    await _update(stage, change)
     while before & {replica.container for replica in stage.replicas}:
         await asyncio.sleep(0.2)
 
@@ -184,6 +300,7 @@ async def force_update(stage):
 FAULTS = [
     KILL,
     HANDOVER,
+    CROWD,
     replace(FORK, quick=False),
     freeze(3, NO_CHANGE),
     freeze(20, CHANGE, quick=False),
@@ -196,6 +313,9 @@ FAULTS = [
     Fault("the Swarm's leading manager killed", EITHER, kill_swarm_leader, start_engine, lasts=15, quick=False),
     Fault("network slowed to 256 kbit/s", NO_CHANGE, slow_all, unslow_all, lasts=10, quick=False),
     Fault("labels of the service updated", NO_CHANGE, update_labels, lasts=3),
+    Fault("labels of the service wiped", NO_CHANGE, wipe_labels, lasts=3, quick=False),
+    Fault("update that fails, rolled back by Docker", EITHER, failing_update, lasts=0, quick=False),
+    Fault("update, then docker service rollback", CHANGE, update_and_roll_back, quick=False),
     Fault("config removed", CHANGE, remove_config),
     Fault("docker service update --force", CHANGE, force_update, quick=False),
 ]

@@ -5,14 +5,18 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import time
 import uuid
+from pathlib import Path
 
 from streamspace_devplane import DevPlane
 from streamspace_devplane.settings import Settings
 from tests.agent_process import AgentProcess
 from tests.faults.nemesis import checker, plugin
 
+ROOT = Path(__file__).resolve().parents[3]
+CANDIDATES = (sys.executable, "-m", "tests.faults.nemesis.candidates")
 SETTLE = 90
 EVERY = 0.25
 """Seconds between two commands."""
@@ -116,15 +120,17 @@ class Stage:
     one_journal = True
     """All replicas share a STATE_DIR: whoever leads next takes up what the last one left."""
 
-    def __init__(self, folder, docker_host, *, lease=None, stream=True):
-        self.folder, self.docker_host, self.lease = folder, docker_host, lease
+    def __init__(self, folder, docker_host, *, stream=True, **variables):
+        """`variables` are for all replicas, beside those that the stage sets itself."""
+        self.folder, self.docker_host, self._more = folder, docker_host, variables
         self.agent_id = f"nemesis-{uuid.uuid4().hex[:8]}"
         self.records = folder / "records"
+        self.work = self.records / "work.jsonl"
         self.replicas, self.deaths, self.sent = [], {}, []
         self.leader = None
         self._stream = stream
         self._numbers = itertools.count()
-        self._tasks = set()
+        self._tasks, self._crowd = set(), []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
@@ -164,8 +170,8 @@ class Stage:
             "LEADER_ELECTION_BACKEND": self.backend,
             "PYTHONPATH": str(self.folder / "plugins"),
             "STREAMSPACE_TRACE": str(self.records / f"{name}.jsonl"),
-            plugin.RECORD: str(self.records / "work.jsonl"),
-        } | ({"LEASE_DURATION": f"{self.lease}s"} if self.lease else {})
+            plugin.RECORD: str(self.work),
+        } | self._more
 
     def spawn(self, work):
         task = asyncio.create_task(work)
@@ -176,6 +182,51 @@ class Stage:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for process in self._crowd:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    # Candidates
+
+    async def crowd(self, processes, each):
+        """So many more candidates join (see :mod:`.candidates`), until `disperse`."""
+        for number in range(processes):
+            own = {"PATH": os.environ["PATH"], "STREAMSPACE_TRACE": str(self.records / f"crowd-{number}.jsonl")}
+            process = await asyncio.create_subprocess_exec(
+                *CANDIDATES, str(each), env=self.replicas[-1].agent.variables | own, cwd=ROOT
+            )
+            self._crowd.append(process)
+        await self.crowded(processes * each)
+
+    async def crowded(self, count):
+        """All of them stand."""
+        async with asyncio.timeout(SETTLE):
+            while len(self._standing()) < count:
+                assert all(process.returncode is None for process in self._crowd), "a candidate ended by itself"
+                await asyncio.sleep(0.1)
+
+    def _crowds_traces(self):
+        return [record for path in self.records.glob("crowd-*.jsonl") for record in checker.read(path)]
+
+    def _standing(self):
+        return {record["instance"] for record in self._crowds_traces() if record["event"] == "standing"}
+
+    def crowds_tenures(self):
+        return checker.tenures(self._crowds_traces())
+
+    async def disperse(self):
+        """The crowd leaves in good order, its traces stay."""
+        for process in self._crowd:
+            process.terminate()
+        for process in self._crowd:
+            assert await asyncio.wait_for(process.wait(), SETTLE) == 0
+        self._crowd.clear()
+        self.dispersed()
+
+    def dispersed(self):
+        for path in self.records.glob("crowd-*.jsonl"):
+            path.rename(self.records / f"was-{uuid.uuid4().hex}.jsonl")
 
     # Commands
 
@@ -193,7 +244,7 @@ class Stage:
     # Who leads
 
     def traces(self):
-        return [record for replica in self.replicas for record in checker.read(replica.trace)]
+        return [record for path in self.records.glob("*.jsonl") if path != self.work for record in checker.read(path)]
 
     def tenures(self):
         return checker.tenures(self.traces(), self.deaths)
@@ -255,7 +306,7 @@ class Stage:
     # The verdict
 
     def violations(self):
-        all_tenures, work = self.tenures(), checker.read(self.records / "work.jsonl")
+        all_tenures, work = self.tenures(), checker.read(self.work)
         events = self.plane.hub.store.events(limit=1_000_000, type="register")
         return {
             "overlaps": checker.overlaps(all_tenures) + checker.late_work(all_tenures, work),
@@ -267,19 +318,23 @@ class Stage:
         self._stream = False
         await self.steady()
         deadline = time.monotonic() + SETTLE
+        undelivered = None
         while True:
             verdict = self.verdict()
-            if not verdict.lost or time.monotonic() > deadline:
+            if time.monotonic() > deadline or (not verdict.lost and verdict.undelivered in ([], undelivered)):
                 return verdict
-            if not self.one_journal:
+            undelivered = (
+                verdict.undelivered
+            )  # what waited for this leader is on its way; what stays was lost in a socket
+            if verdict.lost and not self.one_journal:
                 self.leader.signal(signal.SIGTERM)  # what its host has not answered waits for its turn to lead
                 await asyncio.sleep(1)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2)
             await self.steady()
 
     def verdict(self):
         events = self.plane.hub.store.events(limit=1_000_000, direction="from_agent")
-        return checker.commands(self.sent, events, checker.read(self.records / "work.jsonl"))
+        return checker.commands(self.sent, events, checker.read(self.work))
 
 
 def boottime():
