@@ -36,7 +36,7 @@ test: env
 faults: env
 	@$(BIN)/python -m lab faults
 
-bench: bench-sessions bench-footprint bench-tunnel bench-failover
+bench: bench-sessions bench-footprint bench-standby bench-tunnel bench-failover
 bench-%: env
 	$(BIN)/python -m lab bench $*
 
