@@ -5,6 +5,8 @@ import re
 
 from playwright.async_api import expect
 
+from lab.registry import Registry
+
 NAME = "seen"
 # Shades other than the most frequent one: a picture of one colour shows nothing.
 SHADES = """() => {
@@ -147,6 +149,35 @@ async def test_plots_show_what_a_session_uses_even_to_a_page_opened_later(plane,
         await expect(memory).to_have_attribute("aria-label", re.compile(r"Memory [\d.]+ MiB, highest"))
         await expect(card(visitor).get_by_role("img", name="CPU")).to_be_visible()
         await visitor.picture("plots")
+
+
+async def test_a_bar_shows_how_far_the_pull_of_an_image_is(plane, agent, visit, manifest, docker_host, docker_client):
+    with Registry() as registry:
+        image = await asyncio.to_thread(registry.push_generated, docker_host, megabytes=6, layers=3)
+        registry.proxy.rate = 1_000_000
+        home = await visit(plane.url)
+        command = await plane.start_session("pulled", session_id=NAME, manifest=manifest(image))
+        done, positions, texts = asyncio.create_task(plane.wait_command(command, timeout=60)), [], set()
+        while not done.done():
+            if (
+                shown := await card(home)
+                .locator("progress")
+                .evaluate_all(
+                    "bars => bars.filter(bar => bar.checkVisibility()).map(bar => [bar.position, bar.parentNode.innerText])"
+                )
+            ):
+                positions.append(shown[0][0])
+                texts.add(shown[0][1])
+                if len(texts) == 3 and len(positions) % 5 == 0:
+                    await home.picture("pull")
+            await asyncio.sleep(0.1)
+        await done
+        await plane.wait_command(await plane.stop_session(NAME))
+        await asyncio.to_thread(docker_client.images.remove, image, force=True)
+    known = [position for position in positions if position >= 0]  # -1 is a bar that only says "wait"
+    assert known == sorted(known)
+    assert len({position for position in known if 0 < position < 1}) >= 3
+    assert any(re.search(r"pulling: [\d.]+ [kM]i?B of [\d.]+ MiB? \(\d+ %\)", text) for text in texts), texts
 
 
 async def test_a_phone_shows_all_of_it_without_scrolling_sideways(plane, agent, visit):
