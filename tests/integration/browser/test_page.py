@@ -107,6 +107,25 @@ async def test_the_newer_viewer_has_the_desktop_and_the_older_can_take_it_back(p
     await expect(newer.page.get_by_text("Another viewer took over")).to_be_visible()
 
 
+async def test_a_desktop_that_is_only_looked_at_goes_to_sleep_and_one_that_is_used_does_not(
+    plane, agent, visit, desktop
+):
+    """A viewer asks for pictures all the time, whether anybody sits before it or not."""
+    await plane.wait_command(await plane.start_session("desktop", session_id=NAME, idle_timeout="8s"), timeout=60)
+    await plane.wait_session(NAME, state="running", vnc_ready=True)
+    visitor = await visit(f"{plane.url}/sessions/{NAME}/view")
+    await sees_the_desktop(visitor)
+    box = await visitor.page.locator("#screen canvas").bounding_box()
+    for step in range(12):
+        await visitor.page.mouse.move(box["x"] + 50 + step, box["y"] + 50)
+        await asyncio.sleep(1)
+    assert (await plane.session(NAME))["state"] == "running"
+    await expect(visitor.page.get_by_text("It hibernates.")).to_be_visible()
+    session = await plane.session(NAME)
+    assert session["state"] == "hibernated"
+    assert session["platformMetadata"]["reason"].startswith("idle_timeout: nobody has used it for ")
+
+
 async def test_keys_lead_from_the_first_link_to_a_session_and_out_of_its_desktop(plane, agent, visit, docker_client):
     home = await visit(plane.url)
     page = home.page
