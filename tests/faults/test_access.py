@@ -7,6 +7,7 @@ import stat
 
 import pytest
 import trustme
+from websockets.asyncio.client import connect
 
 from streamspace_agent import config, registration
 from streamspace_agent.errors import Refused
@@ -133,10 +134,22 @@ def make_tls_agent(make_agent, tls_plane, agent_id, tmp_path):
     return make
 
 
-async def test_a_control_plane_with_a_ca_of_its_own_is_served_over_tls(make_tls_agent, tls_plane, agent_id, manifest):
+async def test_a_control_plane_with_a_ca_of_its_own_is_served_over_tls(
+    make_tls_agent, tls_plane, agent_id, manifest, tmp_path
+):
     await (await make_tls_agent()).start()
     await tls_plane.wait_agent(agent_id)
-    await tls_plane.wait_command(await tls_plane.start_session(session_id=sid("t"), manifest=manifest()))
+    name = sid("t")
+    await tls_plane.wait_command(await tls_plane.start_session(session_id=name, manifest=manifest()))
+    trust = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    url = f"wss://localhost:{tls_plane.port}/api/v1/sessions/{name}/vnc"
+    async with asyncio.timeout(60), connect(url, ssl=trust, subprotocols=["binary"]) as viewer:
+        assert await viewer.recv() == b"RFB 003.008\n"
+        sent, echo = random.Random(1).randbytes(200_000), bytearray()
+        await viewer.send(sent)
+        while len(echo) < len(sent):
+            echo += await viewer.recv()
+    assert echo == sent
 
 
 async def test_a_certificate_of_an_unknown_ca_is_not_trusted_and_the_log_names_the_setting(
