@@ -215,13 +215,19 @@ async def wipe_labels(stage):
 
 
 async def _update(stage, change, **parameters):
-    """As the docker command does: read, change, write; sent again when the leader's label came in between."""
-    while True:
-        try:
-            return await asyncio.to_thread(_update_once, stage, change, parameters)
-        except APIError as error:
-            if "out of sequence" not in str(error):
-                raise
+    """As the docker command does: read, change, write; sent again, as an operator would, when the leader's label came in
+    between or the Swarm was just choosing its own leader."""
+    async with asyncio.timeout(SETTLE):
+        while True:
+            try:
+                return await asyncio.to_thread(_update_once, stage, change, parameters)
+            except APIError as error:
+                if not any(
+                    reason in str(error)
+                    for reason in ("out of sequence", "lost leader status", "does not have a leader")
+                ):
+                    raise
+                await asyncio.sleep(0.5)
 
 
 def _update_once(stage, change, parameters):
