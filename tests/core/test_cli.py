@@ -40,6 +40,7 @@ class Driver(RuntimeDriver):
     async def stop(self, session_id, *, delete_volumes=False): raise NotImplementedError
     async def hibernate(self, session_id): raise NotImplementedError
     async def wake(self, session_id, report): raise NotImplementedError
+    async def prove(self, session_id): raise NotImplementedError
     async def inspect(self, session_id): return None
     async def sessions(self):
         if self.state().get("hang"):

@@ -187,6 +187,43 @@ async def test_a_session_gone_while_nobody_led_is_reported_terminated(plane, lea
         assert "removed from the engine" in session["platformMetadata"]["reason"]
 
 
+async def test_a_session_that_ends_while_it_is_adopted_is_reported_dead_and_not_woken(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+        before = await statuses(plane, "a")
+    original = driver.sessions
+
+    async def listed_just_before_its_end():
+        seen = [replace(session, ready=False) for session in await original()]
+        driver.die("a", "exit code 3")
+        return seen
+
+    driver.sessions = listed_just_before_its_end
+    async with lead():
+        session = await plane.wait_session("a", state="failed")
+        assert session["platformMetadata"]["reason"] == "exit code 3"
+        assert set((await statuses(plane, "a"))[len(before) :]) == {"failed"}
+        assert ("wake", "a") not in driver.effects
+
+
+async def test_a_session_removed_while_it_is_adopted_is_reported_terminated(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+    original = driver.sessions
+
+    async def listed_just_before_its_removal():
+        seen = [replace(session, ready=False) for session in await original()]
+        driver.held.clear()
+        return seen
+
+    driver.sessions = listed_just_before_its_removal
+    async with lead():
+        session = await plane.wait_session("a", state="terminated")
+        assert "removed from the engine" in session["platformMetadata"]["reason"]
+
+
 async def test_a_container_that_never_ran_is_left_over_once_no_command_is_about_it(plane, lead, driver):
     driver.held["half"] = Session("half", SessionState.PENDING, "streamspace-half")
     asked = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.lease import Lease
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.journal import JournalError, Message
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
@@ -20,6 +20,8 @@ READY_PATIENCE = 3.0
 """Seconds that an adopted session may take to prove that it can be used; later proofs come with later comparisons."""
 EVERY = 60.0
 """Seconds between comparisons of what was reported with what the engine shows."""
+
+GONE = "it was removed from the engine, not by this agent"
 
 
 @dataclass(slots=True)
@@ -169,8 +171,7 @@ class Reconciler:
             if last is not None and last.state is SessionState.FAILED:
                 del self.sessions[session_id]  # its end was reported
             else:
-                gone = "it was removed from the engine, not by this agent"
-                reports.append(Session(session_id, SessionState.TERMINATED, "", reason=gone))
+                reports.append(Session(session_id, SessionState.TERMINATED, "", reason=GONE))
         reports = await asyncio.gather(*(self._proved(session) for session in reports))
         newer = self._told.union(self._busy())
         reports = [session for session in reports if session.session_id not in newer]
@@ -179,17 +180,23 @@ class Reconciler:
         return len(reports)
 
     async def _proved(self, session: Session) -> Session:
-        """A running session that this process has not seen usable yet, asked again; unready if it does not prove it."""
+        """A running session that this process has not seen usable yet, asked to prove it; as it is then."""
         if session.state is not SessionState.RUNNING or session.ready or session.ready_check is ReadyCheck.NONE:
             return session
+        problem = "no answer in time"
         try:
             async with asyncio.timeout(READY_PATIENCE):
-                return await self._driver.wake(session.session_id, lambda _step: None)
-        except (TimeoutError, RuntimeDriverError, CommandFailed) as error:
-            log.warning(
-                "session %s runs, but cannot be used: %s", session.session_id, str(error) or "no answer in time"
-            )
-            return session
+                now = await self._driver.prove(session.session_id)
+            if now.ready or now.state is not SessionState.RUNNING:
+                return now
+        except TimeoutError:
+            pass
+        except SessionNotFound:
+            return replace(session, state=SessionState.TERMINATED, reason=GONE)
+        except (RuntimeDriverError, CommandFailed) as error:
+            problem = str(error)
+        log.warning("session %s runs, but cannot be used: %s", session.session_id, problem)
+        return session
 
     async def _remove_leftovers(self) -> None:
         # A container that never ran and that no command is about any more is no session.

@@ -212,6 +212,15 @@ class RuntimeDriver(ABC):
         """Bring a hibernated (or stopped) session back and return once it can be used. Running is success."""
 
     @abstractmethod
+    async def prove(self, session_id: str) -> Session:
+        """See whether a running session can be used (see :class:`ReadyCheck`): ``ready`` tells, of this driver object from then on.
+
+        Only looks: it has no effect on the engine, needs no lease, and may run beside any other verb for the session. Waits as
+        long as a start would for the session to become usable; one that does not run, or no longer runs, is returned as
+        it is, at once. Never raises CommandFailed because a session cannot be used.
+        """
+
+    @abstractmethod
     async def inspect(self, session_id: str) -> Session | None:
         """The session as the engine shows it, or None."""
 

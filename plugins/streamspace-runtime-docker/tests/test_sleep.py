@@ -1,5 +1,7 @@
 """Hibernating and waking: both modes, what an exited container is taken for, and what failed wakes leave."""
 
+import asyncio
+
 import pytest
 
 from streamspace_agent.errors import CommandFailed, SessionNotFound
@@ -162,3 +164,62 @@ async def test_a_wake_that_fails_leaves_the_session_asleep(make_driver, make_spe
     found = await hasty.inspect(spec.session_id)
     assert (found.state, found.reason) == (SessionState.HIBERNATED, "")
     assert (await driver.wake(spec.session_id, quiet)).ready
+
+
+@pytest.mark.parametrize(("crashes", "state"), [(False, SessionState.HIBERNATED), (True, SessionState.FAILED)])
+async def test_a_session_that_ends_while_it_is_proved_is_told_as_ended_and_stays_so(
+    make_driver, make_spec, quiet, api, eventually, crashes, state
+):
+    """Its starter is gone, its desktop hangs: as a new leader finds it."""
+    adopting = make_driver(ready_timeout=60.0)
+    spec = make_spec(environment={"MODE": "crash", "AFTER": "4", "PORT": "5901"} if crashes else {"MODE": "hang"})
+    starting = asyncio.create_task(make_driver().start(spec, quiet))
+
+    async def runs():
+        found = await adopting.inspect(spec.session_id)
+        return found is not None and found.state is SessionState.RUNNING
+
+    await eventually(runs)
+    starting.cancel()
+    await asyncio.wait([starting])
+    proving = asyncio.create_task(adopting.prove(spec.session_id))
+    assert not (await asyncio.wait([proving], timeout=0.7))[0]
+    if not crashes:
+        api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
+    proved = await asyncio.wait_for(proving, 20)
+    assert (proved.state, proved.ready) == (state, False)
+    assert (await adopting.inspect(spec.session_id)).state is state
+
+
+async def test_no_stop_waits_for_the_proof_of_a_session_that_does_not_answer(make_driver, make_spec, quiet, eventually):
+    driver, spec = make_driver(ready_timeout=60.0), make_spec(environment={"MODE": "hang"})
+    starting = asyncio.create_task(make_driver().start(spec, quiet))
+
+    async def runs():
+        return await driver.inspect(spec.session_id)
+
+    await eventually(runs)
+    starting.cancel()
+    await asyncio.wait([starting])
+    proving = asyncio.create_task(driver.prove(spec.session_id))
+    await asyncio.sleep(0.2)
+    await asyncio.wait_for(driver.stop(spec.session_id), 15)
+    with pytest.raises(SessionNotFound):
+        await asyncio.wait_for(proving, 10)
+
+
+async def test_a_session_that_does_not_answer_in_time_is_told_as_running_and_not_ready(
+    make_driver, make_spec, quiet, eventually
+):
+    driver, spec = make_driver(ready_timeout=0.5), make_spec(environment={"DELAY": "4"})
+    starting = asyncio.create_task(make_driver().start(spec, quiet))
+
+    async def runs():
+        found = await driver.inspect(spec.session_id)
+        return found is not None and found.state is SessionState.RUNNING
+
+    await eventually(runs)
+    silent = await driver.prove(spec.session_id)
+    assert (silent.state, silent.ready) == (SessionState.RUNNING, False)
+    await starting
+    assert (await driver.prove(spec.session_id)).ready

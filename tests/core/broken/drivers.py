@@ -129,6 +129,18 @@ class EndsSessionsWhenClosed(MemoryDriver):
         self.engine.sessions.clear()
 
 
+class WakesWhatItProves(MemoryDriver):
+    """A session that has just ended would be woken where its end was to be told."""
+
+    async def prove(self, session_id):
+        return await self.wake(session_id, lambda step: None)
+
+
+class ProvesWithoutTrying(MemoryDriver):
+    async def prove(self, session_id):
+        return replace(await self._need(session_id), ready=False)
+
+
 class DeclaresNothing(MemoryDriver):
     capabilities = Capabilities(frozenset(), pull_progress=False, many_hosts=False)
 
@@ -152,5 +164,7 @@ FAULTS = {
     ForgetsTheLimits: "test_a_list_an_inspection_and_another_driver_tell_the_same",
     TakesAnAbsentEngineForAnEmptyOne: "test_with_the_engine_away_every_verb_says_so",
     EndsSessionsWhenClosed: "test_closing_a_driver_ends_no_session",
+    WakesWhatItProves: "test_a_proof_of_what_does_not_run_shows_it_as_it_is_and_starts_nothing",
+    ProvesWithoutTrying: "test_a_running_session_is_proved_usable_to_a_driver_that_never_saw_it",
     DeclaresNothing: "test_it_declares_its_name_and_what_it_can",
 }

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
+from streamspace_agent.readiness import wait_ready
 from streamspace_agent.runtime import (
     Capabilities,
     EventKind,
@@ -196,6 +197,18 @@ class MemoryDriver(RuntimeDriver):
         session = replace(found, state=state, ready=not asleep, reason="", details=details)
         self.engine.sessions[found.session_id] = session
         return session
+
+    async def prove(self, session_id: str) -> Session:
+        found = await self._need(session_id)
+        if found.state is not SessionState.RUNNING or found.ready:
+            return found
+        with suppress(CommandFailed):  # it does not run any more
+            if (
+                await wait_ready(found.ready_check, lambda: self.connect(session_id, found.port), self._ready_timeout)
+                and (now := await self._need(session_id)).state is SessionState.RUNNING
+            ):
+                self.engine.sessions[session_id] = replace(now, ready=True)
+        return await self._need(session_id)
 
     async def inspect(self, session_id: str) -> Session | None:
         return await self._look(session_id)

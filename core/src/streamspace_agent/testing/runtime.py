@@ -38,6 +38,7 @@ from streamspace_agent.testing.bench import (
     quiet,
 )
 from streamspace_agent.testing.engine import Behaviour
+from streamspace_agent.testing.looks import Looks
 from streamspace_agent.testing.refusals import Refusals
 
 __all__ = ["Behaviour", "DataOf", "DriverFactory", "MakeSpec", "RuntimeDriverSuite"]
@@ -45,7 +46,7 @@ __all__ = ["Behaviour", "DataOf", "DriverFactory", "MakeSpec", "RuntimeDriverSui
 PHASES = ("pulling", "creating", "starting", "waiting")
 
 
-class RuntimeDriverSuite(Refusals):
+class RuntimeDriverSuite(Refusals, Looks):
     """A driver that cannot pass one of these loses sessions, doubles them, or acts without a lease."""
 
     @pytest.fixture
@@ -87,20 +88,6 @@ class RuntimeDriverSuite(Refusals):
         assert facts
         assert all(text and str(text) == text for item in facts.items() for text in item)
 
-    async def test_looking_asks_no_leave_and_changes_nothing(self, bench: Bench) -> None:
-        refusing = Refusing(0)
-        driver, spec = bench.driver(), bench.spec()
-        await driver.start(spec, quiet)
-        before = await driver.sessions()
-        looking = bench.driver(guard=refusing)
-        await looking.check()
-        await looking.describe()
-        await looking.inspect(spec.session_id)
-        await looking.leftovers(frozenset())
-        await looking.stats(spec.session_id)
-        assert [known(s) for s in await looking.sessions()] == [known(s) for s in before]
-        assert refusing.asked == 0
-
     async def test_with_the_engine_away_every_verb_says_so(self, bench: Bench) -> None:
         driver, spec = bench.driver(engine_away=True), bench.spec()
         calls: list[Callable[[], Awaitable[object]]] = [
@@ -108,6 +95,7 @@ class RuntimeDriverSuite(Refusals):
             lambda: driver.stop(spec.session_id),
             lambda: driver.hibernate(spec.session_id),
             lambda: driver.wake(spec.session_id, quiet),
+            lambda: driver.prove(spec.session_id),
             lambda: driver.inspect(spec.session_id),
             driver.sessions,
         ]
@@ -244,6 +232,8 @@ class RuntimeDriverSuite(Refusals):
             await driver.hibernate(session_id)
         with pytest.raises(SessionNotFound):
             await driver.wake(session_id, quiet)
+        with pytest.raises(SessionNotFound):
+            await driver.prove(session_id)
         with pytest.raises((SessionNotFound, CommandFailed)):
             await driver.connect(session_id, 5900)
 

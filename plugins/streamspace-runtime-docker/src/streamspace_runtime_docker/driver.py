@@ -129,7 +129,7 @@ class DockerDriver(RuntimeDriver):
 
     async def _check_running(self, found: Found, spec: SessionSpec, report: Report) -> Session:
         try:
-            return await self._running.ready(found.id, report)
+            return await self._running.awaited(found.id, report)
         except CommandFailed:
             if found.command_id == spec.command_id:  # this start's own, from before an interruption
                 await self._making.unmake(spec, volumes=False)
@@ -178,7 +178,7 @@ class DockerDriver(RuntimeDriver):
         async with self._locks.hold(session_id):
             found = await self._store.need(session_id)
             if found.state == "running":
-                return await self._running.ready(found.id, report)
+                return await self._running.awaited(found.id, report)
             return await self._wake(found, report)
 
     async def _wake(self, found: Found, report: Report) -> Session:
@@ -188,7 +188,7 @@ class DockerDriver(RuntimeDriver):
             if found.state == "paused":
                 with suppress(Conflict):
                     await self._engine.change(lambda client: client.unpause(found.id))
-                return await self._running.ready(found.id, report)
+                return await self._running.awaited(found.id, report)
             return await self._running.bring_up(found.id, report)
         except CommandFailed:
             with suppress(EngineError, EngineUnavailable, LeaseLost):
@@ -198,6 +198,15 @@ class DockerDriver(RuntimeDriver):
                 elif now and now.state == "exited":
                     await self._marks.write(now, Mark.ENDED)
             raise
+
+    async def prove(self, session_id: str) -> Session:
+        """Without the lock, since it only looks: no stop waits for a session that does not answer."""
+        found = await self._store.need(session_id)
+        if found.state == "running":
+            with suppress(CommandFailed):  # silent, or ended meanwhile: it is told as it is now
+                return await self._running.ready(found.id)
+            found = await self._store.need(session_id)
+        return await self._views.session(found)
 
     async def inspect(self, session_id: str) -> Session | None:
         try:

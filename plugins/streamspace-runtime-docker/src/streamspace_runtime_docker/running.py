@@ -53,7 +53,14 @@ class Running:
         report(Progress("starting"))
         await self._start(container)
         self._faults.point("docker.after_start")
-        return await self.ready(container, report)
+        return await self.awaited(container, report)
+
+    async def awaited(self, container: str, report: Report) -> Session:
+        """As :meth:`ready`, as a step of a start or wake."""
+        report(Progress("waiting"))
+        session = await self.ready(container)
+        self._faults.point("docker.after_ready")
+        return session
 
     async def _start(self, container: str, *, again: bool = True) -> None:
         try:
@@ -70,15 +77,13 @@ class Running:
             else:
                 raise CommandFailed("start_failed", f"the engine cannot start the session: {error.text}") from error
 
-    async def ready(self, container: str, report: Report) -> Session:
-        """Return once a running container can be used. Raises CommandFailed when it ends, or does not answer in time."""
-        report(Progress("waiting"))
+    async def ready(self, container: str) -> Session:
+        """Return once a running container can be used; only looks. Raises CommandFailed when it ends, or does not answer in time."""
         found = await self._running(container)
         check, port = labels.ready_check(found.labels), labels.whole(found.labels, labels.PORT) or 0
         if check is not ReadyCheck.NONE and not self._views.is_ready(found):
             await self._wait(found, check, port)
         self._views.saw_ready(found)
-        self._faults.point("docker.after_ready")
         return self._views.make(found, SessionState.RUNNING)
 
     async def _wait(self, found: Found, check: ReadyCheck, port: int) -> None:
