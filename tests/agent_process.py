@@ -18,12 +18,19 @@ class AgentProcess:
         self.variables = variables
         self.log_file = folder / "agent.log"
         self.process: asyncio.subprocess.Process | None = None
+        self.prefix: tuple[str, ...] = ()
+        """A command that runs the agent, as setpriv does."""
 
     async def start(self, **more: str) -> "AgentProcess":
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                COMMAND, "run", env={**_plain_environment(), **self.variables, **more}, stdout=log, stderr=log
+                *self.prefix,
+                COMMAND,
+                "run",
+                env={**_plain_environment(), **self.variables, **more},
+                stdout=log,
+                stderr=log,
             )
         return self
 

@@ -1,6 +1,7 @@
 """The Docker daemon stops, restarts, crashes, or was never there."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from lab.dockerd import PrivateEngine
 from tests.names import sid
+
+NOBODY, KMEM = 65534, 15  # whoever they are: not the agent's
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +83,34 @@ async def test_an_agent_that_starts_before_its_daemon_connects_and_works_once_it
     await plane.wait_command(command, "ack")
     await asyncio.to_thread(private_engine.start)
     await plane.wait_command(command, timeout=60)
+    await plane.wait_command(await plane.stop_session(sid("a")), timeout=60)
+    assert await agent.terminate() == 0
+
+
+async def test_an_agent_that_may_not_use_the_socket_says_so_once_with_the_group_and_works_once_it_may(
+    private_engine, make_agent, plane, agent_id, manifest, until
+):
+    await asyncio.to_thread(private_engine.start)
+    os.chown(private_engine.socket, NOBODY, KMEM)
+    private_engine.socket.chmod(0o660)
+    agent = await make_agent(DOCKER_HOST=private_engine.host)
+    agent.prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")  # root, as far as files are its own
+    await agent.start()
+    await plane.wait_agent(agent_id)
+    await until(lambda: "the engine is down" in agent.log)
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest())
+    await plane.wait_command(command, "ack")
+    await asyncio.sleep(5)  # several tries, of the agent's and of the command's
+    why = f"DOCKER_HOST={private_engine.host}: permission denied: run the agent with the socket's group: usermod -aG kmem USER"
+    assert agent.log.count(f"the engine is down: {why}") == 1
+    assert agent.log.count(f"command {command} waits for the engine: {why}") == 1
+    assert agent.log.count("permission denied") == 2
+    _, [replica] = await agent.ask("status")
+    assert replica["engine"]["up"] is False
+    assert replica["engine"]["last_error"].startswith(why)
+    os.chown(private_engine.socket, 0, 0)
+    await plane.wait_command(command, timeout=60)
+    await until(lambda: "the engine answers" in agent.log)
+    assert (await agent.ask("status"))[1][0]["engine"] == {"up": True, "last_error": ""}
     await plane.wait_command(await plane.stop_session(sid("a")), timeout=60)
     assert await agent.terminate() == 0

@@ -250,13 +250,16 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ENGINE_PATIENCE
         backoff = Backoff(base=0.5, cap=5.0)
+        waits = False
         while True:
             try:
                 return await job.registered.handler(job.command, self._make_context(job.command, job.states))
             except EngineUnavailable as error:
                 if loop.time() > deadline:
                     raise
-                log.warning("the engine does not answer (%s): trying again", error)
+                if not waits:
+                    log.warning("command %s waits for the engine: %s", job.command.id, error)
+                waits = True
                 job.states.clear()
                 await asyncio.sleep(0.2 + backoff.delay())
 

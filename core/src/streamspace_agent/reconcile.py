@@ -112,7 +112,7 @@ class Reconciler:
 
     async def _on_event(self, event: RuntimeEvent) -> None:
         if event.kind is EventKind.ENGINE_DOWN:
-            self._engine_down("it does not answer")
+            self._engine_down(event.reason or "it does not answer")
         elif event.kind is EventKind.RESYNC:
             await self._resync()
         elif event.session is not None and event.session.session_id not in self._busy():
@@ -120,7 +120,7 @@ class Reconciler:
             self._report(event.session)
 
     def _engine_down(self, error: str) -> None:
-        if self.engine.up or not self.engine.last_error:
+        if error != self.engine.last_error:
             log.warning("the engine is down: %s; commands wait for it, states are unknown until it is back", error)
         self.engine.up, self.engine.last_error = False, error
         self._settled()

@@ -113,13 +113,15 @@ class EventKind(StrEnum):
     RESYNC = "resync"
     """Events may have been missed (the engine was away): compare with :meth:`RuntimeDriver.sessions`."""
     ENGINE_DOWN = "engine_down"
-    """The engine does not answer: states are unknown until the next RESYNC."""
+    """The engine does not answer: states are unknown until the next RESYNC. ``reason`` says why, and what an operator changes
+    (the setting, the group); told once for each reason of an outage, not for each try."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEvent:
     kind: EventKind
     session: Session | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from streamspace_agent.runtime import SessionState
-from streamspace_runtime_docker.check import engine_problems, socket_problem
+from streamspace_runtime_docker.check import engine_problems
 from streamspace_runtime_docker.found import Found, timestamp
 from streamspace_runtime_docker.marks import Mark, judge
 from streamspace_runtime_docker.pulls import Layers, explain
@@ -99,12 +99,6 @@ def test_sleep_that_nobody_asked_for_carries_a_reason():
 )
 def test_the_engines_times_are_read(text, seconds):
     assert timestamp(text) == pytest.approx(seconds)
-
-
-def test_a_missing_socket_names_the_variable_and_the_fix(tmp_path):
-    problem = socket_problem(tmp_path / "docker.sock")
-    assert "DOCKER_HOST" in problem.message
-    assert "start Docker" in problem.fix
 
 
 def test_limits_that_the_engine_cannot_keep_are_told_with_the_fix_for_rootless():

@@ -89,6 +89,12 @@ class GivesNoReason(MemoryDriver):
             yield event if event.session is None else RuntimeEvent(event.kind, replace(event.session, reason=""))
 
 
+class IsDownWithoutAWord(MemoryDriver):
+    async def events(self):
+        async for event in super().events():
+            yield replace(event, reason="")
+
+
 class BeginsWithoutAResync(MemoryDriver):
     async def events(self):
         async for event in super().events():
@@ -158,6 +164,7 @@ FAULTS = {
     PullsInSilence: "test_a_pull_shows_its_bytes_where_that_is_declared",
     TellsItsOwnStops: "test_an_unexpected_end_is_told_with_a_reason_and_our_own_doings_are_not",
     GivesNoReason: "test_an_unexpected_end_is_told_with_a_reason_and_our_own_doings_are_not",
+    IsDownWithoutAWord: "test_with_the_engine_away_every_verb_says_so",
     BeginsWithoutAResync: "test_events_begin_with_a_resync",
     MixesStreamsUp: "test_streams_carry_every_byte_both_ways_and_side_by_side",
     FindsLeftoversInUse: "test_leftovers_are_what_a_start_that_never_ran_made_and_no_session_of_anybody",

@@ -222,7 +222,7 @@ class MemoryDriver(RuntimeDriver):
         self.engine.watchers.append(queue)
         try:
             if self.engine.down:
-                yield RuntimeEvent(EventKind.ENGINE_DOWN)
+                yield RuntimeEvent(EventKind.ENGINE_DOWN, reason="the engine in memory is down")
             while self.engine.down:
                 await asyncio.sleep(0.05)
             yield RuntimeEvent(EventKind.RESYNC)

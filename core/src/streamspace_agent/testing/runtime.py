@@ -27,6 +27,7 @@ from streamspace_agent.election import Problem
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, SessionNotFound
 from streamspace_agent.runtime import Capabilities, EventKind, Progress, SessionState
 from streamspace_agent.testing.bench import (
+    PATIENCE,
     Bench,
     DataOf,
     DriverFactory,
@@ -105,6 +106,12 @@ class RuntimeDriverSuite(Refusals, Looks):
         async with listening(driver, resync=False) as events:
             await asyncio.sleep(0.5)
             assert EventKind.RESYNC not in [event.kind for event in events]
+            async with asyncio.timeout(PATIENCE):
+                while not events:
+                    await asyncio.sleep(0.05)
+            assert events[0].kind is EventKind.ENGINE_DOWN
+            assert events[0].reason, "an operator must read why"
+            assert len({event.reason for event in events}) == len(events), "a reason is told once, not with each try"
 
     # Starting.
 

@@ -1,7 +1,6 @@
 """What an operator should know about the engine: findings with their fixes, and facts for registration."""
 
 import ipaddress
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from streamspace_agent.election import Problem
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.units import format_bytes
 from streamspace_runtime_docker.engine import Engine
+from streamspace_runtime_docker.errors import Unreachable
 from streamspace_runtime_docker.networks import Networks, not_isolated
 from streamspace_runtime_docker.settings import DockerSettings
 
@@ -29,14 +29,12 @@ class Check:
         self._host = settings.docker_host
 
     async def problems(self) -> list[Problem]:
-        if self._host.startswith("unix://") and (problem := socket_problem(Path(self._host.removeprefix("unix://")))):
-            return [problem]
         try:
             info = await self._engine.read(lambda client: client.info())
+        except Unreachable as error:
+            return [Problem(error.message, error.fix)]
         except EngineUnavailable as error:
-            return [
-                Problem(str(error), "start it (systemctl start docker), or correct DOCKER_HOST and its TLS settings")
-            ]
+            return [Problem(str(error), "wait until it has started, or look at its log")]
         except RuntimeDriverError as error:
             return [Problem(str(error), "update the engine, or point DOCKER_HOST to another", fatal=True)]
         return [*engine_problems(info), *self._disk(info), *self._capabilities(), *await self._network()]
@@ -130,25 +128,6 @@ class Check:
 def engine_name(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
     parts = {str(component.get("Name", "")) for component in version.get("Components") or []}
     return "podman" if "Podman Engine" in parts or "buildahVersion" in str(info) else "docker"
-
-
-def socket_problem(path: Path) -> Problem | None:
-    """What keeps us from a local engine's socket."""
-    if not path.exists():
-        return Problem(
-            f"there is no engine socket at {path} (DOCKER_HOST)",
-            "start Docker (systemctl start docker), or set DOCKER_HOST; in a container, mount the socket",
-        )
-    if not os.access(path, os.R_OK | os.W_OK):
-        try:
-            group = path.group()
-        except (KeyError, OSError):
-            group = str(path.stat().st_gid)
-        return Problem(
-            f"no permission to use the engine socket {path} (DOCKER_HOST)",
-            f'run the agent with the socket\'s group: usermod -aG {group} USER, SupplementaryGroups={group} in systemd, or group_add: ["{path.stat().st_gid}"] in Compose',
-        )
-    return None
 
 
 def engine_problems(info: Mapping[str, Any]) -> Iterator[Problem]:

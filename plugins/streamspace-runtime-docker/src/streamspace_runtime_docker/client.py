@@ -18,6 +18,7 @@ from urllib3.exceptions import ReadTimeoutError
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound, Silent
 from streamspace_runtime_docker.transport import SocketAdapter
+from streamspace_runtime_docker.unreachable import explain
 
 MINIMUM_API = (1, 41)
 """Docker Engine 20.10: one-shot stats, and the oldest engine this driver is tested on."""
@@ -57,23 +58,8 @@ def translate(error: Exception, docker_host: str) -> Exception:
         kind = {404: NotFound, 409: Conflict}.get(status, EngineError)
         return kind(status, text)
     if isinstance(error, DockerException | requests.RequestException | OSError):
-        return EngineUnavailable(f"the engine at {docker_host} does not answer: {_cause(error)}")
+        return explain(error, docker_host)
     return error
-
-
-def _cause(error: BaseException) -> str:
-    """The operating system's own words, which the SDK wraps three times."""
-    queue: list[object] = [error]
-    for item in queue:
-        if isinstance(item, OSError) and item.strerror and not isinstance(item, requests.RequestException):
-            return item.strerror.lower()
-        if isinstance(item, BaseException):
-            queue += [*item.args, item.__cause__, getattr(item, "reason", None)]
-        if len(queue) > 50:
-            break
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return "no answer in time"
-    return " ".join(str(error).split())[:300]
 
 
 def parse_image(image: str) -> tuple[str, str]:

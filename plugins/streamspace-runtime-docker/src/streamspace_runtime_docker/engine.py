@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from streamspace_agent.errors import EngineUnavailable
+from streamspace_agent.errors import RuntimeDriverError
 from streamspace_runtime_docker.streams import Reader
 
 if TYPE_CHECKING:
@@ -84,21 +84,24 @@ class Engine:
                 )
             return self._client
 
-    async def ping(self) -> bool:
-        """Does the engine answer on a *new* connection? One that shuts down goes on serving the old ones for a while."""
-        return await asyncio.get_running_loop().run_in_executor(self._calls, self._ping)
+    async def outage(self) -> RuntimeDriverError | None:
+        """Why no engine answers us on a *new* connection, None where one does: one that shuts down goes on serving the old
+        connections for a while.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._calls, self._outage)
 
-    def _ping(self) -> bool:
+    def _outage(self) -> RuntimeDriverError | None:
         from streamspace_runtime_docker.client import make_client, translate  # noqa: PLC0415  # as above
 
         try:
             client = make_client(self.docker_host, self.environ, timeout=PING_TIMEOUT, connections=1)
             client.close()
         except Exception as error:
-            if isinstance(translate(error, self.docker_host), EngineUnavailable):
-                return False
+            translated = translate(error, self.docker_host)
+            if isinstance(translated, RuntimeDriverError):
+                return translated
             raise
-        return True
+        return None
 
     @asynccontextmanager
     async def stream(

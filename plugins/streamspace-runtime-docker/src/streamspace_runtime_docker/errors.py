@@ -20,5 +20,14 @@ class Conflict(EngineError):
     """A name is taken, or the object is in no state for the call."""
 
 
+class Unreachable(EngineUnavailable):
+    """No engine answers: ``message`` says why, ``fix`` what an operator changes."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        self.message = message
+        self.fix = fix
+        super().__init__(f"{message}: {fix}")
+
+
 class Silent(EngineUnavailable):
     """A stream brought nothing for as long as it was allowed to: the engine may have nothing to say."""

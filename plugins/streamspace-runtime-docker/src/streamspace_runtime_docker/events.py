@@ -61,7 +61,7 @@ class Events:
             await asyncio.gather(listener, *tasks, return_exceptions=True)
 
     async def _listen(self, queue: asyncio.Queue[RuntimeEvent | None], tasks: set[asyncio.Task[None]]) -> None:
-        since, wait, resync, down = "", FIRST_WAIT, True, False
+        since, wait, resync, down = "", FIRST_WAIT, True, ""
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
@@ -71,7 +71,7 @@ class Events:
                 ) as lines:
                     if resync:
                         queue.put_nowait(RuntimeEvent(EventKind.RESYNC))
-                    resync, down = False, False
+                    resync, down = False, ""
                     async for line in lines:
                         since = _after(line) or since
                         task = asyncio.create_task(self._take(line, queue))
@@ -80,24 +80,29 @@ class Events:
             except Silent:
                 continue  # nothing was missed: the next stream begins where this one ended
             except RuntimeDriverError as error:
-                log.info("the engine's events broke off: %s", error)
+                why = await self._why(error)
+            else:
+                why = await self._why(None)
             resync = True
             if loop.time() - begun > LONGEST_WAIT:  # not by a mere connection: an engine may take it and break off
                 wait = FIRST_WAIT
-            if not down and not await self._answers():
-                queue.put_nowait(RuntimeEvent(EventKind.ENGINE_DOWN))
-                down = True
+            if why and why != down:
+                queue.put_nowait(RuntimeEvent(EventKind.ENGINE_DOWN, reason=why))
+            down = why or down
             await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311  # jitter, not a secret
             wait = min(wait * 2, LONGEST_WAIT)
 
     def _params(self, since: str) -> dict[str, str]:
         return {"filters": self._filters} | ({"since": since} if since else {})
 
-    async def _answers(self) -> bool:
-        try:
-            return await self._engine.ping()
-        except RuntimeDriverError:
-            return True  # it answers, if not as we like
+    async def _why(self, broken: RuntimeDriverError | None) -> str:
+        """Why the engine counts as away after its stream ended, "" where a new one may well be had."""
+        if outage := await self._engine.outage():
+            return str(outage)
+        if broken is not None and not isinstance(broken, EngineUnavailable):
+            return f"it does not let us follow its events: {broken}"
+        log.info("the engine's events broke off: %s", broken or "the engine ended them")
+        return ""
 
     async def _take(self, line: Mapping[str, Any], queue: asyncio.Queue[RuntimeEvent | None]) -> None:
         actor = line.get("Actor") or {}
@@ -131,7 +136,7 @@ class Events:
             return None
         if await self._marks.read(found) is Mark.HIBERNATED:
             return None
-        if not await self._engine.ping():
+        if await self._engine.outage():
             raise EngineUnavailable("the engine shuts down and takes its containers with it")
         self._views.forget(found.session_id)
         await self._marks.write(found, Mark.ENDED)
