@@ -135,6 +135,21 @@ def test_a_hold_off_ends_when_another_one_has_led():
     assert simulate(scenario) < 5.6
 
 
+def test_a_firm_hold_off_lasts_whoever_has_led_meanwhile():
+    """Replicas that fail alike at once after they were elected do not chase each other."""
+
+    async def scenario(world):
+        leader, others = await settled(world, names="ab")
+        leader.hold_off, leader.firm = 60.0, True
+        leader.ask_to_resign()
+        await next_leader(world, leader.name)
+        await asyncio.sleep(3)
+        others[0].kill()
+        return await next_leader(world, others[0].name)
+
+    assert 50 < simulate(scenario) < 60
+
+
 @pytest.mark.parametrize(("timing", "limit"), [(REDIS, 5.5), (SWARM, 10.9)], ids=["redis", "swarm"])
 def test_a_killed_leader_is_followed_after_its_lease_and_no_more_than_a_look(timing, limit):
     async def scenario(world):

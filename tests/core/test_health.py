@@ -69,6 +69,7 @@ BLOCKED = replace(LEADER, loop_tick_age=MAX_TICK_AGE + 1)
             replace(STANDBY, election=Election(leader_frozen=True, leader_silence=12.3)),
             "the leader host-1 has shown no sign of life for 12 s",
         ),
+        (replace(STANDBY, hindrance="the disk is full"), "cannot lead: the disk is full"),
         (replace(LEADER, role=Role.STARTING), "starting"),
         (replace(LEADER, role=Role.DRAINING), "draining"),
         (BLOCKED, "main loop has not turned for 11 s"),

@@ -1,13 +1,8 @@
-"""How an agent ends, and what it needs to begin: signals, its state folder, a second agent."""
+"""How an agent ends, and who may not begin: signals, a second agent."""
 
 import asyncio
-import os
-import shutil
 import signal
 import sqlite3
-import subprocess
-
-import pytest
 
 from tests.names import sid
 
@@ -57,87 +52,6 @@ async def test_sigterm_ends_an_agent_that_never_reached_its_control_plane(make_a
     await until(lambda: "cannot register" in agent.log)
     assert await agent.terminate(20) == 0
     await plane.start()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB, for root only."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(path):
-    with path.open("wb", buffering=0) as file:
-        while shutil.disk_usage(path.parent).free:
-            file.write(bytes(4096))
-
-
-@pytest.fixture
-def read_only_disk(small_disk):
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    return small_disk
-
-
-async def test_a_read_only_state_folder_ends_the_start_with_one_clear_line(make_agent, read_only_disk):
-    agent = await (await make_agent(STATE_DIR=str(read_only_disk))).start()
-    assert await agent.wait() == 2
-    last = agent.log.splitlines()[-1]
-    assert last.startswith("docker-agent: STATE_DIR: cannot write")
-    assert last.endswith("read-only file system")
-    assert "Traceback" not in agent.log
-
-
-async def test_a_full_state_folder_refuses_new_commands_loses_no_outcome_and_heals(
-    make_agent, plane, agent_id, manifest, small_disk, outcomes, docker_client, until
-):
-    agent = await (await make_agent(STATE_DIR=str(small_disk))).start()
-    await plane.wait_agent(agent_id)
-    await plane.wait_command(
-        await plane.start_session(session_id=sid("runs"), manifest=manifest(MODE="crash", AFTER=3))
-    )
-    under_way = await plane.start_session(session_id=sid("slow"), manifest=manifest(DELAY=2))
-    await plane.wait_command(under_way, "ack")
-    filler = small_disk / "filler"
-    fill(filler)
-    refused = await plane.start_session(session_id=sid("new"), manifest=manifest(SOME="x" * 20_000))
-    row = await plane.wait_command(refused, "failed")
-    assert row["error"].startswith("journal_unavailable: STATE_DIR: cannot write the journal")
-    await until(
-        lambda: docker_client.api.inspect_container(f"streamspace-{sid('runs')}")["State"]["Status"] == "exited"
-    )
-    filler.unlink()
-    await plane.wait_command(under_way, timeout=60)
-    await plane.wait_session(sid("runs"), state="failed", timeout=70)
-    assert (await outcomes())[under_way] == ["complete"]
-    assert "Traceback" not in agent.log
-    assert await agent.terminate() == 0
-
-
-async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_are_adopted(
-    plane, agent, agent_id, manifest, tmp_path, until
-):
-    await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()))
-    assert await agent.terminate() == 0
-    journal = tmp_path / "state" / agent_id / "journal.db"
-    with journal.open("r+b") as file:
-        file.write(os.urandom(4096))
-    seq = (await plane.events())[-1]["seq"]
-    await agent.start()
-    await plane.wait_agent(agent_id)
-
-    async def adopted():
-        return await plane.events(seq, type="status")
-
-    await until(adopted)
-    await plane.wait_command(await plane.hibernate_session(sid("a")))
-    states = [e["payload"]["state"] for e in await plane.events(seq, type="status")]
-    assert states == ["running", "hibernated"]
-    assert "the journal is broken" in agent.log
-    assert list(journal.parent.glob("journal.db.broken-*"))
-    assert "Traceback" not in agent.log
 
 
 async def test_a_journal_of_a_later_leader_is_not_written(plane, agent, agent_id, tmp_path, manifest, until):

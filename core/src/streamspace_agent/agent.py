@@ -23,12 +23,14 @@ from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightErr
 from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
+from streamspace_agent.journal import JournalError
 from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
 from streamspace_agent.occupancy import Occupancy
 from streamspace_agent.registration import Keys, Registrar, tls_context
 from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ stale. Doubled with each tenure in a row that never had a link: then it is the c
 MAX_LINK_PATIENCE = 900.0
 HOLD_OFF = 10.0
 """Seconds for which a leader that gave up lets the others go first."""
+MAX_HOLD_OFF = 60.0
+"""The same for one that could not use its journal, doubled each time up to this: as long as a disk may have room unnoticed."""
 SECOND_SIGNAL = 130
 """Exit code when a second signal ends the drain."""
 
@@ -87,6 +91,8 @@ class Agent:
         self._counters = Counters()
         self._tenure: Leadership | None = None
         self._link_patience = LINK_PATIENCE
+        self._hindrance = ""
+        self._hindered = 0
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._ticked = time.monotonic()
@@ -156,7 +162,7 @@ class Agent:
     async def _lead(self, lease: Lease) -> None:
         """One tenure, from a fresh lease to its release."""
         logs.set_epoch(lease.epoch)
-        reason, hold_off = "the tenure could not begin", 0.0
+        reason, hold_off, firm = "the tenure could not begin", 0.0, False
         connections = self._link.status.connections
         try:
             self._tenure = Leadership(
@@ -169,6 +175,7 @@ class Agent:
                 self._counters,
                 link_patience=self._link_patience if self._settings.enable_ha else None,
             )
+            self._hindrance, self._hindered = "", 0
             if self._stopping.is_set():
                 self._tenure.shut_down(self._stop_reason)
             reason = await self._tenure.run()
@@ -181,12 +188,17 @@ class Agent:
             hold_off = HOLD_OFF if self._tenure.gave_up else 0.0
         except LeaseLost as error:
             reason = str(error)
+        except JournalError as error:  # of this replica's disk: another's may be better, and this one's may heal
+            reason, firm = "it cannot use its journal", True
+            hold_off = min(MAX_HOLD_OFF, HOLD_OFF * 2**self._hindered)
+            self._hindrance, self._hindered = str(error), self._hindered + 1
+            log.error("cannot lead: %s; giving leadership back, trying again in %s", error, format_seconds(hold_off))  # noqa: TRY400 - the cause is known
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
             self._tenure = None
-            await self._elector.resign(lease, reason, hold_off=hold_off)
+            await self._elector.resign(lease, reason, hold_off=hold_off, firm=firm)
             logs.set_epoch(None)
 
     async def _tick(self) -> None:
@@ -252,6 +264,7 @@ class Agent:
                 done=self._counters.by_action(),
             ),
             outbox=tenure.outbox.waiting if tenure else 0,
+            hindrance=self._hindrance,
             loop_tick_age=time.monotonic() - self._ticked,
             plugins=self._plugins,
         )

@@ -7,6 +7,7 @@ process (WAL, synchronous=NORMAL); the loss of power may cost the last of them, 
 
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 KEEP_SECONDS = 7 * 86400.0
 """How long a finished command's answer is remembered for a repeat of the command."""
 
+LEAST_ROOM = 256 * 1024
+"""Bytes free below which an error of the disk's is put down to a full one: SQLite's files grow in steps."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS commands (
@@ -34,7 +38,33 @@ CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type T
 
 
 class JournalError(AgentError):
-    """The journal cannot be used: disk full, read-only, no permission."""
+    """The journal cannot be used: disk full, read-only, no permission. The message names the cause and what mends it."""
+
+
+def _cannot(verb: str, path: Path, error: Exception) -> JournalError:
+    return JournalError(f"STATE_DIR: cannot {verb} the journal {path}: {_cause(path, error)}")
+
+
+_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+
+
+def _cause(path: Path, error: Exception) -> str:
+    """SQLite calls a full disk by many names, so the file system is asked."""
+    if not isinstance(error, OSError) and getattr(error, "sqlite_errorcode", 0) & 0xFF not in _STORAGE:
+        return str(error)
+    text = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return text
+    if system.f_flag & os.ST_RDONLY:
+        return f"the file system of {folder} is read-only: remount it writable (dmesg tells whether a disk error made it so), or set STATE_DIR to another"
+    if system.f_bavail * system.f_frsize < LEAST_ROOM or system.f_ffree == 0 < system.f_files:
+        return f"the disk of {folder} is full: free some room on it, or set STATE_DIR to another"
+    return f"{text}: let the agent's user (id {os.geteuid()}) write there, or set STATE_DIR to a folder on a local disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +97,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = self._open()
         except (OSError, sqlite3.Error) as error:
-            raise JournalError(f"STATE_DIR: cannot use the journal {path}: {error}") from error
+            raise _cannot("use", path, error) from error
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -119,7 +149,7 @@ class Journal:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise JournalError(f"STATE_DIR: cannot write the journal {self._path}: {error}") from error
+            raise _cannot("write", self._path, error) from error
 
     def receive(self, command_id: str, action: str, payload: Mapping[str, Any]) -> Entry | None:
         """Remember a new command and its ``ack``. For one seen before, return what is known; its answer goes out again."""
@@ -158,7 +188,7 @@ class Journal:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(f"STATE_DIR: cannot read the journal {self._path}: {error}") from error
+            raise _cannot("read", self._path, error) from error
 
     def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
         row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
@@ -206,7 +236,7 @@ def sessions_with_open_commands(path: Path) -> frozenset[str]:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
             rows = db.execute("SELECT payload FROM commands WHERE answer_type IS NULL").fetchall()
     except sqlite3.Error as error:
-        raise JournalError(f"STATE_DIR: cannot read the journal {path}: {error}") from error
+        raise _cannot("read", path, error) from error
     return frozenset(str(json.loads(payload).get("sessionId")) for (payload,) in rows)
 
 

@@ -95,14 +95,14 @@ class Elector:
             self._post(self._replica.abandon(ticket))
             raise
 
-    async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0) -> None:
+    async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0, firm: bool = False) -> None:
         """All work under ``lease`` has stopped, for ``reason``: release it if it is still ours and become a standby.
 
-        ``hold_off`` lets others first for that many seconds; it ends early when another one has led. To be called after
-        every lease, however it ended. Bounded, even if the store does not answer or the backend is stuck.
+        ``hold_off`` lets others first for that many seconds; it ends early when another one has led, unless it is ``firm``: then
+        this replica could not do better than before. To be called after every lease, however it ended. Bounded, even if the store does not answer or the backend is stuck.
         """
         self._guard.dismiss(lease)
-        resigning = asyncio.ensure_future(self._ask(self._replica.resign(lease, reason, hold_off=hold_off)))
+        resigning = asyncio.ensure_future(self._ask(self._replica.resign(lease, reason, hold_off=hold_off, firm=firm)))
         done, _ = await asyncio.wait([resigning], timeout=self._patience)  # cancels nothing: a release is not torn
         if done:
             resigning.result()

@@ -47,6 +47,7 @@ class Campaign:
         rng: random.Random,
         saw: Callable[[Record | None, float], None],
         not_before: float = -math.inf,
+        firm: bool = False,
         highest: int = 0,
     ) -> None:
         self._store = store
@@ -55,6 +56,7 @@ class Campaign:
         self._clock = clock
         self._rng = rng
         self._not_before = not_before
+        self._firm = firm
         self._saw = saw
         self.highest = highest
         """The highest epoch seen so far."""
@@ -147,7 +149,7 @@ class Campaign:
         if record:
             self.highest = max(self.highest, record.epoch)
             if not record.nonce.startswith(f"{self._me.nonce}."):
-                if record.released is False:
+                if record.released is False and not self._firm:
                     self._not_before = -math.inf  # others were let first, and one came
                 if not record.same_tenure(before) and not record.released:
                     log.info("standing by: %s leads agent %s, epoch %d", record.holder, record.agent_id, record.epoch)

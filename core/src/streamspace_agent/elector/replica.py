@@ -65,6 +65,7 @@ class Replica:
         self._highest = 0
         self._late = 0
         self._not_before = -math.inf
+        self._firm = False
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
@@ -101,6 +102,7 @@ class Replica:
             clock=self._clock,
             rng=self._rng,
             not_before=self._not_before,
+            firm=self._firm,
             saw=self._tally.saw,
             highest=self._highest,
         )
@@ -160,20 +162,21 @@ class Replica:
             lease.reason,
         )
 
-    async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0) -> None:
+    async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0, firm: bool = False) -> None:
         """All work under ``lease`` has stopped. Release it if it is still ours; resigning twice does nothing."""
         self._guard.dismiss(lease)
         self._trace.tell("out", lease)
         if self._tenure is None or self._tenure.lease is not lease:
             return
         async with self._call():
-            await self._resign(lease, reason, hold_off)
+            await self._resign(lease, reason, hold_off, firm=firm)
 
-    async def _resign(self, lease: Lease, reason: str, hold_off: float) -> None:
+    async def _resign(self, lease: Lease, reason: str, hold_off: float, *, firm: bool) -> None:
         tenure, renewals = self._tenure, self._renewals
         if tenure is None or renewals is None or tenure.lease is not lease:
             return
         self._not_before = self._clock.now() + hold_off if hold_off > 0 else -math.inf
+        self._firm = firm
         tenure.stop()
         await asyncio.wait([renewals])
         self._tenure = self._renewals = None

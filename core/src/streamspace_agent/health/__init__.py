@@ -5,7 +5,7 @@ and ``healthcheck`` all read it.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -98,6 +98,8 @@ class Snapshot:
     commands: Commands = field(default_factory=Commands)
     outbox: int = 0
     """Messages that wait for the control plane to take them."""
+    hindrance: str = ""
+    """Why it gave leadership back when it last was elected, and stands back for a while; "" if it could lead."""
     loop_tick_age: float = 0.0
     plugins: Mapping[str, str] = field(default_factory=dict)
     """Distribution and version by kind of plugin."""
@@ -115,17 +117,23 @@ class Snapshot:
             problems.append("still starting")
         elif self.role is Role.DRAINING:
             problems.append("draining: finishing commands before it stops")
-        elif self.role is Role.STANDBY and not self.election.store_up:
-            problems.append(_because("the election store does not answer", self.election.last_error))
-        elif self.role is Role.STANDBY and self.election.leader_frozen:
-            silence = f"{self.election.leader_silence:.0f} s"
-            problems.append(f"the leader {self.leader} has shown no sign of life for {silence}: it may be frozen")
+        elif self.role is Role.STANDBY:
+            problems += self._standby_problems()
         elif self.role is Role.LEADER:
             if not self.link.connected:
                 problems.append(_because("no connection to the control plane", self.link.last_error))
             if not self.engine.up:
                 problems.append(_because("the container engine does not answer", self.engine.last_error))
         return problems
+
+    def _standby_problems(self) -> Iterator[str]:
+        if not self.election.store_up:
+            yield _because("the election store does not answer", self.election.last_error)
+        elif self.election.leader_frozen:
+            silence = f"{self.election.leader_silence:.0f} s"
+            yield f"the leader {self.leader} has shown no sign of life for {silence}: it may be frozen"
+        if self.hindrance:
+            yield f"cannot lead: {self.hindrance}"
 
 
 def _because(what: str, error: str) -> str:

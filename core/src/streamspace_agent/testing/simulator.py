@@ -49,6 +49,7 @@ class Simulated:
         """The main loop stands still: no sign of life, no reaction."""
         self.alive = True
         self.hold_off = 0.0
+        self.firm = False
         self._world = world
         world.births += 1
         nonce = f"{name}-{world.births}"
@@ -95,7 +96,7 @@ class Simulated:
                 self._world.stopped(self)
                 self.lease = None
             await self._unblocked()
-            await self.replica.resign(lease, "asked to", hold_off=self.hold_off)
+            await self.replica.resign(lease, "asked to", hold_off=self.hold_off, firm=self.firm)
             self.lease = None
 
     async def _beat(self) -> None:
