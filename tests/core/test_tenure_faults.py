@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from streamspace_agent import dispatcher, protocol
-from streamspace_agent.journal import Message
+from streamspace_agent.journal import JournalError, Message
 from streamspace_agent.outbox import encode
 from streamspace_agent.runtime import Leftover, Session, SessionState
 from tests.core.memory_driver import AGENT
@@ -271,3 +271,28 @@ async def test_an_interrupted_command_that_is_given_up_is_cleaned_up(plane, lead
         assert (await plane.wait_command(command, "failed"))["error"].startswith("interrupted: the agent ended 3 times")
         assert ("stop", "a") in driver.calls
         await plane.wait_session("a", state="terminated")
+
+
+async def test_a_journal_that_is_damaged_while_it_is_used_ends_the_tenure_and_is_mended_by_the_next(
+    plane, lead, driver, caplog
+):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+        await until(lambda: running.tenure.outbox.waiting == 0)
+        journal = running.tenure._journal
+        for statement in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):
+            journal._db.execute(f"PRAGMA {statement}")
+        page = journal._db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'open_commands'").fetchone()[0]
+        journal._db.execute("PRAGMA shrink_memory")
+        with journal._path.open("r+b") as file:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
+        command = await plane.stop_session("a")
+        with pytest.raises(JournalError, match="it is broken .*the next leader takes over"):
+            await asyncio.wait_for(asyncio.shield(running.task), 10)
+        assert (await plane.command(command))["error"].startswith("journal_unavailable: STATE_DIR: ")
+    driver.queue = asyncio.Queue()
+    async with lead():
+        await until(lambda: "the journal is broken" in caplog.text)
+        await plane.wait_command(await plane.stop_session("a"))

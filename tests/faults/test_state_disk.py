@@ -1,9 +1,11 @@
 """The disk under STATE_DIR: full, read-only, or with a journal that is damaged. Nobody leads on it, nothing crashes, it heals."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -93,6 +95,26 @@ async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_
     assert "the journal is broken" in agent.log
     assert list(journal.parent.glob("journal.db.broken-*"))
     assert "Traceback" not in agent.log
+
+
+async def test_a_command_in_a_broken_journal_is_completed_once_all_the_same(
+    plane, agent, agent_id, manifest, tmp_path, until, outcomes
+):
+    command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=2))
+    await plane.wait_command(command, "ack")
+    await agent.kill()
+    journal = tmp_path / "state" / agent_id / "journal.db"
+    with contextlib.closing(sqlite3.connect(journal)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'open_commands'").fetchone()
+    with journal.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(os.urandom(4096))
+    await agent.start()
+    await until(lambda: "the journal is broken" in agent.log)
+    assert "all of it went into a new one, 1 open commands" in agent.log
+    await plane.wait_command(command, timeout=60)
+    assert (await outcomes())[command] == ["complete"]
+    assert await agent.terminate() == 0
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamspace_agent.errors import AgentError, LeaseLost
+from streamspace_agent.rescue import finish, rescue
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,24 @@ def _cannot(verb: str, path: Path, error: Exception) -> JournalError:
     return JournalError(f"STATE_DIR: cannot {verb} the journal {path}: {_cause(path, error)}")
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _damaged(error: Exception) -> bool:
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+
+
 _STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 def _cause(path: Path, error: Exception) -> str:
     """SQLite calls a full disk by many names, so the file system is asked."""
-    if not isinstance(error, OSError) and getattr(error, "sqlite_errorcode", 0) & 0xFF not in _STORAGE:
-        return str(error)
+    if _damaged(error):
+        return f"it is broken ({_line(error)}): the next leader takes over what can be read of it"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if not isinstance(error, OSError) and code not in _STORAGE:
+        return _line(error)
     text = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
@@ -64,6 +76,8 @@ def _cause(path: Path, error: Exception) -> str:
         return f"the file system of {folder} is read-only: remount it writable (dmesg tells whether a disk error made it so), or set STATE_DIR to another"
     if system.f_bavail * system.f_frsize < LEAST_ROOM or system.f_ffree == 0 < system.f_files:
         return f"the disk of {folder} is full: free some room on it, or set STATE_DIR to another"
+    if code == sqlite3.SQLITE_IOERR:
+        return f"{text}: look after the disk of {folder} (dmesg), or set STATE_DIR to another"
     return f"{text}: let the agent's user (id {os.geteuid()}) write there, or set STATE_DIR to a folder on a local disk"
 
 
@@ -93,6 +107,8 @@ class Journal:
         """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost."""
         self._epoch = epoch
         self._path = path
+        self.on_damage: Callable[[JournalError], None] = lambda _error: None
+        """Called when the file turns out to be damaged: only the next :class:`Journal` can mend it."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = self._open()
@@ -100,16 +116,14 @@ class Journal:
             raise _cannot("use", path, error) from error
 
     def _open(self) -> sqlite3.Connection:
+        finish(self._path)  # a rescue that its process did not live to finish
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if not _damaged(error):
                 raise
-            aside = self._path.with_name(f"{self._path.name}.broken-{int(time.time())}")
-            log.error("the journal is broken (%s): starting a new one, the old one is kept as %s", error, aside)  # noqa: TRY400 - the cause is known
-            self._path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            saved = rescue(self._path, _SCHEMA)
+            log.error("STATE_DIR: the journal is broken (%s): %s", _line(error), saved)  # noqa: TRY400 - the cause is known
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
@@ -149,7 +163,7 @@ class Journal:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise _cannot("write", self._path, error) from error
+            raise self._failed("write", error) from error
 
     def receive(self, command_id: str, action: str, payload: Mapping[str, Any]) -> Entry | None:
         """Remember a new command and its ``ack``. For one seen before, return what is known; its answer goes out again."""
@@ -188,7 +202,13 @@ class Journal:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise _cannot("read", self._path, error) from error
+            raise self._failed("read", error) from error
+
+    def _failed(self, verb: str, error: sqlite3.Error) -> JournalError:
+        failure = _cannot(verb, self._path, error)
+        if _damaged(error):
+            self.on_damage(failure)
+        return failure
 
     def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
         row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()

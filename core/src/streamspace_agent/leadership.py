@@ -141,11 +141,16 @@ class Leadership:
         self.gave_up = False
         """It ended for want of a link: another replica may have one."""
         self._shutdown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._damage: asyncio.Future[JournalError] = asyncio.get_running_loop().create_future()
+        self._journal.on_damage = self._journal_damaged
 
     # The tenure
 
     async def run(self) -> str:
-        """Lead until the lease ends, or :meth:`shut_down` is called and everything is handed over. Returns why."""
+        """Lead until the lease ends, or :meth:`shut_down` is called and everything is handed over. Returns why.
+
+        Raises JournalError where the journal is of no more use.
+        """
         self._driver.guard = self.lease.require
         self.dispatcher.recover(self._journal.open_commands())
         tasks = [
@@ -160,13 +165,15 @@ class Leadership:
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
         try:
-            await asyncio.wait({*tasks, ended, self._shutdown}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*tasks, ended, self._shutdown, self._damage}, return_when=asyncio.FIRST_COMPLETED)
             if self._shutdown.done() and not ended.done() and self.lease.valid():
                 tasks.append(self._task(self._hand_over(), "drain"))
                 await asyncio.wait({ended, tasks[-1]}, return_when=asyncio.FIRST_COMPLETED)
                 return self._shutdown.result()
             if ended.done():
                 return ended.result()
+            if self._damage.done():
+                raise self._damage.result()
             for task in tasks:
                 if task.done():
                     task.result()  # raises what ended it: Refused, JournalError, a fault of ours
@@ -192,6 +199,10 @@ class Leadership:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.tunnels.aclose()
         self._journal.close()
+
+    def _journal_damaged(self, error: JournalError) -> None:
+        if not self._damage.done():
+            self._damage.set_result(error)
 
     def shut_down(self, reason: str) -> None:
         """Begin to hand over: drain, report draining, then let :meth:`run` return."""

@@ -1,0 +1,111 @@
+"""What is taken over of a journal that is damaged. The damaged file is kept, and no step of this loses what the one before had saved.
+
+Rows that can be read go into a new file beside it, which gets its final name only when it is whole. Only then the damaged one
+steps aside, with its write-ahead log; a process that dies in between leaves that to the next.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_TABLES = {
+    "tenure": ("one", "epoch"),
+    "sessions": ("id",),
+    "commands": ("seq", "id", "action", "payload", "received", "attempts", "answer_type", "answer"),
+    "outbox": ("seq", "type", "payload"),
+}
+_JSON = {"payload", "answer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    open_commands: int
+    messages: int
+    whole: bool
+    """Nothing was found unreadable."""
+    kept: Path
+
+    def __str__(self) -> str:
+        much = "all" if self.whole else "what could be read"
+        lost = (
+            ""
+            if self.whole
+            else "; a command that the control plane shows as acknowledged for long has to be given again"
+        )
+        return f"{much} of it went into a new one, {self.open_commands} open commands and {self.messages} undelivered messages among it; the broken one is kept as {self.kept}{lost}"
+
+
+def rescue(path: Path, schema: str) -> Saved:
+    """Put a new journal in the damaged one's place. Raises OSError, sqlite3.Error; then the damaged one is still there."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(sqlite3.connect(unfinished, isolation_level=None)) as new:
+        new.executescript(schema)
+        new.execute("BEGIN")
+        copied = [_copy(path, new, table) for table in _TABLES]
+        new.execute("COMMIT")
+        (commands,) = new.execute("SELECT count(*) FROM commands WHERE answer_type IS NULL").fetchone()
+        (messages,) = new.execute("SELECT count(*) FROM outbox").fetchone()
+    unfinished.rename(_rescued(path))
+    return Saved(commands, messages, all(copied), finish(path))
+
+
+def finish(path: Path) -> Path:
+    """Let a rescued journal take the damaged one's place, which steps aside under the name returned. Without one nothing happens."""
+    aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
+    if _rescued(path).exists():
+        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # only an index of the log
+        for suffix in ("-wal", ""):  # the log first: left behind, it would be taken for the new file's
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        _rescued(path).rename(path)
+    return aside
+
+
+def _rescued(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rescued")
+
+
+def _copy(path: Path, new: sqlite3.Connection, table: str) -> bool:
+    """True when every row could be read. From both ends, so that one bad page costs no more than its own rows."""
+    columns = _TABLES[table]
+    insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of ours
+    whole = True
+    for order in ("ASC", "DESC"):
+        try:
+            for row in _rows(path, table, order):
+                if _sound(dict(zip(columns, row, strict=True))):
+                    new.execute(insert, row)
+                else:
+                    whole = False
+            break
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+                raise  # it may be read, or the new one written, another time
+            whole = False
+    return whole
+
+
+def _rows(path: Path, table: str, order: str) -> Iterator[tuple[object, ...]]:
+    # Read only: nothing is moved from the log into the damaged file.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as old:
+        yield from old.execute(f"SELECT {', '.join(_TABLES[table])} FROM {table} ORDER BY rowid {order}")  # noqa: S608 - as above
+
+
+def _sound(row: dict[str, object]) -> bool:
+    for name in _JSON & row.keys():
+        text = row[name]
+        if text is None and name == "answer":
+            continue
+        try:
+            if not isinstance(text, str) or not isinstance(json.loads(text), dict):
+                return False
+        except ValueError:
+            return False
+    return True
