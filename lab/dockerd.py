@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from lab import apt, host, process
-from lab.say import LabError
+from lab.say import LabError, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,8 +152,9 @@ class PrivateEngine:
         """The bridge and addresses, where they must not collide with those of others."""
         if self.namespace:
             return []
-        block = self._block()
-        self._make_bridge(block)
+        with host.addresses_lock():
+            block = self._block()
+            self._make_bridge(block)
         # Small networks: Docker's own pools run out at about 31.
         return [f"--bridge={self.bridge}", f"--default-address-pool=base={next(block.subnets())},size=24"]
 
@@ -164,13 +165,40 @@ class PrivateEngine:
             note.unlink()
 
     def _block(self) -> ipaddress.IPv4Network:
-        """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half."""
+        """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half.
+
+        Kept over restarts, since its networks have addresses of it, unless somebody else took it while this engine was down.
+        """
         note = self.directory / "addresses"
+        taken = host.in_use(self._is_mine)
         if note.exists():
-            return ipaddress.IPv4Network(note.read_text().strip())
-        block = host.free_block()
+            block = ipaddress.IPv4Network(note.read_text().strip())
+            if not any(block.overlaps(network) for network in taken):
+                return block
+            say(
+                f"{block} is in use by somebody else: the engine in {self.directory} gets other addresses, without the networks made in it"
+            )
+            self._forget_networks()
+        block = host.free_block(self.directory, taken)
         note.write_text(f"{block}\n")
         return block
+
+    def _is_mine(self, link: str) -> bool:
+        """What dockerd keeps of its networks holds their ids, which name their bridges, and the names of other links."""
+        if link == self.bridge:
+            return True
+        store = self._networks / "files/local-kv.db"
+        return bool(link) and store.exists() and link.removeprefix("br-").encode() in store.read_bytes()
+
+    def _forget_networks(self) -> None:
+        for link in host.links():
+            if link == self.bridge or (link.startswith("br-") and self._is_mine(link)):
+                host.delete_link(link)
+        shutil.rmtree(self._networks, ignore_errors=True)
+
+    @property
+    def _networks(self) -> Path:
+        return self.directory / "data/network"
 
     def _make_bridge(self, block: ipaddress.IPv4Network) -> None:
         """A bridge that dockerd did not make is one that no dockerd deletes."""

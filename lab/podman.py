@@ -99,7 +99,7 @@ class Podman:
         """Podman's own default network and its bridge belong to the machine's other users."""
         config = self.folder / "containers.conf"
         config.write_text(_CONFIG.format(folder=self.folder))
-        subnet = next(host.free_block().subnets(new_prefix=24))
+        subnet = next(host.free_block(self.folder, host.in_use()).subnets(new_prefix=24))
         self._run("network", "create", "--disable-dns", f"--subnet={subnet}", self._network)
         with config.open("a") as file:
             file.write(_DEFAULT_NETWORK.format(name=self._network))
