@@ -5,10 +5,15 @@ import uuid
 from pathlib import Path
 
 import docker
+import hypothesis
 import pytest
 
 from lab.engine import MainEngine
 from lab.images import Images
+
+# How fast examples are made and run tells of the machine, which others use as well, and of nothing under test.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

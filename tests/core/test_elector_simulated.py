@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from streamspace_agent.election import Guarantee, Timing
@@ -486,12 +486,7 @@ def heal(replica):
         replica.link.request = replica.link.reply = 0.0005
 
 
-@settings(
-    max_examples=100,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(NEMESIS)
 def test_no_sequence_of_faults_makes_two_leaders_or_leaves_none_behind(attacks):
     simulate(lambda world: harass(world, attacks))
