@@ -39,7 +39,8 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
             print(host or "no engine runs")
             return 0 if host else 1
         case ["images", *names] if names:
-            build(engine.up(), engine, names)
+            for tag in build(engine.up(), engine, names):
+                print(tag)
         case ["agent-image"]:
             publish(engine.up(), engine)
         case ["binary"]:
@@ -61,12 +62,11 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def build(host: str, engine: MainEngine, names: list[str]) -> None:
+def build(host: str, engine: MainEngine, names: list[str]) -> list[str]:
     from lab.images import Images  # noqa: PLC0415  # needs the environment, the engine commands do not
 
     with Images(host, engine.state) as images:
-        for name in names:
-            print(images.ensure(name))
+        return [images.ensure(name) for name in names]
 
 
 def publish(host: str, engine: MainEngine) -> None:
@@ -82,7 +82,12 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
     """Run pytest with all it needs; LAB_KEEP=0 stops an engine that was started for it."""
     apt.require("redis-server", "docker-compose")
     with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
+        say(f"the Docker engine at {host} answers; looking after the images that the tests run")
         build(host, engine, ["desktop", "tiny", "python", "redis", "systemd"])
+        say(
+            f"running the tests, {WORKERS[1]} files at a time on {os.cpu_count()} processors: this takes patience. "
+            "Each line of dots ends with the part that is done; it may stand still for minutes"
+        )
         # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
         with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
             pytest = [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t"]

@@ -35,7 +35,7 @@ if ! good "$venv/bin/python" || ! "$venv/bin/python" -c 'import pip' 2>/dev/null
 fi
 
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
-say "installing the development tools"
+say "installing the development tools (this and the next step: about a minute)"
 pip install -c constraints.txt --upgrade pip # dependency groups need a newer pip than some Pythons bring
 pip install -c constraints.txt --group dev
 
