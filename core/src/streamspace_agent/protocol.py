@@ -171,7 +171,7 @@ def started(session: Session) -> dict[str, Any]:
     }
 
 
-def vnc_data(session_id: str, data: bytes) -> bytes:
+def vnc_data(session_id: str, data: bytes | memoryview) -> bytes:
     """The frame of one ``vnc_data`` message, in UTF-8. Written by hand: JSON would only look for what base64 never holds."""
     head = f'{{"type":"vnc_data","timestamp":"{timestamp()}","payload":{{"sessionId":{json.dumps(session_id)},"data":"'
     frame = b"".join((head.encode(), pybase64.b64encode(data), b'"}}'))

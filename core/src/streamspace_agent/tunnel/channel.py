@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget
+from streamspace_agent.tunnel.pace import Budget
 from streamspace_agent.tunnel.rfb import ClientStream, Said
+from streamspace_agent.tunnel.stream import HEAD, Stream
 
 BACKLOG = 512 * 1024
 """Bytes from the viewer that wait for the server before the next are held up."""
@@ -44,7 +45,7 @@ class Channel:
     def __init__(
         self,
         session_id: str,
-        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        stream: Stream,
         greeting: bytes,
         *,
         budget: Budget,
@@ -58,49 +59,35 @@ class Channel:
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.last_sign = clock.now()
         """When the viewer last showed that it reads."""
-        self._reader, self._writer = streams
+        self._stream = stream
         self._budget = budget
         self._offer = offer
         self._clock = clock
         self._viewer = ClientStream()
-        self._head = bytearray(greeting)
-        self._out = bytearray()
         self._unread = [0, 0]
-        self._eof = ""
-        self._room = asyncio.Event()
-        self._pull = asyncio.create_task(self._read(), name=f"tunnel {session_id} reader")
+        stream.arrived = self._arrived
+        self._arrived()
 
     # From the server to the viewer
 
-    async def _read(self) -> None:
-        eof = "the session's server closed the connection"
-        try:
-            while data := await self._reader.read(MAX_CHUNK):
-                if len(self._head) < 16:
-                    self._head += data[: 16 - len(self._head)]
-                    self._viewer.server_head = bytes(self._head)
-                self._out += data
-                self._offer_if_any()
-                while len(self._out) >= MAX_CHUNK or not self.answered:
-                    self._room.clear()
-                    await self._room.wait()
-        except OSError as error:
-            eof = f"the connection to the session's server broke: {error}"
-        self._eof = eof
+    def _arrived(self) -> None:
+        if len(self._viewer.server_head) < HEAD:
+            self._viewer.server_head = (self.greeting + self._stream.head)[:HEAD]
+        self._offer_if_any()
         self._ended_by_server()
 
     def _ended_by_server(self) -> None:
-        if self._eof and (not self._out or not self.answered):
-            self.end(End.SERVER, self._eof)
+        if self._stream.ended and (not self._stream.waiting or not self.answered):
+            self.end(End.SERVER, self._stream.ended)
 
     def _offer_if_any(self) -> None:
-        if self._out and self.answered and not self.ended.done():
+        if self.waiting:
             self._offer(self)
 
     @property
     def waiting(self) -> int:
         """Bytes that wait to be sent to the viewer."""
-        return len(self._out) if self.answered and not self.ended.done() else 0
+        return self._stream.waiting if self.answered and not self.ended.done() else 0
 
     @property
     def unread(self) -> int:
@@ -116,13 +103,11 @@ class Channel:
         self._unread[1] += 1
         self._budget.used += 1
 
-    def take(self, limit: int) -> bytes:
-        """The next bytes for a message, at most ``limit``; counted as sent."""
-        data = bytes(memoryview(self._out)[:limit])
-        del self._out[: len(data)]
+    def take(self, limit: int) -> memoryview:
+        """The next bytes for a message, at most ``limit``; counted as sent. Good until control goes back to the event loop."""
+        data = self._stream.take(limit)
         self._unread[1] += 1
         self._budget.used += 1
-        self._room.set()
         self._ended_by_server()
         return data
 
@@ -136,33 +121,28 @@ class Channel:
     def received(self, data: bytes) -> Said:
         """Pass the viewer's bytes on; returns what they showed."""
         said = self._viewer.feed(data)
-        if not self._eof:
-            self._writer.write(data)
+        self._stream.write(data)
         if Said.READ in said:
             # What it asks for now comes after an earlier update, which it has: but perhaps not yet all of the latest.
             self._budget.used -= self._unread[0]
             self._unread = [self._unread[1], 0]
             self.last_sign = self._clock.now()
-        if not self.answered:
-            self.answered = True
-            self._room.set()
+        self.answered = True
         self._offer_if_any()
         return said
 
     async def drained(self) -> None:
         """Wait while the server is far behind; one that takes nothing ends the channel."""
-        backlog = self._writer.transport.get_write_buffer_size
-        before = backlog()
-        while before > BACKLOG and not self.ended.done():
+        stream = self._stream
+        before = stream.backlog
+        while before > BACKLOG and not stream.ended and not self.ended.done():
             try:
                 async with asyncio.timeout(BACKLOG_PATIENCE):
-                    await self._writer.drain()
+                    await stream.drained()
             except TimeoutError:
-                if backlog() >= before:
+                if stream.backlog >= before:
                     self.end(End.BROKEN, "the session's server does not take the viewer's input")
-            except OSError as error:
-                self.end(End.BROKEN, f"the connection to the session's server broke: {error}")
-            before = backlog()
+            before = stream.backlog
 
     # The end
 
@@ -179,9 +159,7 @@ class Channel:
         if not self.ended.done():
             self.ended.set_result(Ended(how, why))
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self.end(End.BROKEN, "closed")
         self.forget_sent()
-        self._pull.cancel()
-        await asyncio.gather(self._pull, return_exceptions=True)
-        self._writer.transport.abort()
+        self._stream.abort()

@@ -31,14 +31,15 @@ class Window:
     LARGEST = 4 * 1024**2
     FLOOR_LASTS = 30.0
     """Seconds after which the fastest pong is measured anew: routes change. The window is all but closed for that."""
-    PROBE_EVERY = 128 * 1024
-    """Bytes between two pings."""
+    PROBE_EVERY = 0.001
+    """Seconds between two pings, at the pace that the last pong showed: they cost both sides nearly as much as a message does."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.size = 512 * 1024
         self.in_flight = 0
         self._unprobed = 0
+        self._probe_size = self.SMALLEST
         self._used_up = False
         self._floor = float("inf")
         self._floor_since = clock.now()
@@ -50,7 +51,7 @@ class Window:
 
     @property
     def open(self) -> bool:
-        if self.in_flight < self.size:
+        if self.in_flight < self.size or self.in_flight == self._unprobed:  # with no pong to come, a message brings one
             return True
         self._used_up = True
         return False
@@ -59,7 +60,7 @@ class Window:
         """Count a message. Returns how many bytes a ping sent now would vouch for; 0 when none is needed."""
         self.in_flight += size
         self._unprobed += size
-        if self._unprobed < min(self.PROBE_EVERY, self.size):
+        if self._unprobed < self._probe_size:
             return 0
         probe, self._unprobed = self._unprobed, 0
         return probe
@@ -68,6 +69,7 @@ class Window:
         """The pong for ``probe`` bytes came ``latency`` seconds after its ping."""
         now = self._clock.now()
         self.in_flight -= probe
+        self._probe_size = max(self.SMALLEST, min(self.size // 4, int(self.size * self.PROBE_EVERY / latency)))
         if self._size_before:
             if not self._drained and self.in_flight <= self.SMALLEST:
                 self._drained = now

@@ -13,6 +13,7 @@ from streamspace_agent.errors import LeaseLost
 from streamspace_agent.link import LinkDown
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.pace import Budget, Window, chunk
+from streamspace_agent.tunnel.stream import Buffers
 
 
 class Carrier(Protocol):
@@ -39,6 +40,7 @@ class Pump:
     def __init__(self, require_lease: Callable[[], None], told: Callable[[], Awaitable[None]], clock: Clock) -> None:
         """``told`` returns once the states that wait for the control plane have reached it."""
         self.budget = Budget()
+        self.buffers = Buffers()
         self._require_lease = require_lease
         self._told = told
         self._clock = clock

@@ -13,10 +13,11 @@ from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE, Said
+from streamspace_agent.tunnel.stream import Stream, Streams
 
 log = logging.getLogger(__name__)
 
-Connect = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+Connect = Callable[[str, int], Awaitable[Streams]]
 
 GREETING_TIMEOUT = 10.0
 """Seconds for a connection to the session and its server's greeting."""
@@ -157,7 +158,7 @@ class Tunnel:
         finally:
             self.working = False
             if (last := spare or self._channel) is not None:
-                await last.aclose()
+                last.close()
 
     @staticmethod
     def _reusable(channel: Channel, ended: Ended) -> bool:
@@ -172,6 +173,7 @@ class Tunnel:
                 async with asyncio.timeout(GREETING_TIMEOUT):
                     streams = await self._connect(session.session_id, session.port)
                     greeting = b"" if self._silent else await _greeting(*streams)
+                    stream = await Stream.over(streams, self._pump.buffers)
             except LeaseLost:
                 raise
             except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
@@ -180,7 +182,7 @@ class Tunnel:
                 self.working = True
                 return Channel(
                     session.session_id,
-                    streams,
+                    stream,
                     greeting,
                     budget=self._pump.budget,
                     offer=self._pump.offer,
@@ -272,7 +274,7 @@ class Tunnel:
 
     async def _conclude(self, channel: Channel, ended: Ended) -> None:
         unfinished = ended.how is End.BROKEN or (channel.answered and ended.how is not End.LEFT)
-        await channel.aclose()
+        channel.close()
         self._pump.released()
         if not unfinished:
             return

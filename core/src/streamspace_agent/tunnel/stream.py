@@ -1,0 +1,155 @@
+"""One connection to a session's server, read into one buffer: what arrived is encoded from where it lies."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Self, cast
+
+from streamspace_agent.tunnel.pace import MAX_CHUNK
+
+SIZE = MAX_CHUNK
+"""Bytes read ahead of what has been taken, and no more."""
+HEAD = 16
+CLOSED = "the session's server closed the connection"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Buffers:
+    """Lent to connections for as long as they hold bytes: hundreds of idle ones need none."""
+
+    SPARE = 4
+
+    def __init__(self) -> None:
+        self._spare: list[memoryview] = []
+
+    def lend(self) -> memoryview:
+        return self._spare.pop() if self._spare else memoryview(bytearray(SIZE))
+
+    def give_back(self, buffer: memoryview) -> None:
+        if len(self._spare) < self.SPARE and len(buffer) == SIZE:
+            self._spare.append(buffer)
+
+
+class Stream(asyncio.BufferedProtocol):
+    """Takes a connection over from the pair of :mod:`asyncio` streams that it came as; made by :meth:`over`."""
+
+    def __init__(self, streams: Streams, buffers: Buffers, held: bytearray) -> None:
+        self.arrived: Callable[[], None] = lambda: None
+        """Called when there are more bytes, and when there will be none any more."""
+        self.ended = ""
+        """Why there will be no more bytes than those that wait."""
+        self.head = bytes(held[:HEAD])
+        """The first bytes that arrived, up to 16."""
+        self._streams = streams  # a writer that is forgotten closes its connection
+        self._transport = _transport(streams)
+        self._buffers = buffers
+        self._buffer: memoryview | None = memoryview(held) if held else None
+        self._start, self._end = 0, len(held)
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @classmethod
+    async def over(cls, streams: Streams, buffers: Buffers) -> Self:
+        """Raises OSError where the connection has broken already."""
+        reader, transport = streams[0], _transport(streams)
+        held, ended = bytearray(), False
+        try:
+            while not ended:
+                transport.pause_reading()  # again: the reader resumes by itself when it has been emptied
+                async with asyncio.timeout(0):  # only what is there
+                    held += (data := await reader.read(SIZE))
+                    ended = not data
+        except TimeoutError:
+            pass
+        except BaseException:
+            transport.abort()
+            raise
+        stream = cls(streams, buffers, held)
+        transport.set_protocol(stream)
+        if ended or transport.is_closing():
+            stream.ended = CLOSED
+        elif not held:
+            transport.resume_reading()
+        return stream
+
+    # What the server says
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that arrived and have not been taken."""
+        return self._end - self._start
+
+    def take(self, limit: int) -> memoryview:
+        """The next bytes, at most ``limit``; they stay what they are until control goes back to the event loop."""
+        if self._buffer is None:
+            return memoryview(b"")
+        end = min(self._end, self._start + limit)
+        taken = self._buffer[self._start : end]
+        self._start = end
+        if end == self._end:
+            full = end == len(self._buffer)
+            self._release()
+            if full and not self.ended:
+                self._transport.resume_reading()
+        return taken
+
+    def _release(self) -> None:
+        if self._buffer is not None:
+            self._buffers.give_back(self._buffer)
+        self._buffer, self._start, self._end = None, 0, 0
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio knows no size
+        if self._buffer is None:
+            self._buffer = self._buffers.lend()
+        return self._buffer[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        assert self._buffer is not None
+        end = self._end + nbytes
+        if len(self.head) < HEAD:
+            self.head += self._buffer[self._end : end][: HEAD - len(self.head)]
+        self._end = end
+        if end == len(self._buffer):
+            self._transport.pause_reading()
+        self.arrived()
+
+    def eof_received(self) -> None:
+        self._end_with(CLOSED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
+        self._end_with(f"the connection to the session's server broke: {exc}" if exc else CLOSED)
+
+    def _end_with(self, why: str) -> None:
+        if not self.ended:
+            self.ended = why
+            self.arrived()
+
+    # What the viewer says
+
+    @property
+    def backlog(self) -> int:
+        """Bytes written that the server has not taken."""
+        return self._transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        if not self.ended:
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def drained(self) -> None:
+        """Wait until the server has taken most of what was written, or is gone."""
+        await self._writable.wait()
+
+    def abort(self) -> None:
+        self._release()
+        self._transport.abort()
+
+
+def _transport(streams: Streams) -> asyncio.Transport:
+    return cast("asyncio.Transport", streams[1].transport)
