@@ -60,7 +60,7 @@ def test_however_many_viewers_stop_reading_the_queue_never_fills_and_one_that_re
 def test_one_viewer_alone_may_be_behind_by_the_largest_update_there_is():
     budget, unread, total = Budget(), 0, 0
     while budget.allows(unread):
-        total += chunk(unread)
+        total += chunk(unread, Window.SMALLEST)
         unread += 1
         budget.used += 1
     assert total > 3840 * 2160 * 4

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from streamspace_agent import __version__, health, logs, plugins
+from streamspace_agent import __version__, health, heap, logs, plugins
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
 from streamspace_agent.elector import Elector
@@ -53,6 +53,7 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> int:
 
     A second signal ends the process at once. Raises AgentError for what ends it otherwise.
     """
+    heap.keep()
     agent = Agent(settings, environ)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

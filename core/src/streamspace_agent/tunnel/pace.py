@@ -4,17 +4,21 @@ from streamspace_agent.elector.clock import Clock
 
 MAX_CHUNK = 380 * 1024
 """VNC bytes of the largest message: with base64 and the envelope just under the control plane's limit of 512 KiB."""
-CHUNK = 96 * 1024
-"""VNC bytes of a message as long as the viewer keeps up: measured best, since what is handled fits the processor's caches."""
+CHUNK = MAX_CHUNK // 2
+"""VNC bytes of a message as long as the viewer keeps up: larger ones are not cheaper, they only hold others up for longer."""
+SMALL_CHUNK = 64 * 1024
 KEEPS_UP = 32
 """Unread messages from which on they are made as large as may be: a viewer behind shall need few places in the queue, and the
 largest update there is (4K, uncompressed) must fit into what may be unread.
 """
 
 
-def chunk(unread: int) -> int:
-    """VNC bytes that the next message to a viewer may hold that has so many unread."""
-    return CHUNK if unread < KEEPS_UP else MAX_CHUNK
+def chunk(unread: int, window: int) -> int:
+    """VNC bytes that the next message to a viewer may hold that has so many unread.
+
+    A message that has begun holds up all others: where little may be on its way it shall be no more than a quarter of that.
+    """
+    return MAX_CHUNK if unread >= KEEPS_UP else max(SMALL_CHUNK, min(CHUNK, window // 4))
 
 
 class Window:

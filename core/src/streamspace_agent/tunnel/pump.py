@@ -145,7 +145,7 @@ class Pump:
         return None
 
     async def _send(self, carrier: Carrier, channel: Channel) -> None:
-        data = channel.take(chunk(channel.unread))
+        data = channel.take(chunk(channel.unread, self._window.size))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
         if channel.waiting:
