@@ -5,6 +5,7 @@ Prints the MB/s of VNC bytes of each connection that brought enough.
 
 import base64
 import json
+import socket
 import sys
 import time
 
@@ -33,29 +34,29 @@ async def register(request):
     return JSONResponse({"id": "1", "agentId": "sink", "status": "online"}, 201)
 
 
-async def connect(socket):
+async def connect(agent):
     """Tells an agent that says hello to start a session, then speaks as its viewer."""
-    await socket.accept()
-    start = json.loads(socket.scope["app"].state.start)
+    await agent.accept()
+    start = json.loads(agent.app.state.start)
     session_id, taken, asking = start["payload"]["sessionId"], 0, False
-    async for text in socket.iter_text():
+    async for text in agent.iter_text():
         if text.startswith('{"type":"vnc_data"'):
             before, taken = taken, taken + len(text) * 3 // 4
             if before < WARM_UP <= taken:
                 first, began = taken, time.perf_counter()
-            if before < WARM_UP + socket.app.state.measured <= taken:
+            if before < WARM_UP + agent.app.state.measured <= taken:
                 print((taken - first) / 1e6 / (time.perf_counter() - began), flush=True)
             for _ in range(taken // REQUEST_EVERY - before // REQUEST_EVERY if asking else 0):
-                await socket.send_text(vnc(session_id, REQUEST))
+                await agent.send_text(vnc(session_id, REQUEST))
             continue
         message = json.loads(text)
         if message["type"] == "heartbeat":
-            await socket.send_text(say("command", commandId="1", action=start["action"], payload=start["payload"]))
+            await agent.send_text(say("command", commandId="1", action=start["action"], payload=start["payload"]))
         elif message["type"] == "vnc_ready":
             asking = True
-            await socket.send_text(vnc(session_id, HELLO))
+            await agent.send_text(vnc(session_id, HELLO))
             for _ in range(4):
-                await socket.send_text(vnc(session_id, REQUEST))
+                await agent.send_text(vnc(session_id, REQUEST))
 
 
 def main(port, measured, start):
@@ -66,15 +67,18 @@ def main(port, measured, start):
         ]
     )
     app.state.start, app.state.measured = start, measured
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        port=port,
         ws="websockets-sansio",
         ws_max_size=524_288,
         ws_per_message_deflate=False,
         ws_ping_interval=None,
         log_level="error",
     )
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so that asyncio sets TCP_NODELAY
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    uvicorn.Server(config).run([listener])
 
 
 if __name__ == "__main__":

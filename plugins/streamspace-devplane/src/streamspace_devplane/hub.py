@@ -8,6 +8,8 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 
+import pybase64
+
 from streamspace_devplane import envelopes
 from streamspace_devplane.envelopes import Envelope
 from streamspace_devplane.faults import Faults
@@ -158,14 +160,19 @@ class Hub:
 
     def _vnc_data(self, link: Link, payload: Row) -> None:
         session_id, data = payload.get("sessionId"), payload.get("data")
-        if not isinstance(session_id, str) or not isinstance(data, str):
+        if not isinstance(session_id, str) or not isinstance(data, str | bytes):
             self.counters["badEnvelope"] += 1
             return
         self.counters["vncMessages"] += 1
-        self.counters["vncBase64Bytes"] += len(data)
+        self.counters["vncBase64Bytes"] += len(data) if isinstance(data, str) else envelopes.coded_length(data)
         if self.settings.log_vnc_data:
             self.store.log(link.agent_id, "from_agent", "vnc_data", envelopes.shown("vnc_data", payload))
-        link.viewers.offer(session_id, data)
+        try:
+            raw = pybase64.b64decode(data, validate=True) if isinstance(data, str) else data
+        except ValueError:
+            self.counters["vncNotBase64"] += 1
+        else:
+            link.viewers.offer(session_id, raw)
 
     def _heartbeat(self, link: Link, payload: Row) -> None:
         link.last_heartbeat = time.monotonic()

@@ -104,7 +104,9 @@ class DevPlane(PlaneClient):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With Nagle's algorithm a pong waits up to 40 ms for an acknowledgement. A Go server switches it off, and so does
+    # asyncio, but only on sockets that were made with their protocol named.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
     return listener

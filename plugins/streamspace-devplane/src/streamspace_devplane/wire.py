@@ -9,6 +9,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from streamspace_devplane import envelopes
 
 SCOPE_KEY = "streamspace.wire"
 PONG = "streamspace.pong"
@@ -90,6 +93,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """
         self.wire.last_sign = self.loop.time()
         self.queue.put_nowait({"type": PONG, "bytes": b"".join(self.conn.data_to_send())})  # type: ignore[typeddict-item]
+
+    def handle_text(self, event: Frame) -> None:
+        """Screens stay bytes: nobody needs them as text, and what is read of them is checked there."""
+        if event.fin and event.data[: len(envelopes.VNC_DATA)] == envelopes.VNC_DATA:
+            self.handle_bytes(event)
+        else:
+            super().handle_text(event)
 
     def handle_pong(self, event: Any) -> None:
         self.wire.last_sign = self.loop.time()
