@@ -64,3 +64,40 @@ def test_one_viewer_alone_may_be_behind_by_the_largest_update_there_is():
         unread += 1
         budget.used += 1
     assert total > 3840 * 2160 * 4
+
+
+def test_a_window_that_shrinks_below_what_no_pong_will_tell_of_goes_on():
+    time = Time()
+    window, probes = Window(time), []
+    for latency in [0.0001] * 200 + [0.5] * 40:
+        sent = 0
+        while window.open:
+            sent += 1
+            assert sent < 200
+            if probe := window.sent(CHUNK // 3):
+                probes.append(probe)
+        assert probes, "nothing that is on its way will open the window again"
+        time.seconds += latency
+        window.answered(probes.pop(0), latency)
+    assert window.size == Window.SMALLEST
+    assert window.in_flight <= 2 * Window.SMALLEST
+
+
+def test_pings_are_few_on_a_fast_way():
+    time, probes, pings = Time(), [], 0
+    window = Window(time)
+    while time.seconds < 105:
+        while window.open:
+            if probe := window.sent(CHUNK):
+                probes.append(probe)
+                pings += 1
+        probe = probes.pop(0)
+        time.seconds += probe / 500e6
+        window.answered(probe, window.in_flight / 500e6 + 0.0001)
+    assert pings / (time.seconds - 100) < 1_500
+
+
+def test_messages_are_small_where_the_way_is_narrow_unless_the_viewer_is_behind():
+    assert chunk(0, Window.SMALLEST) <= Window.SMALLEST / 2
+    assert chunk(0, Window.LARGEST) == CHUNK
+    assert chunk(100, Window.SMALLEST) == 2 * CHUNK
