@@ -290,6 +290,21 @@ async def test_a_viewer_that_stops_reading_is_closed_and_nothing_is_dropped(plan
     await other.die()
 
 
+async def test_an_update_in_a_thousand_pieces_reaches_a_viewer_that_asks_for_the_next_only_after_it(
+    plane, lead, server
+):
+    server.update, server.pieces = 1000 * 1000, 1000
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+            for _ in range(2):
+                await one.say(REQUEST)
+                await one.read(server.update)
+        assert await errors(plane) == []
+    assert (await counters(plane))["vncMessages"] < 2 * 120
+
+
 async def test_a_server_that_reads_nothing_ends_its_viewer_and_nothing_else_waits_for_it(plane, lead, driver, server):
     server.deaf = True
     other = driver.servers["s2"] = await VncServer().start()

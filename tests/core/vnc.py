@@ -28,6 +28,8 @@ class VncServer:
         """Read nothing once the handshake is over."""
         self.flood = False
         """Answer the first request with an endless stream."""
+        self.pieces = 1
+        """An update comes in so many pieces, a millisecond apart."""
         self.block = bytes(range(256)) * 4096
 
     async def start(self):
@@ -68,7 +70,9 @@ class VncServer:
             kind = await reader.readexactly(1)
             if kind == b"\x03":
                 await reader.readexactly(9)
-                await self._send(writer, self.update)
+                for _ in range(self.pieces):
+                    await self._send(writer, self.update // self.pieces)
+                    await asyncio.sleep(0.001 * (self.pieces > 1))
                 while self.flood:
                     await self._send(writer, self.update)
             elif kind == b"\x04":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.tunnel.pace import Budget
+from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget, hold
 from streamspace_agent.tunnel.rfb import ClientStream, Said
 from streamspace_agent.tunnel.stream import HEAD, Stream
 
@@ -65,6 +65,7 @@ class Channel:
         self._clock = clock
         self._viewer = ClientStream()
         self._unread = [0, 0]
+        self._last_sent = clock.now()
         stream.arrived = self._arrived
         self._arrived()
 
@@ -98,6 +99,12 @@ class Channel:
     def allowed(self) -> bool:
         return self._budget.allows(self.unread)
 
+    @property
+    def early(self) -> float:
+        """Seconds for which more is waited for, to be sent in the same message."""
+        pause = 0.0 if self.waiting >= MAX_CHUNK else hold(self.unread)
+        return pause and self._last_sent + pause - self._clock.now()
+
     def greeted(self) -> None:
         """The greeting was sent."""
         self._unread[1] += 1
@@ -106,6 +113,7 @@ class Channel:
     def take(self, limit: int) -> memoryview:
         """The next bytes for a message, at most ``limit``; counted as sent. Good until control goes back to the event loop."""
         data = self._stream.take(limit)
+        self._last_sent = self._clock.now()
         self._unread[1] += 1
         self._budget.used += 1
         self._ended_by_server()

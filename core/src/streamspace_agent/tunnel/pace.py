@@ -21,6 +21,18 @@ def chunk(unread: int, window: int) -> int:
     return MAX_CHUNK if unread >= KEEPS_UP else max(SMALL_CHUNK, min(CHUNK, window // 4))
 
 
+HOLD = 0.002
+
+
+def hold(unread: int) -> float:
+    """Seconds from one message to the next of a viewer that has so many unread, unless that is as large as may be.
+
+    A server that takes seconds for one update says it in hundreds of pieces. Each sent at once, they would use up the places that
+    the viewer may have, and it does not ask for more before it has the last.
+    """
+    return max(0, unread - KEEPS_UP) * HOLD
+
+
 class Window:
     """VNC bytes sent that the control plane has not read yet; WebSocket pings between them tell.
 

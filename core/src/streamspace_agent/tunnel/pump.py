@@ -49,6 +49,7 @@ class Pump:
         self._turns: dict[bool, deque[Channel]] = {True: deque(), False: deque()}
         self._queued: set[Channel] = set()
         self._blocked: set[Channel] = set()
+        self._held: set[Channel] = set()
         self._more = asyncio.Event()
         self._up = asyncio.Event()
         self.connection = 0
@@ -138,11 +139,22 @@ class Pump:
                     continue
                 if not channel.allowed:
                     self._blocked.add(channel)
+                elif (early := channel.early) > 0:
+                    self._hold(channel, early)
                 elif small and channel.waiting > SMALL:
                     self.offer(channel)  # it has grown: among the large
                 else:
                     return channel
         return None
+
+    def _hold(self, channel: Channel, seconds: float) -> None:
+        if channel not in self._held:
+            self._held.add(channel)
+            asyncio.get_running_loop().call_later(seconds, self._held_for_long, channel)
+
+    def _held_for_long(self, channel: Channel) -> None:
+        self._held.discard(channel)
+        self.offer(channel)
 
     async def _send(self, carrier: Carrier, channel: Channel) -> None:
         data = channel.take(chunk(channel.unread, self._window.size))
