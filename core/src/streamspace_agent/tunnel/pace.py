@@ -41,8 +41,8 @@ class Window:
     shrinks when they come later than that (as Vegas and LEDBAT do).
     """
 
-    TARGET = 0.006
-    """Seconds of delay by our own bytes that are accepted."""
+    TARGET = 0.003
+    """Seconds of delay by our own bytes that are accepted; a quarter of the fastest pong's time more, for long ways are uneven."""
     SMALLEST = 128 * 1024
     LARGEST = 4 * 1024**2
     FLOOR_LASTS = 30.0
@@ -96,12 +96,12 @@ class Window:
         self._floor = min(self._floor, latency)
         if now - self._floor_since > self.FLOOR_LASTS:
             self.size, self._size_before = self.SMALLEST, self.size
-        elif latency - self._floor > self.TARGET:
+        elif latency - self._floor > self.TARGET + self._floor / 4:
             if now >= self._hold_until:  # once a round trip: what is on its way was sent under the old size
                 self.size = max(self.SMALLEST, self.size * 3 // 4)
                 self._hold_until = now + latency
         elif self._used_up:
-            self.size = min(self.LARGEST, self.size + CHUNK)
+            self.size = min(self.LARGEST, self.size + SMALL_CHUNK)
         self._used_up = False
 
 
