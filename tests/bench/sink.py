@@ -4,6 +4,7 @@ Prints the MB/s of VNC bytes of each connection that brought enough.
 """
 
 import base64
+import contextlib
 import json
 import socket
 import sys
@@ -13,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from streamspace_devplane.envelopes import encode
 
@@ -35,8 +37,13 @@ async def register(request):
 
 
 async def connect(agent):
-    """Tells an agent that says hello to start a session, then speaks as its viewer."""
     await agent.accept()
+    with contextlib.suppress(WebSocketDisconnect):
+        await drive(agent)
+
+
+async def drive(agent):
+    """Tells an agent that says hello to start a session, then speaks as its viewer."""
     start = json.loads(agent.app.state.start)
     session_id, taken, asking = start["payload"]["sessionId"], 0, False
     async for text in agent.iter_text():

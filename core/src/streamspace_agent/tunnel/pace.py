@@ -47,7 +47,7 @@ class Window:
     LARGEST = 4 * 1024**2
     FLOOR_LASTS = 30.0
     """Seconds after which the fastest pong is measured anew: routes change. The window is all but closed for that."""
-    PROBE_EVERY = 0.001
+    PROBE_EVERY = 0.002
     """Seconds between two pings, at the pace that the last pong showed: they cost both sides nearly as much as a message does."""
 
     def __init__(self, clock: Clock) -> None:
@@ -85,7 +85,7 @@ class Window:
         """The pong for ``probe`` bytes came ``latency`` seconds after its ping."""
         now = self._clock.now()
         self.in_flight -= probe
-        self._probe_size = max(self.SMALLEST, min(self.size // 4, int(self.size * self.PROBE_EVERY / latency)))
+        self._probe_size = max(self.SMALLEST, min(self.size // 2, int(self.size * self.PROBE_EVERY / latency)))
         if self._size_before:
             if not self._drained and self.in_flight <= self.SMALLEST:
                 self._drained = now
