@@ -238,6 +238,7 @@ class RuntimeDriver(ABC):
     async def connect(self, session_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a byte stream to a TCP port inside the session, from wherever the agent runs.
 
+        The caller may give the streams' transport a protocol of its own.
         OSError where nothing listens, CommandFailed (``not_running``) for a session that does not run.
         """
 
