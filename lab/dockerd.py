@@ -64,6 +64,8 @@ class PrivateEngine:
         self.log = self.directory / "dockerd.log"
         self.pidfile = self.directory / "dockerd.pid"
         self.bridge = host.link_name(self.directory)
+        self.options: list[str] = []
+        """More for dockerd's command line, from the next start on."""
         longest = self.directory / "exec/containerd/containerd.sock.ttrpc"
         if len(str(longest)) > 104:  # containerd's limit; past it, it dies without a word
             raise LabError(f"the path of a private engine's folder is too long for its sockets: {self.directory}")
@@ -146,6 +148,7 @@ class PrivateEngine:
             f"--iptables={'true' if self.iptables else 'false'}",
             "--ip6tables=false",
             "--shutdown-timeout=5",
+            *self.options,
         ]
 
     def _network(self) -> list[str]:

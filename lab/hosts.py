@@ -44,9 +44,12 @@ class Hosts:
     """`count` hosts under `directory`, for root only. They see each other and nothing else.
 
     A context manager; leaving it removes engines, containers, namespaces and the directory, also after a failed start.
+
+    With `tls`, a folder with ca.pem, server-cert.pem and server-key.pem, every engine serves its host's address and port 2376,
+    for those who show a certificate of that CA.
     """
 
-    def __init__(self, count: int, directory: Path) -> None:
+    def __init__(self, count: int, directory: Path, *, tls: Path | None = None) -> None:
         self.directory = directory.resolve()
         prefix = host.link_name(self.directory)
         self._switch = f"{prefix}s"
@@ -58,6 +61,10 @@ class Hosts:
             )
             for number in range(1, count + 1)
         ]
+        for each in self.all if tls else []:
+            files = {"tlscacert": "ca.pem", "tlscert": "server-cert.pem", "tlskey": "server-key.pem"}
+            each.engine.options = [f"--{option}={tls}/{file}" for option, file in files.items()]
+            each.engine.options += ["--tlsverify", f"--host=tcp://{each.address}:2376"]
 
     def __enter__(self) -> Self:
         try:

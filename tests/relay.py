@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 CLONE_NEWNET = 0x40000000
 
 
-def listen_in(namespace):
+def listen_in(namespace, port=0):
     """A listening socket on the loopback address of that namespace."""
 
     def make():
@@ -21,15 +21,15 @@ def listen_in(namespace):
                 raise OSError(ctypes.get_errno(), f"setns {namespace}")
         finally:
             os.close(handle)
-        return socket.create_server(("127.0.0.1", 0))
+        return socket.create_server(("127.0.0.1", port))
 
     with ThreadPoolExecutor(1) as pool:  # a thread of its own: it never comes back to this namespace
         return pool.submit(make).result()
 
 
 @contextlib.asynccontextmanager
-async def relay(namespace, port):
-    """Yields the port in the namespace that leads to `port` here."""
+async def relay(namespace, port, at=0):
+    """Yields the port in the namespace, `at` if that is given, that leads to `port` here."""
     pumps = set()
 
     async def serve(reader, writer):
@@ -47,7 +47,7 @@ async def relay(namespace, port):
                         way.cancel()
         pumps.discard(task)
 
-    listener = listen_in(namespace)
+    listener = listen_in(namespace, at)
     server = await asyncio.start_server(serve, sock=listener)
     try:
         yield listener.getsockname()[1]
