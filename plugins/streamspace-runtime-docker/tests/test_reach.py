@@ -4,7 +4,7 @@ import pytest
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import SessionState
-from streamspace_runtime_docker.networks import Network
+from streamspace_runtime_docker.networks import Network, read
 
 
 @pytest.fixture
@@ -23,6 +23,13 @@ async def test_without_a_route_ports_are_published_on_loopback_and_used(no_route
     assert writer.get_extra_info("peername") == ("127.0.0.1", int(binding["HostPort"]))
     assert await reader.readexactly(4) == b"RFB "
     writer.close()
+
+
+def test_a_remote_engines_bridge_is_not_taken_for_one_of_ours_with_the_same_gateway():
+    body = {"Id": "a" * 64, "IPAM": {"Config": [{"Gateway": "127.0.0.1"}]}}
+    assert read(body, "unix:///var/run/docker.sock").direct
+    assert not read(body, "tcp://10.99.0.3:2376").direct
+    assert read(body | {"Options": {"com.docker.network.bridge.name": "lo"}}, "tcp://127.0.0.1:2375").direct
 
 
 async def test_never_publishing_without_a_route_is_told_by_the_check(no_route, make_driver, spec, quiet):

@@ -18,27 +18,34 @@ from streamspace_runtime_docker.settings import DockerSettings
 log = logging.getLogger(__name__)
 
 ICC = "com.docker.network.bridge.enable_icc"
+BRIDGE = "com.docker.network.bridge.name"
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """``isolated``: its containers cannot reach each other."""
+    """``isolated``: its containers cannot reach each other. ``bridge``: the interface that it is on the engine's host, where
+    its gateway does not tell whether that host is ours.
+    """
 
     isolated: bool
     gateways: tuple[str, ...]
+    bridge: str = ""
 
     @property
     def direct(self) -> bool:
         """Does this process reach containers by their address? Asked anew each time: Podman makes a bridge with its
         first container.
         """
-        return any(map(_local, self.gateways))
+        ours = not self.bridge or self.bridge in {name for _, name in socket.if_nameindex()}
+        return ours and any(map(_local, self.gateways))
 
 
-def read(body: Mapping[str, Any]) -> Network:
+def read(body: Mapping[str, Any], docker_host: str) -> Network:
     configs = (body.get("IPAM") or {}).get("Config") or []
-    isolated = (body.get("Options") or {}).get(ICC) == "false"
-    return Network(isolated, tuple(str(config.get("Gateway", "")) for config in configs))
+    options = body.get("Options") or {}
+    # All engines number their networks alike: ours may have a bridge with the gateway of one on a remote engine.
+    bridge = "" if docker_host.startswith("unix://") else options.get(BRIDGE) or f"br-{body.get('Id', '')[:12]}"
+    return Network(options.get(ICC) == "false", tuple(str(config.get("Gateway", "")) for config in configs), bridge)
 
 
 def _local(gateway: str) -> bool:
@@ -79,7 +86,8 @@ class Networks:
     async def look(self) -> Network | None:
         name = self._settings.network_name
         try:
-            return read(await self._engine.read(lambda client: client.inspect_network(name)))
+            body = await self._engine.read(lambda client: client.inspect_network(name))
+            return read(body, self._settings.docker_host)
         except NotFound:
             return None
 
