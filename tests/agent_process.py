@@ -62,6 +62,7 @@ class AgentProcess:
     async def ask(self, *arguments: str) -> tuple[int, dict]:
         """A command of the command line with --json, with the same settings: its exit code and answer."""
         process = await asyncio.create_subprocess_exec(
+            *self.prefix,
             COMMAND,
             *arguments,
             "--json",

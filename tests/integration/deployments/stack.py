@@ -14,11 +14,11 @@ QUICK = """
 version: "3.8"
 services:
   docker-agent:
-    healthcheck: {interval: 2s}
+    healthcheck: {interval: 1s}
     deploy:
       restart_policy: {delay: 1s}
-      update_config: {delay: 1s, monitor: 5s}
-      rollback_config: {delay: 1s, monitor: 5s}
+      update_config: {delay: 0s, monitor: 2s}
+      rollback_config: {delay: 0s, monitor: 2s}
 """
 
 

@@ -1,16 +1,25 @@
 """On three Docker hosts: the Swarm stack; replicas on two hosts that Redis elects; one engine reached over TLS."""
 
+import asyncio
+import os
 import shutil
+import signal
 import tempfile
+import time
 from pathlib import Path
 
+import docker
 import pytest
 import pytest_asyncio
 import trustme
 
 from lab.hosts import Hosts
+from lab.redis import RedisServer
 from streamspace_devplane import DevPlane
+from streamspace_runtime_docker.networks import ICC
+from tests.agent_process import AgentProcess
 from tests.integration.deployments import readme, scenario, stack
+from tests.integration.deployments.compose import Compose
 from tests.integration.deployments.three_hosts import ThreeHosts
 
 pytestmark = [pytest.mark.hosts, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
@@ -23,8 +32,11 @@ STORE_LEADER_LOST = 40.0
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+def make_certificates(folder):
     """What the engines show, and in the names that Docker's clients look for, what is shown to them."""
-    folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     server, client = authority.issue_cert("10.99.0.1", "10.99.0.2", "10.99.0.3"), authority.issue_cert("agent")
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -71,7 +83,7 @@ async def run(three, plane, run_label, built_image):
         await stack.deploy(run, three.folder, await plane.issue_key(agent_id))
         await plane.wait_agent(agent_id, timeout=60)
         yield run
-        await run(readme.command("docker stack rm"))
+        await remove(three, run, agent_id)
 
 
 @pytest.fixture
@@ -100,3 +112,326 @@ class TestSwarm:
         await three.lead_on(leader.host)
         assert three.started(leader.host, "first") == began
         await scenario.still_controllable(plane, "first")
+
+    async def test_a_lost_host_is_replaced_in_time_and_its_sessions_are_back_when_it_leads_again(
+        self, three, run, plane, agent_id, manifest
+    ):
+        await three.steady()
+        await lose_the_leader(three, run, plane, agent_id, manifest)
+
+    async def test_the_loss_of_the_host_that_leads_the_swarm_itself_is_survived(self, three, run, plane, agent_id):
+        await three.steady()
+        host = three.swarm_leader()
+        before = await three.lead_on(host)
+        took = await scenario.until_taken_over(plane, agent_id, lambda: three.lose(host), STORE_LEADER_LOST)
+        print(f"host of the Swarm's own leader lost: taken over after {took:.2f} s")
+        after = await three.leader(host)
+        assert after.epoch > before.epoch
+        three.find(host)
+        assert (await three.steady()).epoch >= after.epoch
+
+    async def test_a_frozen_leader_is_replaced_in_time_and_does_not_lead_when_it_thaws(
+        self, three, run, plane, agent_id
+    ):
+        before = await three.steady()
+        container = stack.container_of(three.clients[before.host], before.instance)
+        took = await scenario.until_taken_over(plane, agent_id, container.pause)
+        print(f"frozen leader: taken over after {took:.2f} s")
+        container.unpause()
+        assert (await three.steady()).epoch > before.epoch
+        assert took <= FROZEN
+
+    async def test_updates_and_rollbacks_end_on_the_right_version_with_one_leader(
+        self, three, run, plane, agent_id, manifest, built_image, tiny_image
+    ):
+        first = await three.steady()
+        manager = three.clients[three.all[0]]
+        await scenario.start(plane, manifest, "stays")
+        began = three.started(first.host, "stays")
+        newer = f"{agent_id}:newer"
+        for client in three.clients.values():
+            client.images.get(built_image).tag(newer)
+
+        await run(f"docker service update --detach --image {tiny_image} {stack.SERVICE}")  # in which there is no agent
+        await stack.until(lambda: stack.update_state(manager) == "rollback_completed", "the rollback", 120)
+        await one_leader_of(three, built_image, first.epoch)
+
+        before = (await plane.events())[-1]["seq"]
+        await run(f"docker service update --detach --image {newer} {stack.SERVICE}")
+        await stack.until(lambda: stack.update_state(manager) == "completed", "the update", 120)
+        second = await one_leader_of(three, newer, first.epoch)
+        print(f"longest time without a leader in an update: {await longest_gap(plane, agent_id, before):.2f} s")
+
+        await run(readme.command("docker service rollback").replace("rollback", "rollback --detach"))
+        await stack.until(lambda: stack.update_state(manager) == "rollback_completed", "the rollback by hand", 120)
+        await one_leader_of(three, built_image, second.epoch)
+
+        await three.lead_on(first.host)
+        assert three.started(first.host, "stays") == began
+        await scenario.still_controllable(plane, "stays")
+
+    async def test_a_replica_on_a_worker_says_so_in_a_line_and_swarm_goes_back_to_the_managers(
+        self, three, run, plane, agent_id, built_image
+    ):
+        before = await three.steady()
+        worker = three.others(before.host, three.swarm_leader())[0]
+        manager = three.clients[before.host]
+        try:
+            await run(f"docker node demote {three.nodes[worker]}", on=before.host)
+            managers = {three.nodes[each] for each in three.others(worker)}
+
+            def moved():
+                nodes = stack.running(manager)
+                return len(nodes) == 3 and {*nodes} == managers
+
+            await stack.until(moved, "all replicas on the managers")
+            constraints = "--constraint-rm node.role==manager --constraint-add node.role==worker"
+            await run(f"docker service update --detach {constraints} {stack.SERVICE}", on=before.host)
+            await stack.until(lambda: stack.update_state(manager) == "rollback_completed", "the rollback", 120)
+            said = await run(f"docker service logs --raw {stack.SERVICE}", on=before.host)
+            lines = [line for line in said.splitlines() if "manager" in line]
+            print(*lines, sep="\n")
+            assert lines
+            assert all(line.startswith("docker-agent: ") and "docker node promote" in line for line in lines)
+            assert len(lines) <= 4
+            assert "Traceback" not in said
+        finally:
+            await run(f"docker node promote {three.nodes[worker]}", on=before.host)
+        await three.steady()
+
+
+async def remove(three, run, agent_id):
+    """As documented; then nothing of it is left on any host, but sessions' volumes, which are the users'."""
+    *once, of_each_node = readme.block("docker config rm").splitlines()
+    for command in once:
+        await run(command.replace("docker-agent-prod", agent_id))
+    await stack.until(lambda: not any(three.containers(each) for each in three.all), "no container left")
+    for each in three.all:
+        await run(of_each_node, on=each)
+    left = [await run(f"docker {kind} ls -q") for kind in ("service", "secret", "config")]
+    left += [await run("docker volume ls -q", on=each) for each in three.all]
+    assert "".join(left) == ""
+
+
+async def lose_the_leader(three, run, plane, agent_id, manifest):
+    """One session on a host that stays, one on a host that is lost with the leader."""
+    lost = three.others(three.swarm_leader())[0]
+    left = three.others(lost)
+    stays = (await three.lead_on(left[0])).host
+    await scenario.start(plane, manifest, "stays")
+    before = await three.lead_on(lost)
+    await scenario.start(plane, manifest, "gone")
+    began = [three.started(stays, "stays"), three.started(lost, "gone")]
+
+    took = await scenario.until_taken_over(plane, agent_id, lambda: three.lose(lost))
+    print(f"host lost: taken over after {took:.2f} s")
+
+    after = await three.leader(lost)
+    assert after.epoch > before.epoch
+    await three.lead_on(stays, lost)
+    await scenario.still_controllable(plane, "stays")
+    # Nobody has seen the other end, so nobody says so; what is asked of it fails by name.
+    assert (await plane.session("gone"))["state"] == "running"
+    refused = await plane.wait_command(await plane.hibernate_session("gone"), "failed")
+    assert "no session gone" in str(refused)
+
+    three.find(lost)
+    await three.steady()
+    if not stack.containers(three.clients[lost]):  # Swarm made another elsewhere, and leaves it there
+        for replicas, scale in zip((2, 3), readme.command("=2 && ").split(" && "), strict=True):
+            await run(scale.replace("scale", "scale --detach"))
+            await three.steady(replicas)
+    await three.lead_on(lost)
+    await plane.wait_session("gone", state="running", vnc_ready=True)
+    assert three.started(lost, "gone") == began[1]
+    await scenario.still_controllable(plane, "gone")
+    assert took <= HOST_LOST
+
+
+async def one_leader_of(three, image, above):
+    """All replicas have that image, and one leads, elected after that epoch."""
+    leader = await three.steady()
+    assert stack.image(three.clients[three.all[0]]) == image
+    used = [c.attrs["Config"]["Image"] for client in three.clients.values() for c in stack.containers(client)]
+    assert used == [image] * 3
+    assert leader.epoch >= above
+    return leader
+
+
+async def longest_gap(plane, agent_id, after):
+    """Seconds between a connection's end and the next one's begin."""
+    ends, longest = None, 0.0
+    for event in await plane.events(after, agent_id=agent_id, direction="plane"):
+        if event["type"] == "disconnected":
+            ends = event["time"]
+        elif event["type"] == "connected" and ends is not None:
+            longest, ends = max(longest, event["time"] - ends), None
+    return longest
+
+
+REDIS_LEASE = 5.6
+"""Seconds: its 5 s, and what a standby on another host needs to see it end and take it."""
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_redis(three, plane):
+    """One Redis, with a password, and the control plane, for all hosts."""
+    with RedisServer(password="secret") as redis:
+        async with three.leading_to(plane.port, redis.port):
+            yield redis
+
+
+class TestRedis:
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def projects(self, three, plane, shared_redis, run_label, built_image, redis_image, tmp_path):
+        """By host: the Compose file of replicas elected by Redis, one replica on each of two hosts."""
+        agent_id = f"{run_label}-redis"
+        environ = {
+            "PATH": os.environ["PATH"],
+            "AGENT_ID": agent_id,
+            "AGENT_API_KEY": await plane.issue_key(agent_id),
+            "CONTROL_PLANE_URL": plane.ws_url,
+            "NETWORK_NAME": f"{agent_id}-net",
+            "AGENT_IMAGE": built_image,
+            "REDIS_IMAGE": redis_image,
+            "REDIS_URL": shared_redis.url,
+            "STREAMSPACE_CONFIG": str(tmp_path),
+        }
+        made = {}
+        try:
+            for each in three.all[:2]:
+                own = {"DOCKER_HOST": each.docker_host, "DOCKER_SOCKET": str(each.engine.socket)}
+                made[each] = Compose("docker-compose.ha-redis.yaml", "agent", environ | own)
+                lines = readme.without_exports(readme.block("REDIS_URL=")).replace("=3", "=1")
+                await made[each].documented(lines)
+            await plane.wait_agent(agent_id, timeout=60)
+            yield made
+        finally:
+            for each, project in made.items():
+                three.find(each)
+                await project.down()
+                assert project.leftovers() == []
+
+    async def test_a_replica_on_another_host_replaces_a_dead_a_frozen_and_a_lost_one_in_time(
+        self, three, plane, projects, manifest
+    ):
+        agent_id = projects[three.all[0]].environ["AGENT_ID"]
+        first, container = await leading(projects)
+        (second,) = projects.keys() - {first}
+        await scenario.start(plane, manifest, "kept")
+        began = three.started(first, "kept")
+
+        dead = await scenario.until_taken_over(plane, agent_id, container.kill)
+        assert (await leading(projects))[0] is second
+        assert (await plane.session("kept"))["state"] == "running"
+
+        await projects[first]("up", "-d", "--no-recreate")
+        await stack.until(lambda: len(projects[first].containers()) == 1, "the standby")
+        await until_standby(projects[first])
+        container = projects[second].containers()[0]
+        frozen = await scenario.until_taken_over(plane, agent_id, container.pause)
+        await asyncio.to_thread(container.unpause)
+        await until_standby(projects[second])
+        assert (await leading(projects))[0] is first
+        await plane.wait_session("kept", state="running", vnc_ready=True)
+
+        lost = await scenario.until_taken_over(plane, agent_id, lambda: three.lose(first))
+        assert (await leading({second: projects[second]}))[0] is second
+        three.find(first)
+        await until_standby(projects[first])
+
+        container = projects[second].containers()[0]
+        handed_over = await scenario.until_taken_over(plane, agent_id, container.stop)
+        assert (await leading(projects))[0] is first
+        assert three.started(first, "kept") == began
+        await scenario.still_controllable(plane, "kept")
+        print(f"leader killed {dead:.2f} s, frozen {frozen:.2f} s, host lost {lost:.2f} s, stopped {handed_over:.2f} s")
+        assert max(dead, frozen, lost) <= REDIS_LEASE
+        assert handed_over < 2
+
+    async def test_agents_on_two_hosts_that_share_an_engine_over_tls_take_its_sessions_over(
+        self, three, plane, shared_redis, certificates, run_label, manifest, tmp_path
+    ):
+        agent_id = f"{run_label}-tls"
+        engine, *homes = three.all[2], *three.all[:2]
+        network = f"{agent_id}-net"
+        (tmp_path / "key").touch(mode=0o600)
+        (tmp_path / "key").write_text(await plane.issue_key(agent_id))
+        (tmp_path / "other").mkdir()
+        other = make_certificates(tmp_path / "other")
+        agents = {each: AgentProcess(tmp_path / each.name) for each in homes}
+        for each, agent in agents.items():
+            agent.prefix = ("nsenter", f"--net=/var/run/netns/{each.name}")
+            agent.variables = {
+                "AGENT_ID": agent_id,
+                "AGENT_API_KEY_FILE": str(tmp_path / "key"),
+                "CONTROL_PLANE_URL": plane.ws_url,
+                "DOCKER_HOST": f"tcp://{engine.address}:2376",
+                "DOCKER_TLS_VERIFY": "1",
+                "DOCKER_CERT_PATH": str(certificates),
+                "PUBLISH_ADDRESS": engine.address,
+                "NETWORK_NAME": network,
+                "ENABLE_HA": "true",
+                "LEADER_ELECTION_BACKEND": "redis",
+                "REDIS_URL": shared_redis.url,
+                "STATE_DIR": str(agent.folder / "state"),
+            }
+            # Each host has a bridge at the very address that the sessions' network has on the engine's host.
+            pool = docker.types.IPAMConfig(
+                pool_configs=[docker.types.IPAMPool(subnet="10.88.0.0/24", gateway="10.88.0.1")]
+            )
+            three.clients[each].networks.create(f"{network}-own", ipam=pool)
+        three.clients[engine].networks.create(network, ipam=pool, options={ICC: "false"})
+        try:
+            for agent in agents.values():
+                await agent.start()
+            await plane.wait_agent(agent_id)
+            await scenario.start(plane, manifest, "remote")
+            began = three.started(engine, "remote")
+            code, found = await agents[homes[0]].ask("check")
+            assert code == 0, found
+
+            for said, wrong in {
+                "ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH": {"DOCKER_CERT_PATH": "/nowhere"},
+                "its certificate is not trusted": {"DOCKER_CERT_PATH": str(other)},
+                "the agent was not told to": {"DOCKER_TLS_VERIFY": "", "DOCKER_CERT_PATH": ""},
+            }.items():
+                mistaken = AgentProcess(tmp_path / "mistaken", **agents[homes[0]].variables | wrong)
+                mistaken.prefix = agents[homes[0]].prefix
+                code, found = await mistaken.ask("check")
+                assert (code, said in str(found)) == (1, True), found
+
+            roles = {(await agent.ask("status"))[1][0]["role"]: agent for agent in agents.values()}
+            assert roles.keys() == {"leader", "standby"}
+            leader = roles["leader"]
+            took = await scenario.until_taken_over(plane, agent_id, lambda: leader.signal(signal.SIGKILL))
+            print(f"taken over by the other host after {took:.2f} s")
+            assert three.started(engine, "remote") == began
+            await plane.wait_session("remote", state="running", vnc_ready=True)
+            await scenario.still_controllable(plane, "remote")
+            assert took <= REDIS_LEASE
+        finally:
+            for agent in agents.values():
+                await agent.kill()
+
+
+async def leading(projects, timeout=30.0):
+    """The host and the container of the only replica that leads with a connection."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = []
+        for host, project in projects.items():
+            documents = await project.status()
+            found += [host for d in documents if d.get("role") == "leader" and d["link"]["connected"]]
+        if found:
+            (host,) = found
+            return host, projects[host].containers()[0]
+        assert time.monotonic() < deadline, [project.logs() for project in projects.values()]
+        await asyncio.sleep(0.1)
+
+
+async def until_standby(project, timeout=30.0):
+    deadline = time.monotonic() + timeout
+    while [document.get("role") for document in await project.status()] != ["standby"]:
+        assert time.monotonic() < deadline, project.logs()
+        await asyncio.sleep(0.1)

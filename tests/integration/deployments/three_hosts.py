@@ -116,6 +116,10 @@ class ThreeHosts:
             )
         raise AssertionError(f"no leader on {host.name}")
 
+    def containers(self, host):
+        """All there are on that host, sessions too."""
+        return self.clients[host].api.containers(all=True)
+
     def started(self, host, session):
         """When the session's container was started."""
         return self.clients[host].api.inspect_container(f"streamspace-{session}")["State"]["StartedAt"]
