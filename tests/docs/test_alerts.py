@@ -1,0 +1,112 @@
+"""The alert rules as Prometheus itself reads them: each fires for what it is about, none for two healthy replicas."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import apt
+
+RULES = Path(__file__).resolve().parents[2] / "deployments/monitoring/alerts.yaml"
+LEADER, STANDBY = "host-a:9", "host-b:9"
+HEALTHY = {
+    LEADER: {
+        "up": "1x90",
+        'streamspace_agent_role{role="leader"}': "1x90",
+        "streamspace_agent_link_up": "1x90",
+        "streamspace_agent_engine_up": "1x90",
+        "streamspace_agent_election_store_up": "1x90",
+        "streamspace_agent_alive": "1x90",
+        "streamspace_agent_heartbeat_age_seconds": "12x90",
+        "streamspace_agent_leader_gained_total": "1x90",
+        'streamspace_agent_commands_total{action="start_session",outcome="failed"}': "0x90",
+        'streamspace_agent_commands_total{action="start_session",outcome="completed"}': "0+3x90",
+        "streamspace_agent_outbox_messages": "2x90",
+    },
+    STANDBY: {
+        "up": "1x90",
+        'streamspace_agent_role{role="leader"}': "0x90",
+        "streamspace_agent_link_up": "0x90",
+        "streamspace_agent_engine_up": "0x90",
+        "streamspace_agent_election_store_up": "1x90",
+        "streamspace_agent_alive": "1x90",
+        "streamspace_agent_leader_gained_total": "0x90",
+    },
+}
+INFO = 'streamspace_agent_info{agent="docker-1"}'
+GONE = "1x60 _x30"
+FIRES = [
+    ("StreamspaceAgentWithoutLeader", LEADER, {'streamspace_agent_role{role="leader"}': "1x60 0x30"}),
+    ("StreamspaceAgentTwoLeaders", STANDBY, HEALTHY[LEADER]),
+    ("StreamspaceAgentUnreachable", STANDBY, {"up": "1x60 0x30"}),
+    ("StreamspaceAgentUnreachable", STANDBY, {"streamspace_agent_alive": "1x60 0x30"}),
+    ("StreamspaceAgentLinkDown", LEADER, {"streamspace_agent_link_up": "1x60 0x30"}),
+    ("StreamspaceAgentHeartbeatLate", LEADER, {"streamspace_agent_heartbeat_age_seconds": "12x60 13+60x30"}),
+    ("StreamspaceAgentEngineDown", LEADER, {"streamspace_agent_engine_up": "1x60 0x30"}),
+    ("StreamspaceAgentElectionStoreDown", STANDBY, {"streamspace_agent_election_store_up": "1x60 0x30"}),
+    ("StreamspaceAgentFrequentFailovers", LEADER, {"streamspace_agent_leader_gained_total": "1x60 2+1x30"}),
+    (
+        "StreamspaceAgentCommandsFail",
+        LEADER,
+        {'streamspace_agent_commands_total{action="start_session",outcome="failed"}': "0x60 1+1x30"},
+    ),
+    ("StreamspaceAgentMessagesPileUp", LEADER, {"streamspace_agent_outbox_messages": "2x60 500+100x30"}),
+]
+LOST = dict.fromkeys([*HEALTHY[LEADER], INFO], GONE) | {"up": "1x60 0x30"}
+
+
+@pytest.fixture(scope="module")
+def promtool():
+    apt.require("prometheus")
+
+    def run(*arguments):
+        done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def firing(promtool, tmp_path):
+    """`firing(REPLICA, {series: values}, alerts)`: with that replica's series so, exactly those alerts fire at the end of 85 minutes."""
+
+    def check(replica, changed, alerts):
+        series = []
+        for instance, healthy in HEALTHY.items():
+            shown = {INFO: "1x90"} | healthy | (changed if instance == replica else {})
+            for name, numbers in shown.items():
+                bare, _, labels = name.rstrip("}").partition("{")
+                target = f'job="streamspace",instance="{instance}"'
+                series.append({"series": f"{bare}{{{labels}{labels and ','}{target}}}", "values": numbers})
+        found = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in alerts]
+        expression = 'count by (alertname) (ALERTS{alertstate="firing"})'
+        question = {"expr": expression, "eval_time": "85m", "exp_samples": found}
+        test = {"interval": "1m", "input_series": series, "promql_expr_test": [question]}
+        path = tmp_path / "test.yaml"
+        path.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
+        promtool("test", "rules", str(path))
+
+    return check
+
+
+def test_prometheus_takes_the_rules(promtool):
+    promtool("check", "rules", str(RULES))
+
+
+def test_two_healthy_replicas_raise_no_alert(firing):
+    firing(LEADER, {}, [])
+
+
+@pytest.mark.parametrize(("alert", "replica", "changed"), FIRES)
+def test_an_alert_fires_for_what_it_is_about_and_no_other_does(firing, alert, replica, changed):
+    firing(replica, changed, [alert])
+
+
+def test_a_leader_lost_with_its_host_and_not_replaced_raises_both_alerts(firing):
+    firing(LEADER, LOST, ["StreamspaceAgentWithoutLeader", "StreamspaceAgentUnreachable"])
+
+
+def test_every_alert_is_shown_to_fire():
+    named = {line.partition("alert: ")[2] for line in RULES.read_text().splitlines() if "- alert: " in line}
+    assert named == {alert for alert, _, _ in FIRES}
