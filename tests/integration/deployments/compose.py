@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import docker
@@ -31,7 +32,12 @@ async def call(*command, environ=None, cwd=None, timeout=120):
 
 
 class Compose:
-    def __init__(self, file: str, project: str, environ: Mapping[str, str]) -> None:
+    """`command` is what runs Compose: v1's own, as it stands in the README, or v2's."""
+
+    def __init__(
+        self, file: str, project: str, environ: Mapping[str, str], command: Sequence[str] = ("docker-compose",)
+    ) -> None:
+        self.command = command
         self.file = file
         self.project = project
         self.environ = dict(environ, COMPOSE_PROJECT_NAME=project)
@@ -39,9 +45,7 @@ class Compose:
 
     async def __call__(self, *arguments, timeout=120):
         """`docker-compose -f FILE ARGUMENTS...` in deployments/compose, as documented."""
-        return await call(
-            "docker-compose", "-f", self.file, *arguments, environ=self.environ, cwd=FOLDER, timeout=timeout
-        )
+        return await call(*self.command, "-f", self.file, *arguments, environ=self.environ, cwd=FOLDER, timeout=timeout)
 
     async def up(self):
         """The README's own lines, with this test's values exported."""
@@ -49,6 +53,7 @@ class Compose:
 
     async def documented(self, commands):
         """Commands of the README; those into a container do without its terminal."""
+        commands = re.sub(r"\bdocker-compose(?= )", " ".join(self.command), commands)
         commands = commands.replace(" exec ", " exec -T ").replace("docker-agent-1", self.environ["AGENT_ID"])
         return await call("sh", "-ec", commands, environ=self.environ, cwd=readme.FOLDER)
 

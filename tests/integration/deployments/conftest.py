@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab import agent_image, apt, binary
+from lab import compose as compose_v2
 from lab.dockerd import PrivateEngine
 from lab.images import Images
 from tests.integration.deployments.compose import Compose
@@ -48,14 +49,18 @@ def exported(plane, docker_host, agent_id, built_image, key, tmp_path):
 
 
 @pytest.fixture
-async def compose(exported, docker_host, agent_id, swept):
-    """`compose("docker-compose.standalone.yaml", AGENT_ID=...)`; every project is taken down at the end, volumes too."""
-    apt.require("docker-compose")
+async def compose(exported, engine, docker_host, agent_id, swept):
+    """`compose("docker-compose.standalone.yaml", version, AGENT_ID=...)`; every project is taken down at the end, volumes too."""
     made = []
 
-    def make(file, **more):
+    def make(file, version="v1", **more):
+        if version == "v1":
+            apt.require("docker-compose")
+        command = ["docker-compose"] if version == "v1" else compose_v2.command(engine.state)
         environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        project = Compose(file, f"{agent_id}-{len(made)}", {**environ, "DOCKER_HOST": docker_host, **exported, **more})
+        project = Compose(
+            file, f"{agent_id}-{len(made)}", {**environ, "DOCKER_HOST": docker_host, **exported, **more}, command
+        )
         made.append(project)
         return project
 

@@ -12,12 +12,14 @@ pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
 
 STANDALONE = "docker-compose.standalone.yaml"
 HA = ["docker-compose.ha-file.yaml", "docker-compose.ha-redis.yaml"]
+VERSIONS = ["v1", "v2"]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
-    compose, plane, agent_id, manifest, docker_client
+    compose, plane, agent_id, manifest, docker_client, version
 ):
-    project = compose(STANDALONE)
+    project = compose(STANDALONE, version)
     await project.up()
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest, agent_id)
@@ -36,11 +38,12 @@ async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
     assert [c.attrs["State"]["ExitCode"] for c in project.containers()] == [0]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("file", HA)
 async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_killed(
-    compose, plane, agent_id, manifest, docker_client, redis_image, file
+    compose, plane, agent_id, manifest, docker_client, redis_image, file, version
 ):
-    project = compose(file, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
+    project = compose(file, version, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
     await project.up()
     await plane.wait_agent(agent_id)
     await scenario.start(plane, manifest, agent_id)

@@ -60,6 +60,34 @@ async def test_a_socket_that_is_not_there_is_named_by_docker(compose):
         await project.up()
 
 
+async def test_a_container_without_the_socket_says_so_and_stays_calm(docker_client, exported, agent_id):
+    names = ("AGENT_ID", "CONTROL_PLANE_URL", "AGENT_API_KEY")
+    container = await asyncio.to_thread(
+        docker_client.containers.run,
+        exported["AGENT_IMAGE"],
+        detach=True,
+        environment={name: exported[name] for name in names},
+        labels={"streamspace.agent": agent_id},
+        network_mode="host",
+        restart_policy={"Name": "unless-stopped"},
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while "/var/run/docker.sock" not in (log := container.logs().decode()):
+            assert time.monotonic() < deadline, log
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(3)
+        container.reload()
+        log = container.logs().decode()
+        print(log)
+        assert container.attrs["RestartCount"] <= 8
+        assert "Traceback" not in log
+        code, out = await asyncio.to_thread(container.exec_run, ["docker-agent", "check"])
+        print(code, out.decode())
+    finally:
+        container.remove(force=True, v=True)
+
+
 async def test_a_socket_that_may_not_be_opened_is_told_with_the_fix(compose, plane, agent_id):
     project = compose(STANDALONE, AGENT_USER="10001:10001")
     await project.up()
