@@ -31,6 +31,7 @@ HEALTHY = {
         "streamspace_agent_engine_up": "0x90",
         "streamspace_agent_election_store_up": "1x90",
         "streamspace_agent_alive": "1x90",
+        "streamspace_agent_leader_frozen": "0x90",
         "streamspace_agent_leader_gained_total": "0x90",
     },
 }
@@ -45,6 +46,7 @@ FIRES = [
     ("StreamspaceAgentHeartbeatLate", LEADER, {"streamspace_agent_heartbeat_age_seconds": "12x60 13+60x30"}),
     ("StreamspaceAgentEngineDown", LEADER, {"streamspace_agent_engine_up": "1x60 0x30"}),
     ("StreamspaceAgentElectionStoreDown", STANDBY, {"streamspace_agent_election_store_up": "1x60 0x30"}),
+    ("StreamspaceAgentLeaderFrozen", STANDBY, {"streamspace_agent_leader_frozen": "0x60 1x30"}),
     ("StreamspaceAgentFrequentFailovers", LEADER, {"streamspace_agent_leader_gained_total": "1x60 2+1x30"}),
     (
         "StreamspaceAgentCommandsFail",
