@@ -61,6 +61,16 @@ def three(docker_host, built_image, tiny_image, redis_image, certificates):
         shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def whole_again(three):
+    """However a test ends, the next one finds every host and every container at work."""
+    yield
+    for each, client in three.clients.items():
+        three.find(each)
+        for container in client.containers.list(filters={"status": "paused"}):
+            container.unpause()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def plane(tmp_path_factory):
     async with DevPlane(db=tmp_path_factory.mktemp("plane") / "plane.db") as plane:
@@ -192,6 +202,7 @@ class TestSwarm:
             assert "Traceback" not in said
         finally:
             await run(f"docker node promote {three.nodes[worker]}", on=before.host)
+            await stack.until(lambda: three.clients[worker].info()["Swarm"]["ControlAvailable"], "three managers")
         await one_leader_of(three, built_image, before.epoch)
 
 
@@ -225,10 +236,11 @@ async def lose_the_leader(three, run, plane, agent_id, manifest):
     assert after.epoch > before.epoch
     await three.lead_on(stays, lost)
     await scenario.still_controllable(plane, "stays")
-    # Nobody has seen the other end, so nobody says so; what is asked of it fails by name.
+    # Nobody has seen the other end, so nobody says so; what is asked of it fails by name, and there is nothing to stop.
     assert (await plane.session("gone"))["state"] == "running"
     refused = await plane.wait_command(await plane.hibernate_session("gone"), "failed")
     assert "no session gone" in str(refused)
+    await plane.wait_command(await plane.stop_session("gone"))
 
     three.find(lost)
     await three.steady()
