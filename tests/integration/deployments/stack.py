@@ -33,11 +33,16 @@ async def deploy(run, folder, key):
 
 
 async def until(look, what, timeout=90.0):
-    deadline = time.monotonic() + timeout
-    while not (found := await asyncio.to_thread(look)):
-        assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
+    """What `look` finds, once it finds something; managers that elect their own leader do not answer meanwhile."""
+    deadline, error = time.monotonic() + timeout, None
+    while True:
+        try:
+            if found := await asyncio.to_thread(look):
+                return found
+        except APIError as refused:
+            error = refused
+        assert time.monotonic() < deadline, f"{what}: not within {timeout} s; {error}"
         await asyncio.sleep(0.1)
-    return found
 
 
 def containers(client):

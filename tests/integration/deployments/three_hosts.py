@@ -1,6 +1,7 @@
 """Three Docker hosts that form one Swarm, with a control plane that each reaches at its own loopback address."""
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -64,8 +65,8 @@ class ThreeHosts:
     def swarm_leader(self):
         """The host whose manager leads the Swarm."""
         nodes = self.clients[self.all[0]].nodes.list()
-        node = next(node.id for node in nodes if node.attrs.get("ManagerStatus", {}).get("Leader"))
-        return next(each for each in self.all if self.nodes[each] == node)
+        leading = [node.id for node in nodes if node.attrs.get("ManagerStatus", {}).get("Leader")]
+        return next((each for each in self.all if self.nodes[each] in leading), None)
 
     def runner(self, **environ):
         """Runs a shell command in deployments/, as on the host given."""
@@ -77,9 +78,10 @@ class ThreeHosts:
             try:
                 return await call("sh", "-c", command, environ=own, cwd=FOLDER.parent)
             except CommandFailed as error:
-                if "out of sequence" not in str(error):
+                if not re.search("out of sequence|does not have a leader|DeadlineExceeded", str(error)):
                     raise
-            # A new leader's label came first: an operator, too, sends it again.
+            # A new leader's label came first, or the managers elect their own: an operator, too, sends it again.
+            await stack.until(self.swarm_leader, "a manager that leads")
             return await call("sh", "-c", command, environ=own, cwd=FOLDER.parent)
 
         return run
