@@ -1,0 +1,44 @@
+"""A person keeps working while the agent's leader is killed: the same desktop, the same terminal, a moment later."""
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.integration.browser.test_page import NAME, sees_the_desktop, types
+
+
+@pytest.fixture
+def lock():
+    # A file system that carries locks: the temporary folder may be a container's own layer, which is refused.
+    folder = Path(tempfile.mkdtemp(prefix="streamspace-lock-", dir="/dev/shm"))
+    yield folder / "agent.lock"
+    shutil.rmtree(folder)
+
+
+async def test_the_work_on_a_desktop_goes_on_when_its_leader_is_killed(
+    plane, make_agent, agent_id, desktop, visit, docker_client, lock
+):
+    replicas = [await make_agent(name, ENABLE_HA="true", LOCK_FILE_PATH=str(lock)) for name in ("one", "two")]
+    for replica in replicas:
+        await replica.start()
+        await plane.wait_agent(agent_id)
+    await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
+    await plane.wait_session(NAME, state="running", vnc_ready=True)
+    visitor = await visit(f"{plane.url}/sessions/{NAME}/view")
+    await sees_the_desktop(visitor)
+    await types(visitor, docker_client, "export SEEN=before; touch /tmp/ready", "/tmp/ready")
+    leader = next(replica for replica in replicas if "leads agent" in replica.log)
+    epoch = (await plane.agents())[0]["metadata"]["epoch"]
+    leader.signal(signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while (await plane.agents())[0]["metadata"]["epoch"] == epoch:
+            await asyncio.sleep(0.05)
+    await sees_the_desktop(visitor)
+    await visitor.picture("after-failover")
+    # The very same shell: what it was told before is still known there.
+    await types(visitor, docker_client, "touch /tmp/$SEEN", "/tmp/before")
+    assert (await plane.session(NAME))["state"] == "running"
