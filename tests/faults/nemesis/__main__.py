@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,7 +30,13 @@ async def torment(backend, folder, total):
     took, odd = {}, 0
     async with make(folder, os.environ["DOCKER_HOST"]) as stage:
         for number, fault in zip(range(ROUNDS), itertools.cycle(chosen), strict=False):
-            outcome = await play(stage, fault)
+            total["rounds"] += 1
+            try:
+                outcome = await play(stage, fault)
+            except Exception as error:
+                total["broken"] += 1
+                say(f"{backend} {number + 1}/{ROUNDS}  {fault.name}: could not be played: {str(error)[:2000]!r}")
+                continue
             if outcome.took is not None:
                 took.setdefault(fault.name, []).append(outcome.took)
             broken = stage.violations()
@@ -42,7 +49,6 @@ async def torment(backend, folder, total):
             )
             for text in [line for lines in broken.values() for line in lines][:10]:
                 say(f"    {text}")
-            total["rounds"] += 1
         verdict = await stage.settle()
         broken = stage.violations()
     for name in ("overlaps", "epochs_out_of_order"):
@@ -61,12 +67,24 @@ async def torment(backend, folder, total):
 
 
 async def main():
-    names = ["rounds", "overlaps", "epochs_out_of_order", "commands", "lost", "twice", "undelivered", "unexpected"]
+    names = [
+        "rounds",
+        "overlaps",
+        "epochs_out_of_order",
+        "commands",
+        "lost",
+        "twice",
+        "undelivered",
+        "unexpected",
+        "broken",
+    ]
     total = {"bench": "faults"} | dict.fromkeys(names, 0) | {"failover_s": {}}
     for backend in os.environ.get("BACKENDS", "file,redis,swarm").split(","):
         with tempfile.TemporaryDirectory(prefix="ssn-") as folder:
             await torment(backend, Path(folder) / "n", total)
     print(json.dumps(total), flush=True)
+    if any(total[name] for name in ("overlaps", "epochs_out_of_order", "lost", "twice", "broken")):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
