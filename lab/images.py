@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BASE = "streamspace-lab/base:1"
-DESKTOP = "streamspace-lab/desktop:1"
+DESKTOP = "streamspace-lab/desktop:2"
 TINY = "streamspace-lab/tiny:1"
 NAMES = {
     "base": BASE,
