@@ -41,6 +41,24 @@ async def test_a_failed_command_keeps_its_error(plane: DevPlane, agent: Agent) -
     assert (await plane.wait_command(command_id, "failed"))["error"] == "no memory left: needs 2 GiB, 1 free"
 
 
+async def test_only_a_session_that_no_agent_ever_held_can_be_forgotten(plane: DevPlane, agent: Agent) -> None:
+    refused, held = "Bad / Name!", "held"
+    for name in (refused, held):
+        started = await plane.start_session(session_id=name)
+        with pytest.raises(PlaneError, match="409.*stop it"):  # its start is under way
+            await plane.forget_session(name)
+        if name == held:
+            await agent.send("status", sessionId=name, state="failed")
+        await agent.send("failed", commandId=started, error="no")
+        await plane.wait_command(started, "failed")
+    await plane.forget_session(refused)
+    with pytest.raises(PlaneError, match="409.*stop it"):
+        await plane.forget_session(held)
+    with pytest.raises(PlaneError, match="404"):
+        await plane.forget_session(refused)
+    assert [row["sessionId"] for row in await plane.sessions()] == [held]
+
+
 async def test_every_repeated_answer_is_counted_and_the_first_result_stays(plane: DevPlane, agent: Agent) -> None:
     command_id = await plane.start_session()
     await agent.send("ack", commandId=command_id)

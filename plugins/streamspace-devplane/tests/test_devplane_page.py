@@ -17,6 +17,7 @@ from .conftest import AGENT, Agent, until
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PAGES = ("/", "/sessions/any/view")
+AS_A_BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 @pytest.fixture
@@ -53,13 +54,24 @@ async def test_every_answer_forbids_scripts_of_others_and_says_what_this_is(http
     assert headers["x-streamspace-devplane"] == "development only"
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, "/any"])
 async def test_every_page_says_development_control_plane_and_nothing_of_its_address(
     http: httpx.AsyncClient, path: str
 ) -> None:
-    text = (await http.get(path.replace("any", HOSTILE))).text
+    text = (await http.get(path.replace("any", HOSTILE), headers=AS_A_BROWSER)).text
     assert "development control plane</p>" in text
     assert "onerror" not in text
+
+
+async def test_an_address_without_anything_is_a_page_to_a_browser_and_json_to_all_others(
+    http: httpx.AsyncClient,
+) -> None:
+    seen = await http.get("/nonesuch", headers=AS_A_BROWSER)
+    assert (seen.status_code, seen.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    for path, headers in (("/nonesuch", {}), ("/api/v1/nonesuch", AS_A_BROWSER), ("/api/v1/sessions/no", AS_A_BROWSER)):
+        answer = await http.get(path, headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+        assert answer.json()["error"]
 
 
 def test_no_file_of_the_page_makes_markup_from_text() -> None:

@@ -53,6 +53,7 @@ class Api:
             route("/sessions", self.sessions),
             route("/sessions", self.start, "POST"),
             route("/sessions/{session}", self.session),
+            route("/sessions/{session:path}", self.forget, "DELETE"),
             route("/sessions/{session}/stop", self.stop, "POST"),
             route("/sessions/{session}/hibernate", self.hibernate, "POST"),
             route("/sessions/{session}/wake", self.wake, "POST"),
@@ -173,6 +174,18 @@ class Api:
             raise HTTPException(409, "no agent has registered yet; start one, or name an agentId")
         connected = [row for row in rows if row["agentId"] in self.hub.links]
         return str((connected or rows)[0]["agentId"])
+
+    async def forget(self, request: Request) -> Response:
+        """Drop a session that no agent ever reported on, for its start was refused. All others end by `stop`."""
+        session_id = request.path_params["session"]
+        row = self.store.row("SELECT statuses FROM sessions WHERE session_id = ?", session_id)
+        if row is None:
+            raise HTTPException(404, f"no session {session_id!r}")
+        start = self.store.last_command(session_id, "start_session")
+        if row["statuses"] or start is None or start["state"] != "failed":
+            raise HTTPException(409, f"an agent may hold session {session_id!r}: stop it")
+        self.store.change("DELETE FROM sessions WHERE session_id = ?", session_id)
+        return JSONResponse({})
 
     async def stop(self, request: Request) -> Response:
         return await self._session_command(request, "stop_session")

@@ -21,8 +21,10 @@ from streamspace_devplane.live import Live
 from streamspace_devplane.registration import Door, Misbehaviour
 
 
-async def explain(_: Request, error: Exception) -> Response:
+async def explain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and pages.asked_for(request):
+        return pages.nothing_here()
     return JSONResponse({"error": error.detail}, error.status_code)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -92,6 +93,10 @@ class PlaneClient:
 
     async def wake_session(self, session_id: str) -> str:
         return await self._session_command(session_id, "wake", {})
+
+    async def forget_session(self, session_id: str) -> None:
+        """Drop a session whose start was refused; no agent is told."""
+        await self.call("DELETE", f"/sessions/{quote(session_id)}")
 
     async def _session_command(self, session_id: str, verb: str, extra: Row) -> str:
         return str((await self.call("POST", f"/sessions/{session_id}/{verb}", extra))["commandId"])

@@ -67,7 +67,7 @@ class Live:
         return int(rows[0]["seq"]) if rows else 0
 
     def state(self) -> dict[str, Any]:
-        """Agents, templates' names, and sessions, each with its `lastCommand`; of the ended ones the latest."""
+        """Agents, templates' names, and sessions, each with its `lastCommand` and `lastStart`; of the ended ones the latest."""
         agents = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
         return {
             "agents": [{**row, "connected": row["agentId"] in self.hub.links} for row in agents],
@@ -79,14 +79,11 @@ class Live:
             f"SELECT * FROM sessions WHERE state {compare} 'terminated' ORDER BY created_at DESC LIMIT ?",  # noqa: S608 - own operators
             limit,
         )
-        return [{**row, "lastCommand": self._last_command(row["sessionId"])} for row in rows]
-
-    def _last_command(self, session_id: str) -> Row | None:
-        return self.store.row(
-            "SELECT command_id, action, state, error, created_at, finished_at FROM commands"
-            " WHERE session_id = ? ORDER BY seq DESC LIMIT 1",
-            session_id,
-        )
+        last = self.store.last_command
+        return [
+            {**row, "lastCommand": last(row["sessionId"]), "lastStart": last(row["sessionId"], "start_session")}
+            for row in rows
+        ]
 
     async def log(self, request: Request) -> Response:
         """What is known of one session: its commands, the last messages about it, and the last `readings` of its use,

@@ -1,4 +1,4 @@
-"""What a browser sees: two pages, their modules, and noVNC where it is installed. Nothing is made from anybody's input."""
+"""What a browser sees: two pages, a third where there is nothing, their modules, and noVNC where it is installed. Nothing is made from anybody's input."""
 
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ def page(name: str) -> Any:
         return FileResponse(STATIC / name, media_type="text/html; charset=utf-8")
 
     return shown
+
+
+def asked_for(request: Request) -> bool:
+    """Does somebody look at this address with a browser? A program, and whoever asks the API, is answered in JSON."""
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def nothing_here() -> Response:
+    return FileResponse(STATIC / "missing.html", 404, media_type="text/html; charset=utf-8")
 
 
 def routes(novnc: Path | None) -> list[BaseRoute]:

@@ -114,6 +114,13 @@ class Store:
     def command(self, command_id: str) -> Row | None:
         return self.row("SELECT * FROM commands WHERE command_id = ?", command_id)
 
+    def last_command(self, session_id: str, action: str | None = None) -> Row | None:
+        return self.row(
+            "SELECT command_id, action, state, error, created_at, finished_at FROM commands"
+            " WHERE session_id = ? AND action = COALESCE(?, action) ORDER BY seq DESC LIMIT 1",
+            session_id, action,
+        )  # fmt: skip
+
     def pending(self, agent_id: str) -> list[Row]:
         return self.rows("SELECT * FROM commands WHERE agent_id = ? AND state = 'pending' ORDER BY seq", agent_id)
 
