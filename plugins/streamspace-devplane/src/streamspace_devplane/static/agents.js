@@ -17,6 +17,13 @@ export function showAgents(agents, sessions) {
 
 setInterval(() => rows.forEach((agent) => cards.get(agent.agentId)?.update(agent)), 1000);
 
+// Where nobody else could lead, the host says enough.
+function lead({ leader, hostname, epoch, electionBackend }, now) {
+  const elected = electionBackend && electionBackend !== "none";
+  if (!elected) return hostname ? `${now ? "Runs" : "Last ran"} on ${hostname}` : "";
+  return `${now ? "Led" : "Last led"} by ${leader ?? hostname ?? "a replica"}, epoch ${epoch ?? "unknown"} (elected by ${electionBackend})`;
+}
+
 class Card {
   constructor(agent) {
     this.state = el("span", { className: "state" });
@@ -37,9 +44,7 @@ class Card {
     const state = agent.approval === "approved" ? agent.status : agent.approval;
     say(this.state, state === "pending" ? "waits for approval" : state);
     this.state.className = `state ${state}`;
-    const leader = metadata.leader ?? metadata.hostname;
-    const election = metadata.electionBackend && metadata.electionBackend !== "none" ? `elected by ${metadata.electionBackend}` : "no election";
-    say(this.leader, leader ? `Leader ${leader}, epoch ${metadata.epoch ?? "unknown"} (${election})` : "");
+    say(this.leader, lead(metadata, agent.connected || agent.approval === "pending"));
     const count = running[agent.agentId] ?? 0;
     const most = capacity.maxSessions === undefined ? "" : `${capacity.maxSessions} sessions`;
     const room = [most, capacity.cpu, capacity.memory].filter(Boolean).join(", ");

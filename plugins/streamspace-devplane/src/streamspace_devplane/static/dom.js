@@ -22,6 +22,22 @@ export function show(node, visible) {
   if (node.hidden === visible) node.hidden = !visible;
 }
 
+// A text of which more than the first line is folded away; what a reader has unfolded stays so until the text changes.
+export class Folded {
+  constructor(className) {
+    this.node = el("div", { className });
+    this.text = "";
+  }
+
+  say(text) {
+    if (this.text === text) return;
+    this.text = text;
+    const [first, ...rest] = text.trim().split("\n");
+    this.node.replaceChildren(rest.length === 0 ? first
+      : el("details", {}, el("summary", {}, first), el("div", { className: "rest" }, rest.join("\n"))));
+  }
+}
+
 // Keep one part per key in `box`, in the order of `items`; parts have `node` and `update(item)`.
 export function keyed(box, parts, items, key, make) {
   const wanted = new Set(items.map(key));

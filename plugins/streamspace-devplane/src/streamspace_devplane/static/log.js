@@ -5,6 +5,7 @@ import { bytes, clock, cores, span } from "./words.js";
 
 const KEPT = 400;
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
+const PROBLEMS = new Set(["failed", "vnc_error", "unreadable", "stuck_session"]);
 const actions = new Map(); // what each command's id stands for
 const ARROWS = { to_agent: "→ ", from_agent: "← ", plane: "· " };
 
@@ -39,7 +40,8 @@ function lineOf(row, withAgent) {
     el("span", { className: "what" }, about));
   const details = el("details", {}, head);
   details.addEventListener("toggle", () => details.append(el("pre", {}, JSON.stringify(row.payload, null, 2))), { once: true });
-  return el("li", { className: row.direction }, details);
+  const problem = PROBLEMS.has(row.type) || (row.type === "status" && row.payload.state === "failed");
+  return el("li", { className: `${row.direction}${problem ? " problem" : ""}` }, details);
 }
 
 function summary({ type, payload }) {

@@ -7,9 +7,9 @@ const WIDTH = 300;
 const HEIGHT = 60;
 
 export class Plot {
-  // The scale ends at `share` of the limit, or at the peak where that is higher.
-  constructor(kind, title, { bare, full, share }) {
-    this.share = share;
+  // The scale ends above the highest value shown, and never below `least`: what is less than that is no load worth a mountain.
+  constructor(kind, title, { bare, full, least }) {
+    this.least = least;
     this.bare = bare;
     this.format = full;
     this.title = title;
@@ -53,7 +53,7 @@ export class Plot {
     const [end, value] = this.points.at(-1);
     const begin = Math.min(this.points[0][0], end - 60);
     const peak = Math.max(...this.points.map((point) => point[1]));
-    const top = Math.max(peak, (this.limit ?? peak) * this.share) || 1;
+    const top = Math.max(peak * 1.15, this.least);
     const x = (time) => (((time - begin) / (end - begin)) * WIDTH).toFixed(1);
     const y = (amount) => (HEIGHT - 2 - (amount / top) * (HEIGHT - 6)).toFixed(1);
     const line = this.points.map(([time, amount]) => `${x(time)} ${y(amount)}`).join("L");

@@ -1,9 +1,9 @@
 // The sessions' cards.
-import { $, el, keyed, openDialog, say, show } from "./dom.js";
+import { $, el, Folded, keyed, openDialog, say, show } from "./dom.js";
 import { showSessionLog } from "./log.js";
 import { call, pathOf } from "./plane.js";
 import { Plot } from "./plot.js";
-import { bytes, cores } from "./words.js";
+import { bytes, cores, coresUsed } from "./words.js";
 
 const running = new Map();
 const ended = new Map();
@@ -38,13 +38,13 @@ class Card {
     this.id = sessionId;
     this.state = el("span", { className: "state" });
     this.facts = el("p", { className: "facts" });
-    this.reason = el("p", { className: "reason" });
+    this.reason = new Folded("reason");
     this.busy = el("p", { className: "busy" });
     this.bar = el("progress", { max: 100 });
     this.phase = el("span");
     this.meter = el("label", { className: "meter" }, this.phase, this.bar);
-    this.cpu = new Plot("cpu", "CPU", { bare: cores, full: (count) => `${cores(count)} ${count === 1 ? "core" : "cores"}`, share: 0.1 });
-    this.memory = new Plot("memory", "Memory", { bare: bytes, full: bytes, share: 1 });
+    this.cpu = new Plot("cpu", "CPU", { bare: cores, full: coresUsed, least: 0.1 });
+    this.memory = new Plot("memory", "Memory", { bare: bytes, full: bytes, least: 64 * 2 ** 20 });
     this.plots = el("div", { className: "plots" }, this.cpu.node, this.memory.node);
     const button = (text, onclick, className = "") =>
       el("button", { type: "button", className, onclick, "aria-label": `${text} ${sessionId}` }, text);
@@ -52,12 +52,13 @@ class Card {
       view: el("a", { className: "button primary", href: pathOf(sessionId, "view"), "aria-label": `View ${sessionId}` }, "View"),
       wake: button("Wake", () => this.order("wake"), "primary"),
       hibernate: button("Hibernate", () => this.order("hibernate")),
-      stop: button("Stop", () => this.askToStop(), "danger"),
+      stop: button("Stop", () => this.ask("Stop"), "danger"),
+      remove: button("Remove", () => this.remove(), "danger"),
       log: button("Log", () => showSessionLog(this.id).catch(complain)),
     };
     this.node = el("article", { className: "card" },
       el("div", { className: "top" }, el("h3", {}, sessionId), this.state),
-      this.facts, this.meter, this.reason, this.plots, this.busy,
+      this.facts, this.meter, this.reason.node, this.plots, this.busy,
       el("div", { className: "actions" }, ...Object.values(this.buttons)));
     this.node.dataset.session = sessionId;
     this.recall();
@@ -86,24 +87,30 @@ class Card {
   }
 
   update(session) {
-    const { state, lastCommand: last, platformMetadata: about } = session;
+    const { state, lastCommand: last, lastStart, platformMetadata: about } = session;
+    const notStarted = state === "pending" && lastStart?.state === "failed";
+    this.refused = lastStart?.state === "failed" && session.statuses === 0; // no agent has ever held it
     this.node.dataset.state = state;
-    say(this.state, state === "running" && !session.vncReady ? "running, no viewer" : state);
-    this.state.className = `state ${state}`;
+    say(this.state, notStarted ? "not started" : state === "running" && !session.vncReady ? "running, no viewer" : state);
+    this.state.className = `state ${notStarted ? "failed" : state}`;
     say(this.facts, [session.template, `for ${session.user}`, `on ${session.agentId}`, about.image, state !== "failed" && about.reason]
       .filter(Boolean).join(" · "));
     const underWay = last && ON_ITS_WAY.has(last.state);
-    show(this.meter, state === "pending");
-    if (state === "pending") this.progress(about.progress, underWay && last.state === "pending");
-    const refused = last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
+    const starts = state === "pending" && !notStarted;
+    show(this.meter, starts);
+    if (starts) this.progress(about.progress, underWay && last.state === "pending");
+    const problem = notStarted ? `It was never started: ${lastStart.error}`
+      : last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
     const failed = state === "failed" && about.reason;
-    say(this.reason, failed && !refused.includes(failed) ? [failed, refused].filter(Boolean).join("\n") : refused);
-    say(this.busy, underWay && state !== "pending" ? `${DOING[last.action] ?? last.action} …` : "");
+    this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
+    say(this.busy, underWay && !starts ? `${DOING[last.action] ?? last.action} …` : "");
     show(this.plots, state === "running");
     show(this.buttons.view, state === "running" && session.vncReady);
     show(this.buttons.wake, state === "hibernated");
     show(this.buttons.hibernate, state === "running");
-    show(this.buttons.stop, state !== "terminated");
+    const over = state === "failed" || notStarted;
+    show(this.buttons.stop, state !== "terminated" && !over);
+    show(this.buttons.remove, over);
     for (const name of ["wake", "hibernate"]) this.buttons[name].disabled = Boolean(underWay);
   }
 
@@ -119,17 +126,27 @@ class Card {
     say(this.phase, [step.phase, amount || step.detail].filter(Boolean).join(": "));
   }
 
-  async order(what, body = {}) {
+  order(what, body = {}) {
+    return this.send("POST", pathOf(this.id, what), body);
+  }
+
+  async send(...wish) {
     try {
-      await call("POST", pathOf(this.id, what), body);
+      await call(...wish);
       show($("notice"), false);
     } catch (error) {
       complain(error);
     }
   }
 
-  askToStop() {
-    say($("stop-title"), `Stop ${this.id}?`);
+  remove() {
+    if (this.refused) this.send("DELETE", `/sessions/${encodeURIComponent(this.id)}`);
+    else this.ask("Remove");
+  }
+
+  ask(verb) {
+    say($("stop-title"), `${verb} ${this.id}?`);
+    say($("stop-submit"), `${verb} it`);
     $("stop-form").reset();
     $("stop-form").onsubmit = (event) => this.order("stop", event.target.deletePVC.checked ? { deletePVC: true } : {});
     openDialog($("stop-dialog"));

@@ -28,7 +28,15 @@ function veil(text, action) {
   }
 }
 
+// Buttons do something or are off.
+function enable() {
+  const state = latest?.session?.state;
+  $("hands").disabled = document.body.dataset.viewer !== "connected";
+  $("full").disabled = !state || state === "failed" || state === "terminated";
+}
+
 function look() {
+  enable();
   if (waiting || !latest) return;
   const { session, agent } = latest;
   if (rfb) {
@@ -40,6 +48,7 @@ function look() {
   if (session.state === "hibernated") return veil("It hibernates.", { text: "Wake it", run: wake });
   if (session.state === "terminated") return veil("It has ended.");
   if (session.state === "failed") return veil(`It failed: ${session.platformMetadata.reason ?? session.lastCommand?.error ?? "no reason was told"}`);
+  if (session.state === "pending" && session.lastStart?.state === "failed") return veil(`It was never started: ${session.lastStart.error}`);
   if (session.state === "pending" || !session.vncReady) return veilOfProgress(session);
   if (!wanted) return;
   connect();
@@ -72,6 +81,7 @@ function connect() {
   rfb.addEventListener("connect", () => {
     failures = 0;
     document.body.dataset.viewer = "connected";
+    enable();
     show($("veil"), false);
     show($("keys"), true);
     rfb.focus();
@@ -86,6 +96,7 @@ function ended(reason) {
   rfb = null;
   show($("keys"), false);
   document.body.dataset.viewer = "waiting";
+  enable();
   if (reason === "another viewer connected") {
     wanted = false;
     veil("Another viewer took over: a session has one at a time.", { text: "Take it back", run: again });

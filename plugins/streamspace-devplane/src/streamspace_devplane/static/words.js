@@ -10,7 +10,8 @@ export function bytes(count) {
   return `${count >= 100 || unit === 0 ? Math.round(count) : Number(count.toPrecision(3))} ${units[unit]}`;
 }
 
-export const cores = (count) => `${count < 0.1 ? count.toFixed(3) : Number(count.toPrecision(3))}`;
+export const cores = (count) => (count < 0.01 ? "<0.01" : `${Number(count.toPrecision(count < 0.1 ? 2 : 3))}`);
+export const coresUsed = (count) => (count < 0.005 ? "idle" : `${cores(count)} ${count === 1 ? "core" : "cores"}`);
 
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });
 

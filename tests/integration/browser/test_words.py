@@ -1,0 +1,135 @@
+"""What the page tells when something is not as it should be: plainly, and with a way out."""
+
+import re
+
+import httpx
+import pytest
+from playwright.async_api import expect
+
+from streamspace_agent import templates
+from streamspace_agent.errors import CommandFailed
+from tests.integration.browser.cards import card
+from tests.names import sid
+
+
+async def test_a_session_whose_start_was_refused_says_so_and_can_be_removed(plane, agent, visit):
+    name = "Bad Name!"
+    await plane.wait_command(await plane.start_session("desktop", session_id=name), "failed")
+    home = await visit(plane.url)
+    refused = card(home, name)
+    await expect(refused).to_contain_text("It was never started: invalid_session_id")
+    await expect(refused.get_by_text("not started", exact=True)).to_be_visible()
+    await expect(refused.get_by_role("progressbar")).to_have_count(0)
+    await expect(refused.get_by_role("button", name="Stop")).to_have_count(0)
+    await home.picture("refused")
+    await plane.wait_command(await plane.stop_session(name), "failed")
+    await expect(refused).to_contain_text("It was never started: invalid_session_id")
+    await expect(refused.get_by_role("progressbar")).to_have_count(0)
+    viewer = await visit(f"{plane.url}/sessions/{name}/view")
+    await expect(viewer.page.get_by_text("It was never started: invalid_session_id")).to_be_visible()
+    await refused.get_by_role("button", name="Remove").click()
+    await expect(refused).to_have_count(0)
+    await expect(viewer.page.get_by_text("There is no such session.")).to_be_visible()
+    assert await plane.sessions() == []
+
+
+async def test_the_dialog_takes_the_names_that_an_agent_takes(plane, visit):
+    home = await visit(plane.url)
+    await home.page.get_by_role("button", name="Start a session").click()
+    field = home.page.get_by_label("Name")
+    for name in ("a", "Desk_1.of-two", "1" * 100, "1" * 101, "Bad Name!", "-a", ".", "a/b", "é", "a:b", "_a"):
+        await field.fill(name)
+        assert await field.evaluate("field => field.validity.valid") == is_taken(name), name
+    await field.fill("Bad Name!")
+    await home.page.get_by_role("button", name="Start", exact=True).click()
+    await expect(field).to_be_focused()
+    await expect(home.page.get_by_role("dialog")).to_be_visible()
+    assert "letters, digits, dots" in await field.get_attribute("title")
+    assert await plane.sessions() == []
+
+
+def is_taken(name):
+    try:
+        return templates.session_id({"sessionId": name}) == name
+    except CommandFailed:
+        return False
+
+
+async def test_a_failed_session_tells_one_line_unfolds_the_rest_and_is_removed(plane, agent, visit, manifest):
+    name = sid("crashes")
+    crashing = manifest(MODE="crash", AFTER=3)
+    await plane.wait_command(await plane.start_session("tiny", session_id=name, manifest=crashing), timeout=60)
+    await plane.wait_session(name, state="failed")
+    home = await visit(plane.url)
+    failed = card(home, name)
+    last_words = failed.get_by_text("session: giving up")
+    summary = failed.locator("summary")
+    await expect(summary).to_contain_text("last log lines")
+    await expect(last_words).not_to_be_visible()
+    await summary.click()
+    await expect(last_words).to_be_visible()
+    await home.picture("unfolded")
+    await expect(failed.get_by_role("button", name="Stop")).to_have_count(0)
+    await failed.get_by_role("button", name="Remove").click()
+    await home.page.get_by_role("button", name="Remove it").click()
+    await expect(failed).to_have_count(0)
+    assert (await plane.session(name))["state"] == "terminated"
+
+
+async def test_messages_of_trouble_look_other_than_those_of_success(plane, agent, agent_id, visit):
+    bad = await plane.send_command(agent_id, "no_such_action", {})
+    await plane.wait_command(bad, "failed")
+    home = await visit(plane.url)
+    log = home.page.get_by_label("Messages between")
+    failed, fine = (log.get_by_role("listitem").filter(has_text=text).first for text in ("← failed", "→ command"))
+    for line, marked in ((failed, True), (fine, False)):
+        way = line.locator(".way")
+        mark = await way.evaluate("way => getComputedStyle(way, '::after').content")
+        assert ("✗" in mark) == marked
+    colours = [await line.locator(".what").evaluate("what => getComputedStyle(what).color") for line in (failed, fine)]
+    assert colours[0] != colours[1]
+    await home.picture("trouble")
+
+
+async def test_who_leads_is_told_where_somebody_else_could(plane, agent, agent_id, visit):
+    elected = f"{agent_id}-elected"
+    about = {"electionBackend": "redis", "leader": "host-1", "hostname": "host-1", "epoch": 7}
+    async with httpx.AsyncClient(base_url=plane.url, trust_env=False) as http:
+        registered = await http.post(
+            "/api/v1/agents/register",
+            json={"agentId": elected, "platform": "docker", "metadata": about},
+            headers={"X-Agent-API-Key": await plane.issue_key(elected)},
+        )
+        assert registered.status_code == 201
+    home = await visit(plane.url)
+    await expect(card(home, elected)).to_contain_text("Last led by host-1, epoch 7 (elected by redis)")
+    await expect(card(home, agent_id)).to_contain_text("Runs on ")
+    await expect(card(home, agent_id)).not_to_contain_text("epoch")
+    await home.picture("agents")
+    await agent.kill()
+    await expect(card(home, agent_id)).to_contain_text("Last ran on ")
+
+
+async def test_the_viewer_of_a_session_that_is_not_there_has_nothing_to_press(plane, visit):
+    visitor = await visit(f"{plane.url}/sessions/nobody/view")
+    page = visitor.page
+    await expect(page.get_by_text("There is no such session.")).to_be_visible()
+    for name in ("Full screen", "Type it", "Enter"):
+        await expect(page.get_by_role("button", name=name)).to_be_disabled()
+    await expect(page.get_by_label("Text to type into the session")).to_be_disabled()
+    await visitor.picture("nobody")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_an_address_with_nothing_behind_it_leads_back_to_the_first_page(plane, visit, scheme):
+    visitor = await visit(plane.url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = visitor.page
+    await page.goto(f"{plane.url}/nonesuch")
+    await expect(page.get_by_role("heading", name="There is nothing at this address")).to_be_visible()
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await visitor.picture("nothing")
+    await page.get_by_role("link", name="first page").click()
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()
+    # The browser tells its console of the status, which is right; of anything else it would be wrong.
+    assert all(re.search("status of 404", complaint) for complaint in visitor.complaints)
+    visitor.complaints.clear()
