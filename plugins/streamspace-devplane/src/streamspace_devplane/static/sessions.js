@@ -99,7 +99,7 @@ class Card {
     const starts = state === "pending" && !notStarted;
     show(this.meter, starts);
     if (starts) this.progress(about.progress, underWay && last.state === "pending");
-    const problem = notStarted ? `It was never started: ${lastStart.error}`
+    const problem = notStarted ? `${this.refused ? "It was never started" : "Its start failed"}: ${lastStart.error}`
       : last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
     const failed = state === "failed" && about.reason;
     this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
