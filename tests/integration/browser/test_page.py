@@ -92,6 +92,29 @@ async def test_a_person_starts_uses_hibernates_and_wakes_a_desktop(plane, agent,
     await home.picture("stopped")
 
 
+async def test_a_right_click_on_the_background_opens_another_terminal(plane, agent, visit, docker_client, desktop):
+    await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
+    await plane.wait_session(NAME, state="running", vnc_ready=True)
+    visitor = await visit(f"{plane.url}/sessions/{NAME}/view")
+    await sees_the_desktop(visitor)
+    box = await visitor.page.locator("#screen canvas").bounding_box()
+    async with asyncio.timeout(60):
+        while terminals(docker_client) < 2:
+            await visitor.page.keyboard.press("Escape")  # a menu that came before the window manager listened
+            await visitor.page.mouse.click(box["x"] + 30, box["y"] + 30, button="right")
+            await asyncio.sleep(1)
+            await visitor.picture("menu")
+            await visitor.page.keyboard.press("ArrowDown")
+            await visitor.page.keyboard.press("Enter")
+            await asyncio.sleep(2)
+    await visitor.picture("two-terminals")
+
+
+def terminals(client):
+    found = client.containers.get(f"streamspace-{NAME}").exec_run(["sh", "-c", "cat /proc/[0-9]*/comm"])
+    return found.output.split().count(b"xterm")
+
+
 async def test_the_newer_viewer_has_the_desktop_and_the_older_can_take_it_back(plane, agent, visit, desktop):
     await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
     await plane.wait_session(NAME, state="running", vnc_ready=True)
