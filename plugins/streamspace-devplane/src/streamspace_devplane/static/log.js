@@ -5,7 +5,8 @@ import { bytes, clock, cores, span } from "./words.js";
 
 const KEPT = 400;
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
-const PROBLEMS = new Set(["failed", "vnc_error", "unreadable", "stuck_session"]);
+const PROBLEMS = new Set(["failed", "unreadable", "stuck_session"]);
+const AS_ASKED = /^(the session is (hibernated|terminated)$|idle_timeout:|max_session_duration:)/; // an end that somebody wanted
 const actions = new Map(); // what each command's id stands for
 const ARROWS = { to_agent: "→ ", from_agent: "← ", plane: "· " };
 
@@ -40,7 +41,8 @@ function lineOf(row, withAgent) {
     el("span", { className: "what" }, about));
   const details = el("details", {}, head);
   details.addEventListener("toggle", () => details.append(el("pre", {}, JSON.stringify(row.payload, null, 2))), { once: true });
-  const problem = PROBLEMS.has(row.type) || (row.type === "status" && row.payload.state === "failed");
+  const problem = PROBLEMS.has(row.type) || (row.type === "status" && row.payload.state === "failed")
+    || (row.type === "vnc_error" && !AS_ASKED.test(row.payload.error));
   return el("li", { className: `${row.direction}${problem ? " problem" : ""}` }, details);
 }
 
