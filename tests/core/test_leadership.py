@@ -241,6 +241,15 @@ async def test_commands_wait_for_an_engine_that_is_away(plane, lead, driver):
         await plane.wait_command(command)
 
 
+async def test_an_approval_that_is_waited_for_is_the_reason_for_no_connection(plane, lead):
+    async with lead(AGENT_ID="new-agent", AGENT_API_KEY=await plane.bootstrap_key()) as running:
+        status = running.tenure._link.status
+        async with asyncio.timeout(20):
+            while not status.last_error:
+                await asyncio.sleep(0.02)
+        assert status.last_error == "waits for an administrator's approval of new-agent; asks again every 30 s"
+
+
 async def test_a_leader_without_a_link_gives_leadership_up(plane, lead):
     async with lead() as running:
         await plane.wait_agent(AGENT)
