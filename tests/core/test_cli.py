@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def test_every_command_but_run_speaks_json(command):
     assert "--json" in CliRunner().invoke(cli, [command, "--help"]).output
 
 
-@pytest.mark.parametrize("arguments", [(), ("run",), ("gc",)])
+@pytest.mark.parametrize("arguments", [(), ("run",)])
 def test_missing_settings_are_one_line_each_and_exit_code_2(arguments):
     result = agent(*arguments)
     assert result.returncode == 2
@@ -312,6 +313,36 @@ def test_check_shows_each_wrong_setting_as_a_finding():
     ]
 
 
+def test_wrong_plugins_are_among_all_that_is_wrong():
+    lines = agent("run", **REQUIRED, MAX_CPU="lots", RUNTIME_DRIVER="dokcer", ENABLE_HA="yes",
+                  LEADER_ELECTION_BACKEND="reddis", STATE_DIR="rel").stderr.splitlines()  # fmt: skip
+    assert [re.match(r"docker-agent: (\w+)", line)[1] for line in lines] == [
+        "STATE_DIR", "MAX_CPU", "RUNTIME_DRIVER", "LEADER_ELECTION_BACKEND",
+    ]  # fmt: skip
+
+
+def ends_in_json(result, code):
+    assert result.returncode == code
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    ends = [line for line in lines if "exit_code" in line]
+    assert {(line["level"], line["exit_code"]) for line in ends} == {("error", code)}
+    return [line["message"] for line in ends]
+
+
+def test_a_log_in_json_tells_the_end_in_json_too(site):
+    assert ends_in_json(agent("--log-format", "json", **site, MAX_CPU="lots", MAX_SESSIONS="x"), 2) == [
+        "MAX_CPU=lots is not a number: write for example 100",
+        "MAX_SESSIONS=x is not a whole number: write for example 100",
+    ]
+    (missing,) = ends_in_json(agent(**{**site, "RUNTIME_DRIVER": "none"}, LOG_FORMAT="json"), 2)
+    assert missing.startswith("RUNTIME_DRIVER=none is not installed")
+    (address,) = ends_in_json(agent(**site, LOG_FORMAT="json", HEALTH_ADDRESS="192.0.2.1:80"), 2)
+    assert address.startswith("HEALTH_ADDRESS")
+    plain = agent(**site, HEALTH_ADDRESS="192.0.2.1:80").stderr
+    assert plain.count("HEALTH_ADDRESS") == 1
+    assert plain.splitlines()[-1].startswith("docker-agent: HEALTH_ADDRESS")
+
+
 def test_check_shows_the_drivers_problems_with_their_fixes(site, tmp_path):
     problems = [["the disk is nearly full", "free some", False], ["no such network", "create it", True]]
     (tmp_path / "engine.json").write_text(json.dumps({"sessions": [], "volumes": [], "problems": problems}))
@@ -339,6 +370,11 @@ def test_gc_lists_and_removes_nothing_where_nobody_can_be_asked(site, tmp_path):
     ]
     assert "--yes" in result.stderr
     assert volumes(tmp_path) == ["s1", "s2", "s3"]
+
+
+def test_gc_asks_the_engine_only_and_needs_no_control_plane(site):
+    del site["CONTROL_PLANE_URL"]
+    assert agent("gc", "--dry-run", **site).returncode == 0
 
 
 def test_gc_with_dry_run_only_lists(site, tmp_path):

@@ -1,5 +1,6 @@
 import pytest
 
+from streamspace_agent import logs
 from streamspace_agent.config import Settings, is_secret, load, load_place, variable
 from streamspace_agent.errors import ConfigError
 
@@ -147,18 +148,18 @@ WRONG = [
     ("REGION", "x" * 51, "50"),
     ("NETWORK_NAME", "-bad", "pattern"),
     ("MAX_CPU", "0", "greater than 0"),
-    ("MAX_CPU", "many", "number"),
-    ("MAX_CPU", "nan", "finite"),
-    ("MAX_CPU", "inf", "finite"),
+    ("MAX_CPU", "many", "MAX_CPU=many is not a number: write for example 100"),
+    ("MAX_CPU", "nan", "MAX_CPU=nan is not a number"),
+    ("MAX_CPU", "inf", "MAX_CPU=inf is not a number"),
     ("MAX_MEMORY", "-1", "greater than 0"),
     ("MAX_MEMORY", "128Gi", "number"),
     ("MAX_SESSIONS", "-1", "greater than or equal to 0"),
-    ("MAX_SESSIONS", "2.5", "integer"),
+    ("MAX_SESSIONS", "2.5", "MAX_SESSIONS=2.5 is not a whole number"),
     ("HEALTH_CHECK_INTERVAL", "41s", "gives an agent up 45s"),
     ("HEALTH_CHECK_INTERVAL", "0", "greater than or equal to 1"),
-    ("HEALTH_CHECK_INTERVAL", "soon", "30s, 1m30s"),
+    ("HEALTH_CHECK_INTERVAL", "soon", "HEALTH_CHECK_INTERVAL=soon is not a duration: write for example 30s, 1m30s"),
     ("USAGE_INTERVAL", "often", "30s, 1m30s"),
-    ("ENABLE_HA", "maybe", "boolean"),
+    ("ENABLE_HA", "maybe", "ENABLE_HA=maybe is not a boolean: write true or false"),
     ("LEASE_DURATION", "0s", "greater than 0"),
     ("LEASE_DURATION", "x", "30s, 1m30s"),
     ("HIBERNATE_MODE", "sleep", "'stop' or 'pause'"),
@@ -166,10 +167,13 @@ WRONG = [
     ("COMMAND_CONCURRENCY", "0", "greater than or equal to 1"),
     ("COMMAND_CONCURRENCY", "1001", "less than or equal to 1000"),
     ("DRAIN_TIMEOUT", "-1s", "30s, 1m30s"),
-    ("HEALTH_ADDRESS", "8080", "127.0.0.1:8080"),
+    ("HEALTH_ADDRESS", "8080", "HEALTH_ADDRESS=8080 is not host:port"),
     ("HEALTH_ADDRESS", "host:99999", "65535"),
     ("LOG_LEVEL", "loud", "debug"),
     ("LOG_FORMAT", "xml", "json"),
+    ("STATE_DIR", "state", "must be an absolute path, not state"),
+    ("LOCK_FILE_PATH", "agent.lock", "must be an absolute path, not agent.lock"),
+    ("AGENT_API_KEY", "two words", "is not one line of visible ASCII"),
     ("TLS_CA_FILE", "/does/not/exist", "no such file: /does/not/exist"),
 ]
 
@@ -182,8 +186,15 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(name, text, hint):
     assert not problem.endswith(".")
 
 
+@pytest.mark.parametrize(("name", "text", "hint"), WRONG)
+def test_what_is_wrong_reaches_people_whole(name, text, hint):
+    """Our own words must not look like a secret to the redactor."""
+    (problem,) = problems({**REQUIRED, name: text})
+    assert logs.redact(problem) == problem
+
+
 def test_every_setting_that_can_be_wrong_is_tried():
-    free_text = {"agent_api_key", "docker_host", "volume_driver", "publish_address", "state_dir", "lock_file_path"}
+    free_text = {"docker_host", "volume_driver", "publish_address"}
     free_text |= {"leader_election_backend", "runtime_driver", "redis_url", "tls_cert_file", "tls_key_file"}
     assert {name.lower() for name, _, _ in WRONG} | free_text == set(Settings.model_fields)
 
@@ -198,6 +209,8 @@ def test_everything_that_is_wrong_is_told_at_once():
 
 def test_a_wrong_secret_is_not_quoted():
     assert "hunter2" not in "\n".join(problems({"AGENT_API_KEY": "hunter2", "MAX_CPU": "x"}))
+    assert "hunter2" not in "\n".join(problems({**REQUIRED, "AGENT_API_KEY": "hunter2 hunter2"}))
+    assert "hunter2" not in "\n".join(problems({**REQUIRED, "CONTROL_PLANE_URL": "wss://u:hunter2@h"}))
 
 
 def test_an_unknown_option_is_a_programming_error_that_is_told():

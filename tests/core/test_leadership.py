@@ -127,6 +127,32 @@ async def test_a_refused_start_is_answered_with_the_reason_and_the_session_repor
         await plane.wait_session("s1", state="failed")
 
 
+async def test_a_session_whose_id_no_engine_takes_fails_and_can_be_stopped(plane, lead, driver):
+    async with lead():
+        await plane.wait_agent(AGENT)
+        row = await plane.wait_command(await plane.start_session("desktop", session_id="Bad Name!"), "failed")
+        assert row["error"].startswith("invalid_session_id: ")
+        session = await plane.wait_session("Bad Name!", state="failed")
+        assert session["platformMetadata"]["reason"] == row["error"]
+        row = await plane.wait_command(await plane.stop_session("Bad Name!"))
+        assert row["result"] == {"sessionId": "Bad Name!", "state": "terminated"}
+        await plane.wait_session("Bad Name!", state="terminated")
+        assert driver.calls == []
+
+
+async def test_an_end_that_nobody_saw_is_told_when_the_engine_is_looked_at_again(plane, lead, driver, caplog):
+    caplog.set_level("INFO")
+    async with lead():
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session("desktop", session_id="s1"))
+        await plane.wait_command(await plane.start_session("desktop", session_id="s2"))
+    driver.held.pop("s1")
+    async with lead():
+        await plane.wait_session("s1", state="terminated")
+    assert "session s1 was found terminated: it was removed from the engine, not by this agent" in caplog.messages
+    assert "the engine answers: 1 session, 2 states reported" in caplog.messages
+
+
 async def test_a_full_host_refuses_with_numbers(plane, lead):
     async with lead(MAX_MEMORY="1", MAX_SESSIONS="10"):
         await plane.wait_agent(AGENT)
@@ -213,6 +239,15 @@ async def test_commands_wait_for_an_engine_that_is_away(plane, lead, driver):
         await asyncio.sleep(0.3)
         driver.down = False
         await plane.wait_command(command)
+
+
+async def test_an_approval_that_is_waited_for_is_the_reason_for_no_connection(plane, lead):
+    async with lead(AGENT_ID="new-agent", AGENT_API_KEY=await plane.bootstrap_key()) as running:
+        status = running.tenure._link.status
+        async with asyncio.timeout(20):
+            while not status.last_error:
+                await asyncio.sleep(0.02)
+        assert status.last_error == "waits for an administrator's approval of new-agent; asks again every 30 s"
 
 
 async def test_a_leader_without_a_link_gives_leadership_up(plane, lead):

@@ -67,7 +67,7 @@ def test_a_line_of_json_has_the_same_as_fields(log):
     line = last(stream)
     assert datetime.fromisoformat(line.pop("time")).tzinfo is UTC
     assert line == {
-        "level": "error", "logger": "link", "message": "three\nlines\nhere", "agent": "agent-1", "epoch": "17", "session": "s1",
+        "level": "error", "logger": "link", "message": "three\nlines\nhere", "agent": "agent-1", "epoch": 17, "session": "s1",
     }  # fmt: skip
 
 
@@ -203,6 +203,35 @@ def test_a_short_word_is_no_secret():
     logs.hide("ab")
     logs.hide("")
     assert logs.redact("about") == "about"
+
+
+def test_the_fields_stand_after_the_first_line_of_a_message(log):
+    stream = configured()
+    with logs.bind(session="s1"):
+        log.info("it ended, its last words:\none\ntwo")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("it ended, its last words: session=s1")
+    assert rest == ["    one", "    two"]
+
+
+def test_of_last_words_the_log_shows_the_last_few():
+    words = "\n".join(f"line {number}\n  " for number in range(20))
+    assert logs.brief(f"it ended:\n{words}").split("\n") == ["it ended:", *(f"line {n}" for n in range(15, 20))]
+    assert logs.brief("it ended") == "it ended"
+
+
+async def test_a_task_that_outlives_its_command_does_not_carry_the_commands_fields(log):
+    stream = configured()
+
+    async def work():
+        log.info("working")
+
+    with logs.bind(command="c1", session="s1"):
+        await asyncio.create_task(work(), context=logs.context(session="s2"))
+        log.info("here")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("working session=s2")
+    assert second.endswith("here command=c1 session=s1")
 
 
 def test_a_message_cannot_forge_another_line_or_drive_a_terminal(log):

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from streamspace_agent import protocol
+from streamspace_agent import logs, protocol
+from streamspace_agent.errors import CommandFailed
 from tests.core.memory_driver import AGENT
 from tests.core.vnc import GREETING, KEY, POINTER, REQUEST, VncServer, viewer
 
@@ -459,3 +460,35 @@ async def test_memory_does_not_grow_with_what_passes(plane, lead, server):
 def _resident():
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * 4096
+
+
+async def test_a_tunnel_sees_a_session_end_without_alarm_and_without_the_command_that_started_it(
+    plane, lead, driver, server, monkeypatch, caplog
+):
+    connect, over = driver.connect, []
+
+    async def connect_to_what_runs(session_id, port):
+        if session_id in over:
+            raise CommandFailed("not_running", "the session does not run: it is exited")
+        return await connect(session_id, port)
+
+    monkeypatch.setattr(driver, "connect", connect_to_what_runs)
+
+    def with_fields(record):
+        record.fields = dict(logs._fields())
+        return True
+
+    caplog.handler.addFilter(with_fields)
+    caplog.set_level("DEBUG", logger="streamspace_agent.tunnel.tunnel")
+    async with lead():
+        await ready(plane)
+        over.append("s1")
+        async with viewer(plane) as one:
+            await one.handshake()
+            await server.die()
+            async with asyncio.timeout(20):
+                while not any("cannot be viewed: not_running" in record.message for record in caplog.records):
+                    await asyncio.sleep(0.02)
+    told = [record for record in caplog.records if record.name == "streamspace_agent.tunnel.tunnel"]
+    assert not [record for record in told if record.levelname == "WARNING"]
+    assert {str(record.fields) for record in told} == {str({"session": "s1"})}

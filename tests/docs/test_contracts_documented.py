@@ -8,8 +8,8 @@ import pytest
 
 from streamspace_agent import errors, hookspecs, plugins
 from streamspace_agent.agent import SECOND_SIGNAL
-from streamspace_agent.cli import EXIT_CODES
 from streamspace_agent.commands import Register
+from streamspace_agent.endings import EXIT_CODES
 from streamspace_agent.testing.election import ElectionBackendSuite
 from streamspace_agent.testing.runtime import RuntimeDriverSuite
 

@@ -91,6 +91,7 @@ async def test_a_bad_key_is_fatal_and_names_the_variable(plane, report, key):
     finding = (await report(plane.ws_url, AGENT_API_KEY=key)).only("key")
     assert finding.level is Level.FATAL
     assert "AGENT_API_KEY" in finding.message
+    assert ": :" not in finding.message
     assert "AGENT_API_KEY_FILE" in finding.fix
 
 
@@ -105,6 +106,17 @@ async def test_a_running_connected_agent_proves_key_and_websocket(plane, report,
         found = await report(plane.ws_url, AGENT_API_KEY="f" * 64)
     assert found.only("key").message == found.only("websocket").message
     assert "the agent that runs here" in found.only("key").message
+
+
+async def test_an_agent_that_runs_without_a_connection_proves_nothing_and_its_reason_is_told(plane, report, tmp_path):
+    why = "waits for an administrator's approval of check-agent; asks again every 30 s"
+    link = Link(connected=False, last_error=why)
+    snapshot = Snapshot(AGENT, "i", 1, 1, "h", "0", role=Role.LEADER, link=link, engine=Engine(up=True))
+    with StatusSocket(tmp_path / "state" / AGENT, "i", lambda: snapshot):
+        found = await report(plane.ws_url, AGENT_API_KEY=await plane.issue_key(AGENT))
+    assert found.of("control plane")[-1].message == f"the agent that runs here has no connection: {why}"
+    assert found.only("key").level is Level.OK
+    assert "in use" not in found.only("websocket").message
 
 
 async def test_an_engine_that_is_away_is_fatal_with_the_socket_named(report):
@@ -131,6 +143,7 @@ async def test_a_web_page_at_the_address_is_no_control_plane(report):
         found = await report(f"ws://{address}", AGENT_API_KEY="f" * 64)
     assert found.only("key").level is Level.FATAL
     assert "CONTROL_PLANE_URL" in found.only("key").fix
+    assert found.of("websocket") == []
 
 
 @pytest.mark.parametrize("status", [200, 426, 502])
@@ -200,7 +213,23 @@ async def test_a_good_certificate_is_told_with_its_remaining_days(report, tmp_pa
 async def test_an_address_that_speaks_no_tls_is_told(report):
     async with http_server(answer(400)) as (address, _):
         finding = (await report(f"wss://{address}")).of("control plane")[-1]
-    assert finding.message.startswith(f"no TLS with {address}")
+    assert finding.message == f"no TLS with {address}: the port speaks plain HTTP"
+    assert "ws://" in finding.fix
+
+
+async def test_a_port_that_speaks_neither_is_told_with_the_reason_of_the_handshake(report):
+    async with http_server(b"220 mail ready\r\n" * 20) as (address, _):
+        finding = (await report(f"wss://{address}")).of("control plane")[-1]
+    assert finding.message.startswith(f"no TLS with {address}: ")
+    assert "not permitted" not in finding.message
+    assert "CONTROL_PLANE_URL's port speaks TLS" in finding.fix
+
+
+async def test_hints_about_settings_are_warnings(report):
+    found = (await report("ws://127.0.0.1:9", LEADER_ELECTON_BACKEND="redis", LOCK_FILE_PATH="/x")).of("settings")
+    assert [finding.level for finding in found] == [Level.WARNING] * 2
+    assert "ENABLE_HA=true" in found[0].message
+    assert "LEADER_ELECTION_BACKEND?" in found[1].message
 
 
 async def test_the_election_store_is_looked_at(report):

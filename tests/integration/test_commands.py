@@ -77,7 +77,7 @@ async def test_bad_commands_are_answered_with_a_sentence_and_leave_nothing_on_th
             json.dumps(good | {"sessionId": "../../etc"}),
         ): "invalid_session_id: sessionId '../../etc' cannot",
         ("start_session", json.dumps(good | {"sessionId": "\ud800"})): "invalid_session_id: ",
-        ("stop_session", '{"sessionId": "a/b"}'): "invalid_session_id: ",
+        ("stop_session", '{"sessionId": "\\ud800"}'): "invalid_session_id: ",
         (
             "start_session",
             json.dumps(good | {"memory": "plenty"}),
@@ -195,3 +195,15 @@ async def test_of_sixteen_racing_starts_one_passes_where_one_fits(make_agent, pl
     assert len(errors) == 15
     assert set(errors) == {"insufficient_memory: needs 600 MiB, 424 MiB free of 1 GiB; sessions 1/100"}
     assert len(owned()["containers"]) == 1
+
+
+async def test_the_ordinary_life_of_a_session_is_told_without_a_warning(plane, agent, manifest):
+    name = sid("calm")
+    await plane.wait_command(await plane.start_session(session_id=name, manifest=manifest()), timeout=60)
+    for _ in range(3):
+        await plane.wait_command(await plane.hibernate_session(name), timeout=60)
+        await asyncio.sleep(1)  # in which a tunnel tries the session again
+        await plane.wait_command(await plane.wake_session(name), timeout=60)
+    await plane.wait_command(await plane.stop_session(name), timeout=60)
+    await asyncio.sleep(1)
+    assert [line for line in agent.log.splitlines() if " WARNING " in line or " ERROR " in line] == []

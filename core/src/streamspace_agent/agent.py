@@ -23,6 +23,7 @@ from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightErr
 from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
+from streamspace_agent.hints import Consulted, hints
 from streamspace_agent.journal import JournalError
 from streamspace_agent.leadership import Counters, Leadership
 from streamspace_agent.link import Link
@@ -74,8 +75,10 @@ class Agent:
         self._settings = settings
         loader = plugins.Plugins()
         self._registry = loader.commands()
-        self._driver = loader.runtime_driver(settings, environ)
-        self._backend = loader.election_backend(settings, environ) if settings.enable_ha else StandaloneBackend()
+        consulted = Consulted(environ)
+        self._driver = loader.runtime_driver(settings, consulted)
+        self._backend = loader.election_backend(settings, consulted) if settings.enable_ha else StandaloneBackend()
+        self._hints = tuple(hints(settings, environ, consulted.names))
         chosen = [plugins.choose(plugins.RUNTIME, settings.runtime_driver)]
         if settings.enable_ha:
             chosen.append(plugins.choose(plugins.ELECTION, settings.leader_election_backend))
@@ -114,6 +117,8 @@ class Agent:
 
     async def run(self) -> None:
         log.info("starting version %s, control plane %s", __version__, self._settings.control_plane_url)
+        for hint in self._hints:
+            log.warning("%s", hint)
         tick = asyncio.create_task(self._tick(), name="tick")
         try:
             with ExitStack() as stack:

@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import partial
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
@@ -26,7 +27,9 @@ from streamspace_agent import link, registration
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
+from streamspace_agent.health import Role
 from streamspace_agent.health.replicas import replicas
+from streamspace_agent.hints import Consulted, hints
 from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
 from streamspace_agent.registration import Keys, http_client, reason, tls_context
@@ -38,6 +41,7 @@ ENGINE_TIMEOUT = 30.0
 MAX_SKEW = 30.0
 """Seconds between this clock and the control plane's that are worth a warning: certificates and people's logs suffer."""
 CERTIFICATE_WARNING = 14 * 86400.0
+IN_USE = "in use by the agent that runs here and is connected"
 
 
 class Level(StrEnum):
@@ -69,15 +73,16 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
     """Everything, in the order in which an operator would mend it."""
     plugins = Plugins()
     driver = backend = None
+    consulted = Consulted(environ)
     try:
-        driver = plugins.runtime_driver(settings, environ)
+        driver = plugins.runtime_driver(settings, consulted)
         yield Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} can be used")
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
     try:
         if settings.enable_ha:
-            backend = plugins.election_backend(settings, environ)
+            backend = plugins.election_backend(settings, consulted)
             yield Finding(
                 "plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} can be used"
             )
@@ -89,6 +94,8 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
+    for hint in hints(settings, environ, consulted.names):
+        yield Finding("settings", Level.WARNING, hint)
     steps: list[Callable[[], Awaitable[list[Finding]]]] = [partial(_state_dir, settings)]
     if driver:
         steps.append(partial(_engine, driver))
@@ -127,7 +134,16 @@ async def _engine(driver: RuntimeDriver) -> list[Finding]:
         return [Finding("engine", Level.FATAL, f"the driver failed: {type(error).__name__}: {reason(error)}", fix)]
     finally:
         await driver.aclose()
-    return _of_problems("engine", problems, ", ".join(f"{name} {value}" for name, value in facts.items()) or "answers")
+    return _of_problems("engine", problems, _in_words(facts) or "answers")
+
+
+def _in_words(facts: Mapping[str, str]) -> str:
+    """``Docker 28.2.2, API 1.50, overlay2, Debian GNU/Linux 12``: what a driver tells, without the names that say no more."""
+    spoken = {"engine": f"{{}} {facts.get('engineVersion', '')}", "engineVersion": "", "apiVersion": "API {}"}
+    spoken |= {"storageDriver": "{}", "operatingSystem": "{}", "architecture": "{}", "cgroupVersion": "cgroup v{}"}
+    parts = (spoken.get(name, f"{name} {{}}").format(value).strip() for name, value in facts.items() if value)
+    text = ", ".join(part for part in parts if part)
+    return text[:1].upper() + text[1:]
 
 
 async def _control_plane(settings: Settings) -> list[Finding]:
@@ -162,6 +178,9 @@ async def _control_plane(settings: Settings) -> list[Finding]:
         return [*found, _bad_certificate(host, error)]
     except OSError as error:
         fix = "check that CONTROL_PLANE_URL's port speaks TLS, and TLS_CERT_FILE where it asks for a client certificate"
+        if await _speaks_plain_http(host, port):
+            message = f"no TLS with {host}:{port}: the port speaks plain HTTP"
+            return [*found, Finding(subject, Level.FATAL, message, "use ws:// in CONTROL_PLANE_URL, or its TLS port")]
         return [*found, Finding(subject, Level.FATAL, f"no TLS with {host}:{port}: {_text(error)}", fix)]
     return [*found, *await asyncio.to_thread(_http, settings, context)]
 
@@ -173,6 +192,19 @@ async def _greet(host: str, port: int, context: ssl.SSLContext | None) -> Mappin
     certificate: Mapping[str, object] = writer.get_extra_info("peercert") or {}
     writer.transport.abort()
     return certificate
+
+
+async def _speaks_plain_http(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"GET / HTTP/1.0\r\n\r\n")
+                return await reader.readexactly(5) == b"HTTP/"
+            finally:
+                writer.transport.abort()
+    except (OSError, EOFError):
+        return False
 
 
 def _certificate(certificate: Mapping[str, object]) -> Finding:
@@ -207,15 +239,27 @@ def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
         try:
             first = _post(http, settings, keys.headers())
             found.append(_clock(first))
-            if any(document.get("link", {}).get("connected") for document in running):
-                found.append(Finding("key", Level.OK, "in use by the agent that runs here and is connected"))
+            connected = any(document.get("link", {}).get("connected") for document in running)
+            if connected:
+                found.append(Finding("key", Level.OK, IN_USE))
             else:
+                found += _unconnected(running)
                 found.append(_key(settings, keys, first, partial(_post, http, settings)))
-            found.append(_websocket(http, settings, keys, connected=found[-1].level is Level.OK and bool(running)))
+            if connected:
+                found.append(Finding("websocket", Level.OK, IN_USE))
+            elif first.status != 404:  # at an address that is no control plane's its answer would tell nothing
+                found.append(_websocket(http, settings, keys))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
             found.append(Finding("control plane", Level.FATAL, f"no HTTP answer: {reason(error)}", fix))
     return found
+
+
+def _unconnected(running: Iterable[Mapping[str, Any]]) -> Iterable[Finding]:
+    """What the leader that runs here says keeps it from a connection, such as an approval that it waits for."""
+    for document in running:
+        if document.get("role") == Role.LEADER and (error := document.get("link", {}).get("last_error")):
+            yield Finding("control plane", Level.WARNING, f"the agent that runs here has no connection: {error}")
 
 
 def _post(http: urllib3.PoolManager, settings: Settings, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
@@ -232,7 +276,9 @@ def _key(
 ) -> Finding:
     said = _said(first)
     if first.status in {401, 403}:
-        message = registration.key_refused(settings.agent_id, first.status, said, has_key=bool(keys.current))
+        message = registration.key_refused(
+            settings.agent_id, first.status, said.removeprefix(": "), has_key=bool(keys.current)
+        )
         return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
     if first.status == 404:
         message = f"{settings.http_url} has no {registration.PATH}: HTTP 404{said}"
@@ -248,10 +294,8 @@ def _key(
     return Finding("key", Level.WARNING, message, "start the agent: it says at once when the key is refused")
 
 
-def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys, *, connected: bool) -> Finding:
+def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys) -> Finding:
     """Ask for an upgrade without an agent id: refused by the control plane itself, or stopped by something before it."""
-    if connected:
-        return Finding("websocket", Level.OK, "in use by the agent that runs here and is connected")
     headers = {
         **keys.headers(),
         "Connection": "Upgrade",
@@ -328,6 +372,8 @@ def _said(answer: urllib3.BaseHTTPResponse) -> str:
 def _text(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ssl.SSLError):  # its number is no system error's
+        return (error.reason or str(error)).replace("_", " ").lower()
     # Resolver errors are negative and carry a text; asyncio's "Connect call failed" hides the system's.
     return os.strerror(error.errno) if error.errno and error.errno > 0 else (error.strerror or str(error))
 

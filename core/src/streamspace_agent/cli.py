@@ -5,27 +5,19 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamspace_agent import __version__, logs, options
+from streamspace_agent import __version__, endings, logs, options
 from streamspace_agent.config import Place, Settings, load, load_place
 from streamspace_agent.errors import AgentError, ConfigError
 
-EXIT_CODES = (
-    ("0", "all is well; run: stopped on request"),
-    ("1", "not well, or an error while running"),
-    ("2", "a setting, a plugin or the host is wrong; starting again will not help"),
-    ("3", "the control plane refused this agent for good"),
-    ("4", "status: no agent runs here"),
-    ("75", "run: work went on after its lease was over, so the process ended itself; start it again"),
-    ("130", "ended at once by Ctrl-C or a second signal"),
-    ("143", "ended by SIGTERM before it ran"),
-)
+if TYPE_CHECKING:
+    from streamspace_agent.plugins import Kind
 
 
 class Given:
@@ -39,17 +31,44 @@ class Given:
         self.values |= {name: value for name, value in parameters.items() if name in _NAMES and value is not None}
         return {name: value for name, value in parameters.items() if name not in _NAMES}
 
-    def settings(self) -> tuple[Settings, dict[str, str]]:
-        """The settings, and the environment for plugins' own."""
+    def settings(self, *, offline: bool = False) -> tuple[Settings, dict[str, str]]:
+        """The settings, and the environment for plugins' own. ``offline``: for what needs no control plane, nor its URL.
+
+        Raises ConfigError that lists all that is wrong, plugins that are not installed included.
+        """
         plain, environ = options.merge(self.values, os.environ)
-        settings = load(environ, plain)
+        if offline:
+            plain["control_plane_url"] = "ws://none.invalid"
+        try:
+            settings = load(environ, plain)
+        except ConfigError as error:
+            raise ConfigError([*error.problems, *self._missing_plugins()]) from None
         logs.hide_settings(settings)
         return settings, environ
+
+    def chosen(self) -> dict["Kind", str]:
+        """The chosen plugins' names, whether or not the settings are right."""
+        from streamspace_agent.plugins import ELECTION, RUNTIME
+
+        chosen = {RUNTIME: self.choice(RUNTIME.variable)}
+        if self.choice("ENABLE_HA").lower() in {"1", "true", "yes", "on", "t", "y"}:
+            chosen[ELECTION] = self.choice(ELECTION.variable)
+        return chosen
+
+    def _missing_plugins(self) -> Iterator[str]:
+        from streamspace_agent.plugins import choose
+
+        for kind, name in self.chosen().items():
+            try:
+                choose(kind, name)
+            except AgentError as error:
+                yield str(error)
 
     def choice(self, name: str) -> str:
         """A setting's value as given, whether or not the others are right."""
         field = name.lower()
-        return str(self.values.get(field) or os.environ.get(name) or options.default_text(field))
+        given = self.values.get(field)
+        return str((os.environ.get(name, "") if given is None else given) or options.default_text(field)).strip()
 
     def place(self) -> Place:
         plain, environ = options.merge(self.values, os.environ)
@@ -90,7 +109,7 @@ class Group(click.Group):
         with formatter.section("Other"):
             formatter.write_dl([record for record in own if record], col_max=28)
         with formatter.section("Exit codes"):
-            formatter.write_dl(EXIT_CODES)
+            formatter.write_dl(endings.EXIT_CODES)
 
 
 HELP = """Run people's desktops on this Docker host for a StreamSpace control plane.
@@ -142,7 +161,15 @@ def run(given: Given) -> None:
 
 
 def execute(given: Given) -> None:
-    settings, environ = given.settings()
+    try:
+        settings, environ = given.settings()
+    except ConfigError as error:
+        if given.choice("LOG_FORMAT").lower() != "json":
+            raise
+        logs.write_to(sys.stderr, logs.JsonFormatter())
+        endings.log_end(str(error), error.exit_code)
+        sys.exit(error.exit_code)
+    logs.configure(settings, {"agent": settings.agent_id})
     import asyncio
 
     asyncio.run(_run_and_leave(settings, environ))
@@ -158,7 +185,15 @@ async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None
         code = await agent.run(settings, environ)
     except AgentError as error:
         code = error.exit_code
-        complain(str(error))
+        if settings.log_format == "json":
+            endings.log_end(str(error), code)
+        else:
+            endings.complain(str(error))
+    except Exception as error:
+        if settings.log_format != "json":
+            raise  # shown by main()
+        code = 1
+        endings.log_end(endings.FAULT, code, error)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -212,12 +247,9 @@ def list_plugins(given: Given, *, as_json: bool) -> None:
 
     Every one is loaded to see. Exits with 1 if a chosen one cannot be used or is not installed.
     """
-    from streamspace_agent.plugins import ELECTION, RUNTIME, survey
+    from streamspace_agent.plugins import survey
 
-    chosen = {RUNTIME: given.choice(RUNTIME.variable)}
-    if given.choice("ENABLE_HA").lower() in {"1", "true", "yes", "on", "t", "y"}:
-        chosen[ELECTION] = given.choice(ELECTION.variable)
-    rows, problems = survey(chosen)
+    rows, problems = survey(given.chosen())
     if as_json:
         print_json({"plugins": rows, "problems": problems})
     else:
@@ -288,7 +320,7 @@ def gc(given: Given, *, dry_run: bool, yes: bool, as_json: bool) -> None:
 
     from streamspace_agent import cleanup
 
-    settings, environ = given.settings()
+    settings, environ = given.settings(offline=True)
     found = asyncio.run(cleanup.listing(settings, environ))
     if not as_json:
         for leftover in found:
@@ -341,14 +373,9 @@ def main() -> None:
         import traceback
 
         click.echo(logs.redact(traceback.format_exc()), err=True, nl=False)
-        fail("this is a fault of the agent: please report it with the lines above", 1)
-
-
-def complain(message: str) -> None:
-    for line in logs.redact(message).splitlines():
-        click.echo(f"docker-agent: {line}", err=True)
+        fail(endings.FAULT, 1)
 
 
 def fail(message: str, code: int) -> None:
-    complain(message)
+    endings.complain(message)
     sys.exit(code)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.units import parse_duration
@@ -37,6 +38,15 @@ class Place(BaseModel):
         default=Path("/var/lib/streamspace"),
         description="Folder of the journal, the agent's own key and status sockets",
     )
+
+    @field_validator("state_dir", "lock_file_path", check_fields=False)
+    @classmethod
+    def _absolute(cls, value: Path | str) -> Path | str:
+        if not Path(value).is_absolute():
+            raise ValueError(
+                f"must be an absolute path, not {value}: another folder to start in would be another place"
+            )
+        return value
 
     @property
     def agent_dir(self) -> Path:
@@ -149,7 +159,7 @@ class Settings(Place):
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
-            raise ValueError("must be one line of visible ASCII characters: is the right file named?")
+            raise ValueError("is not one line of visible ASCII characters: is the right file named?")
         return value
 
     @field_validator("health_address")
@@ -191,6 +201,9 @@ def is_secret(field: str) -> bool:
     return "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
+MAX_QUOTED = 60
+"""Characters of a wrong value that a message shows."""
+
 Model = TypeVar("Model", bound=Place)
 
 
@@ -223,7 +236,7 @@ def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, 
     try:
         settings = model(**values)
     except ValidationError as error:
-        problems += _explain(error)
+        problems += explain(error, model)
     problems += _cross_checks(values)
     if problems or settings is None:
         raise ConfigError(problems)
@@ -245,21 +258,42 @@ def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str
     return value or text or None
 
 
-def _explain(error: ValidationError) -> Iterable[str]:
-    for item in error.errors(include_url=False, include_input=False):
-        field = str(item["loc"][0]) if item["loc"] else "settings"
-        name, info = variable(field), Settings.model_fields.get(field)
+def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
+    """What is wrong with a model of settings, a line for each variable. Quotes what was written, but never a secret."""
+    for item in error.errors(include_url=False):
+        field, kind = str(item["loc"][0]) if item["loc"] else "settings", item["type"]
+        name, info = variable(field), model.model_fields.get(field)
         example = f", for example {name}={info.examples[0]}" if info and info.examples else ""
-        if item["type"] == "missing":
+        written = (
+            ""
+            if info and "SecretStr" in str(info.annotation)
+            else f"={' '.join(str(item['input']).split())[:MAX_QUOTED]}"
+        )
+        if kind == "missing":
             meaning = info.description or "" if info else ""
             yield f"{name} is not set: {meaning[:1].lower()}{meaning[1:]}{example}"
-        elif item["type"] == "string_pattern_mismatch" and field == "agent_id":
+        elif kind == "string_pattern_mismatch" and field == "agent_id":
             yield f"{name} must be 3 to 100 letters, digits, dots, dashes or underscores and start with a letter or digit{example}"
-        elif item["type"] == "string_pattern_mismatch" and field == "health_address":
-            yield f"{name} must be host:port, for example {name}=127.0.0.1:8080"
+        elif kind == "string_pattern_mismatch" and field == "health_address":
+            yield f"{name}{written} is not host:port: write for example {name}=127.0.0.1:8080"
+        elif kind.startswith("bool_"):
+            yield f"{name}{written} is not a boolean: write true or false"
+        elif kind.startswith(("int_", "float_")) or kind == "finite_number":
+            number = "whole number" if kind.startswith("int_") else "number"
+            yield f"{name}{written} is not a {number}: write for example {_example(info)}"
+        elif kind == "value_error":  # our own words; an URL may hold a password and is not quoted
+            said = re.sub(r"^Value error, ", "", item["msg"])
+            if quoted := re.fullmatch(r"'(.*)' (is not .*)", said):
+                yield f"{name}={quoted[1]} {quoted[2]}"
+            else:
+                yield f"{name}{' ' if said.startswith(('must ', 'is ')) else ': '}{said}"
         else:
-            message = re.sub(r"^Value error, ", "", item["msg"])
-            yield f"{name}: {message[:1].lower()}{message[1:]}{'' if item['type'] == 'value_error' else example}"
+            said = re.sub(r"^(Input|String) should ", "must ", item["msg"])
+            yield f"{name}{written}{' ' if said.startswith('must ') else ': '}{said}"
+
+
+def _example(info: FieldInfo | None) -> str:
+    return f"{info.default:g}" if info and isinstance(info.default, int | float) else "8"
 
 
 def _cross_checks(values: Mapping[str, Any]) -> Iterable[str]:

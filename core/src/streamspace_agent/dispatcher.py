@@ -22,6 +22,7 @@ from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.journal import Entry, Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox
+from streamspace_agent.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,8 @@ class Dispatcher:
         key = (command.action, answer.type)
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         if answer.type == "failed":
-            log.warning("command %s (%s) failed: %s", command.id, command.action, answer.payload["error"])
+            error = logs.brief(str(answer.payload["error"]))
+            log.warning("command %s (%s) failed: %s", command.id, command.action, error)
         else:
             log.info("command %s (%s) complete", command.id, command.action)
 
@@ -316,7 +318,7 @@ class Dispatcher:
         """Take no new command; let what runs finish for ``timeout`` seconds, then fail what is left."""
         self._draining = True
         if self._runners:
-            log.info("waiting up to %g s for %d commands", timeout, self.waiting)
+            log.info("waiting up to %g s for %s", timeout, counted(self.waiting, "command"))
             await asyncio.wait(self._runners, timeout=timeout)
         for lane in self._lanes.values():
             for job in lane:

@@ -32,7 +32,7 @@ from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.timeouts import Timeouts
 from streamspace_agent.tunnel.tunnels import Tunnels
-from streamspace_agent.units import format_seconds
+from streamspace_agent.units import counted, format_seconds
 from streamspace_agent.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -232,8 +232,8 @@ class Leadership:
                     await self.outbox.flushed()
             except TimeoutError:
                 log.warning(
-                    "the control plane did not take %d messages in time: they stay in the journal",
-                    self.outbox.waiting,
+                    "the control plane did not take %s in time: what it did not take stays in the journal",
+                    counted(self.outbox.waiting, "message"),
                 )
 
     def _context(self, command: Command, states: list[Message]) -> HandlerContext:

@@ -78,6 +78,10 @@ class Link:
         self._registrar = registrar
         self._socket: ClientConnection | None = None
         self.status = LinkStatus()
+        registrar.on_problem = self._not_registered
+
+    def _not_registered(self, problem: str) -> None:
+        self.status.last_error = problem
 
     async def run(self, peer: Peer) -> None:
         """Keep connected until cancelled. Raises Refused when the control plane says no for good."""

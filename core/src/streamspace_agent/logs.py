@@ -13,7 +13,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TextIO
@@ -23,6 +23,8 @@ from streamspace_agent.config import Settings
 MASK = "***"
 MIN_SECRET = 4
 """Characters; a shorter secret would be cut out of ordinary words."""
+
+BRIEF_LINES = 5
 
 _JOURNAL_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 # At debug these write out every frame and header: people's screens, and keys.
@@ -55,12 +57,12 @@ _PATTERNS = (
 # What a line must not carry: control characters could forge lines or drive the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
-_bound: ContextVar[Mapping[str, str]] = ContextVar("streamspace_agent_log_fields", default=MappingProxyType({}))
-_process: dict[str, str] = {}
+_bound: ContextVar[Mapping[str, str | int]] = ContextVar("streamspace_agent_log_fields", default=MappingProxyType({}))
+_process: dict[str, str | int] = {}
 _secrets: set[str] = set()
 
 
-def bind(**fields: str) -> ExitStack:
+def bind(**fields: str | int) -> ExitStack:
     """Add fields to every line of the current task (and of tasks it starts): ``with logs.bind(session=...):``.
 
     Called without ``with`` they stay until the task ends.
@@ -71,12 +73,19 @@ def bind(**fields: str) -> ExitStack:
     return stack
 
 
+def context(**fields: str) -> Context:
+    """The context for a task that outlives the work it is started in: that work's fields are left out, these are put in."""
+    own = copy_context()
+    own.run(_bound.set, fields)
+    return own
+
+
 def set_epoch(epoch: int | None) -> None:
     """Name the leadership that every line from now on belongs to; None when there is none."""
     if epoch is None:
         _process.pop("epoch", None)
     else:
-        _process["epoch"] = str(epoch)
+        _process["epoch"] = epoch
 
 
 def hide(secret: str) -> None:
@@ -114,6 +123,12 @@ def redact(text: str) -> str:
     return text
 
 
+def brief(text: str) -> str:
+    """A reason as a line of the log shows it: of a session's last words, which begin in the second line, the last few."""
+    first, *more = text.split("\n")
+    return "\n".join([first, *[line for line in more if line.strip()][-BRIEF_LINES:]])
+
+
 def configure(
     settings: Settings,
     fields: Mapping[str, str],
@@ -131,13 +146,9 @@ def configure(
         del _process[name]
     _process.update({name: value for name, value in fields.items() if value})
 
-    handler = _Handler(stream)
     journal = _is_journal(stream, os.environ if environ is None else environ)
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter(journal=journal))
+    write_to(stream, JsonFormatter() if settings.log_format == "json" else TextFormatter(journal=journal))
     root = logging.getLogger()
-    for old in [old for old in root.handlers if isinstance(old, _Handler)]:
-        root.removeHandler(old)
-    root.addHandler(handler)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     root.setLevel(level)
     for name in _CHATTY:
@@ -145,12 +156,23 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
+def write_to(stream: TextIO, formatter: logging.Formatter) -> None:
+    """Send the log there and nowhere else that this module sent it before."""
+    handler = _Handler(stream)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours, to be told from others' on the root logger."""
 
 
 class TextFormatter(logging.Formatter):
-    """``TIME LEVEL logger: message key=value ...``; further lines are indented, so that none can pass for a new entry.
+    """``TIME LEVEL logger: message key=value ...``, the fields after the message's first line; further lines are indented,
+    so that none can pass for a new entry.
 
     journald adds the time itself and reads the level from a ``<N>`` before each line.
     """
@@ -162,7 +184,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = f"{record.levelname:<7} " if self._journal else f"{_time(record)} {record.levelname:<7} "
         context = "".join(f" {name}={_quoted(value)}" for name, value in _fields())
-        text = f"{_short(record.name)}: {record.getMessage()}{context}"
+        said, newline, rest = record.getMessage().partition("\n")
+        text = f"{_short(record.name)}: {said}{context}{newline}{rest}"
         text = redact("\n".join((text, *_trace(self, record)))).translate(_CONTROLS)
         first, *more = text.split("\n")
         lines = [head + first, *(f"    {line}" for line in more)]
@@ -179,14 +202,14 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": _short(record.name),
             "message": redact(record.getMessage()),
-            **{name: redact(value) for name, value in _fields()},
+            **{name: redact(value) if isinstance(value, str) else value for name, value in _fields()},
         }
         if trace := "\n".join(_trace(self, record)):
             line["exception"] = redact(trace)
         return json.dumps(line, ensure_ascii=False)
 
 
-def _fields() -> Iterator[tuple[str, str]]:
+def _fields() -> Iterator[tuple[str, str | int]]:
     yield from {**_process, **_bound.get()}.items()
 
 
@@ -205,7 +228,8 @@ def _short(name: str) -> str:
     return name.removeprefix("streamspace_agent.").removeprefix("streamspace_")
 
 
-def _quoted(value: str) -> str:
+def _quoted(value: str | int) -> str:
+    value = str(value)
     return value if re.fullmatch(r"[^\s\"=]+", value) else json.dumps(value, ensure_ascii=False)
 
 

@@ -74,5 +74,5 @@ class ProgressBoard:
 
 def _amount(progress: Progress) -> str:
     if not progress.total:
-        return f" {progress.detail}".rstrip()
-    return f" {progress.percent} % ({format_bytes(progress.current)} of {format_bytes(progress.total)})"
+        return f": {progress.detail}" if progress.detail else ""
+    return f": {progress.percent} % ({format_bytes(progress.current)} of {format_bytes(progress.total)})"

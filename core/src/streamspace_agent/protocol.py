@@ -73,7 +73,7 @@ def _command_id(value: object) -> str:
 
 
 def usable_id(value: object) -> str:
-    """A command id as text, "" for what cannot be one."""
+    """A command's or session's id as text, "" for what cannot be one."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     return text if len(text) <= MAX_ID and text.isprintable() else ""
 

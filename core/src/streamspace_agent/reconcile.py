@@ -13,6 +13,7 @@ from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
 from streamspace_agent.journal import JournalError, Message
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
+from streamspace_agent.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,10 @@ class Reconciler:
         elif event.kind is EventKind.RESYNC:
             await self._resync()
         elif event.session is not None and event.session.session_id not in self._busy():
-            log.warning("session %s ended by itself: %s", event.session.session_id, event.session.reason)
-            self._report(event.session)
+            session = event.session
+            with logs.bind(session=session.session_id):
+                log.warning("session %s ended by itself: %s", session.session_id, logs.brief(session.reason))
+            self._report(session)
 
     def _engine_down(self, error: str) -> None:
         if error != self.engine.last_error:
@@ -135,7 +138,9 @@ class Reconciler:
             self._engine_down(str(error))
             return
         self.engine.up, self.engine.last_error = True, ""
-        log.info("the engine answers: %d sessions, %d states reported", len(self.sessions), changed)
+        log.info(
+            "the engine answers: %s, %s reported", counted(len(self.sessions), "session"), counted(changed, "state")
+        )
         self._settled()
 
     async def repeat(self) -> None:
@@ -176,8 +181,18 @@ class Reconciler:
         newer = self._told.union(self._busy())
         reports = [session for session in reports if session.session_id not in newer]
         for session in reports:
+            self._tell_change(session)
             self._report(session)
         return len(reports)
+
+    def _tell_change(self, session: Session) -> None:
+        """Log a state that came about while nobody looked; at the adoption those that run or sleep are only counted."""
+        known = self.sessions.get(session.session_id)
+        ended = session.state in {SessionState.FAILED, SessionState.TERMINATED}
+        if ended or (known is not None and known.state is not session.state):
+            with logs.bind(session=session.session_id):
+                why = f": {logs.brief(session.reason)}" if session.reason else ""
+                log.warning("session %s was found %s%s", session.session_id, session.state, why)
 
     async def _proved(self, session: Session) -> Session:
         """A running session that this process has not seen usable yet, asked to prove it; as it is then."""

@@ -28,6 +28,7 @@ PATH = "/api/v1/agents/register"
 KEY_HEADER = "X-Agent-API-Key"
 APPROVAL_POLL = 30.0  # protocol, section 1: ask again every 30 s
 CALL_TIMEOUT = 10.0
+AGAIN = "trying again until it works"
 
 
 class Keys:
@@ -125,6 +126,8 @@ class Registrar:
         self._settings = settings
         self._keys = keys
         self._rng = rng
+        self.on_problem: Callable[[str], None] = lambda _problem: None
+        """Called with what keeps this agent from being accepted, at each try."""
         self._http = http_client(settings.http_url, context)
 
     async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -147,17 +150,16 @@ class Registrar:
             try:
                 response = await asyncio.to_thread(self._post, body)
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                delay, problem = backoff.delay(), reason(error)
+                delay, problem = backoff.delay(), f"{reason(error)}; {AGAIN}"
             else:
                 answer = _object(response.data)
                 if response.status in {200, 201}:
                     self._accepted(answer)
                     return
                 delay, problem = self._next_try(response, answer, backoff)
+            self.on_problem(problem)
             if problem != complaint:  # once, not at every try
-                log.warning(
-                    "cannot register at %s: %s; trying again until it works", self._settings.control_plane_url, problem
-                )
+                log.warning("cannot register at %s: %s", self._settings.control_plane_url, problem)
                 complaint = problem
             await asyncio.sleep(delay)
 
@@ -180,19 +182,18 @@ class Registrar:
         said = str(answer.get("error") or answer.get("message") or "").strip()[:300]
         approval = answer.get("approvalStatus")
         if response.status == 202:
-            return APPROVAL_POLL * self._rng.uniform(
-                0.8, 1.2
-            ), f"waits for an administrator's approval of {self._settings.agent_id}"
+            waits = f"waits for an administrator's approval of {self._settings.agent_id}"
+            return APPROVAL_POLL * self._rng.uniform(0.8, 1.2), f"{waits}; asks again every {APPROVAL_POLL:.0f} s"
         if response.status == 429 or response.status >= 500:
             wait = max(backoff.delay(), retry_after(response.headers) or 0.0)
-            return wait, f"HTTP {response.status}{said and ': ' + said}"
+            return wait, f"HTTP {response.status}{said and ': ' + said}; {AGAIN}"
         if response.status in {401, 403, 404}:
             if approval == "rejected":
                 raise Refused(
                     f"an administrator rejected agent {self._settings.agent_id}: ask them to approve it, or use another AGENT_ID"
                 )
             if self._keys.fall_back():
-                return 0.0, "the kept key was refused"
+                return 0.0, f"the kept key was refused; {AGAIN}"
             raise Refused(key_refused(self._settings.agent_id, response.status, said, has_key=bool(self._keys.current)))
         raise Refused(
             f"the control plane refused the registration of {self._settings.agent_id}: HTTP {response.status}{said and ': ' + said}"

@@ -22,7 +22,12 @@ def register_commands(register: Register) -> None:
 
 
 async def start(command: Command, context: Context) -> Mapping[str, Any]:
-    session_id = templates.session_id(command.payload)
+    try:
+        session_id = templates.session_id(command.payload)
+    except CommandFailed as error:
+        if impossible := _impossible_id(command):  # nothing else would end it at the control plane
+            context.report(_gone(impossible, SessionState.FAILED, str(error)))
+        raise
     try:
         session = await _started(command, context, session_id)
     except CommandFailed as error:
@@ -46,9 +51,15 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
 
 
 async def stop(command: Command, context: Context) -> Mapping[str, Any]:
-    session_id = templates.session_id(command.payload)
-    delete = str(command.payload.get("deletePVC", "")).lower() in {"true", "1"}
-    await context.driver.stop(session_id, delete_volumes=delete)
+    try:
+        session_id = templates.session_id(command.payload)
+    except CommandFailed:
+        session_id = _impossible_id(command)
+        if not session_id:
+            raise
+    else:
+        delete = str(command.payload.get("deletePVC", "")).lower() in {"true", "1"}
+        await context.driver.stop(session_id, delete_volumes=delete)
     reason = protocol.cut(str(command.payload.get("reason") or ""), 300)
     context.report(_gone(session_id, SessionState.TERMINATED, reason))
     return {"sessionId": session_id, "state": str(SessionState.TERMINATED)}
@@ -112,6 +123,11 @@ async def _after_failure(context: Context, session_id: str, reason: str) -> Sess
     if session is not None and session.state in {SessionState.RUNNING, SessionState.HIBERNATED}:
         return session
     return _gone(session_id, SessionState.FAILED, reason)
+
+
+def _impossible_id(command: Command) -> str:
+    """A session id that no engine takes, where it can at least be told back: no such session can be there. "" for none."""
+    return protocol.usable_id(command.payload.get("sessionId"))
 
 
 def _gone(session_id: str, state: SessionState, reason: str) -> Session:

@@ -62,6 +62,11 @@ def format_bytes(number: float) -> str:
     return f"{number:.1f}".removesuffix(".0") + " TiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 session``, ``2 sessions``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """``350 ms``, ``2.4 s``, ``3 min 20 s``: for logs and messages."""
     if seconds < 1:

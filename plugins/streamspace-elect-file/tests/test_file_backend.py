@@ -156,7 +156,17 @@ async def test_the_descriptor_is_not_inherited_by_a_program_that_is_executed(mak
 
 
 async def test_a_missing_folder_is_made(make, tmp_path):
-    await granted(make(where=tmp_path / "a" / "b" / "agent.lock"))
+    await granted(make(where=tmp_path / "a" / "agent.lock"))
+
+
+async def test_a_misspelt_path_is_refused_and_not_made_into_another_lock(make, tmp_path):
+    backend = make(where=tmp_path / "misspelt" / "streamspace" / "agent.lock")
+    [problem] = await backend.preflight()
+    assert problem.fatal
+    assert f"there is no folder {tmp_path}/misspelt" in problem.message
+    with pytest.raises(BackendUnavailable, match="LOCK_FILE_PATH"):
+        await backend.acquire(me(), None)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_lease_duration_is_told_to_have_no_meaning(make):

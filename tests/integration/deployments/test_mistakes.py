@@ -40,7 +40,7 @@ async def test_a_wrong_control_plane_url_is_told_in_one_line(compose):
     project = compose(STANDALONE, CONTROL_PLANE_URL="control.example.com")
     await project.up()
     said = await line(project, "CONTROL_PLANE_URL")
-    assert said == "docker-agent: CONTROL_PLANE_URL: must be a URL such as wss://control.example.com"
+    assert said == "docker-agent: CONTROL_PLANE_URL must be a URL such as wss://control.example.com"
     await asyncio.sleep(3)
     assert calm(project)
     assert "Traceback" not in project.logs()

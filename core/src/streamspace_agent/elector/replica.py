@@ -19,6 +19,7 @@ from streamspace_agent.elector.tenure import Tenure
 from streamspace_agent.elector.trace import Trace
 from streamspace_agent.elector.watch import Opening
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
+from streamspace_agent.standalone import StandaloneBackend
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -125,14 +126,9 @@ class Replica:
         self._trace.tell("in", lease)
         self._tenure = Tenure(lease, self._store, self._guard, clock=self._clock, rng=self._rng, trace=self._trace)
         self._renewals = asyncio.create_task(self._hold(self._tenure))
-        log.info(
-            "%s leads agent %s now, epoch %d: %s; waited %s",
-            self._me.instance,
-            self._me.agent_id,
-            lease.epoch,
-            _explain(won),
-            format_seconds(self._clock.now() - began),
-        )
+        waited = f"{_explain(won)}; waited {format_seconds(self._clock.now() - began)}"
+        how = "it runs alone (ENABLE_HA=false)" if self._store.backend.name == StandaloneBackend.name else waited
+        log.info("%s leads agent %s now, epoch %d: %s", self._me.instance, self._me.agent_id, lease.epoch, how)
 
     async def _hold(self, tenure: Tenure) -> None:
         lease = tenure.lease

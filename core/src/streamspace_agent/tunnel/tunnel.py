@@ -5,10 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from streamspace_agent import protocol
+from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError
+from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.pump import Pump
@@ -70,7 +70,10 @@ class Tunnel:
         """Bytes may still come from a viewer that was closed; the next one's begin with a greeting."""
         self.working = self._silent
         """The server has been reached and has greeted, and nothing was heard to the contrary."""
-        self._task = asyncio.create_task(self._run(), name=f"tunnel {session.session_id}")
+        # Not the context of the command that started the session: that is over long before the tunnel is.
+        self._task = asyncio.create_task(
+            self._run(), name=f"tunnel {session.session_id}", context=logs.context(session=session.session_id)
+        )
 
     async def aclose(self, why: str = "") -> None:
         """``why`` is told to a viewer that may be there."""
@@ -177,7 +180,7 @@ class Tunnel:
             except LeaseLost:
                 raise
             except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
-                why = _reason(error)
+                why, level = _reason(error), logging.DEBUG if _is_over(error) else logging.WARNING
             else:
                 self.working = True
                 return Channel(
@@ -190,7 +193,7 @@ class Tunnel:
                 )
             self.working = False
             if why != told:
-                log.warning("session %s cannot be viewed: %s", session.session_id, why)
+                log.log(level, "session %s cannot be viewed: %s", session.session_id, why)
                 told = why
             if self._early:
                 await self._fail(f"the session's server cannot be reached: {why}")
@@ -303,6 +306,11 @@ async def _greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
         writer.transport.abort()
         raise ConnectionError(f"its server does not speak RFB: it began with {greeting!r}")
     return greeting
+
+
+def _is_over(error: Exception) -> bool:
+    """The session has ended or sleeps: a tunnel sees that before its owner hears of it, and only its owner knows whether it should."""
+    return isinstance(error, SessionNotFound) or (isinstance(error, CommandFailed) and error.code == "not_running")
 
 
 def _reason(error: Exception) -> str:

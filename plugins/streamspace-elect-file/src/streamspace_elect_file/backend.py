@@ -135,7 +135,8 @@ class FileBackend(ElectionBackend):
             if self._in_place(self._descriptor):
                 return self._descriptor
             self._let_go()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # The last folder only: a misspelt path must fail, not become another lock, and with it a second leader.
+        self._path.parent.mkdir(exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
         try:
             if _lock(descriptor) and self._in_place(descriptor):

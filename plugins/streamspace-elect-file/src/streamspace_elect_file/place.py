@@ -106,10 +106,13 @@ def judge_access(path: Path) -> Iterator[Problem]:
 
 
 def _judge_folder(path: Path) -> Iterator[Problem]:
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    folder = path.parent if path.parent.exists() else path.parent.parent
+    if not folder.exists():
+        yield Problem(
+            f"{VARIABLE}: {path} cannot be made: there is no folder {folder}",
+            f"check the path, and create the folder where it is right: install -d -o {os.geteuid()} {path.parent}",
+        )
+    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         yield Problem(
             f"{VARIABLE}: {path} cannot be made: {folder} is not a folder that {_user()} may write to{_read_only(folder)}",
             f"create the folder and give it to the agent: install -d -o {os.geteuid()} {path.parent}",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from streamspace_agent.config import Duration, Settings
+from streamspace_agent.config import Duration, Settings, explain
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.units import parse_quantity
 
@@ -88,9 +88,7 @@ def load(settings: Settings, environ: Mapping[str, str]) -> DockerSettings:
     try:
         own = DockerSettings(**values)  # type: ignore[arg-type]  # texts, which the validators turn into what is due
     except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False):
-            message = re.sub(r"^Value error, ", "", item["msg"])
-            problems.append(f"{str(item['loc'][0]).upper()}: {message[:1].lower()}{message[1:]}")
+        problems += explain(error, DockerSettings)
     if problems or own is None:
         raise ConfigError(problems)
     return own

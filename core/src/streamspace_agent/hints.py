@@ -1,0 +1,56 @@
+"""What is probably not meant in settings that are all valid: said at the start and by ``check``, never refused."""
+
+import difflib
+import os
+from collections.abc import Collection, Iterator, Mapping
+
+from streamspace_agent.config import ALIASES, Settings, is_secret, variable
+
+SIMILAR = 0.88
+"""Similarity (difflib's ratio) from which a variable's name passes for a typing error: one letter in eight or nine."""
+HA_ONLY = ("leader_election_backend", "lock_file_path", "redis_url", "lease_duration")
+
+
+class Consulted(Mapping[str, str]):
+    """An environment that remembers which names a plugin asked for: those are its settings, set or not."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        self.names.add(name)
+        return self._environ.get(name, default)
+
+    def __getitem__(self, name: str) -> str:  # how a copy is made, too
+        return self._environ[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+
+def hints(settings: Settings, environ: Mapping[str, str], plugins: Collection[str] = ()) -> Iterator[str]:
+    """A line for each; ``plugins`` are the names of the chosen plugins' own variables."""
+    if not settings.enable_ha:
+        for field in HA_ONLY:
+            if field in settings.model_fields_set:
+                yield f"{variable(field)} has no effect without ENABLE_HA=true: this agent runs alone"
+    yield from _empty_key(settings, environ)
+    known = {variable(field) for field in Settings.model_fields} | ALIASES.keys()
+    known |= {f"{name}_FILE" for name in known if is_secret(ALIASES.get(name, name.lower()))}
+    known |= set(plugins)
+    for name in sorted(environ.keys() - known):
+        if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=SIMILAR):
+            yield f"{name} is set, but is no setting: did you mean {near[0]}?"
+
+
+def _empty_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """A file may well be empty where something else opens the door: systemd hands one over for a credential that is not there."""
+    if settings.agent_api_key or settings.tls_cert_file or os.access(settings.agent_dir / "api-key", os.R_OK):
+        return
+    for name in ("AGENT_API_KEY", *ALIASES):
+        if path := environ.get(f"{name}_FILE", "").strip():
+            yield f"{name}_FILE: {path} is empty, so there is no API key"
