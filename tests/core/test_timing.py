@@ -2,9 +2,10 @@
 
 import pytest
 
+from streamspace_agent.config import Settings
 from streamspace_agent.election import Timing
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.timing import LEAST_CALL_TIMEOUT, LEAST_MARGIN, check, profile_of, scaled
+from streamspace_agent.timing import LEAST_CALL_TIMEOUT, LEAST_MARGIN, check, profile_of, scaled, unheeded
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 SWARM = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)
@@ -66,3 +67,24 @@ def test_the_profile_is_read_from_the_environment():
 def test_an_unknown_profile_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"LEASE_PROFILE is 'turbo': write fast .* or steady"):
         profile_of({"LEASE_PROFILE": "turbo"})
+
+
+def settings(**more):
+    return Settings(agent_id="agent-1", control_plane_url="ws://h", leader_election_backend="x", **more)
+
+
+@pytest.mark.parametrize(
+    ("timing", "words"), [(REDIS, "ignored by LEADER_ELECTION_BACKEND=x, whose lease is 5s"), (FLOCK, "no meaning")]
+)
+def test_a_lease_duration_that_the_backend_does_not_heed_is_told(timing, words):
+    (problem,) = unheeded(settings(enable_ha=True, lease_duration="20s"), timing)
+    assert words in problem.message
+    assert problem.fix == "unset LEASE_DURATION"
+    assert not problem.fatal
+
+
+def test_of_a_lease_duration_that_is_heeded_or_not_set_or_without_ha_nothing_is_told():
+    assert unheeded(settings(enable_ha=True, lease_duration="5s"), REDIS) == []
+    assert unheeded(settings(enable_ha=True), REDIS) == []
+    assert unheeded(settings(enable_ha=True), FLOCK) == []
+    assert unheeded(settings(lease_duration="20s"), FLOCK) == []

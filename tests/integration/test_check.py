@@ -15,6 +15,7 @@ from streamspace_agent.check import Level, check
 from streamspace_agent.config import load
 from streamspace_agent.health import Engine, Link, Role, Snapshot
 from streamspace_agent.health.replicas import StatusSocket
+from tests.agent_process import AgentProcess
 
 AGENT = "check-agent"
 
@@ -238,6 +239,22 @@ async def test_the_election_store_is_looked_at(report):
         variables = {"ENABLE_HA": "true", "LOCK_FILE_PATH": f"{folder}/agent.lock"}
         finding = (await report("ws://127.0.0.1:9", **variables)).of("election")[-1]
     assert (finding.level, finding.message) == (Level.OK, "the store answers; nobody leads now")
+
+
+async def test_a_lease_duration_that_counts_for_nothing_is_told_once_by_the_check_and_at_the_start(report, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        variables = {"ENABLE_HA": "true", "LOCK_FILE_PATH": f"{folder}/agent.lock", "LEASE_DURATION": "20s"}
+        warning, _ = (await report("ws://127.0.0.1:9", **variables)).of("election")
+        variables |= {"AGENT_ID": AGENT, "CONTROL_PLANE_URL": "ws://127.0.0.1:9", "STATE_DIR": f"{folder}/state"}
+        agent = await AgentProcess(tmp_path / "agent", **variables).start()
+        try:
+            async with asyncio.timeout(30):
+                while "holds no record of its own" not in agent.log:  # what it says next
+                    await asyncio.sleep(0.05)
+        finally:
+            await agent.kill()
+    assert (warning.level, warning.fix) == (Level.WARNING, "unset LEASE_DURATION")
+    assert agent.log.count(warning.message) == 1
 
 
 async def test_an_election_store_that_cannot_work_is_fatal_with_the_fix(report):

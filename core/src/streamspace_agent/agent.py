@@ -31,6 +31,7 @@ from streamspace_agent.notify import Notifier
 from streamspace_agent.occupancy import Occupancy
 from streamspace_agent.registration import Keys, Registrar, tls_context
 from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.timing import unheeded
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -139,11 +140,11 @@ class Agent:
 
     async def _preflight(self) -> None:
         """Raise PreflightError when the election store can never work here; one that is away may yet come."""
+        problems = unheeded(self._settings, self._backend.timing)
         try:
-            problems = await self._elector.preflight()
+            problems += await self._elector.preflight()
         except BackendUnavailable as error:
             log.warning("the election store is away, standing for election all the same: %s", error)
-            return
         for problem in problems:
             if not problem.fatal:
                 log.warning("%s: %s", problem.message, problem.fix)

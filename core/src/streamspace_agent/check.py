@@ -34,6 +34,7 @@ from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
 from streamspace_agent.registration import Keys, http_client, reason, tls_context
 from streamspace_agent.runtime import RuntimeDriver
+from streamspace_agent.timing import unheeded
 from streamspace_agent.units import format_seconds
 
 CALL_TIMEOUT = 10.0
@@ -335,7 +336,7 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
         return []
     try:
         async with asyncio.timeout(CALL_TIMEOUT):
-            problems = await backend.preflight()
+            problems = [*unheeded(settings, backend.timing), *await backend.preflight()]
             fatal = any(problem.fatal for problem in problems)
             record = None if fatal else await backend.observe()
     except (BackendUnavailable, OSError) as error:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal, cast
 
-from streamspace_agent.election import Timing
+from streamspace_agent.config import Settings
+from streamspace_agent.election import Problem, Timing
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.units import format_seconds
 
@@ -65,3 +66,15 @@ def check(timing: Timing, factor: int) -> Timing:
         f" may act for {format_seconds(usable)}; set LEASE_DURATION longer, or unset it"
     )
     raise ConfigError([problem])
+
+
+def unheeded(settings: Settings, timing: Timing) -> list[Problem]:
+    """A warning where ``LEASE_DURATION`` is set and the chosen backend's numbers are others."""
+    if not settings.enable_ha or settings.lease_duration in {None, timing.lease}:
+        return []
+    chosen = f"LEADER_ELECTION_BACKEND={settings.leader_election_backend}"
+    if timing.lease is None:
+        message = f"LEASE_DURATION has no meaning with {chosen}, whose lease ends with the leader's process"
+    else:
+        message = f"LEASE_DURATION is ignored by {chosen}, whose lease is {timing.lease:g}s"
+    return [Problem(message, "unset LEASE_DURATION", fatal=False)]

@@ -169,12 +169,6 @@ async def test_a_misspelt_path_is_refused_and_not_made_into_another_lock(make, t
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_lease_duration_is_told_to_have_no_meaning(make):
-    [problem] = await make(lease_duration=5.0).preflight()
-    assert not problem.fatal
-    assert "LEASE_DURATION" in problem.message
-
-
 async def test_a_preflight_changes_nothing(make, tmp_path):
     assert await make(where=tmp_path / "new" / "agent.lock").preflight() == []
     assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,4 @@ from streamspace_elect_file.fence import Fence
 
 @hookimpl
 def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
-    return FileBackend(
-        settings.lock_file,
-        settings.agent_id,
-        lease_duration=settings.lease_duration,
-        fence=Fence.of(environ, settings.docker_host),
-    )
+    return FileBackend(settings.lock_file, settings.agent_id, fence=Fence.of(environ, settings.docker_host))

@@ -39,13 +39,10 @@ class FileBackend(ElectionBackend):
     name: ClassVar[str] = "file"
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset({Guarantee.ONE_HOST, Guarantee.ENDS_BY_ITSELF})
 
-    def __init__(
-        self, path: Path, agent_id: str, *, lease_duration: float | None = None, fence: Fence | None = None
-    ) -> None:
+    def __init__(self, path: Path, agent_id: str, *, fence: Fence | None = None) -> None:
         """``fence`` ends a frozen leader; None leaves that to people."""
         self._path = path
         self._agent_id = agent_id
-        self._lease_duration = lease_duration
         self._fence = fence
         self._descriptor: int | None = None
         self._held: Record | None = None
@@ -66,14 +63,6 @@ class FileBackend(ElectionBackend):
                     problems += self._foreign(self._look()[0])
         except OSError as error:
             raise self._unavailable(error) from error
-        if self._lease_duration is not None:
-            problems.append(
-                Problem(
-                    "LEASE_DURATION has no meaning with LEADER_ELECTION_BACKEND=file: the kernel frees the lock when the leader's process ends",
-                    "unset LEASE_DURATION",
-                    fatal=False,
-                )
-            )
         return problems
 
     async def observe(self) -> Record | None:
