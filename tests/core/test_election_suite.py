@@ -1,5 +1,6 @@
 """The conformance suite itself: a sound backend passes, and nobody drops a test of it unseen."""
 
+import collections
 import contextlib
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from streamspace_agent.election import Timing
 from streamspace_agent.testing.election import BackendFactory, ElectionBackendSuite, Outage
 from streamspace_agent.testing.memory import Link, MemoryBackend, Store
+from tests.core.broken.cases import OnDisk
+from tests.core.broken.stores import LinkBackend
 
 
 class TestMemoryBackend(ElectionBackendSuite):
@@ -16,9 +19,9 @@ class TestMemoryBackend(ElectionBackendSuite):
 
     @pytest.fixture
     def backend_factory(self, link) -> BackendFactory:
-        store = Store()
         timing = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
-        return lambda: MemoryBackend(store, timing, link=link)
+        stores = collections.defaultdict(Store)
+        return lambda agent_id="agent-1": MemoryBackend(stores[agent_id], timing, link=link)
 
     @pytest.fixture(params=["refuse", "cut"])
     def outage(self, link, request) -> Outage:
@@ -29,6 +32,10 @@ class TestMemoryBackend(ElectionBackendSuite):
             setattr(link, request.param, False)
 
         return away
+
+
+class TestLinkBackend(OnDisk):
+    subject = LinkBackend
 
 
 def test_replacing_a_standard_test_is_refused_by_name():

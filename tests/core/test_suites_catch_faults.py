@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.broken import backends, drivers
+from tests.core.broken import backends, drivers, stores
 
 CASES = Path(__file__).parent / "broken" / "cases.py"
-FAULTS = {broken.__name__: test for module in (backends, drivers) for broken, test in module.FAULTS.items()}
+FAULTS = {broken.__name__: test for module in (backends, stores, drivers) for broken, test in module.FAULTS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ class TestFileBackend(ElectionBackendSuite):
     def backend_factory(self, tmp_path, monkeypatch) -> BackendFactory:
         monkeypatch.setattr(backend, "SETTLE", 0.1)  # how long it waits is another test's business
         (tmp_path / "folder").mkdir()
-        return lambda: backend.FileBackend(tmp_path / "folder" / "agent.lock", "agent-1")
+        return lambda agent_id="agent-1": backend.FileBackend(tmp_path / "folder" / "agent.lock", agent_id)
 
     @pytest.fixture
     def outage(self, tmp_path) -> Outage:

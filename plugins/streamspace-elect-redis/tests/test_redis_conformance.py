@@ -19,9 +19,12 @@ class TestRedisBackend(ElectionBackendSuite):
 
     @pytest.fixture
     def backend_factory(self, server) -> BackendFactory:
-        settings = Settings(agent_id="agent-1", control_plane_url="ws://127.0.0.1:1", redis_url=server.url)
-        # 0.4 s for an answer can be too short on a busy machine
-        return lambda: RedisBackend.from_settings(settings, {"LEASE_PROFILE": "steady"})
+        def make(agent_id="agent-1"):
+            settings = Settings(agent_id=agent_id, control_plane_url="ws://127.0.0.1:1", redis_url=server.url)
+            # 0.4 s for an answer can be too short on a busy machine
+            return RedisBackend.from_settings(settings, {"LEASE_PROFILE": "steady"})
+
+        return make
 
     @pytest.fixture
     def outage(self, server) -> Outage:

@@ -21,8 +21,8 @@ class TestSwarmBackend(ElectionBackendSuite):
     @pytest.fixture
     def backend_factory(self, proxy, services, client) -> BackendFactory:
         task, engine = services.container(), f"tcp://127.0.0.1:{proxy.port}"
-        yield lambda: SwarmBackend("agent-1", engine, task, timing=QUICK, environ={})
-        for config in client.configs.list(filters={"name": "streamspace-leader-agent-1"}):
+        yield lambda agent_id="agent-1": SwarmBackend(agent_id, engine, task, timing=QUICK, environ={})
+        for config in client.configs.list(filters={"name": "streamspace-leader-agent-"}):
             config.remove()
 
     @pytest.fixture

@@ -1,5 +1,6 @@
 """A test class for each broken backend and driver. Not collected by itself: test_suites_catch_faults.py runs it."""
 
+import collections
 import contextlib
 import itertools
 
@@ -11,7 +12,7 @@ from streamspace_agent.testing.election import ElectionBackendSuite
 from streamspace_agent.testing.engine import MemoryEngine
 from streamspace_agent.testing.memory import Link, Store
 from streamspace_agent.testing.runtime import RuntimeDriverSuite
-from tests.core.broken import backends, drivers
+from tests.core.broken import backends, drivers, stores
 
 TIMING = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 numbers = itertools.count(1)
@@ -26,8 +27,8 @@ class Backend(ElectionBackendSuite):
 
     @pytest.fixture
     def backend_factory(self, link):
-        store = Store()
-        return lambda: self.broken(store, TIMING, link=link)
+        stores = collections.defaultdict(Store)
+        return lambda agent_id="agent-1": self.subject(stores[agent_id], TIMING, link=link)
 
     @pytest.fixture
     def outage(self, link):
@@ -36,6 +37,23 @@ class Backend(ElectionBackendSuite):
             link.refuse = True
             yield
             link.refuse = False
+
+        return away
+
+
+class OnDisk(ElectionBackendSuite):
+    @pytest.fixture
+    def backend_factory(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        return lambda agent_id="agent-1": self.subject(tmp_path / "folder", agent_id)
+
+    @pytest.fixture
+    def outage(self, tmp_path):
+        @contextlib.contextmanager
+        def away():
+            (tmp_path / "folder").rename(tmp_path / "aside")
+            yield
+            (tmp_path / "aside").rename(tmp_path / "folder")
 
         return away
 
@@ -50,7 +68,7 @@ class Driver(RuntimeDriverSuite):
     @pytest.fixture
     def driver_factory(self, memory):
         def make(*, hibernate_mode="stop", engine_away=False):
-            return self.broken(MemoryEngine(down=True) if engine_away else memory, hibernate_mode=hibernate_mode)
+            return self.subject(MemoryEngine(down=True) if engine_away else memory, hibernate_mode=hibernate_mode)
 
         return make
 
@@ -71,6 +89,6 @@ class Driver(RuntimeDriverSuite):
         return data_of
 
 
-for suite, module in ((Backend, backends), (Driver, drivers)):
+for suite, module in ((Backend, backends), (OnDisk, stores), (Driver, drivers)):
     for broken in module.FAULTS:
-        globals()[f"Test{broken.__name__}"] = type(f"Test{broken.__name__}", (suite,), {"broken": broken})
+        globals()[f"Test{broken.__name__}"] = type(f"Test{broken.__name__}", (suite,), {"subject": broken})

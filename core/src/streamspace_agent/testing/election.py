@@ -2,8 +2,8 @@
 
 A backend's own test file subclasses :class:`ElectionBackendSuite` and overrides two fixtures:
 
-* ``backend_factory``: a callable that makes a new backend object for the agent id ``agent-1`` on the same, at first
-  empty, store each time it is called, as another replica would. Short leases make short tests.
+* ``backend_factory``: a callable that makes a new backend object on the same, at first empty, store each time it is
+  called, as another replica would: for the agent id ``agent-1``, or for the one that it is given. Short leases make short tests.
 * ``outage``: a callable that makes a context manager within which the store answers nobody, or with an error, and after
   which it answers again with all that it held. A backend that takes silence for "no" stops a working leader; one that takes
   it for "yes" makes two.
@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Held, Record
-from streamspace_agent.errors import BackendUnavailable, LeaseLost
+from streamspace_agent.errors import LeaseLost, PreflightError
 from streamspace_agent.testing.outages import (
     PATIENCE,
     BackendFactory,
@@ -30,11 +30,12 @@ from streamspace_agent.testing.outages import (
     grant_of,
     seen_by,
 )
+from streamspace_agent.testing.races import Races
 
 __all__ = ["BackendFactory", "ElectionBackendSuite", "Outage"]
 
 
-class ElectionBackendSuite(Outages):
+class ElectionBackendSuite(Races, Outages):
     """A backend that cannot pass one of these cannot carry a lease."""
 
     @pytest.fixture
@@ -49,8 +50,8 @@ class ElectionBackendSuite(Outages):
     async def make(self, backend_factory: BackendFactory) -> AsyncIterator[Make]:
         made: list[ElectionBackend] = []
 
-        async def make() -> ElectionBackend:
-            made.append(backend_factory())
+        async def make(*agent_id: str) -> ElectionBackend:
+            made.append(backend_factory(*agent_id))
             return made[-1]
 
         yield make
@@ -148,23 +149,6 @@ class ElectionBackendSuite(Outages):
         assert not (await seen_by(one)).released
         await other.renew(result)
 
-    async def test_of_many_at_once_exactly_one_gets_it(self, make: Make) -> None:
-        backends = [await make() for _ in range(8)]
-        first = await grant_of(backends[0], candidate(backends[0]))
-        await backends[0].release(first)
-        seen = [await backend.observe() for backend in backends]
-
-        async def attempt(number: int) -> Grant | Held | None:
-            try:
-                return await backends[number].acquire(candidate(backends[number], f"r{number}"), seen[number])
-            except BackendUnavailable:
-                return None
-
-        results = await asyncio.gather(*(attempt(number) for number in range(8)))
-        winners = [result for result in results if isinstance(result, Grant)]
-        assert len(winners) == 1
-        assert (await seen_by(backends[0])).same_tenure(winners[0].record)
-
     async def test_the_same_nonce_asking_again_gets_its_own_lease(self, make: Make) -> None:
         one = await make()
         me = candidate(one)
@@ -174,6 +158,23 @@ class ElectionBackendSuite(Outages):
             assert isinstance(again, Grant)
             assert again.record.same_tenure(grant.record)
             grant = await one.renew(again)
+
+    @pytest.mark.parametrize("agent_id", ["agent-2", "agent-10"])
+    async def test_two_agents_have_a_lease_each(self, make: Make, agent_id: str) -> None:
+        """Or the second is told by PreflightError that it needs a store of its own. A lease is never shared."""
+        one, theirs = await make(), await make(agent_id)  # a factory takes the agent id: see the module's docstring
+        grant = await grant_of(one, candidate(one))
+        before = await seen_by(one)
+        try:
+            assert await theirs.observe() is None, "one agent's record is shown to another agent"
+            other = await grant_of(theirs, candidate(theirs, "other", agent_id=agent_id))
+            assert other.record.agent_id == agent_id
+            await theirs.release(other)
+            assert (await seen_by(theirs)).same_tenure(other.record)
+        except PreflightError:
+            pass
+        assert await seen_by(one) == before
+        await one.renew(grant)
 
     # Keeping it and giving it up.
 

@@ -1,6 +1,7 @@
 """A store in memory, and links to it that delay, lose and refuse: the election backend of simulations."""
 
 import asyncio
+import threading
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -17,6 +18,8 @@ class Store:
     dead: set[str] = field(default_factory=set)
     writes: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    step: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Held from a step's look to its write: replicas may live on threads of their own."""
 
     def put(self, record: Record | None, what: str) -> None:
         self.record = record
@@ -68,10 +71,15 @@ class MemoryBackend(ElectionBackend):
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         await self._send()
+        with self.store.step:
+            result = self._take(me, seen)
+        await self._answer()
+        return result
+
+    def _take(self, me: Candidate, seen: Record | None) -> Grant | Held:
         there = self.store.record
         itself = there is not None and there.nonce == me.nonce and not there.released
         if there != seen and not itself:
-            await self._answer()
             return Held(there)
         stored = there.epoch if there else 0
         if there and itself:
@@ -89,24 +97,24 @@ class MemoryBackend(ElectionBackend):
                 revision=str(self.store.run),
             )
         self.store.put(record, f"acquire {me.instance}")
-        await self._answer()
         return Grant(record)
 
     async def renew(self, grant: Grant) -> Grant:
         await self._send()
-        there = self._ours(grant)
-        if there is None:
-            await self._answer()
-            raise LeaseLost(f"the store shows {self.store.record and self.store.record.holder}")
-        record = replace(there, sequence=there.sequence + 1)
-        self.store.put(record, f"renew {record.holder}")
+        with self.store.step:
+            if there := self._ours(grant):
+                there = replace(there, sequence=there.sequence + 1)
+                self.store.put(there, f"renew {there.holder}")
         await self._answer()
-        return Grant(record)
+        if there is None:
+            raise LeaseLost(f"the store shows {self.store.record and self.store.record.holder}")
+        return Grant(there)
 
     async def release(self, grant: Grant) -> None:
         await self._send()
-        if there := self._ours(grant):
-            self.store.put(replace(there, released=True), f"release {there.holder}")
+        with self.store.step:
+            if there := self._ours(grant):
+                self.store.put(replace(there, released=True), f"release {there.holder}")
         await self._answer()
 
     async def observe(self) -> Record | None:

@@ -2,24 +2,30 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
 
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Record
-from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
+from streamspace_agent.errors import LeaseLost, PreflightError
 from streamspace_agent.testing.suite import Suite
 
-BackendFactory = Callable[[], ElectionBackend]
 Outage = Callable[[], AbstractContextManager[object]]
 Result = TypeVar("Result")
-Make = Callable[[], Awaitable[ElectionBackend]]
+Make = Callable[..., Awaitable[ElectionBackend]]
+
+AGENT_ID = "agent-1"
+
+
+class BackendFactory(Protocol):
+    def __call__(self, agent_id: str = AGENT_ID, /) -> ElectionBackend: ...
+
 
 PATIENCE = 30.0
 """Seconds for what a store on a busy machine does at once."""
 
 
-def candidate(backend: ElectionBackend, name: str = "one", *, floor: int = 0) -> Candidate:
-    return Candidate("agent-1", name, f"{name}-nonce.1", "host", "", backend.timing.lease, floor)
+def candidate(backend: ElectionBackend, name: str = "one", *, agent_id: str = AGENT_ID, floor: int = 0) -> Candidate:
+    return Candidate(agent_id, name, f"{name}-nonce.1", "host", "", backend.timing.lease, floor)
 
 
 async def grant_of(backend: ElectionBackend, me: Candidate, within: float = PATIENCE) -> Grant:
@@ -50,7 +56,24 @@ async def outcome(backend: ElectionBackend, call: Awaitable[object]) -> object:
         return None
 
 
-async def _answered(call: Awaitable[object]) -> bool:
+async def answered(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Call as the core does after an outage, or where an outcome is unknown: until the store answers."""
+    last: Exception | None = None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    return await call()
+                except (LeaseLost, PreflightError, AssertionError):
+                    raise
+                except Exception as error:  # noqa: BLE001 - by the contract every other exception counts as "cannot tell"
+                    last = error
+                await asyncio.sleep(0.05)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {PATIENCE:g} s: {last!r}") from error
+
+
+async def _whatever(call: Awaitable[object]) -> bool:
     """True for any answer, None included."""
     await call
     return True
@@ -63,7 +86,7 @@ class Outages(Suite):
         with outage():
             for _ in range(3):
                 assert await outcome(one, one.renew(grant)) is None
-        renewed = await self._again(lambda: one.renew(grant))
+        renewed = await answered(lambda: one.renew(grant))
         assert renewed.record.same_tenure(grant.record)
 
     async def test_a_look_in_an_outage_shows_nothing_old_and_nothing_empty(self, make: Make, outage: Outage) -> None:
@@ -72,9 +95,9 @@ class Outages(Suite):
         await other.observe()
         with outage():
             for backend in (one, other):
-                answer = await outcome(backend, _answered(backend.observe()))
+                answer = await outcome(backend, _whatever(backend.observe()))
                 assert answer is None, "observe() answered although the store did not"
-        assert (await self._again(lambda: seen_by(other))).same_tenure(grant.record)
+        assert (await answered(lambda: seen_by(other))).same_tenure(grant.record)
 
     async def test_a_candidate_in_an_outage_gets_neither_the_lease_nor_a_refusal(
         self, make: Make, outage: Outage
@@ -85,27 +108,18 @@ class Outages(Suite):
         with outage():
             assert await outcome(other, other.acquire(candidate(other, "other"), None)) is None
             assert await outcome(other, other.holder_is_dead(grant.record)) is not True
-        await self._again(lambda: one.renew(grant))
+        await answered(lambda: one.renew(grant))
 
     async def test_a_release_in_an_outage_is_not_confirmed_unless_it_was_made(self, make: Make, outage: Outage) -> None:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
         with outage():
-            confirmed = await outcome(one, _answered(one.release(grant))) is not None
+            confirmed = await outcome(one, _whatever(one.release(grant))) is not None
         if confirmed:
-            assert (await self._again(lambda: seen_by(other))).released, "release() returned, but nothing was released"
+            assert (await answered(lambda: seen_by(other))).released, "release() returned, but nothing was released"
 
         async def release() -> None:
             await one.release(grant)
 
-        await self._again(release)
+        await answered(release)
         assert (await seen_by(other)).released
-
-    @staticmethod
-    async def _again(call: Callable[[], Awaitable[Result]]) -> Result:
-        """After an outage, as the core does it: until the store answers."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                with suppress(BackendUnavailable, TimeoutError):
-                    return await call()
-                await asyncio.sleep(0.05)

@@ -16,6 +16,7 @@ pytest.register_assert_rewrite(
     "streamspace_agent.testing.commands",
     "streamspace_agent.testing.election",
     "streamspace_agent.testing.outages",
+    "streamspace_agent.testing.races",
     "streamspace_agent.testing.refusals",
     "streamspace_agent.testing.runtime",
     "streamspace_agent.testing.suite",
