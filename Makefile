@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 export VENV
 
-.PHONY: help env demo test check bench faults image binary clean
+.PHONY: help env demo test check bench faults wheels image binary clean
 help:
 	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
 	@echo "make test    set up engine, Redis and images, and run the whole suite"
 	@echo "make check   ruff and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
 	@echo "make faults  kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
+	@echo "make wheels  every distribution, into dist/, for pip install --find-links dist"
 	@echo "make image   the agent's image, streamspace/docker-agent, for the files in deployments/"
 	@echo "make binary  the agent as one file, dist/docker-agent, for systemd"
 	@echo "make clean   stop the private engine, and remove it and $(VENV)"
@@ -39,6 +40,12 @@ faults: env
 bench: bench-sessions bench-footprint bench-standby bench-tunnel bench-failover
 bench-%: env
 	$(BIN)/python -m lab bench $*
+
+wheels: env
+	@rm -rf dist/*.whl $(addsuffix /build,$(DISTS)) # what was deleted since would be packed again
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(DISTS))
+	@rm -rf $(addsuffix /build,$(DISTS))
+	@ls dist/*.whl
 
 image: env
 	@$(BIN)/python -m lab agent-image

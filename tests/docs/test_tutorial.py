@@ -64,10 +64,24 @@ def test_the_agent_finds_the_backend_and_can_use_it(backend):
     assert not any("sqlite" in problem for problem in answer["problems"])
 
 
-def test_the_backend_passes_the_suite_without_any_setting_of_pytest(backend):
+def test_the_backend_passes_the_suite_without_a_warning(backend):
     done = backend.test()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^2\d passed in", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^3\d passed in", done.stdout, re.MULTILINE), done.stdout
+    assert "Warning" not in done.stdout + done.stderr
+
+
+def test_the_backend_heeds_a_lease_duration(backend):
+    code = """if True:
+        from streamspace_agent.config import load
+        from streamspace_agent.plugins import Plugins
+        from streamspace_agent.timing import unheeded
+        given = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://h", "ENABLE_HA": "true"}
+        settings = load({**given, "LEADER_ELECTION_BACKEND": "sqlite", "LEASE_DURATION": "20s"})
+        timing = Plugins().election_backend(settings, {}).timing
+        print(timing.lease, timing.renew_every, unheeded(settings, timing))
+    """
+    assert backend.run("-c", code, check=True).stdout == "20.0 4.0 []\n"
 
 
 def test_the_backend_refuses_a_wrong_setting_in_one_line(backend):
@@ -94,9 +108,10 @@ def test_the_backend_is_as_short_as_the_tutorial_promises(backend):
 def test_the_command_is_registered_beside_the_sessions_own_and_passes_the_kit(command):
     rows = {(row["kind"], row["name"]): row for row in command.plugins()["plugins"]}
     assert rows["commands", "notice"]["usable"], rows
-    done = command.test("-o", "asyncio_mode=auto")
+    done = command.test()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+    assert "Warning" not in done.stdout + done.stderr
 
 
 def test_a_fault_in_the_backend_is_found_and_shown_with_its_values(backend, tmp_path):

@@ -6,6 +6,7 @@ of ours that somebody else registered could not slip in.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -198,3 +199,36 @@ def test_a_checkout_installs_with_plain_pip(environment, checkout, tmp_path):
     links = ("--no-index", "--find-links", environment.wheels)
     environment.install(*links, "./core", "./plugins/streamspace-elect-file", cwd=copy)
     assert environment.plugins()["election", "file"]["usable"]
+
+
+def commands(document, heading):
+    """The lines of the first shell block below a heading."""
+    text = (ROOT / document).read_text().partition(f"\n{heading}\n")[2].partition("```bash\n")[2].partition("```")[0]
+    return [shlex.split(line, comments=True) for line in text.replace("/path/to/this/clone", ".").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"), [("README.md", "## Run it"), ("CONTRIBUTING.md", "### An election backend")]
+)
+def test_the_documents_way_from_a_clone_to_an_installation_needs_nothing_of_ours_on_an_index(
+    environment, checkout, wheels, tmp_path, document, heading
+):
+    make, install = commands(document, heading)[:2]
+    copy, foreign = tmp_path / "checkout", tmp_path / "foreign"
+    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    shutil.copy(ROOT / "Makefile", copy)
+    (copy / "core" / "build" / "lib" / "streamspace_agent").mkdir(parents=True)
+    (copy / "core" / "build" / "lib" / "streamspace_agent" / "deleted.py").touch()
+    assert (make[0], make[-1]) == ("make", "wheels")
+    call(*make, "-o", "env", f"BIN={Path(sys.executable).parent}", cwd=copy)
+    built = list((copy / "dist").glob("*.whl"))
+    assert {path.name.split("-")[0].replace("_", "-") for path in built} == {p["name"] for p in PROJECTS.values()}
+    with wheel_of(copy / "dist", "streamspace-agent") as wheel:
+        assert "streamspace_agent/deleted.py" not in wheel.namelist()
+    foreign.mkdir()
+    for path in wheels.iterdir():
+        if not path.name.startswith("streamspace_"):
+            (foreign / path.name).symlink_to(path)
+    assert install[:2] == ["pip", "install"]
+    environment.install("--no-index", "--find-links", foreign, *install[2:], cwd=copy)
+    assert environment.run("docker-agent", "--version").stdout == f"docker-agent {CORE['version']}\n"
