@@ -2,10 +2,20 @@
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 
 
 async def connections(plane, agent_id, after=0):
     return await plane.events(after, type="connected", agent_id=agent_id)
+
+
+@asynccontextmanager
+async def led(plane, agent_id):
+    """Bring it up inside; prints the seconds from its beginning until the control plane has accepted a leader."""
+    began = time.time()
+    yield
+    await plane.wait_agent(agent_id, timeout=60)
+    print(f"a leader after {(await connections(plane, agent_id))[0]['time'] - began:.2f} s")
 
 
 async def until_taken_over(plane, agent_id, kill, timeout=30.0):

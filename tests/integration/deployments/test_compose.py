@@ -20,8 +20,8 @@ async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
     compose, plane, agent_id, manifest, docker_client, version
 ):
     project = compose(STANDALONE, version)
-    await project.up()
-    await plane.wait_agent(agent_id)
+    async with scenario.led(plane, agent_id):
+        await project.up()
     await scenario.start(plane, manifest, agent_id)
     (container,) = project.containers()
     assert "docker-agent" in container.top(ps_args="axwwo pid,args")["Processes"][0][-1]
@@ -44,8 +44,8 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     compose, plane, agent_id, manifest, docker_client, redis_image, file, version
 ):
     project = compose(file, version, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
-    await project.up()
-    await plane.wait_agent(agent_id)
+    async with scenario.led(plane, agent_id):
+        await project.up()
     await scenario.start(plane, manifest, agent_id)
     instance, container = await project.leader()
     roles = sorted(document["role"] for document in await project.status())

@@ -90,8 +90,8 @@ async def run(three, plane, run_label, built_image):
     )
     run.agent_id = agent_id
     async with three.leading_to(plane.port):
-        await stack.deploy(run, three.folder, await plane.issue_key(agent_id))
-        await plane.wait_agent(agent_id, timeout=60)
+        async with scenario.led(plane, agent_id):
+            await stack.deploy(run, three.folder, await plane.issue_key(agent_id))
         yield run
         await remove(three, run, agent_id)
 

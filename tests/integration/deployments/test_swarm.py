@@ -37,8 +37,8 @@ def manager(swarm_engine):
 async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_failing_update(
     swarm, swarm_engine, manager, plane, agent_id, key, manifest, tmp_path, tiny_image, built_image
 ):
-    await stack.deploy(swarm, tmp_path, key)
-    await plane.wait_agent(agent_id, timeout=60)
+    async with scenario.led(plane, agent_id):
+        await stack.deploy(swarm, tmp_path, key)
     await scenario.start(plane, manifest, agent_id)
     ((instance, epoch),) = await asyncio.to_thread(stack.leaders, manager)
     began = manager.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]

@@ -44,8 +44,8 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
 ):
     install()
     _, _, after = readme.block("sudo cp docker-agent /usr/local/bin").partition("docker-agent.env\n\n# 5")
-    host.run(f"set -e; # 5{after}")
-    await plane.wait_agent(agent_id)
+    async with scenario.led(plane, agent_id):
+        host.run(f"set -e; # 5{after}")
     await scenario.start(plane, manifest, agent_id)
     began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
@@ -74,8 +74,8 @@ async def test_of_two_services_one_leads_and_the_other_takes_over_when_it_is_kil
 ):
     install(ENABLE_HA="true", LEADER_ELECTION_BACKEND="file", LOCK_FILE_PATH=f"/var/run/streamspace/{agent_id}.lock")
     units = [REPLICA.format(1), REPLICA.format(2)]
-    host.run(readme.command("docker-agent@1"))
-    await plane.wait_agent(agent_id)
+    async with scenario.led(plane, agent_id):
+        host.run(readme.command("docker-agent@1"))
     await scenario.start(plane, manifest, agent_id)
     began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
