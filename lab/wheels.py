@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +62,11 @@ def collect(folder: Path, python: str) -> None:
     tags = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:"]
     for glibc in ("manylinux_2_34", "manylinux_2_28", "manylinux2014"):
         tags += ["--platform", f"{glibc}_{platform.machine()}"]
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), *map(str, sources()))
+    with tempfile.TemporaryDirectory() as copies:  # setuptools would pack again what an earlier build left in the tree
+        own = [Path(copies, source.name) for source in sources()]
+        for source, copy in zip(sources(), own, strict=True):
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*_CLUTTER, "*.egg-info"))
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), *map(str, own))
     constraints = ["-c", str(ROOT / "constraints.txt"), "--find-links", str(folder)]
     _pip("download", "--dest", str(folder), *tags, *constraints, "pip", *OLDER, "streamspace-agent[all]")
 
