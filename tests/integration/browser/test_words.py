@@ -17,18 +17,30 @@ async def test_a_session_whose_start_was_refused_says_so_and_can_be_removed(plan
     await plane.wait_command(await plane.start_session("desktop", session_id=name), "failed")
     home = await visit(plane.url)
     refused = card(home, name)
-    await expect(refused).to_contain_text("It was never started: invalid_session_id")
-    await expect(refused.get_by_text("not started", exact=True)).to_be_visible()
+    await expect(refused).to_have_attribute("data-state", "failed")
+    await expect(refused).to_contain_text("starting failed: invalid_session_id")
     await expect(refused.get_by_role("progressbar")).to_have_count(0)
     await expect(refused.get_by_role("button", name="Stop")).to_have_count(0)
     await home.picture("refused")
-    await plane.wait_command(await plane.stop_session(name), "failed")
-    await expect(refused).to_contain_text("It was never started: invalid_session_id")
-    await expect(refused.get_by_role("progressbar")).to_have_count(0)
     viewer = await visit(f"{plane.url}/sessions/{name}/view")
-    await expect(viewer.page.get_by_text("It was never started: invalid_session_id")).to_be_visible()
+    await expect(viewer.page.get_by_text("It failed: invalid_session_id")).to_be_visible()
     await refused.get_by_role("button", name="Remove").click()
+    await home.page.get_by_role("button", name=re.compile("(Stop|Remove) it")).click()
     await expect(refused).to_have_count(0)
+
+
+async def test_a_session_that_no_agent_ever_reported_on_says_so_and_is_forgotten(plane, agent_id, visit):
+    """An agent may refuse a start without a word on the session: of this control plane's agents, others do."""
+    await plane.issue_key(agent_id)
+    command = await plane.start_session("desktop", session_id="silent", agent_id=agent_id)
+    plane.hub.store.mark(command, "failed", "refused: for a reason of its own")
+    home = await visit(plane.url)
+    silent = card(home, "silent")
+    await expect(silent).to_contain_text("It was never started: refused: for a reason of its own")
+    await expect(silent.get_by_role("progressbar")).to_have_count(0)
+    viewer = await visit(f"{plane.url}/sessions/silent/view")
+    await silent.get_by_role("button", name="Remove").click()
+    await expect(silent).to_have_count(0)
     await expect(viewer.page.get_by_text("There is no such session.")).to_be_visible()
     assert await plane.sessions() == []
 
