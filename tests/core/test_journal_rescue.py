@@ -89,7 +89,8 @@ def test_a_damaged_page_costs_its_own_rows_and_the_line_says_so(path, caplog):
     assert "has to be given again" in caplog.text
 
 
-def test_what_only_the_log_of_a_killed_process_holds_is_taken_over(path, tmp_path):
+def leave_a_damaged_journal_with_a_log(path, tmp_path):
+    """As a killed process leaves it: the last command stands in the write-ahead log only."""
     journal = Journal(tmp_path / "other" / "journal.db", 1)
     fill(journal)
     journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -98,6 +99,10 @@ def test_what_only_the_log_of_a_killed_process_holds_is_taken_over(path, tmp_pat
         shutil.copy(tmp_path / f"other/journal.db{suffix}", f"{path}{suffix}")
     journal.close()
     damage(path, page_of_a_copy(path, tmp_path))
+
+
+def test_what_only_the_log_of_a_killed_process_holds_is_taken_over(path, tmp_path):
+    leave_a_damaged_journal_with_a_log(path, tmp_path)
     rescued = Journal(path, 2)
     assert "last" in opened(rescued)
     rescued.close()
@@ -135,14 +140,7 @@ def test_the_fence_of_a_later_leader_survives_the_damage(path):
 
 @pytest.mark.parametrize("step", range(4))
 def test_a_rescue_that_breaks_off_at_any_step_is_completed_by_the_next(path, tmp_path, monkeypatch, step):
-    journal = Journal(tmp_path / "other" / "journal.db", 1)
-    fill(journal)
-    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    journal.receive("last", "stop_session", {"sessionId": "s1"})
-    for suffix in ("", "-wal"):
-        shutil.copy(tmp_path / f"other/journal.db{suffix}", f"{path}{suffix}")
-    journal.close()
-    damage(path, page_of_a_copy(path, tmp_path))
+    leave_a_damaged_journal_with_a_log(path, tmp_path)
     steps = iter(range(100))
     real = Path.rename
 
