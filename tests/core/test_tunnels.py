@@ -1,6 +1,7 @@
 """Viewers, through the control plane's twin and the agent, to a server of RFB on loopback."""
 
 import asyncio
+import base64
 import hashlib
 import os
 from dataclasses import replace
@@ -123,6 +124,28 @@ async def test_the_next_viewer_gets_a_fresh_connection(plane, lead, server):
         await announced(plane, times=4)
         assert server.connections == 4
         assert await errors(plane) == []
+
+
+async def test_late_words_of_a_viewer_that_left_do_not_reach_the_next_ones_server(plane, lead, server):
+    """A control plane may still pass on what a viewer said after it has said that this viewer left."""
+    late = {"sessionId": "s1", "data": base64.b64encode(REQUEST + KEY).decode()}
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as one:
+            await one.handshake()
+        await until(lambda: _told(plane, "vnc_close"), 1)
+        await plane.send_message(AGENT, "vnc_data", late)  # before the next connection is there
+        await announced(plane, times=2)
+        await plane.send_message(AGENT, "vnc_data", late)  # and after
+        async with viewer(plane) as two:
+            await two.handshake()
+            await two.press()
+        assert server.connections == 2
+        assert await errors(plane) == []
+
+
+async def _told(plane, kind):
+    return len(await plane.events(type=kind))
 
 
 async def test_a_viewer_that_leaves_without_a_word_costs_no_connection(plane, lead, server):

@@ -81,6 +81,29 @@ async def test_a_newer_viewer_takes_the_place_of_the_older(plane: DevPlane, read
     await second.close()
 
 
+async def test_nothing_that_a_viewer_says_is_passed_on_once_the_agent_was_told_that_it_left(
+    plane: DevPlane, ready: Agent
+) -> None:
+    older = await plane.open_viewer(SESSION)
+
+    async def talk() -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await older.send(b"older")
+                await asyncio.sleep(0)
+
+    talking = asyncio.create_task(talk())
+    newer = await plane.open_viewer(SESSION)
+    await newer.send(b"newer")
+    told: list[tuple[str, str]] = []
+    while ("vnc_data", coded(b"newer")) not in told:
+        told += [(message["type"], message["payload"].get("data", "")) for message in await ready.receive()]
+    after = told[[kind for kind, _ in told].index("vnc_close") :]
+    assert ("vnc_data", coded(b"older")) not in after
+    await newer.close()
+    await talking
+
+
 async def test_an_error_from_the_agent_closes_the_viewer(plane: DevPlane, ready: Agent) -> None:
     viewer = await plane.open_viewer(SESSION)
     await viewer.recv()

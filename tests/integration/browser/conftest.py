@@ -48,10 +48,6 @@ class Visitor:
         # Chromium drops its connections when an interface of a container comes or goes; the page connects again.
         if "ERR_NETWORK_CHANGED" in message.text:
             return
-        # Where one viewer puts another out, the VNC server may close the newer's first connection (why is not known yet): the page
-        # tries again by itself, and the tests go on only when the desktop is seen.
-        if "the agent reports: the session's server closed the connection" in message.text:
-            return
         if message.type == "error" or "Content Security Policy" in message.text:
             self.complaints.append(message.text)
 

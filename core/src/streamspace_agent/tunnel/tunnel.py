@@ -66,8 +66,6 @@ class Tunnel:
         """Connection to the control plane and greeting that wait there for a viewer."""
         # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
         self._owed = "" if fresh else "the connection to the session was interrupted"
-        self._stale = False
-        """Bytes may still come from a viewer that was closed; the next one's begin with a greeting."""
         self.working = self._silent
         """The server has been reached and has greeted, and nothing was heard to the contrary."""
         # Not the context of the command that started the session: that is over long before the tunnel is.
@@ -86,11 +84,10 @@ class Tunnel:
 
     async def received(self, data: bytes) -> None:
         """The viewer's bytes."""
-        if self._stale and not self._silent:
-            if not data.startswith(VERSION):
-                return
-            self._stale = False
         channel = self._channel
+        taken = channel is not None and channel.answered and not channel.has_ended(End.LEFT, End.LINK)
+        if not (taken or self._early or self._silent or data.startswith(VERSION)):
+            return  # the next viewer begins with its version: these are late words of the one before
         if channel is None or channel.has_ended(End.LEFT, End.LINK):
             self._early += data
             self._spoke.set()
@@ -111,7 +108,6 @@ class Tunnel:
     def viewer_left(self) -> None:
         self._announced = None
         self._early.clear()
-        self._stale = False
         self._left.set()
         if self._channel is not None:
             self._channel.end(End.LEFT)
@@ -290,7 +286,7 @@ class Tunnel:
 
     async def _fail(self, why: str) -> None:
         """Close the viewer."""
-        self._announced, self._stale = None, True
+        self._announced = None
         self._early.clear()
         if not await self._pump.tell("vnc_error", {"sessionId": self.session.session_id, "error": why}):
             self._owed = why

@@ -41,7 +41,7 @@ class Bridge:
         viewer = link.viewers.join(session_id)
         jobs = [
             asyncio.create_task(job)
-            for job in (self._to_viewer(socket, link, viewer), self._from_viewer(socket, link, session_id))
+            for job in (self._to_viewer(socket, link, viewer), self._from_viewer(socket, link, viewer))
         ]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -62,7 +62,9 @@ class Bridge:
         async for data in link.viewers.stream(viewer):
             await socket.send_bytes(data)
 
-    async def _from_viewer(self, socket: WebSocket, link: Link, session_id: str) -> None:
+    async def _from_viewer(self, socket: WebSocket, link: Link, viewer: Viewer) -> None:
         async for data in socket.iter_bytes():
-            link.send("vnc_data", {"sessionId": session_id, "data": pybase64.b64encode_as_string(data)})
+            if viewer.closed is not None:  # the agent was told that it left: it would take this for the next one's
+                return
+            link.send("vnc_data", {"sessionId": viewer.session_id, "data": pybase64.b64encode_as_string(data)})
             await link.room()
