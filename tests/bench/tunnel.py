@@ -1,9 +1,10 @@
 """The tunnel: throughput both ways, round trip of a byte idle and busy, memory, each beside what it could at best be.
 
 The whole path is container, agent, control plane, viewer, each in a process of its own; websockify is put before the same
-container's port and its viewer is the same code. The bare loop sends one and the same ready-made message, of the size
-the agent makes, through the `websockets` library to the same sink that the agent sends to. Rounds alternate and the
-best of each counts: what is compared is code, not what else the machine does.
+container's port and its viewer is the same code. The bare loop sends through the `websockets` library what the measured one sends:
+one and the same ready-made message of the agent's size to the sink that the agent sends to, a viewer's blocks and single
+bytes to an end that does nothing else. Rounds alternate and the best of each counts: what is compared is code, not
+what else the machine does.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ import docker
 from websockets.asyncio.client import connect
 
 from streamspace_agent.protocol import vnc_data
-from streamspace_agent.tunnel.pace import CHUNK
+from streamspace_agent.tunnel.pace import MAX_CHUNK
 from streamspace_devplane.process import DevPlaneProcess
 from streamspace_devplane.settings import Settings
 from tests.bench import harness
@@ -34,6 +35,8 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 TRIPS = int(os.environ.get("TRIPS", "1000"))
 TUNNELS = int(os.environ.get("TUNNELS", "100"))
 BLOCK = bytes(64 * 1024)
+PATIENCE = 900.0
+"""Seconds for all of it: something that hangs is told."""
 
 
 def manifest(**env):
@@ -71,7 +74,10 @@ async def down(viewer):
 async def up(viewer):
     """MB/s into a container that says so when it has read it all."""
     await greeted(viewer)
-    left = SIZE - len(HELLO)
+    return await pour(viewer, SIZE - len(HELLO))
+
+
+async def pour(viewer, left):
     began = time.perf_counter()
     await viewer.send(b"\x06\0\0\0" + (left - 8).to_bytes(4))  # one long clipboard text
     left -= 8
@@ -82,11 +88,15 @@ async def up(viewer):
     return SIZE / 1e6 / (time.perf_counter() - began)
 
 
+async def echoed(viewer):
+    """A viewer whose greeting is behind it: what it says now comes back."""
+    await greeted(viewer)
+    await read(viewer, len(HELLO))
+    return viewer
+
+
 async def trips(viewer, count):
     """Seconds for each round trip of a byte."""
-    await viewer.recv()
-    await viewer.send(b"x")
-    await viewer.recv()
     took = []
     for _ in range(count):
         began = time.perf_counter()
@@ -102,9 +112,15 @@ def centile(took, percent):
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000, 2)
 
 
+def view(url):
+    return connect(url, subprotocols=["binary"], compression=None, max_size=None, close_timeout=1)
+
+
 @contextlib.asynccontextmanager
 async def websockify(address):
+    """Its URL, before the port of one session."""
     port = free_port()
+    url = f"ws://127.0.0.1:{port}"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "websockify", f"127.0.0.1:{port}", f"{address}:5900",
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
@@ -112,16 +128,27 @@ async def websockify(address):
     try:
         while True:
             try:
-                async with connect(f"ws://127.0.0.1:{port}", subprotocols=["binary"], compression=None) as viewer:
+                async with view(url) as viewer:
                     await viewer.recv()
                     break
             except OSError:
                 await asyncio.sleep(0.05)
-        yield lambda: connect(
-            f"ws://127.0.0.1:{port}", subprotocols=["binary"], compression=None, max_size=None, close_timeout=1
-        )
+        yield url
     finally:
         # It forks a process for each connection, and these end with their connections.
+        process.terminate()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def bare_end():
+    """Its URL: it echoes, below /sink it swallows."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.bare", str(port), str(SIZE))
+    try:
+        await listening(port)
+        yield f"ws://127.0.0.1:{port}"
+    finally:
         process.terminate()
         await process.wait()
 
@@ -155,15 +182,26 @@ async def start(scene, session_id, **env):
 async def throughput(scene, session_id, measure, **env):
     """Best MB/s of the tunnel and of websockify."""
     address = await start(scene, session_id, **env)
-    tunnel, bare = [], []
+    tunnel, direct_rates = [], []
     async with websockify(address) as direct:
         for _ in range(ROUNDS):
             async with await open_viewer(scene.plane, session_id) as viewer:
                 tunnel.append(await measure(viewer))
-            async with direct() as viewer:
-                bare.append(await measure(viewer))
-    say(f"{session_id}: tunnel {_show(tunnel)} MB/s, websockify {_show(bare)} MB/s")
-    return max(tunnel), max(bare)
+            async with view(direct) as viewer:
+                direct_rates.append(await measure(viewer))
+    say(f"{session_id}: tunnel {_show(tunnel)} MB/s, websockify {_show(direct_rates)} MB/s")
+    return max(tunnel), max(direct_rates)
+
+
+async def bare_up():
+    """Best MB/s of a viewer's blocks through nothing but `websockets`."""
+    rates = []
+    async with bare_end() as url:
+        for _ in range(ROUNDS):
+            async with view(f"{url}/sink") as viewer:
+                rates.append(await pour(viewer, SIZE))
+    say(f"viewer to session: bare loop {_show(rates)} MB/s")
+    return max(rates)
 
 
 def _show(rates):
@@ -171,39 +209,57 @@ def _show(rates):
 
 
 async def round_trips(scene, prefix):
-    session_id = f"{prefix}-echo"
+    session_id, busy_id = f"{prefix}-echo", f"{prefix}-busy"
     address = await start(scene, session_id, MODE="vnc")
     async with await open_viewer(scene.plane, session_id) as viewer:
-        idle = await trips(viewer, TRIPS)
-    async with websockify(address) as direct, direct() as viewer:
-        reference = await trips(viewer, TRIPS)
-    busy_id = f"{prefix}-busy"
-    await start(scene, busy_id, MODE="blast", MEGABYTES=1 << 20)
+        idle = await trips(await echoed(viewer), TRIPS)
+    async with websockify(address) as direct, view(direct) as viewer:
+        idle_direct = await trips(await echoed(viewer), TRIPS)
+    async with bare_end() as url, view(url) as viewer:
+        idle_bare = await trips(viewer, TRIPS)
+    busy_address = await start(scene, busy_id, MODE="blast", MEGABYTES=1 << 20)
+    async with (
+        await open_viewer(scene.plane, session_id) as viewer,
+        saturated(f"{scene.plane.ws_url}/api/v1/sessions/{busy_id}/vnc"),
+    ):
+        busy = await trips(await echoed(viewer), TRIPS)
+    async with (
+        websockify(busy_address) as busy_direct,
+        websockify(address) as direct,
+        view(direct) as viewer,
+        saturated(busy_direct),
+    ):
+        busy_direct_trips = await trips(await echoed(viewer), TRIPS)
+    await scene.plane.wait_command(await scene.plane.stop_session(busy_id))
+    for name, took in {
+        "idle, tunnel": idle,
+        "idle, websockify": idle_direct,
+        "idle, bare loop": idle_bare,
+        "beside a saturated one, tunnel": busy,
+        "beside a saturated one, websockify": busy_direct_trips,
+    }.items():
+        say(f"round trip {name}: p50 {centile(took, 50)} p99 {centile(took, 99)} ms")
+    return idle, busy
+
+
+@contextlib.asynccontextmanager
+async def saturated(url):
+    """While a viewer in a process of its own reads all it can get."""
     watching = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.tunnel", "watch", scene.plane.url, busy_id, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "tests.bench.tunnel", "watch", url, stdout=asyncio.subprocess.PIPE
     )
     try:
         await watching.stdout.readline()
-        async with await open_viewer(scene.plane, session_id) as viewer:
-            busy = await trips(viewer, TRIPS)
+        yield
         assert watching.returncode is None, "the saturating viewer ended"
     finally:
         with contextlib.suppress(ProcessLookupError):
             watching.kill()
         await watching.wait()
-        await scene.plane.wait_command(await scene.plane.stop_session(busy_id))
-    say(
-        f"round trip: idle p50 {centile(idle, 50)} p99 {centile(idle, 99)} ms (websockify p99 {centile(reference, 99)}),"
-        f" busy p50 {centile(busy, 50)} p99 {centile(busy, 99)} ms"
-    )
-    return idle, busy
 
 
-async def watch(url, session_id):
-    """A viewer that reads all it can get, in a process of its own."""
-    from streamspace_devplane.client import PlaneClient
-
-    async with PlaneClient(url) as plane, await plane.open_viewer(session_id) as viewer:
+async def watch(url):
+    async with view(url) as viewer:
         await greeted(viewer)
         await read(viewer, 8 << 20, asking=True)
         say("saturated")
@@ -274,9 +330,9 @@ async def listening(port):
 
 
 async def bare(port):
-    frame = vnc_data("bench", os.urandom(CHUNK))
+    frame = vnc_data("bench", os.urandom(MAX_CHUNK))
     async with connect(f"ws://127.0.0.1:{port}/api/v1/agents/connect", compression=None) as link:
-        for _ in range((SIZE + (32 << 20)) // CHUNK):
+        for _ in range((SIZE + (32 << 20)) // MAX_CHUNK):
             await link.send(frame, text=True)
         await (await link.ping())
 
@@ -289,14 +345,17 @@ async def rate(sink):
 async def main():
     with tempfile.TemporaryDirectory(prefix="streamspace-bench-") as folder:
         plane = DevPlaneProcess(Path(folder) / "plane", settings=Settings(log_vnc_data=False))
-        async with plane:
+        async with asyncio.timeout(PATIENCE), plane:
             prefix = f"bench-{os.urandom(4).hex()}"
             scene = Stage(Path(folder), plane, prefix, os.environ["DOCKER_HOST"])
             try:
                 agent = await (await scene.agent(MAX_SESSIONS="200", MAX_CPU="1000")).start()
                 await plane.wait_agent(prefix)
-                to_viewer, down_bare = await throughput(scene, f"{prefix}-down", down, MODE="blast", MEGABYTES=1 << 20)
-                to_session, up_bare = await throughput(scene, f"{prefix}-up", up, MODE="sink", MEGABYTES=MEGABYTES)
+                to_viewer, down_direct = await throughput(
+                    scene, f"{prefix}-down", down, MODE="blast", MEGABYTES=1 << 20
+                )
+                to_session, up_direct = await throughput(scene, f"{prefix}-up", up, MODE="sink", MEGABYTES=MEGABYTES)
+                up_bare = await bare_up()
                 idle, busy = await round_trips(scene, prefix)
                 added = await memory(scene, agent, prefix)
                 await agent.terminate()
@@ -306,13 +365,13 @@ async def main():
                 for agent in scene.agents:
                     await agent.kill()
                 await asyncio.to_thread(harness.sweep, scene.host, prefix)
+    say(f"to the session: {to_session / up_direct:.2f} of websockify, {to_session / up_bare:.2f} of the bare loop")
     finish(
         bench="tunnel",
         to_viewer_mb_s=round(to_viewer),
         to_session_mb_s=round(to_session),
         ratio_bare=round(sent / loop, 2),
-        ratio_websockify=round(to_viewer / down_bare, 2),
-        ratio_websockify_to_session=round(to_session / up_bare, 2),
+        ratio_websockify=round(to_viewer / down_direct, 2),
         rtt_idle_p50_ms=round(statistics.median(idle) * 1000, 2),
         rtt_idle_p99_ms=centile(idle, 99),
         rtt_busy_p99_ms=centile(busy, 99),
@@ -322,7 +381,7 @@ async def main():
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["watch", url, session_id]:
-            asyncio.run(watch(url, session_id))
+        case ["watch", url]:
+            asyncio.run(watch(url))
         case _:
             asyncio.run(main())

@@ -3,6 +3,8 @@
 #   vnc       (default) greets each connection like a VNC server, then echoes every byte
 #   blast     greets, then sends MEGABYTES (256) of zeros and closes
 #   sink      greets, reads MEGABYTES (256) and says "done"
+#   pour      greets, then sends MEGABYTES (256) of random bytes, behind them their SHA-256, and closes
+#   swallow   greets, reads MEGABYTES (256) and answers with their SHA-256
 #   http      answers every GET with 200
 #   crash     as vnc; after AFTER (1) seconds writes to stderr and exits with EXIT_CODE (3)
 #   oom       as vnc; after AFTER (1) seconds takes memory until killed (or 1 GiB: set a limit below that)
@@ -16,6 +18,17 @@ if [ "${1:-}" = connection ]; then
     sink)
       dd of=/dev/null bs=64k iflag=fullblock count=$((MEGABYTES * 16)) 2>/dev/null
       exec printf done
+      ;;
+    pour)
+      mkfifo "/tmp/$$"
+      sha256sum <"/tmp/$$" >"/tmp/$$.sum" &
+      dd if=/dev/urandom bs=64k iflag=fullblock count=$((MEGABYTES * 16)) 2>/dev/null | tee "/tmp/$$"
+      wait
+      exec head -c 64 "/tmp/$$.sum"
+      ;;
+    swallow)
+      dd bs=64k iflag=fullblock count=$((MEGABYTES * 16)) 2>/dev/null | sha256sum | head -c 64
+      exit
       ;;
     blast) exec dd if=/dev/zero bs=64k count=$((MEGABYTES * 16)) ;;
     *) exec cat ;;

@@ -4,8 +4,6 @@ from streamspace_agent.elector.clock import Clock
 
 MAX_CHUNK = 380 * 1024
 """VNC bytes of the largest message: with base64 and the envelope just under the control plane's limit of 512 KiB."""
-CHUNK = MAX_CHUNK // 2
-"""VNC bytes of a message as long as the viewer keeps up: larger ones are not cheaper, they only hold others up for longer."""
 SMALL_CHUNK = 64 * 1024
 KEEPS_UP = 32
 """Unread messages from which on they are made as large as may be: a viewer behind shall need few places in the queue, and the
@@ -18,7 +16,12 @@ def chunk(unread: int, window: int) -> int:
 
     A message that has begun holds up all others: where little may be on its way it shall be no more than a quarter of that.
     """
-    return MAX_CHUNK if unread >= KEEPS_UP else max(SMALL_CHUNK, min(CHUNK, window // 4))
+    return MAX_CHUNK if unread >= KEEPS_UP else max(SMALL_CHUNK, min(MAX_CHUNK, window // 4))
+
+
+def even(waiting: int, limit: int) -> int:
+    """The size of the next message so that all that waits makes messages of one size: each costs about the same again."""
+    return -(-waiting // -(-waiting // limit))
 
 
 HOLD = 0.002

@@ -12,7 +12,7 @@ from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.link import LinkDown
 from streamspace_agent.tunnel.channel import Channel
-from streamspace_agent.tunnel.pace import Budget, Window, chunk
+from streamspace_agent.tunnel.pace import Budget, Window, chunk, even
 from streamspace_agent.tunnel.stream import Buffers
 
 
@@ -157,7 +157,7 @@ class Pump:
         self.offer(channel)
 
     async def _send(self, carrier: Carrier, channel: Channel) -> None:
-        data = channel.take(chunk(channel.unread, self._window.size))
+        data = channel.take(even(channel.waiting, chunk(channel.unread, self._window.size)))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
         if channel.waiting:

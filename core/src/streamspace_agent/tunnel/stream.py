@@ -45,6 +45,8 @@ class Stream(asyncio.BufferedProtocol):
         self._buffers = buffers
         self._buffer: memoryview | None = memoryview(held) if held else None
         self._start, self._end = 0, len(held)
+        self._paused = bool(held)
+        self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -87,9 +89,9 @@ class Stream(asyncio.BufferedProtocol):
         taken = self._buffer[self._start : end]
         self._start = end
         if end == self._end:
-            full = end == len(self._buffer)
             self._release()
-            if full and not self.ended:
+            if self._paused and not self.ended:
+                self._paused = False
                 self._transport.resume_reading()
         return taken
 
@@ -109,9 +111,15 @@ class Stream(asyncio.BufferedProtocol):
         if len(self.head) < HEAD:
             self.head += self._buffer[self._end : end][: HEAD - len(self.head)]
         self._end = end
-        if end == len(self._buffer):
-            self._transport.pause_reading()
         self.arrived()
+        if end == len(self._buffer):
+            # Not yet: whoever was told just now takes it before the next is read, as a rule, and a pause costs two system calls.
+            self._loop.call_soon(self._pause_if_full)
+
+    def _pause_if_full(self) -> None:
+        if self._buffer is not None and self._end == len(self._buffer) and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
 
     def eof_received(self) -> None:
         self._end_with(CLOSED)
