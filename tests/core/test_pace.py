@@ -1,6 +1,9 @@
 import random
 
-from streamspace_agent.tunnel.pace import CHUNK, Budget, Window, chunk
+from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget, Window, chunk, even
+
+CHUNK = MAX_CHUNK // 2
+ROOM = 1000
 
 
 class Time:
@@ -60,7 +63,7 @@ def test_however_many_viewers_stop_reading_the_queue_never_fills_and_one_that_re
 def test_one_viewer_alone_may_be_behind_by_the_largest_update_there_is():
     budget, unread, total = Budget(), 0, 0
     while budget.allows(unread):
-        total += chunk(unread, Window.SMALLEST)
+        total += chunk(unread, budget.places(unread), Window.SMALLEST)
         unread += 1
         budget.used += 1
     assert total > 3840 * 2160 * 4
@@ -97,7 +100,35 @@ def test_pings_are_few_on_a_fast_way():
     assert pings / (time.seconds - 100) < 1_500
 
 
-def test_messages_are_small_where_the_way_is_narrow_unless_the_viewer_is_behind():
-    assert chunk(0, Window.SMALLEST) <= Window.SMALLEST / 2
-    assert chunk(0, Window.LARGEST) == CHUNK
-    assert chunk(100, Window.SMALLEST) == 2 * CHUNK
+def test_messages_are_small_where_the_way_is_narrow_unless_the_viewer_is_behind_or_places_are_few():
+    assert chunk(0, ROOM, Window.SMALLEST) <= Window.SMALLEST / 2
+    assert chunk(0, ROOM, Window.LARGEST) == MAX_CHUNK
+    assert chunk(100, ROOM, Window.SMALLEST) == MAX_CHUNK
+    assert chunk(0, 10, Window.SMALLEST) == MAX_CHUNK
+
+
+def test_what_waits_goes_in_messages_of_one_size():
+    assert even(10, 100) == 10
+    assert even(389_120, 350_000) == 194_560
+    assert [even(waiting, 100) for waiting in (100, 101, 250, 1)] == [100, 51, 84, 1]
+
+
+def test_places_are_what_a_tunnel_may_send_until_it_is_blocked():
+    for used, unread in [(0, 0), (180, 0), (200, 20), (239, 1), (240, 40)]:
+        budget, sent = Budget(), 0
+        budget.used = used
+        promised = budget.places(unread)
+        while budget.allows(unread + sent):
+            sent += 1
+            budget.used += 1
+        assert sent == promised
+
+
+def test_a_viewer_beside_many_greetings_may_still_be_behind_by_a_large_update():
+    budget, unread, total = Budget(), 0, 0
+    budget.used = Budget.GREETINGS
+    while budget.allows(unread):
+        total += chunk(unread, budget.places(unread), Window.SMALLEST)
+        unread += 1
+        budget.used += 1
+    assert total > 1920 * 1080 * 4

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from streamspace_agent import dispatcher, protocol
-from streamspace_agent.journal import JournalError, Message
-from streamspace_agent.outbox import encode
+from streamspace_agent import dispatcher, protocol, reconcile
+from streamspace_agent.errors import CommandFailed
+from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.outbox import Outbox, encode
 from streamspace_agent.runtime import Leftover, Session, SessionState
 from tests.core.memory_driver import AGENT
 
@@ -174,6 +175,50 @@ async def test_a_listing_older_than_a_commands_report_is_not_believed(plane, lea
         assert await comparing == 0
         assert (await statuses(plane, "old"))[-1] == "terminated"
         assert (await statuses(plane, "new"))[-1] == "running"
+
+
+async def test_a_session_that_could_not_be_used_when_it_was_adopted_is_asked_again_until_it_can(
+    plane, lead, driver, monkeypatch
+):
+    monkeypatch.setattr(reconcile, "SOON", 0.2)
+    async with lead() as first:
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+        await first.kill()
+    driver.held["a"] = replace(driver.held["a"], ready=False)
+    proves, original = [], driver.prove
+
+    async def slow_at_first(session_id):
+        proves.append(session_id)
+        if len(proves) < 3:
+            raise CommandFailed("not_ready", "no VNC greeting yet")
+        return await original(session_id)
+
+    driver.prove = slow_at_first
+    driver.queue = asyncio.Queue()
+    async with lead():
+        await plane.wait_session("a", vnc_ready=False)
+        await plane.wait_session("a", vnc_ready=True)
+        told = (await statuses(plane, "a"))[-2:]
+    assert told == ["running", "running"], "what did not change is not told again"
+
+
+async def test_what_is_queued_now_has_been_delivered_whatever_comes_behind_it(tmp_path):
+    """A session is announced once its own state has arrived, not once all others are silent."""
+    outbox = Outbox(Journal(tmp_path / "journal.db", 1), lambda: None)
+
+    async def send(_frame):
+        pass
+
+    async def ping():
+        outbox.put(Message("pong", {}))  # there is always one more
+        return asyncio.sleep(0)
+
+    outbox.put(Message("pong", {}))
+    delivering = asyncio.create_task(outbox.deliver(send, ping))
+    async with asyncio.timeout(5):
+        await outbox.flushed()
+    delivering.cancel()
 
 
 async def test_a_session_gone_while_nobody_led_is_reported_terminated(plane, lead, driver):

@@ -344,11 +344,32 @@ async def test_a_server_that_reads_nothing_ends_its_viewer_and_nothing_else_wait
             while not await errors(plane):
                 await typing.press()
                 await asyncio.sleep(0.02)
-            assert "does not take" in (await errors(plane))[0]
+            assert "too slow" in (await errors(plane))[0]
             pasted.cancel()
             await asyncio.gather(pasted, return_exceptions=True)
             await typing.press()
     await other.die()
+
+
+async def test_a_server_that_reads_at_a_trickle_holds_no_command_up(plane, lead, driver, server):
+    """Each second it takes a little, so it is never deaf; what others say must not wait for it all the same."""
+    server.trickle = 2000
+    async with lead():
+        await ready(plane)
+        async with viewer(plane) as pasting:
+            await pasting.handshake()
+            await pasting.say(b"\x06\0\0\0" + (1 << 30).to_bytes(4))
+            pasted = asyncio.create_task(_paste(pasting, bytes(60_000)))
+            loop, slowest = asyncio.get_running_loop(), 0.0
+            while not await errors(plane):
+                began = loop.time()
+                command = await plane.send_command(AGENT, "hibernate_session", {"sessionId": "nobody"})
+                await plane.wait_command(command, "failed", timeout=10)
+                slowest = max(slowest, loop.time() - began)
+            assert "too slow" in (await errors(plane))[0]
+            assert slowest < 3
+            pasted.cancel()
+            await asyncio.gather(pasted, return_exceptions=True)
 
 
 async def _paste(one, text):
@@ -421,12 +442,19 @@ async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewe
         await plane.wait_command(await plane.start_session("kasm", session_id="s1", manifest=manifest))
         driver.held["s1"] = replace(driver.held["s1"])
         for turn in range(1, 3):
-            await until(lambda: _count(plane.events(type="vnc_ready")), 1)
+            await until(lambda: _count(plane.events(type="vnc_ready")), turn)
             assert len(connections) == turn - 1
             async with viewer(plane) as one:
                 await one.say(b"GET / HTTP/1.1\r\n\r\n")
                 assert (await one.read(12)) == b"HTTP/1.1 204"
-            await asyncio.sleep(0.1)
+        seq = await last(plane)
+        async with viewer(plane):
+            pass  # one that leaves without a word
+        await until(lambda: _count(plane.events(seq, type="vnc_ready")), 1)
+        async with viewer(plane) as one:
+            await one.say(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await one.read(12)) == b"HTTP/1.1 204"
+        assert await errors(plane) == []
     web.close()
 
 
@@ -451,6 +479,42 @@ async def test_a_session_hibernates_once_nobody_touches_it_however_many_look_on(
         assert status["state"] == "hibernated"
         assert status["platformMetadata"]["reason"].startswith("idle_timeout")
         assert await plane.events(seq, type="complete") == []
+
+
+async def test_a_session_that_is_used_again_before_its_turn_to_hibernate_comes_stays_awake(plane, lead, driver, server):
+    async with lead() as running:
+        await ready(plane, idle_timeout="2s")
+        driver.down = True  # its turn comes, but the engine is away
+        async with viewer(plane) as one:
+            await one.handshake()
+            await until(lambda: _running(running), 1)
+            await one.press()
+            driver.down = False
+            async with asyncio.timeout(10):
+                while running.tenure.dispatcher.running:
+                    await one.press()
+                    await asyncio.sleep(0.2)
+        assert (await plane.session("s1"))["state"] == "running"
+        await plane.wait_session("s1", state="hibernated")
+
+
+async def _running(running):
+    return running.tenure.dispatcher.running
+
+
+async def test_why_a_session_could_not_be_hibernated_for_idleness_stands_in_the_log(
+    plane, lead, driver, server, caplog
+):
+    async def refuse(session_id):
+        raise CommandFailed("engine_busy", "the freezer is full")
+
+    driver.hibernate = refuse
+    async with lead():
+        await ready(plane, idle_timeout="1s")
+        async with asyncio.timeout(10):
+            while "the freezer is full" not in caplog.text:
+                await asyncio.sleep(0.05)
+    assert "hibernate_session failed: engine_busy: the freezer is full" in caplog.text
 
 
 async def test_a_session_that_has_lasted_its_time_is_stopped_also_by_a_later_leader(plane, lead, driver, server):

@@ -26,6 +26,8 @@ class VncServer:
         self.port = 0
         self.deaf = False
         """Read nothing once the handshake is over."""
+        self.trickle = 0
+        """Bytes a second that are read once the handshake is over; 0 for all."""
         self.flood = False
         """Answer the first request with an endless stream."""
         self.pieces = 1
@@ -39,7 +41,7 @@ class VncServer:
 
     async def die(self):
         self.server.close()
-        self.deaf = False
+        self.deaf, self.trickle = False, 0
         for writer in self.writers:
             writer.transport.abort()
         while self.writers:
@@ -66,6 +68,9 @@ class VncServer:
         writer.write(SERVER_INIT)
         while self.deaf:
             await asyncio.sleep(0.05)
+        while self.trickle:
+            await reader.read(self.trickle)
+            await asyncio.sleep(1)
         while True:
             kind = await reader.readexactly(1)
             if kind == b"\x03":

@@ -145,7 +145,7 @@ async def test_a_control_plane_with_a_ca_of_its_own_is_served_over_tls(
     url = f"wss://localhost:{tls_plane.port}/api/v1/sessions/{name}/vnc"
     async with asyncio.timeout(60), connect(url, ssl=trust, subprotocols=["binary"]) as viewer:
         assert await viewer.recv() == b"RFB 003.008\n"
-        sent, echo = random.Random(1).randbytes(200_000), bytearray()
+        sent, echo = b"RFB 003.008\n\x01\x01" + random.Random(1).randbytes(200_000), bytearray()
         await viewer.send(sent)
         while len(echo) < len(sent):
             echo += await viewer.recv()

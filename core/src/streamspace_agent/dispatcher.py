@@ -89,7 +89,8 @@ class Dispatcher:
         self._runners: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._draining = False
-        self._orders: set[str] = set()
+        self._orders: dict[str, Callable[[], bool]] = {}
+        """The agent's own commands that wait or run, and whether each is still wanted."""
         """Ids of the agent's own commands."""
         self.outcomes: dict[tuple[str, str], int] = {}
         """Commands finished in this tenure by (action, ``complete`` or ``failed``)."""
@@ -138,14 +139,15 @@ class Dispatcher:
             problem = f"busy: {MAX_WAITING} commands are waiting already"
         self._admit(command, problem)
 
-    def order(self, action: str, payload: Mapping[str, Any]) -> None:
+    def order(self, action: str, payload: Mapping[str, Any], wanted: Callable[[], bool] = lambda: True) -> None:
         """Run a command of the agent's own in its session's turn. It is neither journalled nor answered; its states are reported.
 
+        ``wanted`` is asked when its turn comes, which may be long after; where it says no, nothing is done.
         What a crash interrupts is found out again by whoever leads next.
         """
         command = Command(f"agent-{uuid.uuid4().hex}", action, payload, self._epoch)
         if not self._draining:
-            self._orders.add(command.id)
+            self._orders[command.id] = wanted
             self._admit(command, "")
 
     def recover(self, entries: Iterable[Entry]) -> None:
@@ -253,6 +255,10 @@ class Dispatcher:
         backoff = Backoff(base=0.5, cap=5.0)
         waits = False
         while True:
+            wanted = self._orders.get(job.command.id)
+            if wanted is not None and not wanted():
+                log.info("%s is not wanted any more", job.command.action)
+                return {}
             try:
                 return await job.registered.handler(job.command, self._make_context(job.command, job.states))
             except EngineUnavailable as error:
@@ -287,7 +293,9 @@ class Dispatcher:
             )
         self._outbox.wake()
         if command.id in self._orders:
-            self._orders.discard(command.id)
+            del self._orders[command.id]
+            if answer.type == "failed":
+                log.warning("%s failed: %s", command.action, logs.brief(str(answer.payload["error"])))
             return
         key = (command.action, answer.type)
         self.outcomes[key] = self.outcomes.get(key, 0) + 1

@@ -229,6 +229,11 @@ class Journal:
         with self._write() as db:
             db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
 
+    def last_queued(self) -> int:
+        """Number of the newest message that is queued; 0 where none is."""
+        ((last,),) = self._read("SELECT coalesce(max(seq), 0) FROM outbox")
+        return int(last)
+
     def outbox_size(self, after: int = 0) -> int:
         ((count,),) = self._read("SELECT count(*) FROM outbox WHERE seq > ?", after)
         return int(count)

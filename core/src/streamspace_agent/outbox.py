@@ -28,7 +28,7 @@ class Outbox:
         self._journal = journal
         self._require_lease = require_lease
         self._more = asyncio.Event()
-        self._empty = asyncio.Event()
+        self._delivered = asyncio.Event()
         self._taken = 0
         """Number of the last message that the control plane has taken, also while the journal cannot forget it."""
         self.waiting = journal.outbox_size()
@@ -41,15 +41,14 @@ class Outbox:
     def wake(self) -> None:
         """Tell the sender that the journal has more."""
         self.waiting = self._journal.outbox_size(after=self._taken)
-        self._empty.clear()
         self._more.set()
 
     async def flushed(self) -> None:
-        """Wait until everything queued has been delivered."""
-        self.wake()
-        while self.waiting:
-            await self._empty.wait()
-            self.wake()
+        """Wait until everything that is queued now has been delivered, whatever comes behind it."""
+        last = self._journal.last_queued()
+        while self._taken < last:
+            self._delivered.clear()
+            await self._delivered.wait()
 
     async def deliver(self, send: Send, ping: Ping) -> None:
         """Deliver over one connection, for as long as it lives."""
@@ -63,10 +62,10 @@ class Outbox:
             if batch:
                 await (await ping())
                 self._taken = batch[-1][0]
+                self._delivered.set()
                 self._forget()
                 self.waiting = self._journal.outbox_size(after=self._taken)
             else:
-                self._empty.set()
                 await self._more.wait()
 
     def _forget(self) -> None:

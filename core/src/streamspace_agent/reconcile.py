@@ -21,6 +21,8 @@ READY_PATIENCE = 3.0
 """Seconds that an adopted session may take to prove that it can be used; later proofs come with later comparisons."""
 EVERY = 60.0
 """Seconds between comparisons of what was reported with what the engine shows."""
+SOON = 5.0
+"""The same while a session runs that could not be used when it was last looked at."""
 
 GONE = "it was removed from the engine, not by this agent"
 
@@ -145,8 +147,13 @@ class Reconciler:
 
     async def repeat(self) -> None:
         """Compare and clean up now and then, until cancelled."""
+        waited = 0.0
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(SOON)
+            waited += SOON
+            if waited < EVERY and not any(map(_unproved, self.sessions.values())):
+                continue
+            waited = 0.0
             try:
                 if self.engine.up:
                     await self.reconcile()
@@ -166,9 +173,8 @@ class Reconciler:
         reports: list[Session] = []
         for session_id, session in shown.items():
             known = self.sessions.get(session_id)
-            told = known is not None and (known.state, known.ready) == (session.state, session.ready)
             unborn = session.state is SessionState.PENDING and not adopting
-            if session_id not in busy and not told and not unborn:
+            if session_id not in busy and not unborn and (_unproved(session) or not _same(known, session)):
                 reports.append(session)
         expected = self.sessions.keys() | (set(self._before()) if adopting else set())
         for session_id in expected - shown.keys() - busy:
@@ -179,7 +185,7 @@ class Reconciler:
                 reports.append(Session(session_id, SessionState.TERMINATED, "", reason=GONE))
         reports = await asyncio.gather(*(self._proved(session) for session in reports))
         newer = self._told.union(self._busy())
-        reports = [session for session in reports if session.session_id not in newer]
+        reports = [s for s in reports if s.session_id not in newer and not _same(self.sessions.get(s.session_id), s)]
         for session in reports:
             self._tell_change(session)
             self._report(session)
@@ -196,7 +202,7 @@ class Reconciler:
 
     async def _proved(self, session: Session) -> Session:
         """A running session that this process has not seen usable yet, asked to prove it; as it is then."""
-        if session.state is not SessionState.RUNNING or session.ready or session.ready_check is ReadyCheck.NONE:
+        if not _unproved(session):
             return session
         problem = "no answer in time"
         try:
@@ -210,7 +216,8 @@ class Reconciler:
             return replace(session, state=SessionState.TERMINATED, reason=GONE)
         except (RuntimeDriverError, CommandFailed) as error:
             problem = str(error)
-        log.warning("session %s runs, but cannot be used: %s", session.session_id, problem)
+        if not _same(self.sessions.get(session.session_id), session):
+            log.warning("session %s runs, but cannot be used: %s", session.session_id, problem)
         return session
 
     async def _remove_leftovers(self) -> None:
@@ -221,3 +228,12 @@ class Reconciler:
             self._lease.require()
             log.info("removing a left-over %s %s: %s", leftover.kind, leftover.name, leftover.reason)
             await self._driver.remove(leftover)
+
+
+def _unproved(session: Session) -> bool:
+    """It runs, and nobody has seen yet that it can be used."""
+    return session.state is SessionState.RUNNING and not session.ready and session.ready_check is not ReadyCheck.NONE
+
+
+def _same(known: Session | None, session: Session) -> bool:
+    return known is not None and (known.state, known.ready) == (session.state, session.ready)

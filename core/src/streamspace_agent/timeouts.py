@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from streamspace_agent.elector.clock import Clock
@@ -16,8 +17,8 @@ LOOK_EVERY = 1.0
 RETRY_AFTER = 60.0
 """Seconds until something that was ordered and did not come about is ordered again."""
 
-Order = Callable[[str, Mapping[str, Any]], None]
-"""Runs an action in its session's turn."""
+Order = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
+"""Runs an action in its session's turn, if it is then still wanted."""
 
 
 class Timeouts:
@@ -60,12 +61,18 @@ class Timeouts:
                 action, reason = due
                 log.info("session %s: %s: %s", session_id, action, reason)
                 self._ordered[session_id] = (action, now)
-                self._order(action, {"sessionId": session_id, "reason": reason})
+                self._order(
+                    action, {"sessionId": session_id, "reason": reason}, partial(self._wanted, session_id, action)
+                )
 
     def _pending(self, session_id: str, action: str, at: float, now: float) -> bool:
+        return self._wanted(session_id, action) and now - at < RETRY_AFTER
+
+    def _wanted(self, session_id: str, action: str) -> bool:
+        """Whether what was ordered is still due: a person may have come back, or somebody else may have done it."""
         session = self._sessions.get(session_id)
-        done = session is None or (action == HIBERNATE and session.state is SessionState.HIBERNATED)
-        return not done and now - at < RETRY_AFTER
+        due = self._due(session) if session is not None else None
+        return due is not None and due[0] == action
 
     def _due(self, session: Session) -> tuple[str, str] | None:
         if session.state not in {SessionState.RUNNING, SessionState.HIBERNATED}:

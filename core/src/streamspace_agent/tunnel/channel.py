@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget, hold
+from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget, chunk, even, hold
 from streamspace_agent.tunnel.rfb import ClientStream, Said
-from streamspace_agent.tunnel.stream import HEAD, Stream
+from streamspace_agent.tunnel.stream import HEAD, LOW, Stream
 
-BACKLOG = 512 * 1024
-"""Bytes from the viewer that wait for the server before the next are held up."""
-BACKLOG_PATIENCE = 1.0
-"""Seconds that a server may take nothing of a full backlog; meanwhile nothing else is read from the control plane."""
+PATIENCE = 0.25
+SLOWEST = 4 * 1024**2
+"""A server with a full backlog may take so many seconds, and one more for so many bytes a second, until there is room again. Nothing
+else is read from the control plane meanwhile: no command, no other viewer's keys. A slower one is not waited for.
+"""
 
 
 class End(Enum):
@@ -39,7 +40,7 @@ class Channel:
     Nothing beyond the greeting leaves before the viewer has spoken: until then there may be none, and what nobody reads takes
     room in the control plane's queue from those who do. A server of RFB has nothing to say before that anyway.
 
-    Memory is bounded: reading stops at one full message, and :data:`BACKLOG` holds for the other way.
+    Memory is bounded: reading stops at one full message, and :data:`.stream.BACKLOG` holds for the other way.
     """
 
     def __init__(
@@ -99,10 +100,14 @@ class Channel:
     def allowed(self) -> bool:
         return self._budget.allows(self.unread)
 
+    def size(self, window: int) -> int:
+        """VNC bytes of the next message, where so many may be on their way."""
+        return even(self.waiting, chunk(self.unread, self._budget.places(self.unread), window))
+
     @property
     def early(self) -> float:
         """Seconds for which more is waited for, to be sent in the same message."""
-        pause = 0.0 if self.waiting >= MAX_CHUNK else hold(self.unread)
+        pause = 0.0 if self.waiting >= MAX_CHUNK else hold(self.unread, self._budget.places(self.unread))
         return pause and self._last_sent + pause - self._clock.now()
 
     def greeted(self) -> None:
@@ -140,17 +145,15 @@ class Channel:
         return said
 
     async def drained(self) -> None:
-        """Wait while the server is far behind; one that takes nothing ends the channel."""
+        """Wait while the server is far behind; one that is too slow ends the channel."""
         stream = self._stream
-        before = stream.backlog
-        while before > BACKLOG and not stream.ended and not self.ended.done():
-            try:
-                async with asyncio.timeout(BACKLOG_PATIENCE):
-                    await stream.drained()
-            except TimeoutError:
-                if stream.backlog >= before:
-                    self.end(End.BROKEN, "the session's server does not take the viewer's input")
-            before = stream.backlog
+        if stream.writable or stream.ended or self.ended.done():
+            return
+        try:
+            async with asyncio.timeout(PATIENCE + (stream.backlog - LOW) / SLOWEST):
+                await stream.drained()
+        except TimeoutError:
+            self.end(End.BROKEN, "the session's server is too slow for the viewer's input")
 
     # The end
 

@@ -6,17 +6,18 @@ MAX_CHUNK = 380 * 1024
 """VNC bytes of the largest message: with base64 and the envelope just under the control plane's limit of 512 KiB."""
 SMALL_CHUNK = 64 * 1024
 KEEPS_UP = 32
-"""Unread messages from which on they are made as large as may be: a viewer behind shall need few places in the queue, and the
-largest update there is (4K, uncompressed) must fit into what may be unread.
+"""Unread messages from which on they are made as large as may be, and places left from which on downwards: a viewer behind shall
+need few places in the queue, and the largest update there is (4K, uncompressed) must fit into what may be unread.
 """
 
 
-def chunk(unread: int, window: int) -> int:
-    """VNC bytes that the next message to a viewer may hold that has so many unread.
+def chunk(unread: int, places: int, window: int) -> int:
+    """VNC bytes that the next message to a viewer may hold that has so many unread and may have so many more.
 
     A message that has begun holds up all others: where little may be on its way it shall be no more than a quarter of that.
     """
-    return MAX_CHUNK if unread >= KEEPS_UP else max(SMALL_CHUNK, min(MAX_CHUNK, window // 4))
+    large = unread >= KEEPS_UP or places <= KEEPS_UP
+    return MAX_CHUNK if large else max(SMALL_CHUNK, min(MAX_CHUNK, window // 4))
 
 
 def even(waiting: int, limit: int) -> int:
@@ -27,13 +28,13 @@ def even(waiting: int, limit: int) -> int:
 HOLD = 0.002
 
 
-def hold(unread: int) -> float:
-    """Seconds from one message to the next of a viewer that has so many unread, unless that is as large as may be.
+def hold(unread: int, places: int) -> float:
+    """Seconds from one message to the next of a viewer that has so many unread and may have so many more, unless that is a full one.
 
     A server that takes seconds for one update says it in hundreds of pieces. Each sent at once, they would use up the places that
     the viewer may have, and it does not ask for more before it has the last.
     """
-    return max(0, unread - KEEPS_UP) * HOLD
+    return max(0, unread - KEEPS_UP, unread and KEEPS_UP - places) * HOLD
 
 
 class Window:
@@ -129,6 +130,10 @@ class Budget:
     def allows(self, unread: int) -> bool:
         """Whether a tunnel with so many unread messages may send one more."""
         return unread < self.LIMIT - self.used
+
+    def places(self, unread: int) -> int:
+        """How many more a tunnel may send that has so many unread: each takes one of its share and one of what is free."""
+        return max(0, self.LIMIT - self.used - unread + 1) // 2
 
     @property
     def allows_greeting(self) -> bool:

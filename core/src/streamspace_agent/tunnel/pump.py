@@ -12,7 +12,7 @@ from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.link import LinkDown
 from streamspace_agent.tunnel.channel import Channel
-from streamspace_agent.tunnel.pace import Budget, Window, chunk, even
+from streamspace_agent.tunnel.pace import Budget, Window
 from streamspace_agent.tunnel.stream import Buffers
 
 
@@ -99,17 +99,30 @@ class Pump:
             return False
         return True
 
-    async def greet(self, channel: Channel) -> bool:
-        """Send a channel's greeting."""
+    async def greet(self, channel: Channel, arrived: Callable[[], None]) -> bool:
+        """Send a channel's greeting; ``arrived`` is called once the control plane has read it. False when there is no connection."""
         if self._carrier is None:
             return False
         channel.greeted()
         try:
             self._require_lease()
             await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
+            pong = asyncio.ensure_future(await self._carrier.ping())
         except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
+        pong.add_done_callback(lambda pong: None if _failed(pong) else arrived())
         return True
+
+    async def heard(self, pause: float) -> bool:
+        """Wait until the control plane has read all that was sent, and ``pause`` seconds more. False when there is no connection."""
+        if self._carrier is None:
+            return False
+        try:
+            await (await self._carrier.ping())
+        except (ConnectionClosed, LinkDown, OSError):
+            return False
+        await asyncio.sleep(pause)
+        return self._carrier is not None
 
     def offer(self, channel: Channel) -> None:
         """The channel has bytes to send. Offering it twice does nothing."""
@@ -124,8 +137,10 @@ class Pump:
         for channel in blocked:
             self.offer(channel)
 
-    def blocked(self, channel: Channel) -> bool:
-        return channel in self._blocked
+    @property
+    def blocked(self) -> bool:
+        """Some channel has to wait for room in the control plane's queue."""
+        return bool(self._blocked)
 
     def _next(self) -> Channel | None:
         for small in (True, False):
@@ -157,7 +172,7 @@ class Pump:
         self.offer(channel)
 
     async def _send(self, carrier: Carrier, channel: Channel) -> None:
-        data = channel.take(even(channel.waiting, chunk(channel.unread, self._window.size)))
+        data = channel.take(channel.size(self._window.size))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
         if channel.waiting:
@@ -167,6 +182,10 @@ class Pump:
             pong.add_done_callback(lambda pong: self._answered(window, probe, pong))
 
     def _answered(self, window: Window, probe: int, pong: asyncio.Future[float]) -> None:
-        if not pong.cancelled() and pong.exception() is None:
+        if not _failed(pong):
             window.answered(probe, pong.result())
             self._more.set()
+
+
+def _failed(pong: asyncio.Future[float]) -> bool:
+    return pong.cancelled() or pong.exception() is not None

@@ -8,6 +8,10 @@ from streamspace_agent.tunnel.pace import MAX_CHUNK
 
 SIZE = MAX_CHUNK
 """Bytes read ahead of what has been taken, and no more."""
+BACKLOG = 4 * 1024**2
+"""Bytes from the viewer that may wait for the server before the next are held up: a large clipboard, whatever the server's pace."""
+LOW = 3 * 1024**2
+"""Bytes of these from which on the next are let in again."""
 HEAD = 16
 CLOSED = "the session's server closed the connection"
 
@@ -49,6 +53,7 @@ class Stream(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._transport.set_write_buffer_limits(high=BACKLOG, low=LOW)
 
     @classmethod
     async def over(cls, streams: Streams, buffers: Buffers) -> Self:
@@ -144,6 +149,10 @@ class Stream(asyncio.BufferedProtocol):
         if not self.ended:
             self._transport.write(data)
 
+    @property
+    def writable(self) -> bool:
+        return self._writable.is_set()
+
     def pause_writing(self) -> None:
         self._writable.clear()
 
@@ -151,7 +160,7 @@ class Stream(asyncio.BufferedProtocol):
         self._writable.set()
 
     async def drained(self) -> None:
-        """Wait until the server has taken most of what was written, or is gone."""
+        """Wait until the server has taken enough of a full backlog, or is gone."""
         await self._writable.wait()
 
     def abort(self) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
@@ -29,8 +30,22 @@ MAX_EARLY = 1024 * 1024
 """Bytes that a viewer may say while the connection to its server is being made."""
 RETRY = 0.05
 """Seconds until an announcement that found no connection is tried again."""
+ECHO = 0.1
+"""Seconds from the control plane's having read that a viewer is to be closed until it has told us that this viewer left."""
+INTERRUPTED = "the connection to the session was interrupted"
 HEALTHY = 5.0
 """Seconds after which a connection counts as one that worked."""
+
+
+@dataclass(slots=True)
+class _Announced:
+    connection: int
+    greeting: bytes
+    there: bool
+    """The control plane has read it: a viewer of whom is said after this that it left may have read it, too."""
+
+    def arrived(self) -> None:
+        self.there = True
 
 
 class Tunnel:
@@ -62,10 +77,12 @@ class Tunnel:
         self._early = bytearray()
         self._spoke = asyncio.Event()
         self._left = asyncio.Event()
-        self._announced: tuple[int, bytes] | None = None
-        """Connection to the control plane and greeting that wait there for a viewer."""
+        self._announced: _Announced | None = None
+        """What waits at the control plane for a viewer."""
         # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
-        self._owed = "" if fresh else "the connection to the session was interrupted"
+        self._owed = "" if fresh else INTERRUPTED
+        self._failed = False
+        """A viewer was closed by us; that it has left may still be told, and must not be taken for the next one's leaving."""
         self.working = self._silent
         """The server has been reached and has greeted, and nothing was heard to the contrary."""
         # Not the context of the command that started the session: that is over long before the tunnel is.
@@ -88,7 +105,7 @@ class Tunnel:
         taken = channel is not None and channel.answered and not channel.has_ended(End.LEFT, End.LINK)
         if not (taken or self._early or self._silent or data.startswith(VERSION)):
             return  # the next viewer begins with its version: these are late words of the one before
-        if channel is None or channel.has_ended(End.LEFT, End.LINK):
+        if self._early or channel is None or channel.has_ended(End.LEFT, End.LINK):
             self._early += data
             self._spoke.set()
             if len(self._early) > MAX_EARLY:
@@ -106,9 +123,12 @@ class Tunnel:
         await channel.drained()
 
     def viewer_left(self) -> None:
-        self._announced = None
+        if self._announced is not None and not self._announced.there:
+            return  # said before the greeting was there: it is about an earlier viewer, and the greeting waits for the next
+        self._announced, self._failed = None, False
         self._early.clear()
         self._left.set()
+        self._spoke.set()
         if self._channel is not None:
             self._channel.end(End.LEFT)
 
@@ -124,11 +144,15 @@ class Tunnel:
         if self._channel is not None:
             self._channel.end(End.LINK)
 
+    @property
+    def unread(self) -> int:
+        """Messages sent that the viewer has not shown to have read."""
+        return self._channel.unread if self._channel is not None and self._channel.answered else 0
+
     def check_stall(self) -> None:
-        """Give a viewer up that reads nothing. Called now and then."""
-        channel = self._channel
-        if channel is not None and channel.unread and self._pump.blocked(channel):
-            silence = self._clock.now() - channel.last_sign
+        """Give a viewer up that reads nothing. Called now and then for the one with the most unread, while others wait for its places."""
+        if self._channel is not None and self.unread:
+            silence = self._clock.now() - self._channel.last_sign
             if silence > STALL:
                 self.broken(f"the viewer has not read for {silence:.0f} s")
 
@@ -136,6 +160,19 @@ class Tunnel:
 
     async def _run(self) -> None:
         backoff = Backoff(base=0.2, cap=10.0)
+        while True:
+            try:
+                await self._serve_all(backoff)
+            except LeaseLost:
+                return  # all tunnels end with the tenure
+            except Exception:
+                log.exception(
+                    "session %s: its tunnel failed for a reason that is a fault of the agent", self.session.session_id
+                )
+                self._announced, self._owed = None, INTERRUPTED
+            await self._pause(backoff)
+
+    async def _serve_all(self, backoff: Backoff) -> NoReturn:
         spare: Channel | None = None
         try:
             while True:
@@ -158,6 +195,7 @@ class Tunnel:
             self.working = False
             if (last := spare or self._channel) is not None:
                 last.close()
+            self._channel = None
 
     @staticmethod
     def _reusable(channel: Channel, ended: Ended) -> bool:
@@ -214,11 +252,12 @@ class Tunnel:
         if not self._silent:
             announcing = asyncio.ensure_future(self._announce(channel.greeting, channel))
             either: set[asyncio.Future[Any]] = {announcing, channel.ended}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not announcing.done():
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 announcing.cancel()
                 await asyncio.gather(announcing, return_exceptions=True)
-            else:
+            if not announcing.cancelled():
                 announcing.result()
         if self._early and not channel.ended.done():
             data = bytes(self._early)
@@ -236,26 +275,38 @@ class Tunnel:
         while True:
             number = await self._pump.up()
             if self._owed:
-                if not await self._pump.tell("vnc_error", {"sessionId": session.session_id, "error": self._owed}):
+                self._early.clear()  # said by the viewer that is closed now
+                why, self._owed = self._owed, ""
+                await self._fail(why)
+                if self._owed:
                     await asyncio.sleep(RETRY)
                     continue
-                self._owed = ""
-            if self._announced == (number, greeting):
+            if self._failed and not await self._pump.heard(ECHO):
+                await asyncio.sleep(RETRY)
+                continue
+            self._failed = False
+            known = self._announced
+            if known is not None and (known.connection, known.greeting) == (number, greeting):
                 if channel is not None:
                     channel.greeted()
                 return
             while channel is not None and not self._pump.budget.allows_greeting:
                 await asyncio.sleep(0.5)
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
-            if await self._pump.tell("vnc_ready", ready) and (channel is None or await self._pump.greet(channel)):
-                self._announced = (number, greeting)
-                return
+            if await self._pump.tell("vnc_ready", ready) and self._pump.connection == number:
+                # Before it is sent: it is on its way from the first moment, also where this is cancelled in a slow socket.
+                announced = self._announced = _Announced(number, greeting, there=channel is None)
+                if channel is None or await self._pump.greet(channel, announced.arrived):
+                    return
+                self._announced = None
             await asyncio.sleep(RETRY)
 
     async def _wait_for_viewer(self) -> None:
-        """For a server that waits for its client: until there is one."""
-        while not self._early:
+        """For a server that waits for its client: until there is one, which has been announced as any."""
+        while True:
             await self._announce(b"")
+            if self._early:
+                return
             self._spoke.clear()
             await self._spoke.wait()  # also when the connection was lost: the next must hear of this session too
 
@@ -286,10 +337,10 @@ class Tunnel:
 
     async def _fail(self, why: str) -> None:
         """Close the viewer."""
-        self._announced = None
+        self._announced, self._failed = None, True
         self._early.clear()
         if not await self._pump.tell("vnc_error", {"sessionId": self.session.session_id, "error": why}):
-            self._owed = why
+            self._owed, self._failed = why, False
 
 
 async def _greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

@@ -94,8 +94,8 @@ class Tunnels:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_EVERY)
-            for tunnel in list(self._tunnels.values()):
-                tunnel.check_stall()
+            if self._pump.blocked and self._tunnels:
+                max(self._tunnels.values(), key=lambda tunnel: tunnel.unread).check_stall()
 
     async def data(self, payload: Mapping[str, Any]) -> None:
         """A ``vnc_data`` message."""
