@@ -249,6 +249,8 @@ def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, 
 
 def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
     value = environ.get(name, "").strip()
+    if _unfilled(value, environ):
+        return None
     path = environ.get(f"{name}_FILE", "").strip() if is_secret(field) else ""
     if not path:
         return value or None
@@ -260,6 +262,15 @@ def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str
     if value and text:  # an empty file counts as not set: systemd hands one over for a credential that is not there
         problems.append(f"{name} and {name}_FILE are both set: keep one of them")
     return value or text or None
+
+
+def _unfilled(value: str, environ: Mapping[str, str]) -> bool:
+    """Is it the path of a credential that systemd hands over, and nobody has filled? It is blank then, and counts as not set."""
+    folder, path = environ.get("CREDENTIALS_DIRECTORY", ""), Path(value)
+    try:
+        return bool(folder) and path.parent == Path(folder) and not path.read_bytes().strip()
+    except OSError:
+        return False
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
