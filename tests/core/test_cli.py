@@ -264,8 +264,8 @@ def test_status_shows_the_replicas_and_its_exit_code_whether_one_leads(tmp_path)
     assert shown.returncode == 0
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert rows[1:] == [
-        ["host-1", "leader", "17", "up", "3", "running"],
-        ["host-2", "standby", "17", "-", "3", "running"],
+        ["host-1", "leader", "17", "up", "-", "3", "running"],
+        ["host-2", "standby", "17", "-", "-", "3", "running"],
     ]
     assert [document["role"] for document in documents] == ["leader", "standby"]
 

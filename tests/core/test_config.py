@@ -127,6 +127,18 @@ def test_a_secret_given_twice_is_refused(tmp_path):
     assert problems(environ) == ("AGENT_API_KEY and AGENT_API_KEY_FILE are both set: keep one of them",)
 
 
+def test_a_blank_credential_of_systemd_counts_as_not_set_and_no_other_blank_file_does(tmp_path):
+    for name in ("tls-ca", "tls-cert", "tls-key"):
+        (tmp_path / name).write_text("\n")
+    files = {f"TLS_{n.upper()}_FILE": str(tmp_path / f"tls-{n}") for n in ("ca", "cert", "key")}
+    handed = {**REQUIRED, **files, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert load(handed) == load(REQUIRED)
+    assert load({**REQUIRED, **files}).tls_ca_file == tmp_path / "tls-ca"
+    assert load({**handed, "CREDENTIALS_DIRECTORY": "/elsewhere"}).tls_key_file == tmp_path / "tls-key"
+    (tmp_path / "tls-cert").write_text("-----BEGIN")
+    assert problems(handed) == ("TLS_CERT_FILE and TLS_KEY_FILE belong together: set both or neither",)
+
+
 def test_settings_never_show_their_secrets():
     settings = load({**REQUIRED, "AGENT_API_KEY": "secret-value", "REDIS_URL": "redis://u:secret-value@h"})
     assert "secret-value" not in f"{settings!r} {settings} {settings.model_dump_json()}"
@@ -169,6 +181,9 @@ WRONG = [
     ("DRAIN_TIMEOUT", "-1s", "30s, 1m30s"),
     ("HEALTH_ADDRESS", "8080", "HEALTH_ADDRESS=8080 is not host:port"),
     ("HEALTH_ADDRESS", "host:99999", "65535"),
+    ("HEALTH_ADDRESS", "host:9100-99999", "65535"),
+    ("HEALTH_ADDRESS", "host:9109-9100", "must begin with the lower one"),
+    ("HEALTH_ADDRESS", "host:9100-", "is not host:port"),
     ("LOG_LEVEL", "loud", "debug"),
     ("LOG_FORMAT", "xml", "json"),
     ("STATE_DIR", "state", "must be an absolute path, not state"),

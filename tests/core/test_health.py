@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -30,7 +31,7 @@ from streamspace_agent.health import (
     replicas,
 )
 from streamspace_agent.health.endpoint import HealthEndpoint
-from streamspace_agent.health.replicas import StatusSocket, healthy
+from streamspace_agent.health.replicas import StatusSocket, describe, healthy
 from streamspace_agent.notify import Notifier
 
 NAMESPACE = Path("/proc/self/ns/pid").stat().st_ino
@@ -285,6 +286,51 @@ def test_an_address_that_cannot_be_listened_on_names_the_variable(address):
 def test_an_address_in_use_names_the_variable():
     with HealthEndpoint("127.0.0.1:0", lambda: LEADER) as first, pytest.raises(ConfigError, match="in use"):
         HealthEndpoint(f"127.0.0.1:{first.port}", lambda: LEADER)
+
+
+def test_of_a_range_each_endpoint_takes_the_first_free_port_and_a_full_one_names_the_variable():
+    with HealthEndpoint("127.0.0.1:0", lambda: LEADER) as taken:
+        address = f"127.0.0.1:{taken.port}-{taken.port + 1}"
+        with HealthEndpoint(address, lambda: LEADER) as second:
+            assert second.address == f"127.0.0.1:{taken.port + 1}"
+            assert get(second.port, "/healthz")[0] == 200
+            with pytest.raises(ConfigError, match=f"^HEALTH_ADDRESS={address}: .* in use$"):
+                HealthEndpoint(address, lambda: LEADER)
+
+
+def test_an_address_that_replicas_share_is_served_as_soon_as_it_is_free(monkeypatch, caplog):
+    monkeypatch.setattr("streamspace_agent.health.endpoint.RETRY", 0.05)
+    with contextlib.ExitStack() as stack:
+        with HealthEndpoint("127.0.0.1:0", lambda: LEADER) as first:
+            port = first.port
+            second = stack.enter_context(HealthEndpoint(f"127.0.0.1:{port}", lambda: STANDBY, shared=True))
+            assert (second.port, second.address) == (0, "")
+            assert "A range" in caplog.text
+            assert json.loads(get(port, "/status")[1])["role"] == "leader"
+        deadline = time.monotonic() + 10
+        while not second.address:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert json.loads(get(port, "/status")[1])["role"] == "standby"
+
+
+def test_a_shared_address_that_can_never_be_listened_on_is_an_error_all_the_same():
+    with pytest.raises(ConfigError, match="^HEALTH_ADDRESS=192.0.2.1:80: cannot listen there: "):
+        HealthEndpoint("192.0.2.1:80", lambda: LEADER, shared=True)
+
+
+def test_an_endpoint_that_still_waits_for_its_port_ends_at_once():
+    with HealthEndpoint("127.0.0.1:0", lambda: LEADER) as first:
+        began = time.monotonic()
+        with HealthEndpoint(f"127.0.0.1:{first.port}", lambda: LEADER, shared=True):
+            pass
+    assert time.monotonic() - began < 3
+
+
+def test_the_status_shows_where_each_replica_is_served():
+    lines = list(describe(listing(replace(LEADER, health_address="127.0.0.1:9101"), STANDBY)))
+    column = lines[0].index("HEALTH")
+    assert [line[column:].split()[0] for line in lines] == ["HEALTH", "127.0.0.1:9101", "-"]
 
 
 @pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="the kernel has no IPv6")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,6 @@ HEALTHY = {
     },
 }
 INFO = 'streamspace_agent_info{agent="docker-1"}'
-GONE = "1x60 _x30"
 FIRES = [
     ("StreamspaceAgentWithoutLeader", LEADER, {'streamspace_agent_role{role="leader"}': "1x60 0x30"}),
     ("StreamspaceAgentTwoLeaders", STANDBY, HEALTHY[LEADER]),
@@ -55,7 +55,14 @@ FIRES = [
     ),
     ("StreamspaceAgentMessagesPileUp", LEADER, {"streamspace_agent_outbox_messages": "2x60 500+100x30"}),
 ]
-LOST = dict.fromkeys([*HEALTHY[LEADER], INFO], GONE) | {"up": "1x60 0x30"}
+UNUSED = "host-a:10"
+WITHOUT_LEADER, UNREACHABLE = "StreamspaceAgentWithoutLeader", "StreamspaceAgentUnreachable"
+ALL_GONE = "StreamspaceAgentGone"
+
+
+def lost(replica, minutes):
+    """What is left of a replica after an hour, for so many minutes."""
+    return dict.fromkeys([*HEALTHY[replica], INFO], f"1x60 _x{minutes}") | {"up": f"1x60 0x{minutes}"}
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +78,19 @@ def promtool():
 
 @pytest.fixture
 def firing(promtool, tmp_path):
-    """`firing(REPLICA, {series: values}, alerts)`: with that replica's series so, exactly those alerts fire at the end of 85 minutes."""
+    """`firing({REPLICA: {series: values}}, alerts)`: with those series so, exactly those alerts fire at the end of 85 minutes."""
 
-    def check(replica, changed, alerts):
+    def check(changed, alerts, at="85m"):
         series = []
-        for instance, healthy in HEALTHY.items():
-            shown = {INFO: "1x90"} | healthy | (changed if instance == replica else {})
-            for name, numbers in shown.items():
+        for instance in {**HEALTHY, **changed}:
+            healthy = {INFO: "1x90"} | HEALTHY[instance] if instance in HEALTHY else {}
+            for name, numbers in (healthy | changed.get(instance, {})).items():
                 bare, _, labels = name.rstrip("}").partition("{")
-                target = f'job="streamspace",instance="{instance}"'
+                target = f'job="streamspace-agent",instance="{instance}"'
                 series.append({"series": f"{bare}{{{labels}{labels and ','}{target}}}", "values": numbers})
-        found = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in alerts]
+        found = [{"labels": f'{{alertname="{name}"}}', "value": count} for name, count in Counter(alerts).items()]
         expression = 'count by (alertname) (ALERTS{alertstate="firing"})'
-        question = {"expr": expression, "eval_time": "85m", "exp_samples": found}
+        question = {"expr": expression, "eval_time": at, "exp_samples": found}
         test = {"interval": "1m", "input_series": series, "promql_expr_test": [question]}
         path = tmp_path / "test.yaml"
         path.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
@@ -97,18 +104,35 @@ def test_prometheus_takes_the_rules(promtool):
 
 
 def test_two_healthy_replicas_raise_no_alert(firing):
-    firing(LEADER, {}, [])
+    firing({}, [])
 
 
 @pytest.mark.parametrize(("alert", "replica", "changed"), FIRES)
 def test_an_alert_fires_for_what_it_is_about_and_no_other_does(firing, alert, replica, changed):
-    firing(replica, changed, [alert])
+    firing({replica: changed}, [alert])
 
 
 def test_a_leader_lost_with_its_host_and_not_replaced_raises_both_alerts(firing):
-    firing(LEADER, LOST, ["StreamspaceAgentWithoutLeader", "StreamspaceAgentUnreachable"])
+    firing({LEADER: lost(LEADER, 30)}, [WITHOUT_LEADER, UNREACHABLE])
+
+
+@pytest.mark.parametrize(
+    ("at", "alerts"), [("85m", [ALL_GONE, *2 * [UNREACHABLE]]), ("24h", [ALL_GONE, *2 * [UNREACHABLE]]), ("26h", [])]
+)
+def test_an_agent_without_any_replica_is_missed_for_a_day(firing, at, alerts):
+    firing({replica: lost(replica, 1600) for replica in HEALTHY}, alerts, at)
+
+
+def test_ports_of_a_range_that_no_replica_uses_raise_no_alert(firing):
+    firing({UNUSED: {"up": "0x90"}}, [])
+
+
+@pytest.mark.parametrize(("at", "alerts"), [("24h", [UNREACHABLE]), ("26h", [])])
+def test_a_port_that_a_replica_used_is_missed_for_a_day(firing, at, alerts):
+    healthy = {name: values.replace("x90", "x1700") for name, values in {INFO: "1x90", **HEALTHY[LEADER]}.items()}
+    firing({LEADER: healthy, STANDBY: lost(STANDBY, 1600)}, alerts, at)
 
 
 def test_every_alert_is_shown_to_fire():
     named = {line.partition("alert: ")[2] for line in RULES.read_text().splitlines() if "- alert: " in line}
-    assert named == {alert for alert, _, _ in FIRES}
+    assert named == {alert for alert, _, _ in FIRES} | {ALL_GONE}

@@ -101,6 +101,7 @@ class Agent:
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._ticked = time.monotonic()
+        self._endpoint: HealthEndpoint | None = None
 
     def on_signal(self, number: int) -> None:
         if self._stopping.is_set():
@@ -125,8 +126,9 @@ class Agent:
             with ExitStack() as stack:
                 settings = self._settings
                 stack.enter_context(Occupancy(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
-                if self._settings.health_address:
-                    stack.enter_context(HealthEndpoint(self._settings.health_address, self.snapshot))
+                if settings.health_address:
+                    endpoint = HealthEndpoint(settings.health_address, self.snapshot, shared=settings.enable_ha)
+                    self._endpoint = stack.enter_context(endpoint)
                 stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
                 await self._elector.start()
                 await self._preflight()
@@ -274,6 +276,7 @@ class Agent:
             hindrance=self._hindrance,
             loop_tick_age=time.monotonic() - self._ticked,
             plugins=self._plugins,
+            health_address=self._endpoint.address if self._endpoint else "",
         )
 
 

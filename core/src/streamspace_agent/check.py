@@ -277,13 +277,13 @@ def _key(
 ) -> Finding:
     said = _said(first)
     if first.status in {401, 403}:
-        message = registration.key_refused(
-            settings.agent_id, first.status, said.removeprefix(": "), has_key=bool(keys.current)
-        )
+        said = said.removeprefix(": ")
+        message = registration.key_refused(settings, first.status, said, has_key=bool(keys.current))
         return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
     if first.status == 404:
         message = f"{settings.http_url} has no {registration.PATH}: HTTP 404{said}"
-        return Finding("key", Level.FATAL, message, "check that CONTROL_PLANE_URL is the control plane's base URL")
+        fix = "check that CONTROL_PLANE_URL is the control plane's base URL; if it is, set AGENT_API_KEY to this agent's key"
+        return Finding("key", Level.FATAL, message, fix)
     if first.status == 429 or first.status >= 500:
         return Finding("key", Level.WARNING, f"cannot tell: HTTP {first.status}{said}", "try again later")
     if not keys.current:

@@ -114,8 +114,9 @@ class Settings(Place):
     )
     health_address: str | None = Field(
         default=None,
-        description="host:port of the HTTP endpoint with /healthz, /readyz, /status and /metrics; unset for none",
-        pattern=r"^\S*:\d{1,5}$",
+        description="host:port of the HTTP endpoint with /healthz, /readyz, /status and /metrics; unset for none; "
+        "of a range (127.0.0.1:9100-9109) the first free port",
+        pattern=r"^\S*:\d{1,5}(-\d{1,5})?$",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Log level")
     log_format: Literal["text", "json"] = Field(default="text", description="Log format")
@@ -165,8 +166,11 @@ class Settings(Place):
     @field_validator("health_address")
     @classmethod
     def _port(cls, value: str | None) -> str | None:
-        if value is not None and int(value.rpartition(":")[2]) > 65535:
+        ports = [int(port) for port in value.rpartition(":")[2].split("-")] if value is not None else []
+        if any(port > 65535 for port in ports):
             raise ValueError("its port must be a number up to 65535")
+        if ports != sorted(ports):
+            raise ValueError("its range of ports must begin with the lower one")
         return value
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file")
@@ -245,6 +249,8 @@ def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, 
 
 def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
     value = environ.get(name, "").strip()
+    if _unfilled(value, environ):
+        return None
     path = environ.get(f"{name}_FILE", "").strip() if is_secret(field) else ""
     if not path:
         return value or None
@@ -256,6 +262,15 @@ def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str
     if value and text:  # an empty file counts as not set: systemd hands one over for a credential that is not there
         problems.append(f"{name} and {name}_FILE are both set: keep one of them")
     return value or text or None
+
+
+def _unfilled(value: str, environ: Mapping[str, str]) -> bool:
+    """Is it the path of a credential that systemd hands over, and nobody has filled? It is blank then, and counts as not set."""
+    folder, path = environ.get("CREDENTIALS_DIRECTORY", ""), Path(value)
+    try:
+        return bool(folder) and path.parent == Path(folder) and not path.read_bytes().strip()
+    except OSError:
+        return False
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
@@ -275,7 +290,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
         elif kind == "string_pattern_mismatch" and field == "agent_id":
             yield f"{name} must be 3 to 100 letters, digits, dots, dashes or underscores and start with a letter or digit{example}"
         elif kind == "string_pattern_mismatch" and field == "health_address":
-            yield f"{name}{written} is not host:port: write for example {name}=127.0.0.1:8080"
+            yield f"{name}{written} is not host:port: write for example {name}=127.0.0.1:8080, or 127.0.0.1:9100-9109 for replicas"
         elif kind.startswith("bool_"):
             yield f"{name}{written} is not a boolean: write true or false"
         elif kind.startswith(("int_", "float_")) or kind == "finite_number":

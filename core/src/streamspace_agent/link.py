@@ -115,7 +115,7 @@ class Link:
                 delay = max(wait, backoff.delay())
                 if ended != complaint or backoff.failures <= 1:
                     log.warning(
-                        "not connected to %s: %s; next try in %s",
+                        "not connected to CONTROL_PLANE_URL=%s: %s; next try in %s",
                         self._settings.control_plane_url,
                         ended,
                         format_seconds(delay),

@@ -159,7 +159,7 @@ class Registrar:
                 delay, problem = self._next_try(response, answer, backoff)
             self.on_problem(problem)
             if problem != complaint:  # once, not at every try
-                log.warning("cannot register at %s: %s", self._settings.control_plane_url, problem)
+                log.warning("cannot register at CONTROL_PLANE_URL=%s: %s", self._settings.control_plane_url, problem)
                 complaint = problem
             await asyncio.sleep(delay)
 
@@ -194,19 +194,27 @@ class Registrar:
                 )
             if self._keys.fall_back():
                 return 0.0, f"the kept key was refused; {AGAIN}"
-            raise Refused(key_refused(self._settings.agent_id, response.status, said, has_key=bool(self._keys.current)))
+            raise Refused(key_refused(self._settings, response.status, said, has_key=bool(self._keys.current)))
         raise Refused(
             f"the control plane refused the registration of {self._settings.agent_id}: HTTP {response.status}{said and ': ' + said}"
         )
 
 
-def key_refused(agent_id: str, status: int, said: str, *, has_key: bool) -> str:
+def key_refused(settings: Settings, status: int, said: str, *, has_key: bool) -> str:
+    """Also for a 404, which may come from a control plane that does not know the key, or from what is no control plane."""
     cause = (
         "AGENT_API_KEY was not accepted"
         if has_key
         else "AGENT_API_KEY is not set and no client certificate was accepted"
     )
-    return f"{cause} for agent {agent_id}: HTTP {status}{said and ': ' + said}; check the key, and that it belongs to this AGENT_ID"
+    answer, check = f"HTTP {status}", "check the key, and that it belongs to this AGENT_ID"
+    if status == 404:
+        cause = f"CONTROL_PLANE_URL is wrong, or {cause}"
+        answer, check = (
+            f"HTTP 404 to POST {settings.http_url}{PATH}",
+            f"check CONTROL_PLANE_URL first, then {check[6:]}",
+        )
+    return f"{cause} for agent {settings.agent_id}: {answer}{said and ': ' + said}; {check}"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import ssl
+import struct
 import tempfile
 from pathlib import Path
 
@@ -125,6 +126,25 @@ async def test_a_socket_of_another_group(make_lost_driver, forbidden_socket, as_
     assert "usermod -aG disk USER" in problem.fix
     assert "SupplementaryGroups=disk in systemd" in problem.fix
     assert 'group_add: ["6"] in Compose' in problem.fix
+    assert "AGENT_USER=10001:6" in problem.fix
+
+
+def deny(path, user):
+    """An access list (linux/posix_acl_xattr.h) that forbids one user what his group may: like SELinux, no mode shows it."""
+    entries = [(0x01, 6, -1), (0x02, 0, user), (0x04, 6, -1), (0x10, 6, -1), (0x20, 0, -1)]
+    packed = b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+
+
+async def test_a_socket_that_is_forbidden_in_spite_of_its_group(make_lost_driver, forbidden_socket, request):
+    os.chown(forbidden_socket, 0, NOBODY)
+    deny(forbidden_socket, NOBODY)
+    request.getfixturevalue("as_nobody")
+    problem = await told(make_lost_driver(f"unix://{forbidden_socket}"))
+    assert problem.message.endswith(": permission denied")
+    assert "SELinux" in problem.fix
+    assert 'security_opt: ["label=disable"]' in problem.fix
+    assert "usermod" not in problem.fix
 
 
 async def test_a_socket_in_a_folder_of_somebody_else(make_lost_driver, forbidden_socket, request):

@@ -11,7 +11,7 @@ from lab import compose as compose_v2
 from lab.dockerd import PrivateEngine
 from lab.images import Images
 from tests.integration.deployments.compose import Compose
-from tests.integration.deployments.systemd_host import UNITS, SystemdHost
+from tests.integration.deployments.systemd_host import DEPLOYMENTS_THERE, UNITS, SystemdHost
 
 DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
 
@@ -83,27 +83,46 @@ def one_file(engine):
 
 
 @pytest.fixture(scope="session")
-def booted(docker_host, systemd_image, one_file, run_label):
-    """A host with the checkout's deployments/ and the binary in /root, from where the README's commands are run."""
-    host = SystemdHost(docker_host, systemd_image, f"{run_label}-host")
-    try:
-        host.put_folder(UNITS, "/root/systemd")
-        host.put("/root/docker-agent", one_file.read_bytes())
-        yield host
-    finally:
+def boot(docker_host, systemd_image, one_file, run_label):
+    """`boot("name")`: a host with a checkout in /root/checkout, the binary made, from where the README's commands are run."""
+    hosts = {}
+
+    def boot(name):
+        if name not in hosts:
+            hosts[name] = host = SystemdHost(docker_host, systemd_image, f"{run_label}-{name}")
+            host.put_folder(UNITS, f"{DEPLOYMENTS_THERE}/systemd")
+            host.put(f"{DEPLOYMENTS_THERE}/../dist/docker-agent", one_file.read_bytes(), 0o755)
+            host.run("set -e; useradd -G docker member; useradd guest; useradd admin")
+            host.put("/etc/sudoers.d/admin", b"admin ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+        return hosts[name]
+
+    yield boot
+    for host in hosts.values():
         host.close()
 
 
 @pytest.fixture
-def host(booted, swept):
+def host(boot, swept):
     """The booted host with nothing installed."""
-    yield booted
-    booted.ask("systemctl stop 'docker-agent*'")
-    booted.run(
-        "systemctl reset-failed; rm -rf /etc/systemd/system/docker-agent* /etc/streamspace /etc/credstore /run/streamspace"
-        " /run/private/streamspace /var/lib/streamspace /var/lib/private/streamspace /usr/local/bin/docker-agent"
+    yield boot("host")
+    uninstall(boot("host"))
+
+
+@pytest.fixture
+def other_host(boot, swept):
+    """Another one beside it, on the same network and engine."""
+    yield boot("other")
+    uninstall(boot("other"))
+
+
+def uninstall(host):
+    host.ask("systemctl stop 'docker-agent*'")
+    host.run(
+        "systemctl reset-failed; rm -rf /etc/systemd/system/docker-agent* /etc/systemd/system/*/docker-agent* /etc/streamspace"
+        " /etc/credstore /run/streamspace /var/lib/streamspace /var/lib/private/streamspace /usr/local/bin/docker-agent"
+        f" {DEPLOYMENTS_THERE}/docker-agent"
     )
-    booted.run("systemctl daemon-reload; journalctl --rotate --vacuum-time=1s")
+    host.run("systemctl daemon-reload; journalctl --rotate --vacuum-time=1s")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A host that systemd runs: a container with a real systemd as its first process, on the machine's network and engine."""
 
+import asyncio
 import io
 import os
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 import docker
 
 UNITS = Path(__file__).resolve().parents[3] / "deployments/systemd"
+DEPLOYMENTS_THERE = "/root/checkout/deployments"
+"""The checkout's folder deployments/ on such a host."""
 
 
 class HostError(Exception):
@@ -54,6 +57,10 @@ class SystemdHost:
         if code:
             raise HostError(f"{command}: exit code {code}\n{out}")
         return out
+
+    async def do(self, command: str) -> str:
+        """The same while the control plane, which lives in the test's own loop, goes on answering."""
+        return await asyncio.to_thread(self.run, command)
 
     def ask(self, command: str) -> tuple[int, str]:
         code, out = self._container.exec_run(["sh", "-c", command])

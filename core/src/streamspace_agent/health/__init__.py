@@ -103,6 +103,8 @@ class Snapshot:
     loop_tick_age: float = 0.0
     plugins: Mapping[str, str] = field(default_factory=dict)
     """Distribution and version by kind of plugin."""
+    health_address: str = ""
+    """host:port of the HTTP endpoint; "" where there is none, or its ports are in use."""
 
     @property
     def alive(self) -> bool:

@@ -3,9 +3,11 @@
 Served by threads of its own, so that it answers, and says so, while the main loop is blocked.
 """
 
+import errno
 import logging
 import socket
 import threading
+from contextlib import suppress
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
@@ -20,36 +22,90 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class HealthEndpoint:
-    """Listens while the context is open. Raises ConfigError where the address cannot be listened on."""
+RETRY = 5.0
+"""Seconds between two tries of an address that others use."""
+POLL = 0.5
+"""Seconds after which the thread notices at the latest that the endpoint is closed."""
 
-    def __init__(self, address: str, source: Source) -> None:
-        host, _, port = address.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
+
+class HealthEndpoint:
+    """Listens while the context is open, at the first free port of ``HOST:PORT`` or ``HOST:FIRST-LAST``.
+
+    Raises ConfigError where that cannot be. With ``shared``, ports that are all in use are no error but tried again
+    while the context is open: replicas on one host share what they are set to, and one of them may end.
+    """
+
+    def __init__(self, address: str, source: Source, *, shared: bool = False) -> None:
+        self._wanted = address
+        self._host, _, ports = address.rpartition(":")
+        first, _, last = ports.partition("-")
+        self._ports = range(int(first), int(last or first) + 1)
+        self._source = source
+        self._server: _Server | None = None
+        self._ended = threading.Event()
         try:
-            self._server = _Server((host, int(port)), source)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError([f"HEALTH_ADDRESS={address}: cannot listen there: {reason}"]) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health-endpoint", daemon=True)
+            self._server = self._bind()
+        except OSError as error:
+            if not shared or error.errno != errno.EADDRINUSE:
+                raise ConfigError([f"HEALTH_ADDRESS={address}: cannot listen there: {_why(error)}"]) from error
+            log.warning(
+                "HEALTH_ADDRESS=%s: cannot listen there: %s, by another replica perhaps; trying again every %.0f s. "
+                "A range, such as 127.0.0.1:9100-9109, has a port for each replica",
+                address,
+                _why(error),
+                RETRY,
+            )
+        self._thread = threading.Thread(target=self._serve, name="health-endpoint", daemon=True)
 
     @property
     def port(self) -> int:
-        return int(self._server.server_address[1])
+        """Where it listens; 0 while it does not."""
+        return int(self._server.server_address[1]) if self._server else 0
+
+    @property
+    def address(self) -> str:
+        """The same with the host as it was set; "" while it does not listen."""
+        return f"{self._host}:{self.port}" if self._server else ""
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
+        self._ended.set()
         self._thread.join()
-        self._server.server_close()
+        if self._server:
+            self._server.server_close()
+
+    def _bind(self) -> "_Server":
+        """Raises OSError, that of the last port if all are in use."""
+        host = self._host.removeprefix("[").removesuffix("]")
+        for port in self._ports:
+            try:
+                return _Server((host, port), self._source)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == self._ports[-1]:
+                    raise
+        raise AssertionError("a range has a port")
+
+    def _serve(self) -> None:
+        while self._server is None and not self._ended.wait(RETRY):
+            with suppress(OSError):
+                self._server = self._bind()
+        if self._server:
+            log.info("health and metrics are served at http://%s", self.address)
+        while self._server and not self._ended.is_set():
+            self._server.handle_request()
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    timeout = POLL
 
     def __init__(self, address: tuple[str, int], source: Source) -> None:
         self.source = source

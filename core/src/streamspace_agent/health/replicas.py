@@ -117,7 +117,8 @@ def replicas(agent_dir: Path, *, remove_dead: bool = False) -> Iterator[Replica]
 def describe(found: list[Replica]) -> Iterator[str]:
     """A table for people, a line for each replica, problems below it."""
     width = max(8, *(len(replica.name) for replica in found))
-    yield f"{'INSTANCE':<{width}}  {'ROLE':<8}  {'EPOCH':<14}  {'LINK':<5}  SESSIONS"
+    served = max(6, *(len(_served(replica)) for replica in found))
+    yield f"{'INSTANCE':<{width}}  {'ROLE':<8}  {'EPOCH':<14}  {'LINK':<5}  {'HEALTH':<{served}}  SESSIONS"
     for replica in found:
         if replica.document is None:
             yield f"{replica.name:<{width}}  {replica.error}"
@@ -126,12 +127,18 @@ def describe(found: list[Replica]) -> Iterator[str]:
         sessions = ", ".join(f"{count} {state}" for state, count in document.get("sessions", {}).items() if count)
         linked = "up" if document.get("link", {}).get("connected") else "-"
         epoch = document.get("epoch") or "-"
-        yield f"{replica.name:<{width}}  {document.get('role', '?'):<8}  {epoch:<14}  {linked:<5}  {sessions or '-'}"
+        role, at = document.get("role", "?"), _served(replica)
+        yield f"{replica.name:<{width}}  {role:<8}  {epoch:<14}  {linked:<5}  {at:<{served}}  {sessions or '-'}"
         for problem in document.get("problems", []):
             yield f"{'':{width}}  ! {problem}"
     leaders = {r.document["leader"] for r in found if r.document and r.document.get("leader")}
     if elsewhere := sorted(leaders - {r.document["instance"] for r in found if r.document}):
         yield f"leads from another host: {', '.join(elsewhere)}"
+
+
+def _served(replica: Replica) -> str:
+    """Where its HTTP endpoint listens."""
+    return (replica.document or {}).get("health_address") or "-"
 
 
 def healthy(found: list[Replica], namespace: int, *, ready: bool) -> tuple[bool, str]:

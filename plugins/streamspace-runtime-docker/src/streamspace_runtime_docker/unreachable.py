@@ -63,11 +63,20 @@ def _tls_words(error: ssl.SSLError) -> str:
 def _permission(path: Path) -> str:
     """The socket's group, by name and number: what a Compose file asks for is the number."""
     try:
-        number = path.stat().st_gid
+        status = path.stat()
     except OSError:
         return f"let the agent's user (id {os.geteuid()}) into the folder of {path}"
+    number = status.st_gid
     try:
         group = path.group()
     except (KeyError, OSError):
         group = str(number)
-    return f'run the agent with the socket\'s group: usermod -aG {group} USER, SupplementaryGroups={group} in systemd, or group_add: ["{number}"] in Compose'
+    if number in {os.getegid(), *os.getgroups()} and status.st_mode & stat.S_IWGRP and status.st_uid != os.geteuid():
+        return (
+            f"the agent has the socket's group {group}, so it is SELinux that forbids it, or an access list: "
+            'security_opt: ["label=disable"] in Compose, a policy module elsewhere (ausearch -m avc | audit2allow -M NAME)'
+        )
+    return (
+        f"run the agent with the socket's group: usermod -aG {group} USER, SupplementaryGroups={group} in systemd, or "
+        f'group_add: ["{number}"] in Compose (in the files of deployments/: unset AGENT_USER, or AGENT_USER=10001:{number})'
+    )
