@@ -423,7 +423,8 @@ def test_gc_asks_on_a_terminal(site, tmp_path, answer, left):
 
 def test_an_interrupt_is_quiet(site, tmp_path):
     (tmp_path / "engine.json").write_text('{"hang": true}')
-    command = [sys.executable, "-m", "streamspace_agent", "gc"]
+    # A suite that runs as a job in the background has SIGINT ignored, and so would have its children.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "streamspace_agent", "gc"]
     with subprocess.Popen(command, env={**CLEAN, **site}, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "engine.json.hangs").exists() and time.monotonic() < deadline:

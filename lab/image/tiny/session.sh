@@ -3,7 +3,7 @@
 #   vnc       (default) greets each connection like a VNC server, then echoes every byte
 #   blast     greets, then sends MEGABYTES (256) of zeros and closes
 #   sink      greets, reads MEGABYTES (256) and says "done"
-#   pour      greets, then sends MEGABYTES (256) of random bytes, behind them their SHA-256, and closes
+#   pour      greets, then sends MEGABYTES (256) of random bytes, behind them their SHA-256
 #   swallow   greets, reads MEGABYTES (256) and answers with their SHA-256
 #   http      answers every GET with 200
 #   crash     as vnc; after AFTER (1) seconds writes to stderr and exits with EXIT_CODE (3)
@@ -24,7 +24,8 @@ if [ "${1:-}" = connection ]; then
       sha256sum <"/tmp/$$" >"/tmp/$$.sum" &
       dd if=/dev/urandom bs=64k iflag=fullblock count=$((MEGABYTES * 16)) 2>/dev/null | tee "/tmp/$$"
       wait
-      exec head -c 64 "/tmp/$$.sum"
+      head -c 64 "/tmp/$$.sum"
+      exec cat >/dev/null # what a closed connection has not read costs its last words
       ;;
     swallow)
       dd bs=64k iflag=fullblock count=$((MEGABYTES * 16)) 2>/dev/null | sha256sum | head -c 64
