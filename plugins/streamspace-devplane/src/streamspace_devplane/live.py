@@ -50,7 +50,10 @@ class Live:
             )
         ]
         try:
-            await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in done:
+                with contextlib.suppress(WebSocketDisconnect):
+                    job.result()
         finally:
             for job in jobs:
                 job.cancel()
