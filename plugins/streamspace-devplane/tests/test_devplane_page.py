@@ -1,13 +1,15 @@
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.novnc import find
@@ -26,19 +28,20 @@ async def http(plane: DevPlane) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def feed(http: httpx.AsyncClient, enough: str, **headers: str) -> list[tuple[str, Any]]:
+async def feed(plane: DevPlane, enough: str, **query: str | int) -> list[tuple[str, Any]]:
     """What the live feed says until one of its messages holds the text."""
     found: list[tuple[str, Any]] = []
-    kind = ""
-    async with http.stream("GET", "/api/v1/live", headers=headers, timeout=20) as answer:
-        async for line in answer.aiter_lines():
-            if line.startswith("event: "):
-                kind = line.removeprefix("event: ")
-            elif line.startswith("data: "):
-                found.append((kind, json.loads(line.removeprefix("data: "))))
-                if enough in line:
-                    break
+    async with asyncio.timeout(20), connect(live(plane, **query), compression=None) as socket:
+        async for message in socket:
+            told = json.loads(message)
+            found.append(next(iter(told.items())))
+            if enough in str(message):
+                break
     return found
+
+
+def live(plane: DevPlane, **query: str | int) -> str:
+    return f"{plane.ws_url}/api/v1/live?{urlencode(query)}"
 
 
 @pytest.mark.parametrize(
@@ -85,11 +88,9 @@ def test_no_file_of_the_page_makes_markup_from_text() -> None:
             assert not re.search(r"\son\w+=|<style|style=|<script(?![^>]*\bsrc=)|javascript:", text), file.name
 
 
-async def test_the_feed_begins_with_everything_and_goes_on_with_what_changes(
-    plane: DevPlane, agent: Agent, http: httpx.AsyncClient
-) -> None:
+async def test_the_feed_begins_with_everything_and_goes_on_with_what_changes(plane: DevPlane, agent: Agent) -> None:
     await plane.start_session(session_id="s-1")
-    first = await feed(http, '"connected"')
+    first = await feed(plane, '"connected"')
     assert first[0][0] == "state"
     state = first[0][1]
     assert [(row["agentId"], row["connected"]) for row in state["agents"]] == [(AGENT, True)]
@@ -98,20 +99,91 @@ async def test_the_feed_begins_with_everything_and_goes_on_with_what_changes(
     usage = {"cpuCores": 0.5, "memoryBytes": 1000}
     await agent.send("status", sessionId="s-1", state="running", vncReady=True, platformMetadata={"usage": usage})
     await plane.wait_session("s-1", state="running")
-    [session] = (await feed(http, "cpuCores"))[0][1]["sessions"]
+    [session] = (await feed(plane, "cpuCores"))[0][1]["sessions"]
     assert session["platformMetadata"]["usage"] == usage
 
 
-async def test_a_feed_that_was_interrupted_goes_on_after_its_last_line(
-    plane: DevPlane, agent: Agent, http: httpx.AsyncClient
-) -> None:
+async def test_a_feed_that_was_interrupted_goes_on_after_its_last_line(plane: DevPlane, agent: Agent) -> None:
     await agent.send("heartbeat", status="online", activeSessions=0)
     await until(lambda: plane.events(type="heartbeat"))
-    last = (await plane.events())[-1]["seq"]
+    async with asyncio.timeout(20), connect(live(plane), compression=None) as socket:
+        while "last" not in (told := json.loads(await socket.recv())):
+            pass
     await agent.send("pong")
-    told = await feed(http, '"pong"', **{"Last-Event-ID": str(last)})
-    [rows] = [data for kind, data in told if kind == "log"]
+    [rows] = [data for kind, data in await feed(plane, '"pong"', after=told["last"]) if kind == "log"]
     assert [row["type"] for row in rows] == ["pong"]
+
+
+async def test_the_bytes_of_viewers_wake_no_feed_and_other_messages_wake_it_five_times_a_second_at_most(
+    plane: DevPlane, agent: Agent
+) -> None:
+    looks: list[str] = []
+
+    async def looked(seconds: float, *kinds: str) -> int:
+        await asyncio.sleep(0.5)  # what went before has been told
+        looks.clear()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            for kind in kinds:
+                await agent.send(kind, sessionId="s", data="UkZC")
+            await asyncio.sleep(0.01)
+        return len(looks)
+
+    plane.hub.store.db.set_trace_callback(
+        lambda sql: looks.append(sql) if sql.startswith("SELECT * FROM agents ORDER BY") else None
+    )
+    async with connect(live(plane), compression=None):
+        assert await looked(2, "vnc_data") == 0
+        assert 5 <= await looked(2, "vnc_data", "pong") <= 11
+    assert (await plane.diagnostics())["counters"]["vncMessages"] > 50
+
+
+async def all_of(page: ClientConnection) -> None:
+    while True:
+        await page.recv()
+
+
+async def test_a_feed_ends_with_its_page_and_with_the_plane(plane: DevPlane, agent: Agent) -> None:
+    def feeds() -> int:
+        return sum("Live._feed" in str(task) or "Live._tell" in str(task) for task in asyncio.all_tasks())
+
+    async def none_is_left() -> bool:
+        return feeds() == 0
+
+    async with connect(live(plane)) as page:
+        await page.recv()
+        assert feeds() == 1
+    await until(none_is_left)
+    async with connect(live(plane)) as page:
+        await page.recv()
+        async with asyncio.timeout(5):
+            await plane.stop()
+        with pytest.raises(ConnectionClosed, match="1012"):
+            await all_of(page)
+    await until(none_is_left)
+    await plane.start()
+
+
+async def test_the_feed_tells_of_the_latest_that_are_over_and_of_one_session_however_old(
+    plane: DevPlane, agent: Agent
+) -> None:
+    for number in range(23):
+        for state in ("failed", "terminated", "running"):
+            await plane.start_session(session_id=f"{state}-{number}")
+            await agent.send("status", sessionId=f"{state}-{number}", state=state)
+    await plane.wait_session("running-22", state="running")
+    state = (await feed(plane, "agents"))[0][1]
+    names = [row["sessionId"] for row in state["sessions"]]
+    assert {f"running-{number}" for number in range(23)} <= set(names)
+    assert (
+        sum(name.startswith("failed") for name in names) == sum(name.startswith("terminated") for name in names) == 20
+    )
+    assert {"failed-22", "terminated-22"} <= set(names)
+    assert not {"failed-2", "terminated-2"} & set(names)
+    assert state["unseen"] == {"failed": 3, "terminated": 3}
+    told = await feed(plane, "agents", session="terminated-0")
+    assert [[row["sessionId"] for row in data["sessions"]] for _, data in told] == [["terminated-0"]]
 
 
 async def test_a_sessions_log_holds_its_commands_and_messages_apart_from_its_readings(
@@ -141,10 +213,10 @@ async def test_pages_of_others_may_neither_read_nor_act(
     plane: DevPlane, agent: Agent, http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     assert (await http.post("/api/v1/sessions", json={}, headers=headers)).status_code == 403
-    assert (await http.get("/api/v1/live", headers=headers)).status_code == 403
     if "Origin" in headers:
-        with pytest.raises(InvalidStatus, match="403"):
-            await connect(f"{plane.ws_url}/api/v1/sessions/s-1/vnc", additional_headers=headers)
+        for path in ("live", "sessions/s-1/vnc"):
+            with pytest.raises(InvalidStatus, match="403"):
+                await connect(f"{plane.ws_url}/api/v1/{path}", additional_headers=headers)
     assert await plane.sessions() == []
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane
+from streamspace_devplane.bridge import Bridge
 from streamspace_devplane.view import copy_to_tcp
 
 from .conftest import AGENT, Agent, counted
@@ -118,6 +120,29 @@ async def test_a_lost_agent_closes_its_viewers(plane: DevPlane, ready: Agent) ->
     await ready.socket.close()
     with pytest.raises(ConnectionClosed, match="agent's connection is gone"):
         await viewer.recv()
+
+
+async def test_a_viewer_that_comes_while_the_agent_leaves_is_closed_too(plane: DevPlane, ready: Agent) -> None:
+    """The agent's link ends while the viewer's handshake is being answered."""
+    link = plane.hub.links[AGENT]
+    told: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+        if message["type"] == "websocket.accept":
+            link.cut()
+            await plane.wait_agent(AGENT, status="offline")
+
+    async def receive() -> Any:
+        if not told:
+            return {"type": "websocket.connect"}
+        return await asyncio.Event().wait()  # it waits for pictures
+
+    scope = {"type": "websocket", "path_params": {"session": SESSION}, "subprotocols": ["binary"], "headers": []}
+    async with asyncio.timeout(5):
+        await Bridge(plane.hub).vnc(WebSocket(scope, receive, send))
+    assert [message["type"] for message in told] == ["websocket.accept", "websocket.close"]
+    assert (told[1]["code"], told[1]["reason"]) == (1011, "the agent's connection is gone")
 
 
 async def test_the_queue_shared_by_all_viewers_drops_in_silence_when_full(plane: DevPlane, ready: Agent) -> None:

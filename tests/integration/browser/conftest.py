@@ -65,15 +65,15 @@ async def visit(chromium, request):
         context = await chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(PATIENCE)
         page = await context.new_page()
-        visitors.append(Visitor(page, f"{request.node.name}-{len(visitors)}"[:80]))
+        visitors.append(Visitor(page, f"{request.node.name[:76]}-{len(visitors)}"))
         await page.goto(url)
         for _ in range(3):
             # Where the network changed while the scripts came, the page has none: a person would load it again.
             with contextlib.suppress(TimeoutError):
                 await page.get_by_text("live", exact=True).wait_for(timeout=8_000)
-                break
+                return visitors[-1]
             await page.reload()
-        return visitors[-1]
+        raise AssertionError(f"{url} did not become live, though it was loaded again and again")
 
     yield visit
     for visitor in visitors:

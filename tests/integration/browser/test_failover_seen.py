@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.browser.test_page import NAME, sees_the_desktop, types
+from tests.integration.browser.desktop import NAME, sees_the_desktop, starts_the_desktop, types
 
 
 @pytest.fixture
@@ -26,11 +26,8 @@ async def test_the_work_on_a_desktop_goes_on_when_its_leader_is_killed(
     for replica in replicas:
         await replica.start()
         await plane.wait_agent(agent_id)
-    await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
-    await plane.wait_session(NAME, state="running", vnc_ready=True)
-    visitor = await visit(f"{plane.url}/sessions/{NAME}/view")
-    await sees_the_desktop(visitor)
-    await types(visitor, docker_client, "export SEEN=before; touch /tmp/ready", "/tmp/ready")
+    visitor = await visit(await starts_the_desktop(plane))
+    await types(visitor, docker_client, "export SEEN=before; echo $SEEN", "/tmp/first", "before")
     leader = next(replica for replica in replicas if "leads agent" in replica.log)
     epoch = (await plane.agents())[0]["metadata"]["epoch"]
     leader.signal(signal.SIGKILL)
@@ -40,5 +37,5 @@ async def test_the_work_on_a_desktop_goes_on_when_its_leader_is_killed(
     await sees_the_desktop(visitor)
     await visitor.picture("after-failover")
     # The very same shell: what it was told before is still known there.
-    await types(visitor, docker_client, "touch /tmp/$SEEN", "/tmp/before")
+    await types(visitor, docker_client, "echo still known: $SEEN", "/tmp/second", "still known: before")
     assert (await plane.session(NAME))["state"] == "running"

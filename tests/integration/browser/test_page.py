@@ -7,15 +7,17 @@ from playwright.async_api import expect
 
 from lab.registry import Registry
 from tests.integration.browser.cards import card
+from tests.integration.browser.desktop import (
+    NAME,
+    clicks_the_terminal,
+    sees_the_desktop,
+    sees_the_prompt,
+    starts_the_desktop,
+    types,
+    written,
+)
 
-NAME = "seen"
-# Shades other than the most frequent one: a picture of one colour shows nothing.
-SHADES = """() => {
-  const canvas = document.querySelector("#screen canvas");
-  if (!canvas) return 0;
-  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return new Set(new Uint32Array(data.buffer)).size;
-}"""
+QUICK = "The quick brown fox (0123456789) jumps: over ~the lazy [dog]; 5 < 6 & {so} on?!"
 MIDDLE = re.compile(r" (1\d|2\d|3\d)\.\dL")  # a plot's line that runs neither at its floor (58) nor along its top
 
 
@@ -28,33 +30,6 @@ async def start(visitor, name=NAME):
     await expect(card(visitor, name)).to_have_attribute("data-state", "running", timeout=60_000)
 
 
-async def sees_the_desktop(visitor):
-    await expect(visitor.page.locator("body")).to_have_attribute("data-viewer", "connected")
-    async with asyncio.timeout(30):
-        while await visitor.page.evaluate(SHADES) < 8:
-            await asyncio.sleep(0.1)
-
-
-async def clicks_the_terminal(page):
-    """It stands in the middle."""
-    box = await page.locator("#screen canvas").bounding_box()
-    await page.mouse.click(box["x"] + box["width"] * 0.34, box["y"] + box["height"] * 0.35)
-
-
-async def types(visitor, client, text, file):
-    """Type a command that makes `file` into the terminal, until the file is there."""
-    async with asyncio.timeout(60):
-        while not exists(client, file):  # a terminal may still be starting when the desktop is there
-            await clicks_the_terminal(visitor.page)
-            await visitor.page.keyboard.type(text, delay=20)
-            await visitor.page.keyboard.press("Enter")
-            await asyncio.sleep(1)
-
-
-def exists(client, file):
-    return client.containers.get(f"streamspace-{NAME}").exec_run(["test", "-e", file]).exit_code == 0
-
-
 async def test_a_person_starts_uses_hibernates_and_wakes_a_desktop(plane, agent, visit, docker_client):
     home = await visit(plane.url)
     await expect(home.page.get_by_text("development control plane", exact=True)).to_be_visible()
@@ -64,13 +39,13 @@ async def test_a_person_starts_uses_hibernates_and_wakes_a_desktop(plane, agent,
     await card(home).get_by_role("link", name="View").click()
     await sees_the_desktop(home)
     await home.picture("desktop")
-    await types(home, docker_client, "touch /tmp/first", "/tmp/first")
+    await types(home, docker_client, f"echo '{QUICK}'", "/tmp/first", QUICK)
     await home.picture("typed")
 
     await home.page.get_by_role("link", name="Sessions").click()
     second = await visit(f"{plane.url}/sessions/{NAME}/view")
     await sees_the_desktop(second)
-    await types(second, docker_client, "touch /tmp/second", "/tmp/second")
+    await types(second, docker_client, "cat /tmp/first", "/tmp/second", QUICK)
     await second.picture("second-viewer")
 
     await card(home).get_by_role("button", name="Hibernate").click()
@@ -80,8 +55,8 @@ async def test_a_person_starts_uses_hibernates_and_wakes_a_desktop(plane, agent,
     await second.picture("hibernated")
     await second.page.get_by_role("button", name="Wake it").click()
     await sees_the_desktop(second)
-    await types(second, docker_client, "touch /tmp/third", "/tmp/third")
-    assert exists(docker_client, "/tmp/first")  # as the desktop's greeting promises
+    # The file is still there, as the desktop's greeting promises.
+    await types(second, docker_client, "cat /tmp/second", "/tmp/third", QUICK)
     await second.picture("woken")
 
     await card(home).get_by_role("button", name="Stop").click()
@@ -93,9 +68,7 @@ async def test_a_person_starts_uses_hibernates_and_wakes_a_desktop(plane, agent,
 
 
 async def test_a_right_click_on_the_background_opens_another_terminal(plane, agent, visit, docker_client, desktop):
-    await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
-    await plane.wait_session(NAME, state="running", vnc_ready=True)
-    visitor = await visit(f"{plane.url}/sessions/{NAME}/view")
+    visitor = await visit(await starts_the_desktop(plane))
     await sees_the_desktop(visitor)
     box = await visitor.page.locator("#screen canvas").bounding_box()
     async with asyncio.timeout(60):
@@ -116,9 +89,7 @@ def terminals(client):
 
 
 async def test_the_newer_viewer_has_the_desktop_and_the_older_can_take_it_back(plane, agent, visit, desktop):
-    await plane.wait_command(await plane.start_session("desktop", session_id=NAME), timeout=60)
-    await plane.wait_session(NAME, state="running", vnc_ready=True)
-    url = f"{plane.url}/sessions/{NAME}/view"
+    url = await starts_the_desktop(plane)
     older = await visit(url)
     await sees_the_desktop(older)
     newer = await visit(url)
@@ -127,15 +98,15 @@ async def test_the_newer_viewer_has_the_desktop_and_the_older_can_take_it_back(p
     await older.page.get_by_role("button", name="Take it back").click()
     await sees_the_desktop(older)
     await expect(newer.page.get_by_text("Another viewer took over")).to_be_visible()
+    closed = await plane.events(type="vnc_close")
+    assert [row["payload"]["reason"] for row in closed] == ["another viewer connected"] * 2
 
 
 async def test_a_desktop_that_is_only_looked_at_goes_to_sleep_and_one_that_is_used_does_not(
     plane, agent, visit, desktop
 ):
     """A viewer asks for pictures all the time, whether anybody sits before it or not."""
-    await plane.wait_command(await plane.start_session("desktop", session_id=NAME, idle_timeout="8s"), timeout=60)
-    await plane.wait_session(NAME, state="running", vnc_ready=True)
-    visitor = await visit(f"{plane.url}/sessions/{NAME}/view")
+    visitor = await visit(await starts_the_desktop(plane, idle_timeout="8s"))
     await sees_the_desktop(visitor)
     box = await visitor.page.locator("#screen canvas").bounding_box()
     for step in range(12):
@@ -164,19 +135,17 @@ async def test_keys_lead_from_the_first_link_to_a_session_and_out_of_its_desktop
     await expect(card(home)).to_have_attribute("data-state", "running", timeout=60_000)
     await card(home).get_by_role("link", name="View").focus()
     await page.keyboard.press("Enter")
-    await sees_the_desktop(home)
-    text = page.get_by_label("Text to type into the session")
-    async with asyncio.timeout(60):
-        while not exists(docker_client, "/tmp/x"):
-            await clicks_the_terminal(page)  # which window of the desktop has the focus is the desktop's affair
-            await page.keyboard.press("Shift+F8")
-            await expect(text).to_be_focused()
-            await page.keyboard.type("touch /tmp/x")
-            await page.keyboard.press("Enter")
-            await page.keyboard.press("Tab")
-            await page.keyboard.press("Tab")
-            await page.keyboard.press("Enter")
-            await asyncio.sleep(1)
+    await sees_the_prompt(home)
+    await clicks_the_terminal(page)  # which window of the desktop has the focus is the desktop's affair
+    await page.keyboard.press("Shift+F8")
+    await expect(page.get_by_label("Text to type into the session")).to_be_focused()
+    await page.keyboard.type(f"echo '{QUICK}' > /tmp/x")
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("button", name="Enter")).to_be_focused()
+    await page.keyboard.press("Enter")
+    assert await written(docker_client, "/tmp/x") == f"{QUICK}\n"
 
 
 async def test_plots_show_what_a_session_uses_even_to_a_page_opened_later(plane, make_agent, agent_id, visit):
@@ -221,16 +190,6 @@ async def test_a_bar_shows_how_far_the_pull_of_an_image_is(plane, agent, visit, 
     assert known == sorted(known)
     assert len({position for position in known if 0 < position < 1}) >= 3
     assert any(re.search(r"pulling: [\d.]+ [kM]i?B of [\d.]+ MiB? \(\d+ %\)", text) for text in texts), texts
-
-
-async def test_a_phone_shows_all_of_it_without_scrolling_sideways(plane, agent, visit):
-    phone = await visit(plane.url, viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
-    await start(phone)
-    for url in (plane.url, f"{plane.url}/sessions/{NAME}/view"):
-        await phone.page.goto(url)
-        await expect(phone.page.get_by_text("live", exact=True)).to_be_visible()
-        assert await phone.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        await phone.picture("phone")
 
 
 async def test_what_agents_and_users_say_is_shown_as_text(plane, agent, visit):

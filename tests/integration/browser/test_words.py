@@ -145,3 +145,61 @@ async def test_an_address_with_nothing_behind_it_leads_back_to_the_first_page(pl
     # The browser tells its console of the status, which is right; of anything else it would be wrong.
     assert all(re.search("status of 404", complaint) for complaint in visitor.complaints)
     visitor.complaints.clear()
+
+
+async def test_ten_open_pages_of_one_browser_are_all_live_and_can_act(plane, agent, visit):
+    """A browser has six HTTP connections for one host, whatever its pages want."""
+    visitor = await visit(plane.url)
+    pages = [visitor.page, *[await visitor.page.context.new_page() for _ in range(9)]]
+    for page in pages[1:]:
+        await page.goto(plane.url)
+    for page in pages:
+        await expect(page.get_by_text("live", exact=True)).to_be_visible()
+    await pages[-1].get_by_role("button", name="Start a session").click()
+    await expect(pages[-1].get_by_label("Template")).to_be_focused()
+
+
+async def test_a_page_whose_plane_was_away_goes_on_and_repeats_no_line(plane, agent, agent_id, visit):
+    home = await visit(plane.url)
+    lines = home.page.get_by_label("Messages between").locator("li")
+    await expect(lines.filter(has_text="connected")).to_have_count(1)
+    await plane.restart(down_for=1)
+    await plane.wait_agent(agent_id)
+    await expect(home.page.get_by_text("live", exact=True)).to_be_visible()
+    await expect(lines.filter(has_text="· connected")).to_have_count(2)
+    assert await lines.filter(has_text="· register").count() == len(await plane.events(type="register"))
+    home.complaints.clear()  # the browser's own lines on refused connections
+
+
+async def test_a_start_that_is_pressed_twice_starts_one_session(plane, agent, visit):
+    home = await visit(plane.url)
+    await home.page.get_by_role("button", name="Start a session").click()
+    await home.page.get_by_label("Name").fill("")
+    await home.page.get_by_role("button", name="Start", exact=True).dblclick()
+    await expect(home.page.get_by_role("dialog")).to_have_count(0)
+    [session] = await plane.sessions()
+    await plane.wait_session(session["sessionId"], state="running", timeout=60)
+    assert len(await plane.sessions()) == 1
+
+
+async def test_what_cannot_be_done_is_told_where_it_was_asked_for(plane, agent_id, visit):
+    async with httpx.AsyncClient(base_url=plane.url, trust_env=False) as http:
+        key = {"X-Agent-API-Key": await plane.bootstrap_key()}
+        body = {"agentId": agent_id, "platform": "docker"}
+        assert (await http.post("/api/v1/agents/register", json=body, headers=key)).status_code == 202
+    home = await visit(plane.url)
+    page, notice = home.page, home.page.get_by_role("alert")
+    why = "the disk is full"
+    for path, button in (("**/approve", "Approve"), ("**/reject", "Reject"), ("**/templates", "Start a session")):
+        await page.evaluate("document.querySelector('#notice').textContent = 'nothing was told'")
+        await page.route(path, lambda route: route.fulfill(status=500, json={"error": why}))
+        await page.get_by_role("button", name=button).click()
+        await expect(notice).to_have_text(why)
+        await page.unroute(path)
+    await home.picture("told")
+    assert len(home.complaints) == 3  # the browser's own lines on a status of 500
+    home.complaints.clear()
+    await page.get_by_role("button", name="Approve").click()
+    await expect(notice).to_have_count(0)
+    await expect(card(home, agent_id).get_by_role("button", name="Approve")).to_have_count(0)
+    assert (await plane.agents())[0]["approval"] == "approved"

@@ -25,6 +25,7 @@ from streamspace_devplane.bodies import (
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.registration import Door
 from streamspace_devplane.store import Row
+from streamspace_devplane.templates import screen
 
 LONGEST_WAIT = 60.0
 
@@ -160,9 +161,9 @@ class Api:
         agent_id = wish.agent_id or self._choose_agent()
         now = time.time()
         self.store.change(
-            "INSERT INTO sessions (session_id, agent_id, user, template, state, created_at, status_at) VALUES (?, ?, ?, ?, 'pending', ?, ?)"
-            " ON CONFLICT (session_id) DO NOTHING",
-            session_id, agent_id, wish.user, wish.template, now, now,
+            "INSERT INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
+            " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT (session_id) DO NOTHING",
+            session_id, agent_id, wish.user, wish.template, now, now, screen(payload["templateManifest"]),
         )  # fmt: skip
         command_id = self._command(agent_id, "start_session", payload, wish.command_id)
         return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)
@@ -209,8 +210,10 @@ class Api:
 
     # Commands and events
 
-    async def commands(self, _: Request) -> Response:
-        return JSONResponse(self.store.rows("SELECT * FROM commands ORDER BY seq"))
+    async def commands(self, request: Request) -> Response:
+        """The newest, in the order of their sending."""
+        limit = int(number(request, "limit", 1000))
+        return JSONResponse(self.store.rows("SELECT * FROM commands ORDER BY seq DESC LIMIT ?", limit)[::-1])
 
     async def command(self, request: Request) -> Response:
         row = await self._awaited(request, lambda: self.store.command(request.path_params["command"]), "state")

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streamspace_devplane.hub import Hub
-from streamspace_devplane.link import Link
+from streamspace_devplane.link import LINK_GONE, Link
 from streamspace_devplane.viewers import Viewer
 
 REASON_LIMIT = 120  # a WebSocket close frame holds 125 bytes, two of them the code
@@ -32,7 +32,12 @@ class Bridge:
             await socket.send_denial_response(JSONResponse({"error": "the session's VNC is not ready"}, 409))
         else:
             await socket.accept(subprotocol="binary" if "binary" in socket.scope["subprotocols"] else None)
-            await self._bridge(socket, link, session_id)
+            # A link that ended meanwhile would never close it, for it has closed the viewers it knew.
+            link = self.hub.links.get(row["agentId"])
+            if link is None:
+                await socket.close(1011, LINK_GONE)
+            else:
+                await self._bridge(socket, link, session_id)
 
     async def _bridge(self, socket: WebSocket, link: Link, session_id: str) -> None:
         older = link.viewers.viewers.get(session_id)

@@ -141,7 +141,7 @@ class PlaneClient:
         await self.call("POST", f"/agents/{agent_id}/frames", {"text": text})
 
     async def commands(self) -> list[Row]:
-        rows: list[Row] = await self.call("GET", "/commands")
+        rows: list[Row] = await self.call("GET", "/commands", limit=100_000)
         return rows
 
     async def command(self, command_id: str) -> Row:

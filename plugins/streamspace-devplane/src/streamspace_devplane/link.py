@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streamspace_devplane.hub import Hub
 
 CLOSE_PATIENCE = 5.0
+LINK_GONE = "the agent's connection is gone"
 
 
 class Link:
@@ -46,7 +47,7 @@ class Link:
         await asyncio.gather(*left, return_exceptions=True)
         self._ended.set()
         self._room.set()
-        self.viewers.close("the agent's connection is gone")
+        self.viewers.close(LINK_GONE)
         for job in done:
             error = job.exception()
             if error and not isinstance(error, WebSocketDisconnect):

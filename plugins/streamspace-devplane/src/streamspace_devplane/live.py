@@ -1,21 +1,26 @@
-"""What the page shows, pushed as server-sent events: the state of everything when it changes, the log as it grows."""
+"""What the page shows, pushed over a WebSocket: the state of everything when it changes, the log as it grows.
+
+Not as server-sent events: a browser opens six HTTP connections to a host and no more, and six open pages would freeze it.
+"""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streamspace_devplane.hub import Hub
 from streamspace_devplane.store import Row
 
-BREATH = 0.2  # seconds between two messages: what changes faster is merged
-SIGN_OF_LIFE = 5.0
-FIRST_LINES = 200  # of the log, for a page that has just been opened
-ENDED_SHOWN = 20
+BREATH = 0.2  # seconds between two looks: what changes faster is merged
+LINES = 400  # of the log at once, the newest; a page shows no more
+OVER = ("failed", "terminated")
+OVER_SHOWN = 20
 SESSION_LINES = 200
 
 
@@ -26,73 +31,99 @@ class Live:
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/api/v1/live", self.live),
+            WebSocketRoute("/api/v1/live", self.live),
             Route("/api/v1/sessions/{session}/log", self.log),
         ]
 
-    async def live(self, request: Request) -> Response:
-        """Events named `state` (see `state`) and `log` (rows of the event log, oldest first)."""
-        last = request.headers.get("last-event-id", "")
-        after = int(last) if last.isdecimal() else None
-        return StreamingResponse(self._feed(after), media_type="text/event-stream")
+    async def live(self, socket: WebSocket) -> None:
+        """Messages `{"state": ...}` (see `state`) and `{"log": rows, "last": seq}` (rows of the event log, oldest first).
 
-    async def _feed(self, after: int | None) -> AsyncIterator[str]:
+        `?after=SEQ` begins the log where an earlier connection ended; `?session=ID` tells of that session only, and no log.
+        """
+        after, session_id = socket.query_params.get("after", ""), socket.query_params.get("session")
+        await socket.accept()
+        jobs = [
+            asyncio.create_task(job)
+            for job in (
+                self._tell(socket, self._feed(int(after) if after.isdecimal() else 0, session_id)),
+                self._left(socket),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in done:
+                with contextlib.suppress(WebSocketDisconnect):
+                    job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone already
+                await socket.close(1012)
+
+    async def _tell(self, socket: WebSocket, feed: AsyncIterator[str]) -> None:
+        async for message in feed:
+            await socket.send_text(message)
+
+    async def _left(self, socket: WebSocket) -> None:
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            pass
+
+    async def _feed(self, after: int, session_id: str | None) -> AsyncIterator[str]:
         seen = ""
-        if after is None:
-            after = self._first()
-        yield "retry: 500\n\n"
         while not self.hub.stopping.is_set():
             changed = self.store.changed
-            said = False
-            state = json.dumps(self.state())
+            state = json.dumps({"state": self.state(session_id)})
             if state != seen:
-                seen, said = state, True
-                yield f"event: state\ndata: {state}\n\n"
-            rows, after = self.store.log_since(after)
-            if rows:
-                said = True
-                yield f"id: {after}\nevent: log\ndata: {json.dumps(rows)}\n\n"
-            if said:
-                await asyncio.sleep(BREATH)
-                continue
-            try:
-                await asyncio.wait_for(changed.wait(), SIGN_OF_LIFE)
-            except TimeoutError:
-                yield ": still here\n\n"
+                seen = state
+                yield state
+            if session_id is None:
+                rows, after = self.store.log_since(after, LINES)
+                if rows:
+                    yield json.dumps({"log": rows, "last": after})
+            await asyncio.sleep(BREATH)  # each look costs the process that carries the screens
+            await changed.wait()
 
-    def _first(self) -> int:
-        rows = self.store.rows(
-            "SELECT seq FROM events WHERE type != 'vnc_data' ORDER BY seq DESC LIMIT 1 OFFSET ?", FIRST_LINES
-        )
-        return int(rows[0]["seq"]) if rows else 0
-
-    def state(self) -> dict[str, Any]:
-        """Agents, templates' names, and sessions, each with its `lastCommand` and `lastStart`; of the ended ones the latest."""
+    def state(self, session_id: str | None = None) -> dict[str, Any]:
+        """Agents and sessions, each session with its `lastCommand` and `lastStart`. Of those that are over, the latest;
+        `unseen` counts the others of each state. With an id, that session only, however long it has been over.
+        """
         agents = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
+        sessions = self._of(session_id) if session_id is not None else self._latest()
+        last = self.store.last_command
         return {
             "agents": [{**row, "connected": row["agentId"] in self.hub.links} for row in agents],
-            "sessions": [*self._sessions("!=", -1), *self._sessions("=", ENDED_SHOWN)],
+            "sessions": [
+                {**row, "lastCommand": last(row["sessionId"]), "lastStart": last(row["sessionId"], "start_session")}
+                for row in sessions
+            ],
+            "unseen": {state: max(0, self._count(state) - OVER_SHOWN) for state in OVER},
         }
 
-    def _sessions(self, compare: str, limit: int) -> list[Row]:
-        rows = self.store.rows(
-            f"SELECT * FROM sessions WHERE state {compare} 'terminated' ORDER BY created_at DESC LIMIT ?",  # noqa: S608 - own operators
-            limit,
+    def _of(self, session_id: str) -> list[Row]:
+        return self.store.rows("SELECT * FROM sessions WHERE session_id = ?", session_id)
+
+    def _latest(self) -> list[Row]:
+        there = self.store.rows(
+            "SELECT * FROM sessions WHERE state NOT IN ('failed', 'terminated') ORDER BY created_at DESC"
         )
-        last = self.store.last_command
-        return [
-            {**row, "lastCommand": last(row["sessionId"]), "lastStart": last(row["sessionId"], "start_session")}
-            for row in rows
-        ]
+        sql = "SELECT * FROM sessions WHERE state = ? ORDER BY created_at DESC LIMIT ?"
+        failed, terminated = (self.store.rows(sql, state, OVER_SHOWN) for state in OVER)
+        return sorted(there + failed, key=lambda row: row["createdAt"], reverse=True) + terminated
+
+    def _count(self, state: str) -> int:
+        return int(self.store.db.execute("SELECT COUNT(*) FROM sessions WHERE state = ?", (state,)).fetchone()[0])
 
     async def log(self, request: Request) -> Response:
-        """What is known of one session: its commands, the last messages about it, and the last `readings` of its use,
+        """What is known of one session: its last commands and messages, and the last `readings` of its use,
         which are messages too; the newest last.
         """
         session_id = request.path_params["session"]
         if self.store.row("SELECT 1 FROM sessions WHERE session_id = ?", session_id) is None:
             return JSONResponse({"error": f"no session {session_id!r}"}, 404)
-        commands = self.store.rows("SELECT * FROM commands WHERE session_id = ? ORDER BY seq", session_id)
+        commands = self.store.rows(
+            "SELECT * FROM commands WHERE session_id = ? ORDER BY seq DESC LIMIT ?", session_id, SESSION_LINES
+        )[::-1]
         events, readings = (
             self.store.session_log(session_id, SESSION_LINES, readings=wanted) for wanted in (False, True)
         )

@@ -66,7 +66,7 @@ class DevPlane(PlaneClient):
 
     async def start(self) -> None:
         listener = _listen(self.host, self.port)
-        self.hub = Hub(Store(self.db), self.settings, self.faults, self.templates)
+        self.hub = Hub(Store(self.db, self.settings.events_kept), self.settings, self.faults, self.templates)
         self.port = listener.getsockname()[1]
         shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"

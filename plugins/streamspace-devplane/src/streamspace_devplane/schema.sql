@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS sessions (
   session_id TEXT PRIMARY KEY, agent_id TEXT NOT NULL, user TEXT NOT NULL, template TEXT NOT NULL,
   state TEXT NOT NULL, url TEXT, pod_name TEXT, vnc_ready INTEGER NOT NULL DEFAULT 0, vnc_port INTEGER,
   platform_metadata TEXT NOT NULL DEFAULT '{}', statuses INTEGER NOT NULL DEFAULT 0,
-  created_at REAL NOT NULL, status_at REAL NOT NULL
+  created_at REAL NOT NULL, status_at REAL NOT NULL, screen TEXT NOT NULL DEFAULT 'vnc'
 );
 CREATE TABLE IF NOT EXISTS commands (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, command_id TEXT NOT NULL UNIQUE, agent_id TEXT NOT NULL, session_id TEXT,
@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, agent_id TEXT, direction TEXT NOT NULL,
   type TEXT NOT NULL, payload TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS sessions_in_state ON sessions (state, created_at);
 CREATE INDEX IF NOT EXISTS commands_of_session ON commands (session_id);
 -- Python writes what SQLite calls no JSON (NaN), and an index must not refuse it.
 CREATE INDEX IF NOT EXISTS events_of_session

@@ -25,5 +25,7 @@ class Settings:
     registrations_per_minute: int = 60
     log_vnc_data: bool = True
     """Write each `vnc_data` to the event log (its data cut); counters are kept either way."""
+    events_kept: int | None = 100_000
+    """How many messages the event log keeps, the newest, and beside them as many `vnc_data`; `None` is all."""
     seed: int | None = None
     """Seed of the fault switches' dice; `None` is unpredictable."""

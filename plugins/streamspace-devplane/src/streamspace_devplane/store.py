@@ -14,6 +14,7 @@ from typing import Any
 Row = dict[str, Any]
 JSON_COLUMNS = frozenset({"capacity", "metadata", "platform_metadata", "payload", "result"})
 BOOLEAN_COLUMNS = frozenset({"vnc_ready"})
+PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
 COMMAND_STEPS = {
     "ack": ("acks", "acked_at"),
     "completed": ("completes", "finished_at"),
@@ -42,18 +43,25 @@ def shape(row: sqlite3.Row) -> Row:
 
 
 class Store:
-    """All calls are quick and made from the event loop's thread. `changed` is set, and replaced, at each change."""
+    """All calls are quick and made from the event loop's thread. `changed` is set, and replaced, at each change, but
+    not for the bytes of viewers, which nobody waits for.
+    """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, events_kept: int | None = None) -> None:
+        self.events_kept = events_kept
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
         self.db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
+        if "screen" not in {column["name"] for column in self.db.execute("PRAGMA table_info(sessions)")}:
+            self.db.execute("ALTER TABLE sessions ADD COLUMN screen TEXT NOT NULL DEFAULT 'vnc'")  # an older file
         self.db.execute("UPDATE agents SET status = 'offline'")
         self.changed = asyncio.Event()
         self._events: list[tuple[float, str | None, str, str, str]] = []
         self._flushing: asyncio.TimerHandle | None = None
+        self._unpruned = 0
+        self._prune()
 
     def close(self) -> None:
         self.flush()
@@ -158,7 +166,23 @@ class Store:
             "INSERT INTO events (time, agent_id, direction, type, payload) VALUES (?, ?, ?, ?, ?)", batch
         )
         self.db.execute("COMMIT")
-        self.note_change()
+        self._unpruned += len(batch)
+        if self.events_kept is not None and self._unpruned > self.events_kept // PRUNE_EVERY:
+            self._prune()
+        if any(kind != "vnc_data" for _, _, _, kind, _ in batch):
+            self.note_change()
+
+    def _prune(self) -> None:
+        """Drop the oldest events. Viewers' bytes, thousands a second, do not drive out what agents say."""
+        self._unpruned = 0
+        if self.events_kept is None:
+            return
+        for kinds in ("= 'vnc_data'", "!= 'vnc_data'"):
+            self.db.execute(
+                f"DELETE FROM events WHERE type {kinds} AND seq <="  # noqa: S608 - own operators
+                f" (SELECT seq FROM events WHERE type {kinds} ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+                (self.events_kept,),
+            )
 
     def events(self, after: int = 0, limit: int = 1000, **equal: str | None) -> list[Row]:
         """Events with a sequence number above `after`, oldest first; filters: `agent_id`, `direction`, `type`."""
@@ -168,13 +192,12 @@ class Store:
         sql = f"SELECT * FROM events WHERE seq > ?{where} ORDER BY seq LIMIT ?"  # noqa: S608 - names are this module's
         return self.rows(sql, after, *chosen.values(), limit)
 
-    def log_since(self, after: int, limit: int = 200) -> tuple[list[Row], int]:
-        """Events above `after` for people, without the bytes of viewers; and where to go on."""
+    def log_since(self, after: int, limit: int) -> tuple[list[Row], int]:
+        """The newest events above `after`, oldest first, for people, without the bytes of viewers; and where to go on."""
         self.flush()
         last = self.db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
-        sql = "SELECT * FROM events WHERE seq > ? AND seq <= ? AND type != 'vnc_data' ORDER BY seq LIMIT ?"
-        rows = self.rows(sql, after, last, limit)
-        return rows, int(rows[-1]["seq"]) if len(rows) == limit else int(last)
+        sql = "SELECT * FROM events WHERE seq > ? AND type != 'vnc_data' ORDER BY seq DESC LIMIT ?"
+        return self.rows(sql, after, limit)[::-1], int(last)
 
     def session_log(self, session_id: str, limit: int, *, readings: bool) -> list[Row]:
         """The last messages about one session, oldest first: those with `readings` of its use, or all others, without

@@ -1,6 +1,7 @@
 """Sample applications, in the three shapes in which templates come."""
 
 import base64
+import binascii
 import json
 from typing import Any, Literal
 
@@ -64,6 +65,7 @@ TEMPLATES: dict[str, Manifest] = {
 }
 
 ManifestForm = Literal["object", "json", "base64"]
+WEB_PROTOCOLS = frozenset({"http", "https", "ws", "wss", "websocket"})
 
 
 def in_form(manifest: Manifest, form: ManifestForm) -> Manifest | str:
@@ -72,3 +74,36 @@ def in_form(manifest: Manifest, form: ManifestForm) -> Manifest | str:
         return manifest
     text = json.dumps(manifest)
     return text if form == "json" else base64.b64encode(text.encode()).decode()
+
+
+def screen(manifest: Any) -> str:
+    """What a session of this template shows itself by: `vnc` (a viewer can be offered), `web` (its server speaks HTTP,
+    as KasmVNC does) or `none`. A manifest that cannot be read says nothing against VNC.
+    """
+    if isinstance(manifest, str):
+        manifest = _read(manifest)
+    spec = manifest.get("spec") if isinstance(manifest, dict) else None
+    sections = [spec.get(name) for name in ("vnc", "kasmvnc")] if isinstance(spec, dict) else []
+    vnc, kasmvnc = (section if isinstance(section, dict) else None for section in sections or (None, None))
+    if vnc is not None and vnc.get("enabled", True):
+        return "web" if str(vnc.get("protocol") or "").lower() in WEB_PROTOCOLS else "vnc"
+    if kasmvnc is not None and kasmvnc.get("enabled", True):
+        return "web"
+    return "vnc" if vnc is None and kasmvnc is None else "none"
+
+
+def _read(text: str) -> Any:
+    """The object in one of the forms of `in_form`; `None` where there is none."""
+    for form in (text, _decoded(text)):
+        try:
+            return json.loads(form)
+        except ValueError:
+            continue
+    return None
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return b""

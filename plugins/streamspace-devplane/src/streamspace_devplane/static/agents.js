@@ -1,5 +1,5 @@
 // The agents' cards.
-import { $, el, keyed, say, show } from "./dom.js";
+import { $, complain, el, forgive, keyed, press, say, show } from "./dom.js";
 import { call } from "./plane.js";
 import { ago } from "./words.js";
 
@@ -30,10 +30,14 @@ class Card {
     this.capacity = el("p", { className: "facts" });
     this.leader = el("p", { className: "facts" });
     this.link = el("p", { className: "facts" });
-    const judge = (verdict) => () => call("POST", `/agents/${encodeURIComponent(agent.agentId)}/${verdict}`, {});
+    const judge = (verdict) => (event) => press(event.currentTarget, async () => {
+      await call("POST", `/agents/${encodeURIComponent(agent.agentId)}/${verdict}`, {});
+      forgive();
+    }, complain);
+    const button = (text, onclick, className = "") =>
+      el("button", { type: "button", className, onclick, "aria-label": `${text} ${agent.agentId}` }, text);
     this.verdict = el("div", { className: "actions" },
-      el("button", { type: "button", className: "primary", onclick: judge("approve") }, "Approve"),
-      el("button", { type: "button", onclick: judge("reject") }, "Reject"));
+      button("Approve", judge("approve"), "primary"), button("Reject", judge("reject"), "danger"));
     this.node = el("article", { className: "card" },
       el("div", { className: "top" }, el("h3", {}, agent.agentId), this.state),
       this.leader, this.capacity, this.link, this.verdict);

@@ -56,6 +56,29 @@ export function keyed(box, parts, items, key, make) {
   });
 }
 
+// Run what a button is for. Until it is done a second press does nothing; what goes wrong is told.
+export async function press(button, work, tell) {
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
+  try {
+    await work();
+  } catch (error) {
+    tell(error);
+  } finally {
+    button.ariaBusy = "false";
+  }
+}
+
+// The first page's line for trouble, until something goes well.
+export function complain(error) {
+  say($("notice"), error.message);
+  show($("notice"), true);
+}
+
+export function forgive() {
+  show($("notice"), false);
+}
+
 export function openDialog(dialog) {
   for (const button of dialog.querySelectorAll("[data-close]")) button.onclick = () => dialog.close();
   dialog.showModal();

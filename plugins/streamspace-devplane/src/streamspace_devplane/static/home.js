@@ -1,9 +1,9 @@
 // The first page: agents, sessions, messages.
 import { showAgents } from "./agents.js";
-import { $, say, show } from "./dom.js";
+import { $, complain, say, show } from "./dom.js";
 import { addToLog, prepareLog } from "./log.js";
 import { call, follow } from "./plane.js";
-import { complain, noteUsage, showSessions } from "./sessions.js";
+import { noteUsage, showSessions } from "./sessions.js";
 import { prepareStart } from "./start.js";
 
 let agents = [];
@@ -17,7 +17,7 @@ follow($("feed"), {
   state(state) {
     agents = state.agents;
     showAgents(agents, state.sessions);
-    showSessions(state.sessions);
+    showSessions(state.sessions, state.unseen);
   },
   log(rows) {
     addToLog(rows);

@@ -7,7 +7,7 @@ const KEPT = 400;
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
 const PROBLEMS = new Set(["failed", "unreadable", "stuck_session"]);
 const AS_ASKED = /^(the session is (hibernated|terminated)$|idle_timeout:|max_session_duration:)/; // an end that somebody wanted
-const actions = new Map(); // what each command's id stands for
+const actions = new Map(); // what the latest commands' ids stand for
 const ARROWS = { to_agent: "→ ", from_agent: "← ", plane: "· " };
 
 export function prepareLog() {
@@ -18,6 +18,7 @@ export function addToLog(rows) {
   const log = $("log");
   for (const row of rows) {
     if (row.type === "command") actions.set(row.payload.commandId, summary(row));
+    if (actions.size > KEPT) actions.delete(actions.keys().next().value);
     const line = lineOf(row, true);
     line.dataset.text = `${row.type} ${row.agentId ?? ""} ${JSON.stringify(row.payload)}`.toLowerCase();
     line.dataset.routine = ROUTINE.has(row.type) || Boolean(row.payload.platformMetadata?.usage);

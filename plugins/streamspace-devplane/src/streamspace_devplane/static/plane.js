@@ -1,4 +1,5 @@
 // The control plane's API, and its live feed.
+import { say } from "./dom.js";
 
 export async function call(method, path, body) {
   const wish = {
@@ -25,18 +26,29 @@ async function request(url, wish, tries) {
 
 export const pathOf = (session, what) => `/sessions/${encodeURIComponent(session)}/${what}`;
 
-// `on`: state(state), log(rows). The browser connects again by itself, from the last line it has seen.
-export function follow(feed, on) {
-  const source = new EventSource("/api/v1/live");
+export const socketTo = (path, ...protocols) =>
+  new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/v1${path}`, protocols);
+
+const RECONNECT = 1000; // ms
+
+// `on`: state(state), log(rows), away(). It connects again by itself, after the last line that it has seen.
+export function follow(feed, on, session = null, last = 0) {
+  const wish = new URLSearchParams(session === null ? { after: last } : { session });
+  const socket = socketTo(`/live?${wish}`);
   const tell = (text, live) => {
-    feed.textContent = text;
+    say(feed, text);
     feed.classList.toggle("live", live);
   };
-  source.addEventListener("open", () => tell("live", true));
-  source.addEventListener("error", () => {
-    tell("the control plane is away", false);
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => (source.close(), follow(feed, on)), 2000);
+  socket.addEventListener("message", (event) => {
+    const told = JSON.parse(event.data);
+    tell("live", true);
+    if (told.state) on.state?.(told.state);
+    if (told.log) on.log?.(told.log);
+    last = told.last ?? last;
   });
-  source.addEventListener("state", (event) => on.state?.(JSON.parse(event.data)));
-  source.addEventListener("log", (event) => on.log?.(JSON.parse(event.data)));
+  socket.addEventListener("close", () => {
+    tell("the control plane is away", false);
+    on.away?.();
+    setTimeout(() => follow(feed, on, session, last), RECONNECT);
+  });
 }

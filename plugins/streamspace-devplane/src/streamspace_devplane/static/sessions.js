@@ -1,23 +1,25 @@
 // The sessions' cards.
-import { $, el, Folded, keyed, openDialog, say, show } from "./dom.js";
+import { $, complain, el, Folded, forgive, keyed, openDialog, press, say, show } from "./dom.js";
 import { showSessionLog } from "./log.js";
 import { call, pathOf } from "./plane.js";
 import { Plot } from "./plot.js";
-import { bytes, cores, coresUsed } from "./words.js";
+import { bytes, cores, coresUsed, noView } from "./words.js";
 
 const running = new Map();
 const ended = new Map();
 const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 const DOING = { start_session: "starting", stop_session: "stopping", hibernate_session: "hibernating", wake_session: "waking" };
 
-export function showSessions(sessions) {
+export function showSessions(sessions, unseen) {
   const over = sessions.filter((session) => session.state === "terminated");
   const here = sessions.filter((session) => session.state !== "terminated");
   keyed($("running"), running, here, (session) => session.sessionId, (session) => new Card(session));
   keyed($("ended"), ended, over, (session) => session.sessionId, (session) => new Card(session));
   show($("no-sessions"), here.length === 0);
   show($("ended-box"), over.length > 0);
-  say($("ended-count"), `(${over.length})`);
+  say($("ended-count"), unseen.terminated ? `(the latest ${over.length} of ${over.length + unseen.terminated})` : `(${over.length})`);
+  say($("unseen"), `${unseen.failed} more failed ${unseen.failed === 1 ? "session is" : "sessions are"} older than those shown here.`);
+  show($("unseen"), unseen.failed > 0);
 }
 
 // A message of the log may hold a reading that the cards plot.
@@ -25,12 +27,6 @@ export function noteUsage(rows) {
   for (const row of rows) {
     if (row.type === "status") running.get(row.payload.sessionId)?.measured(row.time, row.payload);
   }
-}
-
-export function complain(error) {
-  say($("notice"), error.message);
-  $("notice").className = "notice bad";
-  show($("notice"), true);
 }
 
 class Card {
@@ -50,22 +46,22 @@ class Card {
       el("button", { type: "button", className, onclick, "aria-label": `${text} ${sessionId}` }, text);
     this.buttons = {
       view: el("a", { className: "button primary", href: pathOf(sessionId, "view"), "aria-label": `View ${sessionId}` }, "View"),
-      wake: button("Wake", () => this.order("wake"), "primary"),
-      hibernate: button("Hibernate", () => this.order("hibernate")),
+      wake: button("Wake", this.order("wake"), "primary"),
+      hibernate: button("Hibernate", this.order("hibernate")),
       stop: button("Stop", () => this.ask("Stop"), "danger"),
-      remove: button("Remove", () => this.remove(), "danger"),
-      log: button("Log", () => showSessionLog(this.id).catch(complain)),
+      remove: button("Remove", (event) => (this.refused ? this.forget(event) : this.ask("Remove")), "danger"),
+      log: button("Log", (event) => press(event.currentTarget, () => showSessionLog(this.id), complain)),
     };
     this.node = el("article", { className: "card" },
       el("div", { className: "top" }, el("h3", {}, sessionId), this.state),
       this.facts, this.meter, this.reason.node, this.plots, this.busy,
       el("div", { className: "actions" }, ...Object.values(this.buttons)));
     this.node.dataset.session = sessionId;
-    this.recall();
   }
 
   // What was measured before this page was opened.
   async recall() {
+    this.recalled = true;
     try {
       const { readings } = await call("GET", pathOf(this.id, "log"));
       for (const plot of [this.cpu, this.memory]) plot.points = [];
@@ -90,10 +86,12 @@ class Card {
     const { state, lastCommand: last, lastStart, platformMetadata: about } = session;
     const notStarted = state === "pending" && lastStart?.state === "failed";
     this.refused = lastStart?.state === "failed" && session.statuses === 0; // no agent has ever held it
+    if (state === "running" && !this.recalled) this.recall();
     this.node.dataset.state = state;
-    say(this.state, notStarted ? "not started" : state === "running" && !session.vncReady ? "running, no viewer" : state);
+    say(this.state, notStarted ? "not started" : state === "running" && !session.vncReady ? "running, not ready" : state);
     this.state.className = `state ${notStarted ? "failed" : state}`;
-    say(this.facts, [session.template, `for ${session.user}`, `on ${session.agentId}`, about.image, state !== "failed" && about.reason]
+    say(this.facts, [session.template, `for ${session.user}`, `on ${session.agentId}`, about.image, state !== "failed" && about.reason,
+      state === "running" && noView(session) && `no view: ${noView(session)}`]
       .filter(Boolean).join(" · "));
     const underWay = last && ON_ITS_WAY.has(last.state);
     const starts = state === "pending" && !notStarted;
@@ -105,13 +103,14 @@ class Card {
     this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
     say(this.busy, underWay && !starts ? `${DOING[last.action] ?? last.action} …` : "");
     show(this.plots, state === "running");
-    show(this.buttons.view, state === "running" && session.vncReady);
+    show(this.buttons.view, state === "running" && session.vncReady && !noView(session));
     show(this.buttons.wake, state === "hibernated");
     show(this.buttons.hibernate, state === "running");
     const over = state === "failed" || notStarted;
     show(this.buttons.stop, state !== "terminated" && !over);
     show(this.buttons.remove, over);
     for (const name of ["wake", "hibernate"]) this.buttons[name].disabled = Boolean(underWay);
+    this.buttons.stop.disabled = Boolean(underWay && last.action === "stop_session");
   }
 
   progress(step, waits) {
@@ -126,29 +125,27 @@ class Card {
     say(this.phase, [step.phase, amount || step.detail].filter(Boolean).join(": "));
   }
 
-  order(what, body = {}) {
-    return this.send("POST", pathOf(this.id, what), body);
+  order(what) {
+    return (event) => this.send(event.currentTarget, "POST", pathOf(this.id, what), {});
   }
 
-  async send(...wish) {
-    try {
+  forget(event) {
+    return this.send(event.currentTarget, "DELETE", `/sessions/${encodeURIComponent(this.id)}`);
+  }
+
+  send(button, ...wish) {
+    return press(button, async () => {
       await call(...wish);
-      show($("notice"), false);
-    } catch (error) {
-      complain(error);
-    }
-  }
-
-  remove() {
-    if (this.refused) this.send("DELETE", `/sessions/${encodeURIComponent(this.id)}`);
-    else this.ask("Remove");
+      forgive();
+    }, complain);
   }
 
   ask(verb) {
     say($("stop-title"), `${verb} ${this.id}?`);
     say($("stop-submit"), `${verb} it`);
     $("stop-form").reset();
-    $("stop-form").onsubmit = (event) => this.order("stop", event.target.deletePVC.checked ? { deletePVC: true } : {});
+    $("stop-form").onsubmit = (event) =>
+      this.send($("stop-submit"), "POST", pathOf(this.id, "stop"), event.target.deletePVC.checked ? { deletePVC: true } : {});
     openDialog($("stop-dialog"));
   }
 }

@@ -1,14 +1,20 @@
 // The dialog that starts a session.
-import { $, el, openDialog, say, show } from "./dom.js";
+import { $, complain, el, forgive, openDialog, press, say, show } from "./dom.js";
 import { call } from "./plane.js";
 
 let templates = [];
 
-export async function prepareStart(agents) {
-  $("start").onclick = () => open(agents());
+export function prepareStart(agents) {
+  $("start").onclick = () => press($("start"), () => open(agents()), complain);
   $("start").disabled = false;
   $("start-template").onchange = describe;
-  $("start-form").onsubmit = submit;
+  $("start-form").onsubmit = (event) => {
+    event.preventDefault();
+    press($("start-submit"), submit, (error) => {
+      say($("start-error"), error.message);
+      show($("start-error"), true);
+    });
+  };
 }
 
 async function open(agents) {
@@ -34,8 +40,7 @@ function describe() {
   $("start-form").elements.image.value = spec.baseImage ?? "";
 }
 
-async function submit(event) {
-  event.preventDefault();
+async function submit() {
   const fields = $("start-form").elements;
   const wish = { template: fields.template.value, user: fields.user.value, persistentHome: fields.persistentHome.checked };
   for (const name of ["sessionId", "cpu", "memory", "idleTimeout", "agentId"]) {
@@ -45,11 +50,7 @@ async function submit(event) {
   const template = chosen();
   const image = fields.image.value.trim();
   if (image !== (template.spec?.baseImage ?? "")) wish.manifest = { ...template, spec: { ...template.spec, baseImage: image } };
-  try {
-    await call("POST", "/sessions", wish);
-    $("start-dialog").close();
-  } catch (error) {
-    say($("start-error"), error.message);
-    show($("start-error"), true);
-  }
+  await call("POST", "/sessions", wish);
+  $("start-dialog").close();
+  forgive();
 }

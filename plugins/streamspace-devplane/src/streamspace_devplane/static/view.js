@@ -1,17 +1,23 @@
 // One session's desktop.
-import { $, say, show } from "./dom.js";
-import { call, follow, pathOf } from "./plane.js";
+import { $, press, say, show } from "./dom.js";
+import { call, follow, pathOf, socketTo } from "./plane.js";
+import { noView } from "./words.js";
 
 const sessionId = decodeURIComponent(location.pathname.split("/")[2]);
 const RETRY = [300, 1000, 2000, 4000]; // ms, after a connection that ended by itself
+const TRIES = 6; // connections in a row that show no picture
+const PATIENCE = 15_000; // ms for the picture
+const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 
 let RFB;
 let keysyms;
 let rfb = null;
-let wanted = true; // false once another viewer took our place: taking it back would go on for ever
+let halt = null; // {text, action}: why this page does not connect by itself, though it could
 let failures = 0;
 let waiting = null;
 let latest = null; // {session, agent}, as last told
+let away = false; // the control plane does not answer
+let problem = ""; // why the last wake was not even sent
 
 document.title = `${sessionId} · StreamSpace development control plane`;
 say($("name"), sessionId);
@@ -24,7 +30,7 @@ function veil(text, action) {
   show($("progress"), false);
   if (action) {
     say($("again"), action.text);
-    $("again").onclick = action.run;
+    $("again").onclick = () => press($("again"), action.run, (error) => veil(error.message, action));
   }
 }
 
@@ -37,6 +43,7 @@ function enable() {
 
 function look() {
   enable();
+  if (away && !rfb) return veil("The control plane does not answer. This page goes on when it does.");
   if (waiting || !latest) return;
   const { session, agent } = latest;
   if (rfb) {
@@ -44,74 +51,109 @@ function look() {
     return;
   }
   if (!session) return veil("There is no such session.");
-  if (!agent?.connected) return veil("Its agent is not connected. This page goes on when it is back.");
-  if (session.state === "hibernated") return veil("It hibernates.", { text: "Wake it", run: wake });
-  if (session.state === "terminated") return veil("It has ended.");
-  if (session.state === "failed") return veil(`It failed: ${session.platformMetadata.reason ?? session.lastCommand?.error ?? "no reason was told"}`);
-  if (session.state === "pending" && session.lastStart?.state === "failed") return veil(`It was never started: ${session.lastStart.error}`);
-  if (session.state === "pending" || !session.vncReady) return veilOfProgress(session);
-  if (!wanted) return;
+  const { state, lastCommand: last, lastStart } = session;
+  if (state === "terminated") return veil("It has ended.");
+  if (state === "failed") return veil(`It failed: ${session.platformMetadata.reason ?? last?.error ?? "no reason was told"}`);
+  if (state === "pending" && lastStart?.state === "failed") return veil(`It was never started: ${lastStart.error}`);
+  if (!agent?.connected) return veil(`Its agent is not connected. This page ${halt ? "says so" : "goes on"} when it is back.`);
+  if (state === "hibernated") return veilOfSleep(last);
+  if (state === "running" && noView(session)) return veil(`There is no view of it: ${noView(session)}.`);
+  if (state === "pending" || !session.vncReady) return veilOfProgress(session);
+  if (halt) return veil(halt.text, { text: halt.action, run: again });
   connect();
+}
+
+function veilOfSleep(last) {
+  const waking = last?.action === "wake_session";
+  if (waking && ON_ITS_WAY.has(last.state)) return veilOfWork("It wakes.");
+  const failed = problem || (waking && last.state === "failed" && last.error);
+  veil(failed ? `It hibernates. Waking it failed: ${failed}` : "It hibernates.", { text: "Wake it", run: wake });
 }
 
 function veilOfProgress(session) {
   const step = session.platformMetadata.progress;
-  veil(session.state === "pending" ? `It starts${step ? `: ${step.phase}` : ""}` : "Its desktop does not answer yet.");
+  veilOfWork(session.state === "pending" ? `It starts${step ? `: ${step.phase}` : ""}` : "Its desktop does not answer yet.", step?.percent);
+}
+
+function veilOfWork(text, percent) {
+  veil(text);
   show($("progress"), true);
-  if (Number.isFinite(step?.percent)) Object.assign($("progress"), { max: 100, value: step.percent });
+  if (Number.isFinite(percent)) Object.assign($("progress"), { max: 100, value: percent });
   else $("progress").removeAttribute("value");
 }
 
+// Whoever wakes it wants to see it, whatever happened to this page before.
 async function wake() {
-  show($("again"), false);
-  say($("why"), "Waking");
-  await call("POST", pathOf(sessionId, "wake"), {}).catch((error) => veil(error.message, { text: "Try again", run: wake }));
+  halt = null;
+  try {
+    await call("POST", pathOf(sessionId, "wake"), {});
+    problem = "";
+    if (!rfb) veilOfWork("It wakes.");
+  } catch (error) {
+    problem = error.message;
+    look();
+  }
 }
 
 function connect() {
   veil("Connecting");
   document.body.dataset.viewer = "connecting";
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/api/v1${pathOf(sessionId, "vnc")}`, "binary");
-  socket.addEventListener("close", (event) => ended(event.reason));
-  rfb = new RFB($("screen"), socket, { shared: true });
-  rfb.scaleViewport = true;
-  rfb.showDotCursor = true;
-  rfb.background = "transparent";
-  rfb.addEventListener("connect", () => {
+  const socket = socketTo(pathOf(sessionId, "vnc"), "binary");
+  const one = new RFB($("screen"), socket, { shared: true });
+  const patience = setTimeout(() => {
+    stay("Nothing that a viewer understands came within 15 seconds: its server hangs, or does not speak VNC.");
+    one.disconnect();
+  }, PATIENCE);
+  let seen = false;
+  rfb = one;
+  one.scaleViewport = true;
+  one.showDotCursor = true;
+  one.background = "transparent";
+  one.addEventListener("connect", () => {
+    clearTimeout(patience);
+    seen = true;
     failures = 0;
     document.body.dataset.viewer = "connected";
     enable();
     show($("veil"), false);
     show($("keys"), true);
-    rfb.focus();
+    one.focus();
   });
-  rfb.addEventListener("credentialsrequired", () => {
-    wanted = false;
-    veil("Its VNC server asks for a password, which this page has no way to know.");
+  one.addEventListener("credentialsrequired", () => {
+    stay("Its VNC server asks for a password, which this page has no way to know.");
+    one.disconnect();
+  });
+  one.addEventListener("securityfailure", ({ detail }) => stay(`Its VNC server refuses: ${detail.reason ?? `status ${detail.status}`}`));
+  socket.addEventListener("close", ({ reason }) => {
+    clearTimeout(patience);
+    ended(reason, seen);
   });
 }
 
-function ended(reason) {
+function stay(text, action = "Try again") {
+  halt = { text, action };
+}
+
+function ended(reason, seen) {
   rfb = null;
   show($("keys"), false);
   document.body.dataset.viewer = "waiting";
+  if (reason === "another viewer connected") stay("Another viewer took over: a session has one at a time.", "Take it back");
+  failures += 1;
+  const text = reason ? `The connection ended: ${reason}` : "The connection ended.";
+  if (!seen && failures >= TRIES) stay(`${text} It was tried ${failures} times, and no picture came.`);
+  if (halt || away) return look();
+  veil(text);
   enable();
-  if (reason === "another viewer connected") {
-    wanted = false;
-    veil("Another viewer took over: a session has one at a time.", { text: "Take it back", run: again });
-    return;
-  }
-  veil(reason ? `The connection ended: ${reason}` : "The connection ended.");
-  const pause = RETRY[Math.min(failures++, RETRY.length - 1)];
   waiting = setTimeout(() => {
     waiting = null;
     look();
-  }, pause);
+  }, RETRY[Math.min(failures, RETRY.length) - 1]);
 }
 
 function again() {
-  wanted = true;
+  halt = null;
+  failures = 0;
   look();
 }
 
@@ -119,11 +161,12 @@ $("keys").onclick = () => {
   rfb?.sendCtrlAltDel();
   rfb?.focus();
 };
-$("full").onclick = async () => {
+show($("full"), Boolean(document.documentElement.requestFullscreen)); // an iPhone has none
+$("full").onclick = () => press($("full"), async () => {
   if (document.fullscreenElement) await document.exitFullscreen();
   else await document.querySelector("main").requestFullscreen();
   rfb?.focus();
-};
+}, (error) => say($("hint"), error.message));
 // Every other key belongs to the desktop, Tab too.
 document.addEventListener("keydown", (event) => {
   if (event.key === "F8" && event.shiftKey) {
@@ -134,13 +177,13 @@ document.addEventListener("keydown", (event) => {
 }, { capture: true });
 
 // For hands without a keyboard, and for text from elsewhere.
-const press = (keysym) => rfb?.sendKey(keysym);
+const type = (keysym) => rfb?.sendKey(keysym);
 $("typing").onsubmit = (event) => {
   event.preventDefault();
-  for (const letter of $("text").value) press(keysyms.lookup(letter.codePointAt(0)));
+  for (const letter of $("text").value) type(keysyms.lookup(letter.codePointAt(0)));
   $("text").value = "";
 };
-$("enter").onclick = () => press(0xff0d);
+for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => type(Number(button.dataset.key));
 
 // A browser gives up all requests when the machine's network changes, as it does when a container starts.
 async function load(tries) {
@@ -163,7 +206,14 @@ if (RFB) {
     state({ agents, sessions }) {
       const session = sessions.find((row) => row.sessionId === sessionId);
       latest = { session, agent: agents.find((row) => row.agentId === session?.agentId) };
+      away = false;
+      if (session?.state !== "hibernated") problem = "";
       look();
     },
-  });
+    away() {
+      latest = null;
+      away = true;
+      look();
+    },
+  }, sessionId);
 }

@@ -25,3 +25,10 @@ export const ago = (seconds) => {
   const age = Date.now() / 1000 - seconds;
   return age < 2 ? "just now" : `${span(Math.round(age)).replace(".0", "")} ago`;
 };
+
+// Why a session cannot be viewed here, whatever it does; empty where it can.
+const NO_VIEW = {
+  web: "it serves a web page of its own, not VNC",
+  none: "its template says that it has no desktop",
+};
+export const noView = ({ screen }) => NO_VIEW[screen] ?? "";
