@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from streamspace_agent import logs, protocol
@@ -11,6 +10,7 @@ from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.runtime import ReadyCheck, Session
+from streamspace_agent.tunnel.announcement import Announcement
 from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE, Said
@@ -28,32 +28,16 @@ LINGER = 2.0
 """Seconds that a viewer has for a server's last words, such as why it refuses, before it is closed."""
 MAX_EARLY = 1024 * 1024
 """Bytes that a viewer may say while the connection to its server is being made."""
-RETRY = 0.05
-"""Seconds until an announcement that found no connection is tried again."""
-ECHO = 0.1
-"""Seconds from the control plane's having read that a viewer is to be closed until it has told us that this viewer left."""
 INTERRUPTED = "the connection to the session was interrupted"
 HEALTHY = 5.0
 """Seconds after which a connection counts as one that worked."""
-
-
-@dataclass(slots=True)
-class _Announced:
-    connection: int
-    greeting: bytes
-    there: bool
-    """The control plane has read it: a viewer of whom is said after this that it left may have read it, too."""
-
-    def arrived(self) -> None:
-        self.there = True
 
 
 class Tunnel:
     """Keeps a session open to the next viewer for as long as it runs.
 
     A server of RFB speaks first and the control plane does not say when a viewer comes: so a connection is opened and its
-    greeting sent in advance. A greeting that lies at the control plane unread stays good if the server's connection
-    has to be made anew, and is not sent twice: two would corrupt the next viewer's stream.
+    greeting sent in advance.
     A server that waits for its client (KasmVNC and other HTTP) is connected to when the viewer's first bytes come.
     """
 
@@ -77,12 +61,8 @@ class Tunnel:
         self._early = bytearray()
         self._spoke = asyncio.Event()
         self._left = asyncio.Event()
-        self._announced: _Announced | None = None
-        """What waits at the control plane for a viewer."""
         # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
-        self._owed = "" if fresh else INTERRUPTED
-        self._failed = False
-        """A viewer was closed by us; that it has left may still be told, and must not be taken for the next one's leaving."""
+        self._announcement = Announcement(session, pump, self._early.clear, "" if fresh else INTERRUPTED)
         self.working = self._silent
         """The server has been reached and has greeted, and nothing was heard to the contrary."""
         # Not the context of the command that started the session: that is over long before the tunnel is.
@@ -109,12 +89,12 @@ class Tunnel:
             self._early += data
             self._spoke.set()
             if len(self._early) > MAX_EARLY:
-                await self._fail("the session's server cannot be reached")
+                await self._announcement.close_viewer("the session's server cannot be reached")
         elif not channel.has_ended(End.BROKEN):
             await self._pass_on(channel, data)
 
     async def _pass_on(self, channel: Channel, data: bytes) -> None:
-        self._announced = None
+        self._announcement.used()
         said = channel.received(data)
         if Said.READ in said:
             self._pump.released()
@@ -123,9 +103,8 @@ class Tunnel:
         await channel.drained()
 
     def viewer_left(self) -> None:
-        if self._announced is not None and not self._announced.there:
-            return  # said before the greeting was there: it is about an earlier viewer, and the greeting waits for the next
-        self._announced, self._failed = None, False
+        if not self._announcement.left():
+            return
         self._early.clear()
         self._left.set()
         self._spoke.set()
@@ -138,7 +117,7 @@ class Tunnel:
             self._channel.end(End.BROKEN, why)
 
     def link_lost(self) -> None:
-        self._announced = None
+        self._announcement.lost()
         self._early.clear()
         self._spoke.set()
         if self._channel is not None:
@@ -169,7 +148,7 @@ class Tunnel:
                 log.exception(
                     "session %s: its tunnel failed for a reason that is a fault of the agent", self.session.session_id
                 )
-                self._announced, self._owed = None, INTERRUPTED
+                self._announcement.owe(INTERRUPTED)
             await self._pause(backoff)
 
     async def _serve_all(self, backoff: Backoff) -> NoReturn:
@@ -230,7 +209,7 @@ class Tunnel:
                 log.log(level, "session %s cannot be viewed: %s", session.session_id, why)
                 told = why
             if self._early:
-                await self._fail(f"the session's server cannot be reached: {why}")
+                await self._announcement.close_viewer(f"the session's server cannot be reached: {why}")
                 if self._silent:
                     await self._wait_for_viewer()
             await self._pause(backoff)
@@ -250,7 +229,7 @@ class Tunnel:
         self._channel = channel
         self._left.clear()
         if not self._silent:
-            announcing = asyncio.ensure_future(self._announce(channel.greeting, channel))
+            announcing = asyncio.ensure_future(self._announcement.make(channel.greeting, channel))
             either: set[asyncio.Future[Any]] = {announcing, channel.ended}
             try:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -269,42 +248,10 @@ class Tunnel:
             return Ended(End.LEFT)
         return ended
 
-    async def _announce(self, greeting: bytes, channel: Channel | None = None) -> None:
-        """Tell the control plane that a viewer may connect, with the greeting, unless one waits there already."""
-        session = self.session
-        while True:
-            number = await self._pump.up()
-            if self._owed:
-                self._early.clear()  # said by the viewer that is closed now
-                why, self._owed = self._owed, ""
-                await self._fail(why)
-                if self._owed:
-                    await asyncio.sleep(RETRY)
-                    continue
-            if self._failed and not await self._pump.heard(ECHO):
-                await asyncio.sleep(RETRY)
-                continue
-            self._failed = False
-            known = self._announced
-            if known is not None and (known.connection, known.greeting) == (number, greeting):
-                if channel is not None:
-                    channel.greeted()
-                return
-            while channel is not None and not self._pump.budget.allows_greeting:
-                await asyncio.sleep(0.5)
-            ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
-            if await self._pump.tell("vnc_ready", ready) and self._pump.connection == number:
-                # Before it is sent: it is on its way from the first moment, also where this is cancelled in a slow socket.
-                announced = self._announced = _Announced(number, greeting, there=channel is None)
-                if channel is None or await self._pump.greet(channel, announced.arrived):
-                    return
-                self._announced = None
-            await asyncio.sleep(RETRY)
-
     async def _wait_for_viewer(self) -> None:
         """For a server that waits for its client: until there is one, which has been announced as any."""
         while True:
-            await self._announce(b"")
+            await self._announcement.make(b"")
             if self._early:
                 return
             self._spoke.clear()
@@ -328,19 +275,11 @@ class Tunnel:
         self._pump.released()
         if not unfinished:
             return
-        self._announced = None
         if ended.how is End.LINK:
-            self._owed = "the agent's connection to the control plane broke: what was on its way may be lost"
+            self._announcement.owe("the agent's connection to the control plane broke: what was on its way may be lost")
         else:
             log.info("session %s: closing its viewer: %s", self.session.session_id, ended.why)
-            await self._fail(ended.why)
-
-    async def _fail(self, why: str) -> None:
-        """Close the viewer."""
-        self._announced, self._failed = None, True
-        self._early.clear()
-        if not await self._pump.tell("vnc_error", {"sessionId": self.session.session_id, "error": why}):
-            self._owed, self._failed = why, False
+            await self._announcement.close_viewer(ended.why)
 
 
 async def _greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
