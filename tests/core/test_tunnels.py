@@ -208,8 +208,12 @@ async def test_a_stopped_session_closes_its_viewer(plane, lead, server):
         await ready(plane)
         async with viewer(plane) as one:
             await one.handshake()
+            server.flood = True
+            await one.say(REQUEST)
+            await one.read(1 << 20)
             await plane.wait_command(await plane.stop_session("s1"))
             assert "terminated" in await one.closed()
+        server.flood = False
         assert server.writers == set()
 
 
@@ -250,9 +254,12 @@ async def test_a_new_leader_serves_the_viewers_of_the_old(plane, lead, driver, s
         await ready(plane)
         async with viewer(plane) as one:
             await one.handshake()
+            server.flood = True
             await one.say(REQUEST)
+            await one.read(4 << 20)  # in the middle of an update that has no end
             await first.kill()
-            await one.closed()
+            assert "gone" in await one.closed()
+    server.flood = False
     seq = await last(plane)
     driver.queue = asyncio.Queue()
     async with lead():
@@ -299,6 +306,7 @@ async def test_a_viewer_that_stops_reading_is_closed_and_nothing_is_dropped(plan
             await busy.handshake()
             async with viewer(plane) as stuck:
                 await stuck.handshake()
+                seq = await last(plane)
                 await stuck.say(REQUEST)
                 stuck.socket.transport.pause_reading()
                 while not await errors(plane):
@@ -309,6 +317,11 @@ async def test_a_viewer_that_stops_reading_is_closed_and_nothing_is_dropped(plan
                 stuck.socket.transport.resume_reading()
                 assert "has not read" in await stuck.closed()
             await busy.press()
+            server.flood = False
+            await announced(plane, after=seq)
+            async with viewer(plane) as next_one:
+                await next_one.handshake()
+                await next_one.press()
         assert (await counters(plane)).get("vncDropped", 0) == 0
         assert server.sent < 256 * protocol.MAX_FRAME
     await other.die()
