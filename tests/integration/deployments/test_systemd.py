@@ -13,7 +13,7 @@ AGENT, REPLICA = "docker-agent", "docker-agent@{}"
 
 
 @pytest.fixture
-def install(host, exported):
+def install(host, exported, key):
     def install(**more):
         steps = readme.block("sudo cp docker-agent /usr/local/bin")
         before, editing, _ = steps.partition("sudo vi /etc/streamspace/docker-agent.env\n")
@@ -24,7 +24,7 @@ def install(host, exported):
         lines = [f"{name}={value}" for name, value in {**{n: exported[n] for n in names}, **more}.items() if value]
         kept = [line for line in example.splitlines() if line.partition("=")[0] not in {*exported, *more}]
         host.put("/etc/streamspace/docker-agent.env", "\n".join([*kept, *lines, ""]).encode(), 0o600)
-        host.put("/etc/credstore/agent-key", exported["AGENT_API_KEY"].encode(), 0o600)
+        host.put("/etc/credstore/agent-key", key.encode(), 0o600)
         host.run("systemctl daemon-reload")
 
     return install
@@ -54,6 +54,7 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
     assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane, agent_id)
 
+    assert agent_id in host.ask(f"timeout 3 {readme.command('journalctl -u docker-agent -f')}")[1]
     use = readme.block("sudo systemctl status").replace("docker-agent-prod", agent_id)
     assert "leader" in host.run(f"set -e; {use}")  # status, journal, restart, and last of all stop
     assert (host.show(AGENT, "Result"), host.show(AGENT, "ExecMainStatus")) == ("success", "0")
@@ -100,3 +101,7 @@ def test_a_missing_setting_is_one_line_and_no_restart(host, install):
     (line,) = (line for line in host.journal(AGENT).splitlines() if line.startswith("docker-agent: "))
     assert line.startswith("docker-agent: AGENT_ID is not set")
     assert (host.show(AGENT, "ExecMainStatus"), host.show(AGENT, "NRestarts")) == ("2", "0")
+
+
+def test_every_command_of_the_readme_for_systemd_was_run():
+    assert readme.left_out(__name__) == []
