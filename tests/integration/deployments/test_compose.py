@@ -24,13 +24,16 @@ VERSIONS = ["v1", "v2"]
 async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
     compose, plane, agent_id, manifest, docker_client, version
 ):
-    project = compose(STANDALONE, version)
+    project = compose(STANDALONE, version, SESSION_PIDS_LIMIT="300", DRAIN_TIMEOUT="40s", STOP_GRACE="55s")
     async with scenario.led(plane, agent_id):
         await project.up()
     await scenario.start(plane, manifest, agent_id)
     (container,) = project.containers()
     assert "docker-agent" in container.top(ps_args="axwwo pid,args")["Processes"][0][-1]
-    began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
+    assert container.attrs["Config"]["StopTimeout"] == 55
+    session = docker_client.api.inspect_container(f"streamspace-{agent_id}")
+    assert session["HostConfig"]["PidsLimit"] == 300
+    began = session["State"]["StartedAt"]
 
     def crash():  # as the kernel would for want of memory: what `docker kill` ends, Docker does not start again
         os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
