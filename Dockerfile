@@ -1,7 +1,8 @@
 # docker build -t streamspace/docker-agent .
 #
-# BASE may be any Debian-like image with Python 3.11 or newer as python3, and pip. Where the build cannot reach a package index, put
-# wheels (pip's own among them) into a folder `wheels` of the context and let .dockerignore pass it, as `make image` does; pip need not be there then.
+# BASE may be any Debian-like image with Python 3.11 or newer as python3, and pip. Where the build cannot reach a package index,
+# put wheels (pip's own among them) into a folder `wheels` of the context and let .dockerignore pass it, as `make image` does;
+# pip need not be in BASE then.
 ARG BASE=python:3.12-slim-bookworm
 
 # Stage 1 builds wheels of the core and its plugins, and fetches those they need. Everything that takes part, pip and the build
