@@ -1,18 +1,24 @@
 # docker build -t streamspace/docker-agent .
 #
-# BASE may be any Debian-like image with Python 3.11 or newer as python3. Where the build cannot reach a package index, put
-# wheels (pip's own among them) into a folder `wheels` of the context and let .dockerignore pass it, as `make image` does.
+# BASE may be any Debian-like image with Python 3.11 or newer as python3, and pip. Where the build cannot reach a package index,
+# put wheels (pip's own among them) into a folder `wheels` of the context and let .dockerignore pass it, as `make image` does;
+# pip need not be in BASE then.
 ARG BASE=python:3.12-slim-bookworm
 
-# Stage 1 builds wheels of the core and its plugins, and fetches those they need, at the versions of constraints.txt.
+# Stage 1 builds wheels of the core and its plugins, and fetches those they need. Everything that takes part, pip and the build
+# backend too, has the version of constraints.txt: pip would else fetch the newest backend for each build.
 FROM ${BASE} AS wheels
 WORKDIR /build
 COPY constraints.txt wheel[s] wheels/
 COPY core core
 COPY plugins plugins
 # The layout of wheels/ is made by the shell's glob: given wheels are taken as they are.
-RUN ls wheels/*.whl >/dev/null 2>&1 || python3 -m pip wheel --no-cache-dir --wheel-dir wheels -c constraints.txt \
-      pip "./core[all]" ./plugins/streamspace-elect-* ./plugins/streamspace-runtime-*
+RUN ls wheels/*.whl >/dev/null 2>&1 || { \
+      python3 -m venv --without-pip tools \
+   && python3 -m pip --python tools/bin/python install --no-cache-dir --disable-pip-version-check -c wheels/constraints.txt \
+        pip setuptools \
+   && tools/bin/python -m pip wheel --no-cache-dir --no-build-isolation --wheel-dir wheels -c wheels/constraints.txt \
+        pip "./core[all]" ./plugins/streamspace-elect-* ./plugins/streamspace-runtime-*; }
 
 # Stage 2 installs them, without an index, without pip.
 FROM ${BASE} AS installed

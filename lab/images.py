@@ -31,6 +31,7 @@ NAMES = {
     "base": BASE,
     "desktop": DESKTOP,
     "tiny": TINY,
+    "pip": "streamspace-lab/pip:1",
     "python": "streamspace-lab/python:1",
     "redis": "streamspace-lab/redis:1",
     "systemd": "streamspace-lab/systemd:1",

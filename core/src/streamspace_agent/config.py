@@ -5,6 +5,7 @@ Secrets are never options (``ps`` would show them): they come from the variable 
 with ``_FILE`` behind it names. A plugin reads settings of its own from the ``environ`` that its hook is given.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -257,7 +258,8 @@ def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}")
+        fix = f", give it to uid {os.geteuid()}, which the agent has" if isinstance(error, PermissionError) else ""
+        problems.append(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}{fix}")
         return None
     if value and text:  # an empty file counts as not set: systemd hands one over for a credential that is not there
         problems.append(f"{name} and {name}_FILE are both set: keep one of them")

@@ -51,11 +51,15 @@ class Compose:
         """The README's own lines, with this test's values exported."""
         return await self.documented(readme.without_exports(readme.block(f"-f {self.file} up")))
 
-    async def documented(self, commands):
-        """Commands of the README; those into a container do without its terminal."""
+    async def documented(self, commands, folder=readme.FOLDER, environ=None):
+        """Commands of the README, run in `folder`; those into a container do without its terminal."""
         commands = re.sub(r"\bdocker-compose(?= )", " ".join(self.command), commands)
         commands = commands.replace(" exec ", " exec -T ").replace("docker-agent-1", self.environ["AGENT_ID"])
-        return await call("sh", "-ec", commands, environ=self.environ, cwd=readme.FOLDER)
+        return await call("sh", "-ec", commands, environ=environ or self.environ, cwd=folder, timeout=180)
+
+    async def answer(self, *parts):
+        """What the README's command with these parts about this file prints."""
+        return await self.documented(f"cd compose\n{readme.command(f'-f {self.file}', *parts)}")
 
     async def down(self):
         needed = {"AGENT_ID": "any", "CONTROL_PLANE_URL": "ws://any"}  # else even `down` is refused
@@ -93,6 +97,13 @@ class Compose:
                     return json.loads(out)
                 assert code in {4, 126, 128, 137, 1}, (code, out, err)
         return []
+
+    async def roles(self, *wanted, timeout=30):
+        """Wait until the replicas have these, in the order of the alphabet."""
+        deadline = time.monotonic() + timeout
+        while sorted(document.get("role", "") for document in await self.status()) != list(wanted):
+            assert time.monotonic() < deadline, self.logs()
+            await asyncio.sleep(0.1)
 
     async def leader(self, besides="", timeout=30):
         """The container of the only replica that leads and is connected, once there is one."""

@@ -1,6 +1,8 @@
 import asyncio
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -10,10 +12,21 @@ from lab import agent_image, apt, binary
 from lab import compose as compose_v2
 from lab.dockerd import PrivateEngine
 from lab.images import Images
+from tests.integration.deployments import readme
 from tests.integration.deployments.compose import Compose
 from tests.integration.deployments.systemd_host import DEPLOYMENTS_THERE, UNITS, SystemdHost
 
 DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands_are_noted(request):
+    """Which commands of the README this module's tests were handed; what is run once more alone adds to the run before."""
+    cache, name = request.config.cache, f"readme/{request.module.__name__}"
+    readme.handed_out.clear()
+    readme.handed_out.update(cache.get(name, []) if request.config.option.lf else [])
+    yield
+    cache.set(name, sorted(readme.handed_out))
 
 
 @pytest.fixture(scope="session")
@@ -35,16 +48,34 @@ async def key(plane, agent_id):
 
 
 @pytest.fixture
-def exported(plane, docker_host, agent_id, built_image, key, tmp_path):
+def hand_over(tmp_path):
+    """Put a secret where the documented commands put it, but for the folder: `hand_over("key", text)` returns its path inside."""
+    folder = tmp_path / "etc-streamspace"
+    folder.mkdir()
+
+    def hand_over(name, text):
+        (tmp_path / name).write_text(text)
+        line = readme.command("install", f"/etc/streamspace/{name}").replace("/etc/streamspace", str(folder))
+        line = re.sub(r"\b[A-Z]+FILE\b", str(tmp_path / name), line)
+        subprocess.run(["sh", "-ec", line.removeprefix("sudo ") if os.geteuid() == 0 else line], check=True)
+        (tmp_path / name).unlink()
+        return f"/etc/streamspace/{name}"
+
+    hand_over.folder = folder
+    return hand_over
+
+
+@pytest.fixture
+def exported(plane, docker_host, agent_id, built_image, key, hand_over):
     """What an operator exports, and what tells the files where this machine's engine and images are."""
     return {
         "AGENT_ID": agent_id,
         "CONTROL_PLANE_URL": plane.ws_url.replace("127.0.0.1", "localhost"),
-        "AGENT_API_KEY": key,
+        "AGENT_API_KEY_FILE": hand_over("key", key),
         "NETWORK_NAME": f"{agent_id}-net",
         "AGENT_IMAGE": built_image,
         "DOCKER_SOCKET": docker_host.removeprefix("unix://"),
-        "STREAMSPACE_CONFIG": str(tmp_path),
+        "STREAMSPACE_CONFIG": str(hand_over.folder),
     }
 
 

@@ -11,7 +11,7 @@ from tests.integration.deployments import readme
 SERVICE = "streamspace-agent_docker-agent"
 # The stack's own waits, made short; nothing else differs from what is deployed.
 QUICK = """
-version: "3.8"
+version: "3.9"
 services:
   docker-agent:
     healthcheck: {interval: 1s}
@@ -22,14 +22,14 @@ services:
 """
 
 
-async def deploy(run, folder, key):
+async def deploy(run, folder, key, line=""):
     """By the documented commands, which `run` runs; the key and what makes it quick lie in `folder`."""
     (folder / "key").write_text(key)
     (folder / "quick.yaml").write_text(QUICK)
-    await run(readme.command("docker secret create").replace("KEYFILE", f"{folder}/key"))
+    await run(readme.command("docker secret create", "KEYFILE").replace("KEYFILE", f"{folder}/key"))
     # No registry has the test's image, so it is not asked for.
-    stack = f"--resolve-image never -c {folder}/quick.yaml streamspace-agent"
-    await run(readme.command("docker stack deploy").replace("streamspace-agent", stack))
+    stack = f" --resolve-image never -c {folder}/quick.yaml streamspace-agent"
+    await run((line or readme.command("docker stack deploy")).replace(" streamspace-agent", stack))
 
 
 async def until(look, what, timeout=90.0):

@@ -5,6 +5,7 @@ import json
 
 import docker
 import pytest
+import trustme
 
 from lab import process
 from tests.integration.deployments import readme, scenario, stack
@@ -21,7 +22,9 @@ async def swarm(swarm_engine, exported, tmp_path):
     async def run(command, **more):
         return await call("sh", "-c", command, environ={**environ, **more}, cwd=FOLDER.parent)
 
-    await run(f"docker swarm init --advertise-addr 127.0.0.1 --listen-addr 127.0.0.1:{process.free_port()}")
+    run.environ = environ
+    address = f"--advertise-addr 127.0.0.1 --listen-addr 127.0.0.1:{process.free_port()}"
+    await run(f"{readme.command('docker swarm init')} {address}")
     yield run
     await run("docker stack rm streamspace-agent || true; docker swarm leave --force")
 
@@ -37,8 +40,14 @@ def manager(swarm_engine):
 async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_failing_update(
     swarm, swarm_engine, manager, plane, agent_id, key, manifest, tmp_path, tiny_image, built_image
 ):
+    # With a file that the agent gets beside its key; it would not start if it could not read it.
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "files.yaml").write_text(readme.example("files.yaml"))
+    await swarm(readme.command("docker secret create", "CAFILE").replace("CAFILE", f"{tmp_path}/ca.pem"))
+    deploy = readme.command("docker stack deploy", "-c files.yaml").replace("files.yaml", f"{tmp_path}/files.yaml")
+    swarm.environ["TLS_CA_FILE"] = "/run/secrets/ca.pem"
     async with scenario.led(plane, agent_id):
-        await stack.deploy(swarm, tmp_path, key)
+        await stack.deploy(swarm, tmp_path, key, deploy)
     await scenario.start(plane, manifest, agent_id)
     ((instance, epoch),) = await asyncio.to_thread(stack.leaders, manager)
     began = manager.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
@@ -56,8 +65,18 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
     assert instance in lease
     assert labels()[label] == container.labels["com.docker.swarm.task.id"]
 
-    took = await scenario.until_taken_over(plane, agent_id, container.kill)
-    print(f"taken over after {took:.2f} s")
+    assert container.attrs["HostConfig"]["PidsLimit"] == 512
+    assert key not in json.dumps(container.attrs) + container.logs().decode()
+    assert "Running" in await swarm(readme.command("docker service ps"))
+    followed = await swarm(f"timeout 5 {readme.command('docker service logs -f')} 2>&1 || [ $? -eq 124 ]")
+    assert agent_id in followed
+
+    async def leader():
+        await until(lambda: len(stack.running(manager)) == 3, "three replicas")
+        ((instance, _),) = await until(lambda: stack.leaders(manager), "a leader")
+        return stack.container_of(manager, instance)
+
+    await scenario.killed_until_taken_over_within(plane, agent_id, 1.0, leader)
     ((successor, _),) = await until(lambda: stack.leaders(manager), "a leader")
     assert successor != instance
 
@@ -80,5 +99,9 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
 async def test_a_stack_without_agent_id_or_without_the_secret_is_refused_in_a_line(swarm):
     for missing, said in (({"AGENT_ID": ""}, "set AGENT_ID"), ({}, "secret not found: streamspace-agent-key")):
         with pytest.raises(CommandFailed) as error:
-            await swarm("docker stack deploy -c swarm/docker-swarm.yaml streamspace-agent", **missing)
+            await swarm(readme.command("docker stack deploy -c swarm/docker-swarm.yaml streamspace-agent"), **missing)
         assert said in str(error.value)
+
+
+def test_every_command_of_the_readme_for_one_manager_was_run():
+    assert readme.left_out(__name__) == []

@@ -41,13 +41,13 @@ def configure(host, exported):
 
 
 @pytest.fixture
-def install(host, exported, configure):
+def install(host, key, configure):
     """The installation of the README up to the first start, with the key where it says."""
 
     def install(on=host, **more):
         on.run(f"set -e; cd {DEPLOYMENTS_THERE}\n{INSTALLATION}")
         configure(on, **more)
-        on.put("/etc/credstore/agent-key", exported["AGENT_API_KEY"].encode(), 0o600)
+        on.put("/etc/credstore/agent-key", key.encode(), 0o600)
         on.run("systemctl daemon-reload")
 
     return install
@@ -116,6 +116,7 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
     assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane, agent_id)
 
+    assert agent_id in host.ask(f"timeout 3 {readme.command('journalctl -u docker-agent -f')}")[1]
     use = readme.block("sudo systemctl status").replace("docker-agent-prod", agent_id)
     assert "leader" in await host.do(f"set -e; {use}")  # status, journal, restart, and last of all stop
     assert (host.show(AGENT, "Result"), host.show(AGENT, "ExecMainStatus")) == ("success", "0")
@@ -265,3 +266,7 @@ def test_a_missing_setting_is_one_line_and_no_restart(host, install):
     (line,) = (line for line in host.journal(AGENT).splitlines() if line.startswith("docker-agent: "))
     assert line.startswith("docker-agent: AGENT_ID is not set")
     assert (host.show(AGENT, "ExecMainStatus"), host.show(AGENT, "NRestarts")) == ("2", "0")
+
+
+def test_every_command_of_the_readme_for_systemd_was_run():
+    assert readme.left_out(__name__) == []

@@ -1,0 +1,88 @@
+"""Keys and passwords go by file, and show nowhere; a Redis of the operator's own beside the Compose file's."""
+
+import asyncio
+import json
+import secrets
+import time
+
+import pytest
+
+from lab import process
+from lab.redis import RedisServer
+from tests.integration.deployments import readme, scenario
+from tests.integration.deployments.compose import call
+
+pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
+
+REDIS = "docker-compose.ha-redis.yaml"
+
+
+async def shown(project, image):
+    """All that Docker tells of the project's containers and of the image, and all that they have logged."""
+    found = [*project.containers(), *project.containers("redis")]
+    assert len(found) >= 2
+    texts = [json.dumps(container.attrs) for container in found]
+    texts += [container.logs().decode() for container in found]
+    for question in ("history --no-trunc", "image inspect"):
+        texts.append(await call("sh", "-ec", f"docker {question} {image}", environ=project.environ))
+    return "\n".join(texts)
+
+
+async def test_neither_the_key_nor_the_bundled_redis_password_shows_in_docker_or_a_log(
+    compose, plane, agent_id, key, redis_image, built_image
+):
+    project = compose(REDIS, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()), LOG_LEVEL="debug")
+    async with scenario.led(plane, agent_id):
+        await project.up()
+    (redis,) = project.containers("redis")
+    password = redis.exec_run(["cat", "/data/password"])[1].decode()
+    assert len(password) == 64
+    issued = project.containers()[0].exec_run(
+        ["sh", "-c", f"cat /var/lib/streamspace/{agent_id}/api-key || true"], user="streamspace"
+    )
+    said = await shown(project, built_image)
+    assert agent_id in said
+    assert key not in said
+    assert password not in said
+    assert not issued[1].strip() or issued[1].decode().strip() not in said
+
+
+async def test_a_redis_of_ones_own_may_have_the_bundled_ones_port_and_its_password_shows_nowhere(
+    compose, plane, agent_id, key, redis_image, built_image, hand_over
+):
+    password = secrets.token_hex(16)
+    with RedisServer(password=password) as first, RedisServer() as second:
+        url = hand_over("redis-url", first.url)
+        project = compose(REDIS, REDIS_IMAGE=redis_image, REDIS_PORT=str(first.port), REDIS_URL_FILE=url)
+        async with scenario.led(plane, agent_id):
+            await project.documented(readme.without_exports(readme.block("--scale docker-agent=5")))
+        leader, _ = await project.leader()
+        assert len(project.containers()) == 5
+        (stands_by,) = project.containers("redis")
+        programs = [name for _, name in stands_by.top(ps_args="-eo pid,comm")["Processes"]]
+        assert "sleep" in programs
+        assert "redis-server" not in programs
+
+        async def asked(what, server):
+            line = readme.command("redis-cli -h", what).replace("redis.example.com", f"127.0.0.1 -p {server.port}")
+            environ = {**project.environ, **({"REDISCLI_AUTH": server.password} if server.password else {})}
+            return (await project.documented(line, environ=environ)).strip().strip('"')
+
+        assert await asked("GET", first) == leader
+        assert 0 < int((await asked("TTL", first)).split()[-1]) <= 5
+        said = await shown(project, built_image)
+        assert key not in said
+        assert password not in said
+
+        # Another Redis, by its URL, which is no secret: all replicas go over to it.
+        project.environ |= {"REDIS_URL_FILE": "", "REDIS_URL": second.url}
+        await project.documented(f"cd compose\n{readme.command('--force-recreate')}")
+        deadline = time.monotonic() + 30
+        while not (successor := await asked("GET", second)):
+            assert time.monotonic() < deadline, project.logs()
+            await asyncio.sleep(0.1)
+        assert (await project.leader(besides=leader))[0] == successor
+
+
+def test_every_command_of_the_readme_for_a_redis_of_ones_own_was_run():
+    assert readme.left_out(__name__) == []
