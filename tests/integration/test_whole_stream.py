@@ -19,6 +19,8 @@ MEGABYTES = -(-int(os.environ.get("STREAMSPACE_TEST_STREAM_MB", "200")) * 1_000_
 SIZE = MEGABYTES * 2**20
 HELLO = GREETING + b"\x01\x01"
 BLOCK = 256 * 1024
+STALL = 30
+"""Seconds in which something has to come."""
 GROWTH = 16 * 10**6
 """Bytes that the agent may grow by once a tenth has passed."""
 
@@ -73,7 +75,8 @@ async def test_what_a_session_shows_arrives_whole_and_the_agent_stays_small(view
     await one.send(HELLO)
     last, got, asked = b"", 0, 0
     while got < SIZE + 64:
-        data = await one.recv()
+        async with asyncio.timeout(STALL):
+            data = await one.recv()
         digest.update(data[: max(0, SIZE - got)])
         last = (last + data)[-64:]
         got += len(data)
@@ -98,7 +101,8 @@ async def test_what_a_viewer_says_arrives_whole_and_the_agent_stays_small(viewer
         data = data[: SIZE - said]
         said += len(data)
         digest.update(data)
-        await one.send(data)
+        async with asyncio.timeout(STALL):
+            await one.send(data)
         memory.look(said)
 
     await say(HELLO)

@@ -20,10 +20,19 @@ AGENT, REPLICA = "docker-agent", "docker-agent@{}"
 ENV_FILE = "/etc/streamspace/docker-agent.env"
 FILE_LOCK = 0.25  # seconds from the leader's death to the next one (election documentation, section 4)
 REDIS_LEASE = 5.6
-_, INSTALLATION, STARTING = re.split(
-    r"(?s)\A(.*)sudo vi \S+\n(?=\n# 5)", readme.block("sudo cp docker-agent /usr/local/bin")
-)
-_, REPLICAS = readme.block("disable --now docker-agent").split(f"sudo vi {ENV_FILE}\n")
+
+
+def installation():
+    """The README's steps up to its editor, and those behind it."""
+    _, before, behind = re.split(
+        r"(?s)\A(.*)sudo vi \S+\n(?=\n# 5)", readme.block("sudo cp docker-agent /usr/local/bin")
+    )
+    return before, behind
+
+
+def replicas():
+    """The README's way to high availability, from behind its editor."""
+    return readme.block("disable --now docker-agent").split(f"sudo vi {ENV_FILE}\n")[1]
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def install(host, key, configure):
     """The installation of the README up to the first start, with the key where it says."""
 
     def install(on=host, **more):
-        on.run(f"set -e; cd {DEPLOYMENTS_THERE}\n{INSTALLATION}")
+        on.run(f"set -e; cd {DEPLOYMENTS_THERE}\n{installation()[0]}")
         configure(on, **more)
         on.put("/etc/credstore/agent-key", key.encode(), 0o600)
         on.run("systemctl daemon-reload")
@@ -108,7 +117,7 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
 ):
     install()
     async with scenario.led(plane, agent_id):
-        await host.do(f"set -e\n{STARTING}")
+        await host.do(f"set -e\n{installation()[1]}")
     await scenario.start(plane, manifest, agent_id)
     began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
 
@@ -136,11 +145,11 @@ async def test_of_two_services_one_leads_and_the_other_takes_over_when_it_is_kil
     host, install, configure, on_file, plane, agent_id, manifest, docker_client
 ):
     install()
-    await host.do(f"set -e\n{STARTING}")  # as the README's reader has it when he comes to high availability
+    await host.do(f"set -e\n{installation()[1]}")  # as the README's reader has it when he comes to high availability
     await plane.wait_agent(agent_id, timeout=60)
     configure(**on_file, HEALTH_ADDRESS="127.0.0.1:39100-39109")
     after = (await plane.events())[-1]["seq"]
-    began = float((await host.do(f"date +%s.%N; set -e\n{REPLICAS}")).split()[0])
+    began = float((await host.do(f"date +%s.%N; set -e\n{replicas()}")).split()[0])
     document = (await roles(host, agent_id, ["leader", "standby"]))["leader"]
     await plane.wait_agent(agent_id, timeout=60)
     print(f"a leader after {(await scenario.connections(plane, agent_id, after))[0]['time'] - began:.2f} s")
