@@ -18,11 +18,12 @@ from tests.names import sid
 MEGABYTES = -(-int(os.environ.get("STREAMSPACE_TEST_STREAM_MB", "200")) * 1_000_000 // 2**20)
 SIZE = MEGABYTES * 2**20
 HELLO = GREETING + b"\x01\x01"
-BLOCK = 256 * 1024
+BLOCK = 32 * 1024
+"""Bytes of a viewer's message. The control plane packs up to 256 of them into one frame, which the agent has to hold."""
 STALL = 30
 """Seconds in which something has to come."""
-GROWTH = 16 * 10**6
-"""Bytes that the agent may grow by once a tenth has passed."""
+GROWTH = 32 * 10**6
+"""Bytes that the agent may grow by once a tenth has passed: the largest frame may come late."""
 
 pytestmark = pytest.mark.timeout(max(300, MEGABYTES))
 

@@ -158,12 +158,12 @@ class Link:
         return "closed by this agent"
 
     async def _read(self, socket: ClientConnection, peer: Peer) -> None:
-        async for frame in socket:
+        while True:
+            frame = await socket.recv(decode=False)  # as bytes: a long one shall not be there twice
             for message in protocol.decode(frame):
                 await peer.received(message)
                 if len(frame) > LONG_FRAME:
                     await asyncio.sleep(0)  # others have their turn between the messages of a packed frame
-        raise _closed(socket)
 
     def _up(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -203,10 +203,6 @@ class Link:
         """Cut the connection at once, without a word: another may lead already."""
         if self._socket is not None:
             self._socket.transport.abort()
-
-
-def _closed(socket: ClientConnection) -> ConnectionClosed:
-    return socket.protocol.close_exc
 
 
 def _why(closed: ConnectionClosed) -> str:

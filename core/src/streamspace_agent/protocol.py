@@ -42,10 +42,17 @@ class TooLarge(ValueError):
 
 
 def decode(frame: str | bytes) -> Iterator[Envelope | Malformed]:
-    """The envelopes of one frame, in order; bad pieces come out as :class:`Malformed`, never as an exception."""
-    if isinstance(frame, bytes):
-        frame = frame.decode("utf-8", "replace")
-    for piece in frame.split("\n"):
+    """The envelopes of one frame, in order; bad pieces come out as :class:`Malformed`, never as an exception.
+
+    A frame may hold tens of megabytes of viewers' bytes: never more than one envelope of it is held a second time.
+    """
+    whole = frame.encode("utf-8", "replace") if isinstance(frame, str) else frame
+    start = 0
+    while start < len(whole):
+        found = whole.find(b"\n", start)
+        end = found if found >= 0 else len(whole)
+        piece = whole[start:end].decode("utf-8", "replace")
+        start = end + 1
         if piece and not piece.isspace():
             yield _decode_one(piece)
 
