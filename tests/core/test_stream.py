@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 import os
 import socket
+import ssl
 from contextlib import asynccontextmanager
 
 import pytest
+import trustme
 
 from streamspace_agent.tunnel.stream import CLOSED, SIZE, Buffers, Stream
 
@@ -23,11 +25,16 @@ class Server:
 
 
 @asynccontextmanager
-async def connection():
+async def connection(*, tls=False):
     """The streams, not taken over yet, and the server."""
-    server = Server()
-    listener = await asyncio.start_server(server, "127.0.0.1", 0)
-    streams = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    server, there, here = Server(), None, None
+    if tls:
+        authority = trustme.CA()
+        there, here = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+        authority.issue_cert("127.0.0.1").configure_cert(there)
+        authority.configure_trust(here)
+    listener = await asyncio.start_server(server, "127.0.0.1", 0, ssl=there)
+    streams = await asyncio.open_connection(*listener.sockets[0].getsockname(), ssl=here)
     await server.met.wait()
     try:
         yield streams, server
@@ -60,9 +67,10 @@ async def test_what_arrived_before_between_and_after_comes_in_order_and_once():
         assert stream.head == b"01234567"
 
 
-async def test_pieces_of_any_size_are_the_same_bytes():
+@pytest.mark.parametrize("tls", [False, True])
+async def test_pieces_of_any_size_are_the_same_bytes(tls):
     blob = os.urandom(5 << 20)
-    async with connection() as (streams, server):
+    async with connection(tls=tls) as (streams, server):
         stream = await Stream.over(streams, Buffers())
         arrived = asyncio.Event()
         stream.arrived = arrived.set

@@ -50,6 +50,8 @@ class Stream(asyncio.BufferedProtocol):
         self._buffer: memoryview | None = memoryview(held) if held else None
         self._start, self._end = 0, len(held)
         self._paused = bool(held)
+        # Not over TLS: there asyncio goes on reading before what was called for in the same turn.
+        self._pauses_late = self._transport.get_extra_info("sslcontext") is None
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -117,11 +119,14 @@ class Stream(asyncio.BufferedProtocol):
             self.head += self._buffer[self._end : end][: HEAD - len(self.head)]
         self._end = end
         self.arrived()
-        if end == len(self._buffer):
-            # Not yet: whoever was told just now takes it before the next is read, as a rule, and a pause costs two system calls.
+        if end == len(self._buffer) and self._pauses_late:
+            # Whoever was told just now takes it before the next is read, as a rule, and a pause costs two system calls.
             self._loop.call_soon(self._pause_if_full)
+        else:
+            self._pause_if_full()
 
     def _pause_if_full(self) -> None:
+        """There must be room for what is read next: asyncio has no use for an empty buffer."""
         if self._buffer is not None and self._end == len(self._buffer) and not self._paused:
             self._paused = True
             self._transport.pause_reading()
