@@ -261,7 +261,7 @@ async def test_a_long_series_of_crashes_is_survived(host, install, plane, agent_
     crash = b"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=20ms\n"
     host.put(f"/etc/systemd/system/{AGENT}.service.d/crash.conf", crash)
     host.run(f"systemctl daemon-reload; systemctl start {AGENT} || true")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while int(host.show(AGENT, "NRestarts")) < 40:
         assert time.monotonic() < deadline, host.run(f"systemctl status {AGENT}")
         await asyncio.sleep(0.2)
