@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 from dataclasses import replace
@@ -438,10 +439,10 @@ async def test_heartbeats_count_the_sessions_whose_server_greets(plane, lead, dr
 async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewer_speaks(plane, lead, driver):
     async def answer(reader, writer):
         connections.append(1)
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        await writer.drain()
-        writer.close()
+        with contextlib.closing(writer), contextlib.suppress(EOFError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            await writer.drain()
 
     connections = []
     web = await asyncio.start_server(answer, "127.0.0.1", 0)

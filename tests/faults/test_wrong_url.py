@@ -13,12 +13,10 @@ async def web_server(status):
     asked = []
 
     async def serve(reader, writer):
-        asked.append((await reader.readuntil(b"\r\n")).decode().strip())
-        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-        await writer.drain()
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        with contextlib.closing(writer), contextlib.suppress(EOFError, OSError):
+            asked.append((await reader.readuntil(b"\r\n")).decode().strip())
+            writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            await writer.drain()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:

@@ -200,8 +200,8 @@ class Stage:
         await self.crowded(processes * each)
 
     async def crowded(self, count):
-        """All of them stand."""
-        async with asyncio.timeout(SETTLE):
+        """All of them stand: so many processes take a busy machine minutes to start."""
+        async with asyncio.timeout(3 * SETTLE):
             while len(self._standing()) < count:
                 assert all(process.returncode is None for process in self._crowd), "a candidate ended by itself"
                 await asyncio.sleep(0.1)
