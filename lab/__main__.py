@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Most tests wait for something (a lease, a container, a server): more of them than cores run at once. A file stays
 # on one worker, for what its tests share.
 TESTS_FAILED = 1  # pytest's exit code
-WORKERS = ("-n", "4", "--dist", "loadfile")
+WORKERS = ("-n", "3", "--dist", "loadfile")
 
 
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
@@ -96,7 +96,7 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
             failed = subprocess.run([*pytest, *WORKERS, f"--junitxml={report}", *arguments], env=given, check=False)
             if failed.returncode != TESTS_FAILED or not may_be_starved(report):
                 return failed.returncode
-            # Four workers on two cores can starve what waits for a browser or a rollback. What also fails alone, fails.
+            # Three workers on two cores can starve what waits for a browser or a rollback. What also fails alone, fails.
             say("some tests failed, named above: each is run once more, alone on the machine")
             return subprocess.run([*pytest, "--last-failed", *arguments], env=given, check=False).returncode
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 from tests.faults.nemesis import on_file, on_redis, on_swarm
 from tests.faults.nemesis.faults import play
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 
 async def _stage(make, docker_host, tiny_image):
