@@ -210,6 +210,23 @@ async def _more(backend, count):
     return backend._events.count > count
 
 
+async def test_a_manager_that_does_not_know_the_config_yet_takes_no_lease_away(replicas, container, monkeypatch):
+    leader = replicas(container)
+    grant = await leader.acquire(candidate(leader), None)
+    observe, behind = leader.observe, [True]
+
+    async def looked():
+        return None if behind and behind.pop() else await observe()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader, "observe", looked)
+        renewed = await leader.renew(grant)
+        assert renewed.record.sequence > grant.record.sequence
+        behind.append(True)
+        await leader.release(renewed)
+    assert (await leader.observe()).released
+
+
 async def test_an_answer_from_an_old_copy_is_no_lost_lease(replicas, container, monkeypatch):
     before, leader = replicas(container), replicas(container)
     await before.release(await before.acquire(candidate(before), None))

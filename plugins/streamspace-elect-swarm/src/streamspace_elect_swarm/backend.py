@@ -108,7 +108,7 @@ class SwarmBackend(ElectionBackend):
 
     async def renew(self, grant: Grant) -> Grant:
         for _ in range(ATTEMPTS):
-            now = await self.observe()
+            now = await self._stands()
             if now is None or now.released or not now.same_tenure(grant.record):
                 self._show(None)
                 self._refuse_the_past(now, grant)
@@ -122,7 +122,7 @@ class SwarmBackend(ElectionBackend):
     async def release(self, grant: Grant) -> None:
         self._show(None)
         for _ in range(ATTEMPTS):
-            now = await self.observe()
+            now = await self._stands()
             if now is None or now.released or not now.same_tenure(grant.record):
                 self._refuse_the_past(now, grant)
                 return
@@ -168,6 +168,18 @@ class SwarmBackend(ElectionBackend):
         except (Conflict, Missing):
             return None
         return Grant(record, token=now.version if now else 0)
+
+    async def _stands(self) -> TaskRecord | None:
+        """What stands where a record of ours should. That there is none must be said twice.
+
+        A manager that has just begun to lead answers reads before it has applied all that was agreed on; only writes
+        wait for that (swarmkit, manager/state/raft: caughtUp). A record made just before would look removed.
+        """
+        now = await self.observe()
+        if now is None:
+            await asyncio.sleep(self._timing.call_timeout / 4)
+            now = await self.observe()
+        return now
 
     def _refuse_the_past(self, now: TaskRecord | None, grant: Grant) -> None:
         """An answer older than what we wrote says nothing: it is from a manager that is behind the others."""
