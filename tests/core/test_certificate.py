@@ -1,13 +1,16 @@
 """Death certificates, from a real engine."""
 
 import asyncio
+import itertools
+import json
 import os
 import time
 import uuid
+from contextlib import asynccontextmanager
 
 import pytest
 
-from streamspace_agent.certificate import TIMEOUT, Certificates
+from streamspace_agent.certificate import GIVEN_UP, TIMEOUT, Certificates
 from streamspace_agent.election import Record
 
 
@@ -107,31 +110,78 @@ async def test_only_a_full_container_id_is_asked_for(docker_host, container):
     assert await Certificates(docker_host).holder_is_dead(record(container)) is None
 
 
-async def test_an_engine_that_does_not_answer_costs_one_short_wait_and_is_then_left_alone(tmp_path):
-    path, now = str(tmp_path / "docker.sock"), [1000.0]
-    asked = ended = 0
+@asynccontextmanager
+async def engine(tmp_path, answer):
+    """Answers each question, numbered from 1 on, with the state that ``answer`` gives."""
+    path, asked = str(tmp_path / "docker.sock"), itertools.count(1)
 
-    async def silent(reader, writer):
-        nonlocal asked, ended
-        asked += 1
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        ended += 1
+    async def serve(reader, writer):
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            body = json.dumps({"State": await answer(next(asked))}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        finally:
+            writer.close()
 
-    async with await asyncio.start_unix_server(silent, path):
-        certificates = Certificates(f"unix://{path}", clock=lambda: now[0])
-        began = time.monotonic()
+    async with await asyncio.start_unix_server(serve, path):
+        yield f"unix://{path}"
+
+
+async def test_a_busy_engine_is_asked_once_and_its_late_answer_counts(tmp_path):
+    questions = []
+
+    async def late(number):
+        questions.append(number)
+        await asyncio.sleep(3 * TIMEOUT)
+        return {"Status": "exited"}
+
+    async with engine(tmp_path, late) as host:
+        certificates, began = Certificates(host), time.monotonic()
         assert await certificates.holder_is_dead(record("c" * 64)) is None
-        assert time.monotonic() - began < TIMEOUT + 2
+        assert time.monotonic() - began < 3 * TIMEOUT, "nobody waits for it"
+        await until_dead(certificates, record("c" * 64))
+        assert questions == [1]
+
+
+async def test_a_late_answer_says_nothing_of_who_began_after_the_question(tmp_path):
+    answered = asyncio.Event()
+
+    async def ended_then_restarted(number):
+        if number == 1:
+            await answered.wait()
+            return {"Status": "exited", "StartedAt": "first"}
+        return {"Status": "running", "StartedAt": "second"}
+
+    async with engine(tmp_path, ended_then_restarted) as host:
+        certificates = Certificates(host)
+        before, after = record("c" * 64, "n1"), record("c" * 64, "n2")
+        assert await certificates.holder_is_dead(before) is None
+        answered.set()
+        for _ in range(3):
+            assert await certificates.holder_is_dead(after) is None
+
+
+async def test_an_engine_that_does_not_answer_costs_short_waits_and_is_then_left_alone_for_a_moment(tmp_path):
+    now, asked, let = [1000.0], [], asyncio.Event()
+
+    async def silent(number):
+        asked.append(number)
+        await let.wait()
+        return {"Status": "exited"}
+
+    async with engine(tmp_path, silent) as host:
+        certificates = Certificates(host, clock=lambda: now[0])
+        async with asyncio.timeout(GIVEN_UP + 10):
+            while certificates._question or not asked:  # until it has given up
+                began = time.monotonic()
+                assert await certificates.holder_is_dead(record("c" * 64)) is None
+                assert time.monotonic() - began < TIMEOUT + 2
         assert await certificates.holder_is_dead(record("c" * 64)) is None
-        assert asked == 1
+        assert asked == [1]
         now[0] += 1.1  # a second, not more: it may only have been busy
-        assert await certificates.holder_is_dead(record("c" * 64)) is None
-        assert asked == 2
-        async with asyncio.timeout(10):
-            while ended < asked:
-                await asyncio.sleep(0.01)
+        let.set()
+        await until_dead(certificates, record("c" * 64))
+        assert asked == [1, 2]
 
 
 @pytest.mark.parametrize(

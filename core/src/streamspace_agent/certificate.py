@@ -15,7 +15,9 @@ from streamspace_agent.election import Record
 from streamspace_agent.engine_socket import EngineSocket
 
 TIMEOUT = 0.3
-"""Seconds for an engine's answer. A healthy one needs 1-3 ms; the lease decides when it does not come."""
+"""Seconds that one call waits for an engine's answer. A healthy one needs 1-3 ms; a later one counts at the next call."""
+GIVEN_UP = 2.0
+"""Seconds after which an engine that says nothing is asked anew. The process's end may wait for it that long."""
 PAUSE = 5.0
 """Seconds without asking after an engine did not know the container: it costs a takeover nothing."""
 BREATH = 1.0
@@ -35,10 +37,12 @@ class Certificates:
     """
 
     def __init__(self, docker_host: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = EngineSocket(docker_host, TIMEOUT)
+        self._engine = EngineSocket(docker_host, GIVEN_UP)
         self._clock = clock
         self._runs: dict[str, str] = {}
         self._not_before: dict[str, float] = {}
+        self._question: tuple[str, asyncio.Task[dict[str, Any]]] | None = None
+        """The nonce it is about and what will be answered: the engine is asked one thing at a time."""
 
     async def holder_is_dead(self, record: Record) -> Literal[True] | None:
         """True if the holder's process cannot be alive any more, else None. Takes at most :data:`TIMEOUT` seconds.
@@ -50,16 +54,26 @@ class Certificates:
             return None
         if self._clock() < self._not_before.get(container, 0.0):
             return None
+        if self._question is None or self._question[0] != record.nonce:
+            # Of another holder's, the answer says nothing of this one: it may be older than this one's process.
+            self._question = record.nonce, asyncio.create_task(self._ask(container))
+        answer = self._question[1]
+        await asyncio.wait([answer], timeout=TIMEOUT)
+        if not answer.done():
+            return None  # where a container ends, a busy engine holds the very answer up: it is not asked to begin anew
+        self._question = None
+        return self._judge(record, answer.result()) if answer.result() else None
+
+    async def _ask(self, container: str) -> dict[str, Any]:
+        """The container's state; {} if there is none to be had."""
         try:
-            async with asyncio.timeout(TIMEOUT):
-                state = await asyncio.to_thread(self._engine.inspect, container)
-        except (OSError, TimeoutError, http.client.HTTPException, ValueError):
+            state = await asyncio.to_thread(self._engine.inspect, container)
+        except (OSError, http.client.HTTPException, ValueError):
             self._not_before = {container: self._clock() + BREATH}  # it may only be busy, and the holder die meanwhile
-            return None
+            return {}
         if state is None:
             self._not_before = {container: self._clock() + PAUSE}
-            return None
-        return self._judge(record, state)
+        return state or {}
 
     def _judge(self, record: Record, state: dict[str, Any]) -> Literal[True] | None:
         if state.get("Status") in _ENDED:
