@@ -2,10 +2,12 @@
 
 import asyncio
 import ssl
+from contextlib import AsyncExitStack
 
 import pytest
 import trustme
 
+from lab.loopback import served
 from streamspace_agent.readiness import answers, wait_ready
 from streamspace_agent.runtime import ReadyCheck
 
@@ -13,25 +15,19 @@ from streamspace_agent.runtime import ReadyCheck
 @pytest.fixture
 async def serve():
     """Serve bytes on loopback: what to say first, and what after a request. Returns how to connect."""
-    servers = []
+    async with AsyncExitStack() as servers:
 
-    async def start(greeting=b"", answer=b"", context=None):
-        async def talk(reader, writer):
-            writer.write(greeting)
-            if answer and await reader.readline():
-                writer.write(answer)
-            await writer.drain()
-            writer.close()
+        async def start(greeting=b"", answer=b"", context=None):
+            async def talk(reader, writer):
+                writer.write(greeting)
+                if answer and await reader.readline():
+                    writer.write(answer)
+                await writer.drain()
 
-        server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
-        servers.append(server)
-        port = server.sockets[0].getsockname()[1]
-        return lambda: asyncio.open_connection("127.0.0.1", port)
+            port = await servers.enter_async_context(served(talk, context))
+            return lambda: asyncio.open_connection("127.0.0.1", port)
 
-    yield start
-    for server in servers:
-        server.close()
-        await server.wait_closed()
+        yield start
 
 
 async def test_a_vnc_greeting_is_an_answer(serve):
@@ -80,13 +76,9 @@ async def test_a_server_that_comes_up_later_is_waited_for(serve):
 async def test_silence_ends_with_the_timeout(serve):
     async def silent(reader, writer):
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    assert not await wait_ready(ReadyCheck.VNC, lambda: asyncio.open_connection("127.0.0.1", port), timeout=0.2)
-    server.close()
-    await server.wait_closed()
+    async with served(silent) as port:
+        assert not await wait_ready(ReadyCheck.VNC, lambda: asyncio.open_connection("127.0.0.1", port), timeout=0.2)
 
 
 async def test_a_session_without_a_port_is_asked_nothing():

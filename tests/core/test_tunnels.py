@@ -2,13 +2,13 @@
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import os
 from dataclasses import replace
 
 import pytest
 
+from lab.loopback import served
 from streamspace_agent import logs, protocol
 from streamspace_agent.errors import CommandFailed
 from tests.core.memory_driver import AGENT
@@ -439,19 +439,17 @@ async def test_heartbeats_count_the_sessions_whose_server_greets(plane, lead, dr
 async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewer_speaks(plane, lead, driver):
     async def answer(reader, writer):
         connections.append(1)
-        with contextlib.closing(writer), contextlib.suppress(EOFError, ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-            await writer.drain()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
 
     connections = []
-    web = await asyncio.start_server(answer, "127.0.0.1", 0)
-    driver.servers["s1"] = type("Server", (), {"port": web.sockets[0].getsockname()[1]})
     manifest = {
         "metadata": {"name": "kasm"},
         "spec": {"baseImage": "x", "kasmvnc": {"enabled": True, "port": 6901}},
     }
-    async with lead():
+    async with served(answer) as port, lead():
+        driver.servers["s1"] = type("Server", (), {"port": port})
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session("kasm", session_id="s1", manifest=manifest))
         driver.held["s1"] = replace(driver.held["s1"])
@@ -469,7 +467,6 @@ async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewe
             await one.say(b"GET / HTTP/1.1\r\n\r\n")
             assert (await one.read(12)) == b"HTTP/1.1 204"
         assert await errors(plane) == []
-    web.close()
 
 
 async def test_a_session_hibernates_once_nobody_touches_it_however_many_look_on(plane, lead, server):

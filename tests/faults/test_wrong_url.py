@@ -1,10 +1,11 @@
 """A CONTROL_PLANE_URL that leads nowhere, or to something else, is named as what it is."""
 
-import asyncio
 import contextlib
 import socket
 
 import pytest
+
+from lab.loopback import served
 
 
 @contextlib.asynccontextmanager
@@ -13,14 +14,12 @@ async def web_server(status):
     asked = []
 
     async def serve(reader, writer):
-        with contextlib.closing(writer), contextlib.suppress(EOFError, OSError):
-            asked.append((await reader.readuntil(b"\r\n")).decode().strip())
-            writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-            await writer.drain()
+        asked.append((await reader.readuntil(b"\r\n")).decode().strip())
+        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1], asked
+    async with served(serve) as port:
+        yield port, asked
 
 
 @pytest.mark.parametrize("key", ["f" * 64, ""])

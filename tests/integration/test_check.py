@@ -11,6 +11,7 @@ from email.utils import format_datetime
 import pytest
 import trustme
 
+from lab.loopback import served
 from streamspace_agent.check import Level, check
 from streamspace_agent.config import load
 from streamspace_agent.health import Engine, Link, Role, Snapshot
@@ -50,24 +51,15 @@ def report(tmp_path):
 @contextlib.asynccontextmanager
 async def http_server(answer, context=None):
     """Answers every request with the same bytes; yields host and port."""
-    requests, serving = [], set()
+    requests = []
 
     async def serve(reader, writer):
-        serving.add(asyncio.current_task())
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(answer)
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
-    if serving:
-        await asyncio.wait(serving, timeout=10)
-    await asyncio.sleep(0.05)  # a handshake that failed closes its transport in the loop's next turns
+    async with served(serve, context) as port:
+        yield f"127.0.0.1:{port}", requests
 
 
 def answer(status, body="{}", kind="application/json", **headers):

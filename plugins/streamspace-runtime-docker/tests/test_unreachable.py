@@ -1,7 +1,6 @@
 """Why no engine answers: each cause is told with what to change, in a finding, an error and an event, and once."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from lab.loopback import served
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import EngineUnavailable
 from streamspace_agent.runtime import EventKind
@@ -45,14 +45,11 @@ def listened_on(tmp_path):
         yield tmp_path / "docker.sock"
 
 
-@contextlib.asynccontextmanager
-async def tls_server(context):
-    async def serve(_, writer):
-        writer.close()
+def tls_server(context):
+    async def serve(_reader, _writer):
+        pass
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    return served(serve, context)
 
 
 async def told(driver):
@@ -187,11 +184,8 @@ async def test_an_engine_that_speaks_no_tls(make_lost_driver, tmp_path):
     async def serve(reader, writer):
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with served(serve) as port:
         environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
         problem = await told(make_lost_driver(f"tcp://127.0.0.1:{port}", **environ))
     assert ": no TLS: " in problem.message
@@ -205,11 +199,9 @@ async def test_an_engine_that_speaks_tls_to_an_agent_that_was_not_told(make_lost
         await reader.readuntil(b"\r\n\r\n")
         text = b"Client sent an HTTP request to an HTTPS server."
         writer.write(b"HTTP/1.0 400 Bad Request\r\n\r\n" + text)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        problem = await told(make_lost_driver(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    async with served(serve) as port:
+        problem = await told(make_lost_driver(f"tcp://127.0.0.1:{port}"))
     assert problem.message.endswith(": it speaks TLS, the agent was not told to")
     assert all(name in problem.fix for name in TLS_SETTINGS)
 

@@ -15,14 +15,14 @@ async def copy_to_tcp(client: PlaneClient, session_id: str, port: int) -> asynci
     """Listen on 127.0.0.1; each connection is a viewer of its own."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError):  # either side may leave
+        left = contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError)  # as either side may
+        with contextlib.closing(writer), left:
             async with await client.open_viewer(session_id) as viewer:
                 jobs = [asyncio.create_task(to_tcp(viewer, writer)), asyncio.create_task(from_tcp(viewer, reader))]
                 await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
                 for job in jobs:
                     job.cancel()
                 await asyncio.gather(*jobs, return_exceptions=True)
-        writer.close()
 
     return await asyncio.start_server(serve, "127.0.0.1", port)
 
