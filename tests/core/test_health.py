@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lab import process
 from streamspace_agent import logs
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.health import (
@@ -289,10 +290,12 @@ def test_an_address_in_use_names_the_variable():
 
 
 def test_of_a_range_each_endpoint_takes_the_first_free_port_and_a_full_one_names_the_variable():
-    with HealthEndpoint("127.0.0.1:0", lambda: LEADER) as taken:
-        address = f"127.0.0.1:{taken.port}-{taken.port + 1}"
+    first = process.free_ports(2)
+    address = f"127.0.0.1:{first}-{first + 1}"
+    with HealthEndpoint(address, lambda: LEADER) as taken:
+        assert taken.address == f"127.0.0.1:{first}"
         with HealthEndpoint(address, lambda: LEADER) as second:
-            assert second.address == f"127.0.0.1:{taken.port + 1}"
+            assert second.address == f"127.0.0.1:{first + 1}"
             assert get(second.port, "/healthz")[0] == 200
             with pytest.raises(ConfigError, match=f"^HEALTH_ADDRESS={address}: .* in use$"):
                 HealthEndpoint(address, lambda: LEADER)

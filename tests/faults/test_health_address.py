@@ -44,10 +44,7 @@ async def told(replica):
 @pytest.fixture
 def ports():
     """The first of three free ports in a row."""
-    while True:
-        first = process.free_port()
-        if first < 65000 and not any(process.listens(first + more) for more in range(3)):
-            return first
+    return process.free_ports(3)
 
 
 async def test_a_port_that_another_replica_has_is_taken_over_with_its_end(make_replica, ports, plane, agent_id, until):
