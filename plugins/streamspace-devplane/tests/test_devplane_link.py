@@ -51,13 +51,23 @@ async def test_several_envelopes_in_one_frame_of_ours_are_not_understood(plane: 
 
 
 @pytest.mark.parametrize(
-    ("frame", "counter"), [("[]", "notAnObject"), ('{"type":"ack","payload":3}', "badEnvelope"), ("{", "notJson")]
+    ("frame", "counter"),
+    [
+        ("[]", "notAnObject"),
+        ('{"type":"ack","payload":3}', "badEnvelope"),
+        ("{", "notJson"),
+        ('{"type":"status","payload":{"platformMetadata":{"usage":{"cpuCores":NaN}}}}', "notJson"),
+        ('{"type":"status","payload":{"sessionId":"s","state":"running","vncPort":{}}}', "badPayload"),
+        ('{"type":"heartbeat","payload":{"activeSessions":true}}', "badPayload"),
+    ],
 )
 async def test_a_malformed_frame_is_dropped_and_counted(
     plane: DevPlane, agent: Agent, frame: str, counter: str
 ) -> None:
     await agent.socket.send(frame)
     await counted(plane, counter)
+    await agent.send("heartbeat", status="online", activeSessions=1)
+    await plane.wait_agent(AGENT)
 
 
 async def test_a_message_type_it_does_not_know_is_ignored(plane: DevPlane, agent: Agent) -> None:

@@ -11,6 +11,20 @@ AGENT_TYPES = frozenset(
     {"heartbeat", "ack", "complete", "failed", "status", "vnc_ready", "vnc_data", "vnc_error", "pong"}
 )
 SESSION_STATES = frozenset({"pending", "running", "hibernated", "terminated", "failed"})
+FIELDS: dict[str, type] = {
+    "commandId": str,
+    "sessionId": str,
+    "state": str,
+    "podName": str,
+    "error": str,
+    "vncPort": int,
+    "vncReady": bool,
+    "activeSessions": int,
+    "capacity": dict,
+    "platformMetadata": dict,
+    "result": dict,
+}
+"""What a payload's fields have to be, or null: a typed reader throws a message away that is otherwise."""
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 VNC_DATA, DATA, END = b'{"type":"vnc_data",', b'"data":"', b'"}}'
@@ -49,7 +63,7 @@ def decode(text: str | bytes) -> Envelope:
 
 def _parsed(text: str | bytes) -> Envelope:
     try:
-        message = json.loads(text)
+        message = json.loads(text, parse_constant=_no_number)
     except ValueError:
         raise Unreadable("notJson") from None
     if not isinstance(message, dict):
@@ -65,7 +79,13 @@ def _parsed(text: str | bytes) -> Envelope:
         raise Unreadable("badEnvelope")
     if kind not in AGENT_TYPES:
         raise Unreadable("unknownType")
+    if any(type(payload[name]) not in {FIELDS[name], type(None)} for name in FIELDS.keys() & payload.keys()):
+        raise Unreadable("badPayload")
     return Envelope(kind, stamp, payload)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _vnc_data(text: bytes) -> Envelope | None:
