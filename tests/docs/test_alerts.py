@@ -57,6 +57,7 @@ FIRES = [
 ]
 UNUSED = "host-a:10"
 WITHOUT_LEADER, UNREACHABLE = "StreamspaceAgentWithoutLeader", "StreamspaceAgentUnreachable"
+LINK_DOWN = "StreamspaceAgentLinkDown"
 ALL_GONE = "StreamspaceAgentGone"
 
 
@@ -112,8 +113,15 @@ def test_an_alert_fires_for_what_it_is_about_and_no_other_does(firing, alert, re
     firing({replica: changed}, [alert])
 
 
-def test_a_leader_lost_with_its_host_and_not_replaced_raises_both_alerts(firing):
-    firing({LEADER: lost(LEADER, 30)}, [WITHOUT_LEADER, UNREACHABLE])
+def test_a_leader_lost_with_its_host_and_not_replaced_raises_every_alert_about_it(firing):
+    firing({LEADER: lost(LEADER, 30)}, [WITHOUT_LEADER, LINK_DOWN, UNREACHABLE])
+
+
+def test_a_control_plane_that_is_away_is_told_though_replica_after_replica_tries(firing):
+    turns = {LEADER: "1x60 0 1 0 1 0 1", STANDBY: "0x60 1 0 1 0 1 0"}
+    leads = 'streamspace_agent_role{role="leader"}'
+    changed = {one: {leads: turn, "streamspace_agent_link_up": "1x60 0x30"} for one, turn in turns.items()}
+    firing(changed, [LINK_DOWN], "66m")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ async def test_prometheus_sees_every_replica_of_a_range_and_misses_no_port_that_
             return info == {f"127.0.0.1:{ports}": "1", f"127.0.0.1:{ports + 1}": "0"}
 
         await until(lambda: asyncio.to_thread(seen))
+        failed = 'sum by (instance) (streamspace_agent_commands_total{action="start_session",outcome="failed"})'
+        assert await asyncio.to_thread(ask, failed) == {f"127.0.0.1:{ports + n}": "0" for n in range(2)}
         await until(lambda: asyncio.to_thread(lambda: ask("up").get(f"127.0.0.1:{ports + 2}") == "0"))
         await asyncio.sleep(3)  # each rule is evaluated every second
         assert await asyncio.to_thread(ask, 'ALERTS{alertname=~".*Unreachable|.*Gone|.*WithoutLeader"}') == {}

@@ -93,7 +93,7 @@ class Agent:
         context = tls_context(settings)
         self._link = Link(settings, keys, context, rng, Registrar(settings, keys, context, rng))
         self._notify = Notifier(environ)
-        self._counters = Counters()
+        self._counters = Counters.of(self._registry.actions)
         self._tenure: Leadership | None = None
         self._link_patience = LINK_PATIENCE
         self._hindrance = ""

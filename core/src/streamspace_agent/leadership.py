@@ -9,9 +9,9 @@ import logging
 import platform
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed
 
@@ -75,6 +75,11 @@ class Counters:
     """Over the process's life, across tenures."""
 
     commands: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, actions: Iterable[str]) -> Self:
+        """Zeros from the start: Prometheus counts no increase where a series begins."""
+        return cls({(action, answer): 0 for action in actions for answer in ("complete", "failed")})
 
     def by_action(self) -> dict[str, dict[str, int]]:
         """Commands finished: by action, then ``completed`` or ``failed``."""

@@ -146,6 +146,11 @@ async def test_keys_lead_from_the_first_link_to_a_session_and_out_of_its_desktop
     await expect(page.get_by_role("button", name="Enter")).to_be_focused()
     await page.keyboard.press("Enter")
     assert await written(docker_client, "/tmp/x") == f"{QUICK}\n"
+    await page.get_by_label("Text to type into the session").fill("dd bs=1 count=3 2>/dev/null | cat -v > /tmp/up")
+    await page.keyboard.press("Enter")
+    for key in ("Enter", "Up", "Enter"):
+        await page.get_by_role("button", name=key, exact=True).click()
+    assert await written(docker_client, "/tmp/up") == "^[[A", "Shift is not held down any more"
 
 
 async def test_plots_show_what_a_session_uses_even_to_a_page_opened_later(plane, make_agent, agent_id, visit):

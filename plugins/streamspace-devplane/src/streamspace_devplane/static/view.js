@@ -168,10 +168,12 @@ $("full").onclick = () => press($("full"), async () => {
   rfb?.focus();
 }, (error) => say($("hint"), error.message));
 // Every other key belongs to the desktop, Tab too.
-document.addEventListener("keydown", (event) => {
+document.addEventListener("keydown", async (event) => {
   if (event.key === "F8" && event.shiftKey) {
     event.preventDefault();
     event.stopPropagation();
+    window.dispatchEvent(new Event("blur")); // noVNC lets go of Shift, whose release it will not see
+    if (document.fullscreenElement) await document.exitFullscreen().catch(() => {}); // the field is not part of that
     $("text").focus();
   }
 }, { capture: true });
