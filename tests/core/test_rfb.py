@@ -74,9 +74,10 @@ def test_handshakes_without_and_with_a_password_are_followed(hello):
 @pytest.mark.parametrize(("security", "answer"), [(1, b""), (2, bytes(16))])
 def test_the_oldest_handshake_takes_its_security_type_from_the_server(security, answer):
     stream = ClientStream()
-    stream.feed(b"RFB 003.003\n"[:8])
-    stream.server_head = b"RFB 003.003\n" + security.to_bytes(4)
-    stream.feed(b"RFB 003.003\n"[8:] + answer + b"\x00")
+    stream.server_head = b"RFB 003.003\n"
+    stream.feed(b"RFB 003.003\n")
+    stream.server_head += security.to_bytes(4)  # in answer to the viewer's version
+    stream.feed(answer + b"\x00")
     assert not stream.foreign
     assert stream.feed(KEY) == Said.INPUT
 

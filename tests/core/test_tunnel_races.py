@@ -1,59 +1,15 @@
 """Words of the control plane that cross the tunnel's own, forced: its side of the connection is held in the test's hand."""
 
 import asyncio
-import json
-from contextlib import asynccontextmanager, suppress
 
-import pybase64
 import pytest
 
+from lab.loopback import served
 from streamspace_agent.elector.clock import BoottimeClock
-from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.runtime import ReadyCheck, SessionState
 from streamspace_agent.tunnel.tunnels import Tunnels
-from tests.core.vnc import GREETING, VncServer
-
-HELLO = GREETING + b"\x01\x01"
-
-
-class ControlPlane:
-    """What the tunnels have said, in order; pongs come when `pong` is called."""
-
-    def __init__(self):
-        self.said = []
-        self.pings = []
-        self.room = asyncio.Event()
-        """Set while sends return at once; a socket that is full has taken the frame all the same."""
-        self.room.set()
-
-    async def send(self, kind, payload):
-        self.said.append((kind, payload))
-
-    async def send_text(self, frame):
-        message = json.loads(frame)
-        self.said.append((message["type"], pybase64.b64decode(message["payload"]["data"])))
-        await self.room.wait()
-
-    async def ping(self):
-        self.pings.append(asyncio.get_running_loop().create_future())
-        return self.pings[-1]
-
-    def pong(self):
-        for ping in self.pings:
-            if not ping.done():
-                ping.set_result(0.001)
-
-    @property
-    def greetings(self):
-        return self.said.count(("vnc_data", GREETING))
-
-    @property
-    def kinds(self):
-        return [kind for kind, _ in self.said]
-
-    async def until(self, true):
-        async with asyncio.timeout(10):
-            while not true():
-                await asyncio.sleep(0.005)
+from tests.core.held_plane import HELLO, LEFT, linked, says, session, settle
+from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
 
 
 @pytest.fixture
@@ -61,19 +17,6 @@ async def server():
     server = await VncServer().start()
     yield server
     await server.die()
-
-
-@asynccontextmanager
-async def linked(tunnels):
-    """One connection to the control plane."""
-    there = ControlPlane()
-    serving = asyncio.create_task(tunnels.serve(there))
-    try:
-        yield there
-    finally:
-        serving.cancel()
-        with suppress(asyncio.CancelledError):
-            await serving
 
 
 @pytest.fixture
@@ -88,21 +31,6 @@ async def tunnels(server):
     tunnels.told = told
     yield tunnels
     await tunnels.aclose()
-
-
-def session(state=SessionState.RUNNING):
-    return Session("s1", state, "here", port=5900, ready=True, ready_check=ReadyCheck.VNC)
-
-
-def says(data):
-    return {"sessionId": "s1", "data": pybase64.b64encode_as_string(data)}
-
-
-LEFT = {"sessionId": "s1", "reason": "it left"}
-
-
-async def settle():
-    await asyncio.sleep(0.25)
 
 
 async def test_a_viewer_that_read_the_greeting_and_left_without_a_word_leaves_a_new_one_for_the_next(tunnels):
@@ -211,3 +139,201 @@ async def test_a_driver_with_a_fault_costs_its_session_a_pause_and_a_line_not_th
                 await asyncio.sleep(0.01)
         assert tunnels.works(session())
     assert caplog.text.count("its tunnel failed for a reason that is a fault of the agent") == 2
+
+
+async def test_a_viewer_that_takes_the_greeting_while_it_is_to_be_announced_anew_gets_no_second_one(tunnels, server):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await settle()
+        tunnels.told.clear()  # another session's state is on its way
+        for writer in list(server.writers):
+            writer.transport.abort()  # as servers do to clients that say nothing
+        await there.until(lambda: server.connections == 2)
+        await settle()
+        await tunnels.data(says(HELLO))
+        await settle()
+        tunnels.told.set()
+        await settle()
+        assert there.greetings == 1
+        assert there.stream().startswith(GREETING + b"\x01\x01")
+
+
+async def test_the_version_of_a_viewer_that_has_left_does_not_reach_the_next_ones_server(tunnels, server):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await settle()
+        tunnels.closed(LEFT)
+        await tunnels.data(says(GREETING))
+        await there.until(lambda: there.greetings == 2)
+        there.pong()
+        await settle()
+        await tunnels.data(says(HELLO))
+        await there.until(lambda: there.stream().endswith(GREETING + b"\x01\x01" + bytes(4) + SERVER_INIT))
+        await tunnels.data(says(KEY))
+        await there.until(lambda: there.stream().endswith(BELL))
+
+
+async def test_a_session_that_ends_says_nothing_after_it_was_told(tunnels, server):
+    server.update = 20 << 20
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await tunnels.data(says(HELLO))
+        await settle()
+        await tunnels.data(says(REQUEST))
+        await there.until(lambda: len(there.stream()) > 1000)
+        there.room.clear()
+        await settle()
+        tunnels.note(session(SessionState.HIBERNATED))
+        there.room.set()
+        await settle()
+        assert there.kinds[-1] == "vnc_error"
+
+
+async def test_a_greeting_that_waited_in_a_full_socket_is_not_sent_once_the_session_sleeps(tunnels):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await tunnels.data(says(HELLO))
+        await settle()
+        there.words_wait = True
+        there.room.clear()
+        tunnels.closed(LEFT)
+        await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+        tunnels.note(session(SessionState.HIBERNATED))
+        there.room.set()
+        await settle()
+        assert there.greetings == 1
+        there.prompt = True
+        tunnels.note(session(), fresh=True)
+        await there.until(lambda: there.greetings == 2)
+
+
+async def test_a_viewer_that_could_not_be_told_of_its_sessions_sleep_is_closed_once_there_is_a_link(tunnels):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await tunnels.data(says(HELLO))
+        await settle()
+    tunnels.note(session(SessionState.HIBERNATED))
+    await settle()
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        assert there.kinds[0] == "vnc_error"
+
+
+@pytest.mark.parametrize("data", [None, ""])
+async def test_viewer_data_without_data_is_nothing(tunnels, server, data):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await tunnels.data(says(GREETING))
+        await tunnels.data({"sessionId": "s1", "data": data})
+        await tunnels.data({"sessionId": "s1"})
+        await tunnels.data(says(b"\x01"))
+        await there.until(lambda: there.stream().endswith(b"\x01\x01" + bytes(4)))
+        assert "vnc_error" not in there.kinds
+
+
+@pytest.mark.parametrize("data", [1234, "@@@", {}, [1]])
+async def test_viewer_data_that_is_no_base64_closes_the_viewer(tunnels, server, data):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        await tunnels.data(says(GREETING))
+        await tunnels.data({"sessionId": "s1", "data": data})
+        await there.until(lambda: "vnc_error" in there.kinds)
+        assert "base64" in there.said[-1][1]["error"]
+        await there.until(lambda: there.greetings == 2)
+
+
+async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnels, server):
+    connect, reached = tunnels._connect, asyncio.Event()
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+
+        async def slow(session_id, port):
+            await reached.wait()
+            return await connect(session_id, port)
+
+        tunnels._connect = tunnels._tunnels["s1"]._connect = slow
+        for writer in list(server.writers):
+            writer.transport.abort()
+        await settle()
+        await tunnels.data(says(GREETING))
+        await tunnels.data({"sessionId": "s1", "data": "@@@"})
+        await there.until(lambda: "vnc_error" in there.kinds)
+        reached.set()
+        await there.until(lambda: there.greetings == 2)
+
+
+REQUESTED = b"GET / HTTP/1.1\r\n\r\n"
+
+
+async def test_a_viewer_that_leaves_while_its_server_is_connected_to_leaves_the_session_open_to_the_next(tunnels):
+    async def answer(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with served(answer) as port:
+        reached = asyncio.Event()
+
+        async def connect(session_id, _port):
+            await reached.wait()
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
+        async with linked(tunnels) as there:
+            there.prompt = True
+            await there.until(lambda: there.kinds.count("vnc_ready") == 1)
+            await tunnels.data(says(REQUESTED))
+            await settle()
+            tunnels.closed(LEFT)
+            reached.set()
+            await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+            await tunnels.data(says(REQUESTED))
+            await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
+
+
+async def test_what_a_closed_viewer_still_said_does_not_open_the_next_ones_connection(tunnels):
+    heard = []
+
+    async def listen(reader, _writer):
+        heard.append(b"")
+        while data := await reader.read(1000):
+            heard[-1] += data
+
+    async with served(listen) as port:
+
+        async def connect(session_id, _port):
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
+        async with linked(tunnels) as there:
+            await there.until(lambda: there.kinds.count("vnc_ready") == 1)
+            await tunnels.data(says(b"POST / HTTP/1.1\r\n"))
+            await there.until(lambda: heard)
+            await tunnels.data({"sessionId": "s1", "data": "@@@"})
+            await there.until(lambda: "vnc_error" in there.kinds)
+            await tunnels.data(says(b"what was on its way\r\n"))
+            there.prompt = True
+            there.pong()
+            await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+            await tunnels.data(says(REQUESTED))
+            await there.until(lambda: heard[-1] == REQUESTED)
+            assert heard == [b"POST / HTTP/1.1\r\n", REQUESTED]

@@ -31,7 +31,7 @@ class Announcement:
     """
 
     def __init__(self, session: Session, pump: Pump, closing: Callable[[], None], owed: str) -> None:
-        """``closing`` is called when a viewer is closed; ``owed`` is told first to one that an earlier leader left there, "" for nothing."""
+        """``closing`` is called when a viewer is closed, and again when no more can come of it; ``owed`` is told first to one that an earlier leader left there, "" for nothing."""
         self._session = session
         self._pump = pump
         self._closing = closing
@@ -56,10 +56,14 @@ class Announcement:
                 if channel is not None:
                     channel.greeted()
                 return
-            while channel is not None and not self._pump.budget.allows_greeting:
+            while not (channel is None or _unwanted(channel) or self._pump.budget.allows_greeting):
                 await asyncio.sleep(0.5)
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
+            if _unwanted(channel):
+                return
             if await self._pump.tell("vnc_ready", ready) and self._pump.connection == number:
+                if _unwanted(channel):
+                    return
                 # Before it is sent: it is on its way from the first moment, also where this is cancelled in a slow socket.
                 told = self._told = _Told(number, greeting, there=channel is None)
                 if channel is None or await self._pump.greet(channel, told.arrived):
@@ -73,6 +77,8 @@ class Announcement:
             await self.close_viewer(self._owed)
         if self._owed or (self._closed and not await self._pump.heard(ECHO)):
             return False
+        if self._closed:
+            self._closing()  # also what it said before it heard of that
         self._closed = False
         return True
 
@@ -82,6 +88,11 @@ class Announcement:
         self._told = None
         self._closed = await self._pump.tell("vnc_error", {"sessionId": self._session.session_id, "error": why})
         self._owed = "" if self._closed else why
+
+    @property
+    def waits(self) -> bool:
+        """A greeting lies there, so a viewer may begin."""
+        return self._told is not None
 
     def owe(self, why: str) -> None:
         """A viewer that may still be there is to be closed before the next announcement."""
@@ -101,3 +112,8 @@ class Announcement:
             return False
         self._told, self._closed = None, False
         return True
+
+
+def _unwanted(channel: Channel | None) -> bool:
+    """It has ended meanwhile, or a viewer has taken the greeting that lay there already: another would corrupt its stream."""
+    return channel is not None and (channel.answered or channel.ended.done())

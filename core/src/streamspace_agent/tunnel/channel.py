@@ -15,6 +15,15 @@ SLOWEST = 4 * 1024**2
 """A server with a full backlog may take so many seconds, and one more for so many bytes a second, until there is room again. Nothing
 else is read from the control plane meanwhile: no command, no other viewer's keys. A slower one is not waited for.
 """
+SETTLED = 3.0
+"""Seconds of silence on both sides, after a viewer has asked for more, until it is taken to have read all: most ask once they have the
+whole update; one that asks where it begins has had this long for the rest.
+"""
+FOREIGN_SHARE = 64
+FOREIGN_EVERY = 2.0
+"""A viewer whose words cannot be told apart shows with each that it lives, but not what it has read. It may have so many messages
+unread, and half of them count as read at most every so many seconds: 15 to 30 messages a second.
+"""
 
 
 class End(Enum):
@@ -60,6 +69,9 @@ class Channel:
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.last_sign = clock.now()
         """When the viewer last showed that it reads."""
+        self._owes_since = self.last_sign
+        """When the first message was sent after that."""
+        self._freed = self.last_sign
         self._stream = stream
         self._budget = budget
         self._offer = offer
@@ -97,17 +109,27 @@ class Channel:
         return sum(self._unread)
 
     @property
+    def silence(self) -> float:
+        """Seconds for which the viewer has owed a sign that it reads; 0 for one to which nothing was sent since its last."""
+        return self._clock.now() - self._owes_since if self._unread[1] else 0.0
+
+    @property
     def allowed(self) -> bool:
-        return self._budget.allows(self.unread)
+        return self._budget.allows(self.unread) and not (self._viewer.foreign and self.unread >= FOREIGN_SHARE)
+
+    @property
+    def _places(self) -> int:
+        places = self._budget.places(self.unread)
+        return min(places, FOREIGN_SHARE - self.unread) if self._viewer.foreign else places
 
     def size(self, window: int) -> int:
         """VNC bytes of the next message, where so many may be on their way."""
-        return even(self.waiting, chunk(self.unread, self._budget.places(self.unread), window))
+        return even(self.waiting, chunk(self.unread, self._places, window))
 
     @property
     def early(self) -> float:
         """Seconds for which more is waited for, to be sent in the same message."""
-        pause = 0.0 if self.waiting >= MAX_CHUNK else hold(self.unread, self._budget.places(self.unread))
+        pause = 0.0 if self.waiting >= MAX_CHUNK else hold(self.unread, self._places)
         return pause and self._last_sent + pause - self._clock.now()
 
     def greeted(self) -> None:
@@ -119,10 +141,21 @@ class Channel:
         """The next bytes for a message, at most ``limit``; counted as sent. Good until control goes back to the event loop."""
         data = self._stream.take(limit)
         self._last_sent = self._clock.now()
+        if not self._unread[1]:
+            self._owes_since = self._last_sent
         self._unread[1] += 1
         self._budget.used += 1
         self._ended_by_server()
         return data
+
+    def settle(self) -> bool:
+        """Count all as read if the viewer has been silent for long enough after it asked for more. True if that made room."""
+        unread, more = self._unread
+        quiet = self._clock.now() - max(self.last_sign, self._last_sent)
+        if not unread or more or self.waiting or not self.answered or quiet < SETTLED:
+            return False
+        self.forget_sent()
+        return True
 
     def forget_sent(self) -> None:
         """The control plane holds nothing for this viewer any more."""
@@ -136,10 +169,12 @@ class Channel:
         said = self._viewer.feed(data)
         self._stream.write(data)
         if Said.READ in said:
+            self.last_sign = self._owes_since = self._clock.now()
             # What it asks for now comes after an earlier update, which it has: but perhaps not yet all of the latest.
-            self._budget.used -= self._unread[0]
-            self._unread = [self._unread[1], 0]
-            self.last_sign = self._clock.now()
+            if not self._viewer.foreign or self.last_sign - self._freed >= FOREIGN_EVERY:
+                self._freed = self.last_sign
+                self._budget.used -= self._unread[0]
+                self._unread = [self._unread[1], 0]
         self.answered = True
         self._offer_if_any()
         return said

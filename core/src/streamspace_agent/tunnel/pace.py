@@ -138,3 +138,8 @@ class Budget:
     @property
     def allows_greeting(self) -> bool:
         return self.used < self.GREETINGS
+
+    @property
+    def scarce(self) -> bool:
+        """Little enough is left for what is only supposed to be unread to matter."""
+        return self.used > self.LIMIT // 2

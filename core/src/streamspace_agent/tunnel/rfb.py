@@ -77,16 +77,15 @@ class ClientStream:
         if not version.startswith(VERSION):
             raise _Foreign
         self._said |= Said.READ
-        if version == b"RFB 003.003\n":
+        (security,) = yield 1
+        self._said |= Said.READ
+        old = version == b"RFB 003.003\n"
+        if old:  # the server named it, in answer to the version: what was read here is the viewer's next already
             security = int.from_bytes(self.server_head[12:16])
-        else:
-            (security,) = yield 1
-            self._said |= Said.READ
-        if security == _VNC_AUTH:
-            yield 16
-        elif security != _NONE:
+        if security not in {_NONE, _VNC_AUTH}:
             raise _Foreign
-        yield 1  # ClientInit
+        expected = 16 * (security == _VNC_AUTH) + 1  # the response to the challenge, and ClientInit
+        yield from _pass_over(expected - old)
         self._said |= Said.READ
         while True:
             (kind,) = yield 1

@@ -70,12 +70,15 @@ class Tunnel:
             self._run(), name=f"tunnel {session.session_id}", context=logs.context(session=session.session_id)
         )
 
-    async def aclose(self, why: str = "") -> None:
-        """``why`` is told to a viewer that may be there."""
-        if why:
-            await self._pump.tell("vnc_error", {"sessionId": self.session.session_id, "error": protocol.cut(why)})
+    async def aclose(self, why: str = "") -> bool:
+        """``why`` is told to a viewer that may be there. False where there was no connection to tell it over."""
         self._task.cancel()
+        self.broken(why)
+        told = not why or await self._pump.tell(
+            "vnc_error", {"sessionId": self.session.session_id, "error": protocol.cut(why)}
+        )
         await asyncio.gather(self._task, return_exceptions=True)
+        return told
 
     # What comes from the control plane
 
@@ -83,8 +86,9 @@ class Tunnel:
         """The viewer's bytes."""
         channel = self._channel
         taken = channel is not None and channel.answered and not channel.has_ended(End.LEFT, End.LINK)
-        if not (taken or self._early or self._silent or data.startswith(VERSION)):
-            return  # the next viewer begins with its version: these are late words of the one before
+        begins = data.startswith(VERSION) and self._announcement.waits
+        if not (taken or self._early or self._silent or begins):
+            return  # late words of the viewer before: the next begins with its version, once there is a greeting for it
         if self._early or channel is None or channel.has_ended(End.LEFT, End.LINK):
             self._early += data
             self._spoke.set()
@@ -116,6 +120,12 @@ class Tunnel:
         if self._channel is not None:
             self._channel.end(End.BROKEN, why)
 
+    async def garbled(self, why: str) -> None:
+        """What a viewer said cannot be read."""
+        self.broken(why)
+        if self._channel is None and self._early:
+            await self._announcement.close_viewer(why)
+
     def link_lost(self) -> None:
         self._announcement.lost()
         self._early.clear()
@@ -128,12 +138,18 @@ class Tunnel:
         """Messages sent that the viewer has not shown to have read."""
         return self._channel.unread if self._channel is not None and self._channel.answered else 0
 
-    def check_stall(self) -> None:
-        """Give a viewer up that reads nothing. Called now and then for the one with the most unread, while others wait for its places."""
-        if self._channel is not None and self.unread:
-            silence = self._clock.now() - self._channel.last_sign
-            if silence > STALL:
-                self.broken(f"the viewer has not read for {silence:.0f} s")
+    def settle(self) -> bool:
+        """See :meth:`.Channel.settle`."""
+        return self._channel is not None and self._channel.settle()
+
+    @property
+    def stalled(self) -> bool:
+        return self._channel is not None and self.unread > 0 and self._channel.silence > STALL
+
+    def give_up(self) -> None:
+        """Close the viewer, which is stalled."""
+        if self._channel is not None:
+            self.broken(f"the viewer has not read for {self._channel.silence:.0f} s")
 
     # The session's side
 
@@ -158,6 +174,9 @@ class Tunnel:
                 if self._silent:
                     await self._wait_for_viewer()
                 channel = spare or await self._open(backoff)
+                if self._silent and not self._early:  # the viewer left while its server was connected to
+                    channel.close()
+                    continue
                 began = self._clock.now()
                 ended = await self._serve(channel)
                 spare = channel if self._reusable(channel, ended) else None
@@ -175,6 +194,7 @@ class Tunnel:
             if (last := spare or self._channel) is not None:
                 last.close()
             self._channel = None
+            self._pump.released()
 
     @staticmethod
     def _reusable(channel: Channel, ended: Ended) -> bool:
@@ -260,7 +280,8 @@ class Tunnel:
     async def _linger(self, channel: Channel) -> bool:
         """Let the viewer read a server's last words, for as long as it does. True if it leaves by itself."""
         began = self._clock.now()
-        while (left := max(began, channel.last_sign) + LINGER - self._clock.now()) > 0:
+        # What cannot be told apart may be a hand that moves the mouse over a picture that is dead.
+        while (left := min(max(began, channel.last_sign) + LINGER, began + STALL) - self._clock.now()) > 0:
             try:
                 async with asyncio.timeout(left):
                     await self._left.wait()

@@ -35,6 +35,8 @@ class Tunnels:
         self._pump = Pump(require_lease, told, clock)
         self._tunnels: dict[str, Tunnel] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._untold: set[str] = set()
+        """Sessions whose last viewer could not be told yet that it is over."""
         self._refused: dict[str, float] = {}
         self._last_input: dict[str, float] = {}
 
@@ -61,6 +63,8 @@ class Tunnels:
             self._last_input.pop(session.session_id, None)
         if wanted and known is None:
             self.idle_for(session.session_id)
+            fresh = fresh and session.session_id not in self._untold
+            self._untold.discard(session.session_id)
             self._tunnels[session.session_id] = Tunnel(
                 session, self._connect, self._pump, self._clock, self._saw_input(session.session_id), fresh=fresh
             )
@@ -72,9 +76,15 @@ class Tunnels:
         return saw
 
     def _close(self, tunnel: Tunnel, why: str) -> None:
-        task = asyncio.create_task(tunnel.aclose(why), name=f"tunnel {tunnel.session.session_id} closing")
+        session_id = tunnel.session.session_id
+        task = asyncio.create_task(self._closed_for(tunnel, why), name=f"tunnel {session_id} closing")
+        self._untold.add(session_id)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _closed_for(self, tunnel: Tunnel, why: str) -> None:
+        if await tunnel.aclose(why):
+            self._untold.discard(tunnel.session.session_id)
 
     async def serve(self, carrier: Carrier) -> None:
         """Serve one connection to the control plane until it is gone."""
@@ -94,22 +104,27 @@ class Tunnels:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_EVERY)
-            if self._pump.blocked and self._tunnels:
-                max(self._tunnels.values(), key=lambda tunnel: tunnel.unread).check_stall()
+            tunnels = list(self._tunnels.values())
+            scarce = self._pump.blocked or self._pump.budget.scarce
+            if scarce and [tunnel for tunnel in tunnels if tunnel.settle()]:
+                self._pump.released()
+            if self._pump.blocked and (stalled := [tunnel for tunnel in tunnels if tunnel.stalled]):
+                # One at a time: the others may only have waited for its places.
+                max(stalled, key=lambda tunnel: tunnel.unread).give_up()
 
     async def data(self, payload: Mapping[str, Any]) -> None:
         """A ``vnc_data`` message."""
         session_id, data = payload.get("sessionId"), payload.get("data")
-        if not isinstance(session_id, str):
+        if not isinstance(session_id, str) or data in (None, ""):
             return
         tunnel = self._tunnels.get(session_id)
         if tunnel is None:
             await self._refuse(session_id)
             return
         try:
-            raw = pybase64.b64decode(str(data), validate=True)
-        except ValueError:
-            tunnel.broken("the control plane sent viewer data that is not base64")
+            raw = pybase64.b64decode(data, validate=True)
+        except (ValueError, TypeError):
+            await tunnel.garbled("the control plane sent viewer data that is not base64")
         else:
             await tunnel.received(raw)
 

@@ -1,0 +1,177 @@
+"""Who gets the places in the control plane's one queue for viewers, and who is given up for them."""
+
+import asyncio
+
+import pytest
+
+from lab.loopback import served
+from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.runtime import ReadyCheck, SessionState
+from streamspace_agent.tunnel.channel import FOREIGN_SHARE
+from streamspace_agent.tunnel.pace import Budget
+from streamspace_agent.tunnel.tunnels import Tunnels
+from tests.core.held_plane import HELLO, linked, says, session, settle
+from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
+
+OPENED = GREETING + b"\x01\x01" + bytes(4) + SERVER_INIT
+
+
+@pytest.fixture
+async def servers():
+    """`await servers("s1", "s2")`: one for each session."""
+    made = {}
+
+    async def start(*sessions):
+        for name in sessions:
+            made[name] = await VncServer().start()
+        return made
+
+    start.made = made
+    yield start
+    for server in made.values():
+        server.flood = False
+        await server.die()
+
+
+@pytest.fixture
+async def tunnels(servers):
+    told = asyncio.Event()
+    told.set()
+
+    async def connect(session_id, port):
+        return await asyncio.open_connection("127.0.0.1", servers.made[session_id].port)
+
+    tunnels = Tunnels(connect, lambda: None, told.wait, BoottimeClock())
+    yield tunnels
+    await tunnels.aclose()
+
+
+@pytest.fixture
+def budget(tunnels):
+    return tunnels._pump.budget
+
+
+async def viewed(tunnels, there, name):
+    """The session has a viewer that has finished its handshake."""
+    tunnels.note(session(session_id=name), fresh=True)
+    await there.until(lambda: there.stream(name) == GREETING)
+    await settle()
+    await tunnels.data(says(HELLO, name))
+    await there.until(lambda: there.stream(name) == OPENED)
+
+
+async def sees_a_still_picture(tunnels, there, server, name, size):
+    """It has read one picture and has asked for what changes; nothing does."""
+    server.update = size
+    await tunnels.data(says(REQUEST, name))
+    await there.until(lambda: len(there.stream(name)) == len(OPENED) + size)
+    server.update = 0
+    await tunnels.data(says(REQUEST, name))
+
+
+async def test_viewers_of_still_pictures_leave_the_places_to_others(tunnels, servers, budget):
+    names = [f"s{number}" for number in range(20)]
+    made = await servers(*names, "new")
+    async with linked(tunnels) as there:
+        there.prompt = True
+        for name in names:
+            await viewed(tunnels, there, name)
+            await sees_a_still_picture(tunnels, there, made[name], name, 4 << 20)
+        tunnels.note(session(session_id="new"), fresh=True)
+        await there.until(lambda: there.stream("new") == GREETING)
+        for name in names:
+            await tunnels.data(says(KEY, name))
+        await there.until(lambda: all(there.stream(name).endswith(BELL) for name in names))
+        assert "vnc_error" not in there.kinds
+
+
+async def test_a_session_that_ends_leaves_its_places_to_who_waits_for_them(tunnels, servers, budget):
+    made = await servers("stuck", "reads")
+    async with linked(tunnels) as there:
+        there.prompt = True
+        for name in made:
+            await viewed(tunnels, there, name)
+        made["stuck"].flood = True
+        await tunnels.data(says(REQUEST, "stuck"))
+        await there.until(lambda: tunnels._pump.blocked)
+        made["reads"].update = 40 << 20
+        await tunnels.data(says(REQUEST, "reads"))
+        await there.until(lambda: len(tunnels._pump._blocked) == 2)
+        made["stuck"].flood = False
+        tunnels.note(session(SessionState.TERMINATED, "stuck"))
+        await there.until(lambda: len(there.stream("reads")) == len(OPENED) + made["reads"].update)
+        assert [kind for kind, _ in there.of["reads"]].count("vnc_error") == 0
+
+
+async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_does_not_read(
+    tunnels, servers, budget, monkeypatch
+):
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.5)
+    made = await servers("s1")
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await viewed(tunnels, there, "s1")
+        await sees_a_still_picture(tunnels, there, made["s1"], "s1", 1000)
+        await asyncio.sleep(3)
+        budget.used += Budget.LIMIT - 4  # as greetings of others would
+        tunnels._pump._blocked.add(tunnels._tunnels["s1"]._channel)
+        for writer in made["s1"].writers:
+            writer.write(bytes(100_000_000))
+        sent = asyncio.get_running_loop().time()
+        await there.until(lambda: "vnc_error" in there.kinds)
+        assert asyncio.get_running_loop().time() - sent > 1.4, "it had its time from the first message on"
+        budget.used -= Budget.LIMIT - 4
+
+
+async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_does_not_widen(tunnels, budget):
+    async def video(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        while True:
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+
+    async with served(video) as port:
+
+        async def connect(session_id, _port):
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
+        async with linked(tunnels) as there:
+            there.prompt = True
+            await there.until(lambda: "vnc_ready" in there.kinds)
+            await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
+            for _ in range(30):
+                await asyncio.sleep(0.02)
+                await tunnels.data(says(b"\x82\x86mouse"))
+            # 0.6 s: not one half has counted as read.
+            assert there.kinds.count("vnc_data") == FOREIGN_SHARE
+            async with asyncio.timeout(10):
+                while there.kinds.count("vnc_data") == FOREIGN_SHARE:
+                    await tunnels.data(says(b"\x82\x86mouse"))
+                    await asyncio.sleep(0.1)
+
+
+async def test_a_mouse_over_a_picture_whose_server_is_gone_does_not_keep_it(tunnels, monkeypatch):
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.LINGER", 0.5)
+
+    async def goes(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+
+    async with served(goes) as port:
+
+        async def connect(session_id, _port):
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
+        async with linked(tunnels) as there:
+            there.prompt = True
+            await there.until(lambda: "vnc_ready" in there.kinds)
+            await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
+            async with asyncio.timeout(10):
+                while "vnc_error" not in there.kinds:
+                    await tunnels.data(says(b"\x82\x86mouse"))
+                    await asyncio.sleep(0.1)
