@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,19 @@ def test_a_stopped_process_that_holds_the_lock_is_killed(path, holder):
     process = holder()
     stop(process)
     assert Fence(NOWHERE).end(path, record(), still) == f"killed process {process.pid}, which was stopped"
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_it_is_found_out_where_proc_shows_processes_only(path, holder):
+    """As with ProcSubset=pid, which the systemd units have."""
+    process = holder()
+    stop(process)
+    fence = "import sys, pathlib; from plugin import *; print(Fence(NOWHERE).end(pathlib.Path(sys.argv[1]), record(), still))"
+    fence = fence.replace("plugin", Path(__file__).stem)
+    mount = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/locks && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-ec", mount, "sh", sys.executable, "-c", fence, path]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"killed process {process.pid}, which was stopped\n", done.stderr
     assert process.wait(10) == -signal.SIGKILL
 
 

@@ -83,11 +83,18 @@ class Fence:
         return ""
 
     def _holds(self, pid: int, place: os.stat_result) -> bool:
-        """Does the kernel say that this very process holds the lock on that file? proc_locks(5)"""
+        """Does the kernel say that this very process holds the lock on that file? proc_pid_fdinfo(5)
+
+        Not /proc/locks: a unit with ProcSubset=pid, as ours, has none.
+        """
         device, inode = place.st_dev, place.st_ino
-        file = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-        rows = (line.split() for line in (self._proc / "locks").read_text().splitlines())
-        return any("FLOCK" in row and [str(pid), file] == row[4:6] for row in rows)
+        held = [str(pid), f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"]
+        for descriptor in (self._proc / str(pid) / "fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                rows = (line.split() for line in descriptor.read_text().splitlines() if line.startswith("lock:"))
+                if any("FLOCK" in row and held == row[5:7] for row in rows):
+                    return True
+        return False
 
     def _state(self, pid: int) -> str:
         try:
