@@ -2,6 +2,7 @@ import asyncio
 import base64
 import contextlib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from streamspace_devplane import DevPlane
 from streamspace_devplane.bridge import Bridge
 from streamspace_devplane.view import copy_to_tcp
+from streamspace_devplane.viewers import ViewerQueue
 
 from .conftest import AGENT, Agent, counted
 
@@ -143,6 +145,41 @@ async def test_a_viewer_that_comes_while_the_agent_leaves_is_closed_too(plane: D
         await Bridge(plane.hub).vnc(WebSocket(scope, receive, send))
     assert [message["type"] for message in told] == ["websocket.accept", "websocket.close"]
     assert (told[1]["code"], told[1]["reason"]) == (1011, "the agent's connection is gone")
+
+
+async def test_a_viewer_whose_socket_takes_nothing_is_closed_all_the_same(plane: DevPlane, ready: Agent) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+        if message["type"] == "websocket.send":
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"} if not told else await asyncio.Event().wait()
+
+    scope = {"type": "websocket", "path_params": {"session": SESSION}, "subprotocols": [], "headers": []}
+    viewing = asyncio.create_task(Bridge(plane.hub).vnc(WebSocket(scope, receive, send)))
+    async with asyncio.timeout(5):
+        while "websocket.send" not in [message["type"] for message in told]:
+            await asyncio.sleep(0.01)
+        await ready.send("vnc_error", sessionId=SESSION, error="it died")
+        await viewing
+    assert (told[-1]["type"], told[-1]["code"]) == ("websocket.close", 1011)
+
+
+async def test_what_is_forgotten_in_the_middle_of_a_viewers_stream_is_counted_once() -> None:
+    queue = ViewerQueue(256, Counter())
+    viewer = queue.join(SESSION)
+    for _ in range(10):
+        queue.offer(SESSION, b"x")
+    stream = queue.stream(viewer)
+    await anext(stream)
+    queue.forget(SESSION)
+    assert queue.size == 0
+    queue.offer(SESSION, b"y")
+    assert await anext(stream) == b"y"
+    assert queue.size == 0
 
 
 async def test_the_queue_shared_by_all_viewers_drops_in_silence_when_full(plane: DevPlane, ready: Agent) -> None:

@@ -46,18 +46,22 @@ class Bridge:
         viewer = link.viewers.join(session_id)
         jobs = [
             asyncio.create_task(job)
-            for job in (self._to_viewer(socket, link, viewer), self._from_viewer(socket, link, viewer))
+            for job in (
+                self._to_viewer(socket, link, viewer),
+                self._from_viewer(socket, link, viewer),
+                viewer.gone.wait(),  # also while its socket takes nothing
+            )
         ]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            reason = viewer.closed or "viewer disconnected"
+            code, reason = (1000, "viewer disconnected") if viewer.closed is None else (1011, viewer.closed)
             self._leave(link, viewer, reason)
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone already
-                await socket.close(1000 if viewer.closed is None else 1011, reason[:REASON_LIMIT])
+                await socket.close(code, reason[:REASON_LIMIT])
 
     def _leave(self, link: Link, viewer: Viewer, reason: str) -> None:
         if link.viewers.leave(viewer, reason):

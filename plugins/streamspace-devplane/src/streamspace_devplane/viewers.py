@@ -14,11 +14,13 @@ class Viewer:
         self.session_id = session_id
         self.ready = asyncio.Event()
         self.closed: str | None = None
+        self.gone = asyncio.Event()
 
     def close(self, reason: str) -> None:
         if self.closed is None:
             self.closed = reason
         self.ready.set()
+        self.gone.set()
 
 
 class ViewerQueue:
@@ -52,7 +54,9 @@ class ViewerQueue:
         self._left.discard(session_id)
 
     def forget(self, session_id: str) -> None:
-        self.size -= len(self._waiting.pop(session_id, ()))
+        waiting = self._waiting.pop(session_id, deque())
+        self.size -= len(waiting)
+        waiting.clear()  # a viewer may be in the middle of it
 
     def join(self, session_id: str) -> Viewer:
         """A place for a viewer; one that was there before has left."""
