@@ -28,11 +28,14 @@ RUN python3 -m venv --without-pip /opt/streamspace \
       --no-index --find-links /wheels -c /wheels/constraints.txt --no-compile --disable-pip-version-check "streamspace-agent[all]" \
  && /opt/streamspace/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/streamspace/lib
 
-# The image: Debian's or Python's own base, one folder, one script, one user.
+# The image: Debian's or Python's own base, one folder, one script, one user; nothing that installs, as Python's own base has.
 FROM ${BASE}
 RUN groupadd --gid 10001 streamspace \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/streamspace --shell /usr/sbin/nologin streamspace \
- && install -d -o streamspace -g streamspace -m 0750 /var/lib/streamspace /var/run/streamspace
+ && install -d -o streamspace -g streamspace -m 0750 /var/lib/streamspace /var/run/streamspace \
+ && rm -rf /usr/bin/pip* /usr/local/bin/pip* /usr/lib/python3*/ensurepip /usr/local/lib/python3*/ensurepip \
+      /usr/lib/python3*/dist-packages/pip /usr/local/lib/python3*/site-packages/pip \
+      /usr/lib/python3*/dist-packages/setuptools /usr/local/lib/python3*/site-packages/setuptools
 COPY --from=installed /opt/streamspace /opt/streamspace
 COPY LICENSE /usr/share/doc/streamspace-agent/LICENSE
 COPY deployments/image/docker-agent /usr/local/bin/docker-agent
@@ -40,7 +43,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER streamspace
 WORKDIR /var/lib/streamspace
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 CMD ["docker-agent", "healthcheck"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=15s --retries=2 CMD ["docker-agent", "healthcheck"]
 ENTRYPOINT ["docker-agent"]
 CMD ["run"]
 ARG VERSION=0.1.0

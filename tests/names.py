@@ -8,3 +8,7 @@ RUN = uuid.uuid4().hex[:6]
 def sid(name: str) -> str:
     """`sid("life")` is "life-3f9a1c" all through this run."""
     return f"{name}-{RUN}"
+
+
+UNKNOWN_HOST = ".".join(["no-such-host" * 5] * 5)
+"""Too long for DNS: it does not resolve, and no resolver is asked."""

@@ -34,6 +34,7 @@ from streamspace_agent.health import (
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket, describe, healthy
 from streamspace_agent.notify import Notifier
+from tests.names import UNKNOWN_HOST
 
 NAMESPACE = Path("/proc/self/ns/pid").stat().st_ino
 LEADER = Snapshot(
@@ -278,7 +279,7 @@ def test_a_failing_snapshot_is_a_500_and_not_the_end(caplog):
     assert "cannot answer /healthz" in caplog.text
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1:80", "no-such-host.invalid:80"])
+@pytest.mark.parametrize("address", ["192.0.2.1:80", f"{UNKNOWN_HOST}:80"])
 def test_an_address_that_cannot_be_listened_on_names_the_variable(address):
     with pytest.raises(ConfigError, match=f"^HEALTH_ADDRESS={address}: cannot listen there: "):
         HealthEndpoint(address, lambda: LEADER)

@@ -47,6 +47,50 @@ async def test_an_approved_agent_keeps_its_own_key_and_uses_it_after_a_restart(
     assert again["payload"]["by"] == "key", "the bootstrap key is not used any more"
 
 
+@pytest.fixture
+def replicas(plane, tmp_path):
+    """`await replicas(2)`: the keys of so many replicas of one host, all started before any has registered, and their settings."""
+
+    async def make(count):
+        variables = {
+            "AGENT_ID": "new-agent",
+            "CONTROL_PLANE_URL": plane.ws_url,
+            "AGENT_API_KEY": await plane.bootstrap_key(),
+            "STATE_DIR": str(tmp_path / "state"),
+        }
+        settings = config.load(variables)
+        return [Keys(settings, lambda _secret: None) for _ in range(count)], settings
+
+    return make
+
+
+async def test_replicas_of_a_host_use_the_key_that_one_of_them_was_given(replicas, plane, monkeypatch):
+    monkeypatch.setattr(registration, "APPROVAL_POLL", 0.1)
+    keys, settings = await replicas(2)
+    first, second = (Registrar(settings, each, None, random.Random(1)) for each in keys)
+    asking = asyncio.create_task(first.register({}, {}))
+    while not await plane.events(type="register"):
+        await asyncio.sleep(0.05)
+    await plane.approve("new-agent")
+    await asyncio.wait_for(asking, 10)
+    await asyncio.wait_for(second.register({}, {}), 10)
+    assert (await plane.events(type="register"))[-1]["payload"]["by"] == "key"
+    # One of them is given another, and the old one is good for nothing any more.
+    plane.hub.store.change("DELETE FROM api_keys")
+    keys[0].keep(await plane.issue_key("new-agent"))
+    await asyncio.wait_for(second.register({}, {}), 10)
+    assert keys[0].current == keys[1].current
+
+
+async def test_a_kept_key_that_was_refused_is_not_taken_up_again(replicas, plane):
+    keys, settings = await replicas(1)
+    keys[0].keep("0" * 64)
+    assert keys[0].fall_back()
+    assert not keys[0].look()
+    assert keys[0].current == settings.agent_api_key.get_secret_value()
+    assert not keys[0].fall_back()
+
+
 async def test_an_agent_asks_until_it_is_approved(plane, tmp_path, monkeypatch):
     monkeypatch.setattr(registration, "APPROVAL_POLL", 0.1)
     settings = config.load(

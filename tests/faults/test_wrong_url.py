@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from lab.loopback import served
+from tests.names import UNKNOWN_HOST
 
 
 @contextlib.asynccontextmanager
@@ -50,7 +51,7 @@ async def test_a_port_where_nobody_listens_and_a_name_that_does_not_resolve_are_
         unused.bind(("127.0.0.1", 0))  # taken, and nobody listens
         for url, cause in {
             f"ws://127.0.0.1:{unused.getsockname()[1]}": "Connection refused",
-            "wss://no-such-host.invalid": "Name or service not known",
+            f"wss://{UNKNOWN_HOST}": "Name or service not known",
         }.items():
             agent = await (await make_agent(url[:3], CONTROL_PLANE_URL=url)).start()
             line = f"cannot register at CONTROL_PLANE_URL={url}: "

@@ -17,6 +17,7 @@ from streamspace_agent.config import load
 from streamspace_agent.health import Engine, Link, Role, Snapshot
 from streamspace_agent.health.replicas import StatusSocket
 from tests.agent_process import AgentProcess
+from tests.names import UNKNOWN_HOST
 
 AGENT = "check-agent"
 
@@ -119,9 +120,9 @@ async def test_an_engine_that_is_away_is_fatal_with_the_socket_named(report):
 
 
 async def test_a_name_that_does_not_resolve_is_told(report):
-    (finding,) = (await report("wss://no-such-host.invalid")).of("control plane")
+    (finding,) = (await report(f"wss://{UNKNOWN_HOST}")).of("control plane")
     assert finding.level is Level.FATAL
-    assert finding.message.startswith("cannot resolve no-such-host.invalid: ")
+    assert finding.message.startswith(f"cannot resolve {UNKNOWN_HOST}: ")
 
 
 async def test_a_key_that_a_wrong_one_equals_is_not_called_good(report):

@@ -32,12 +32,16 @@ AGAIN = "trying again until it works"
 
 
 class Keys:
-    """Which API key to use: the agent's own once it has one, else the configured one."""
+    """Which API key to use: the agent's own once it has one, else the configured one.
+
+    The agent's own is kept in a file that replicas on one host share: any of them may be the one to be given it.
+    """
 
     def __init__(self, settings: Settings, hide: Callable[[str], None]) -> None:
         self._path = settings.agent_dir / "api-key"
         self._configured = settings.agent_api_key.get_secret_value() if settings.agent_api_key else ""
         self._hide = hide
+        self._refused = ""
         self._own = self._read()
         for key in (self._configured, self._own):
             if key:
@@ -55,7 +59,7 @@ class Keys:
         self._hide(key)
         if key == self.current:
             return
-        self._own = key
+        self._own, self._refused = key, self._read()  # what lies there may stay, where nothing can be written
         try:
             write_private(self._path, key)
             log.info("the control plane gave this agent a key of its own: kept in %s", self._path)
@@ -66,12 +70,23 @@ class Keys:
                 error,
             )
 
+    def look(self) -> bool:
+        """Take a key that another replica was given meanwhile. True when there is one."""
+        kept = self._read()
+        if kept in {"", self._own, self._refused}:
+            return False
+        self._hide(kept)
+        self._own = kept
+        return True
+
     def fall_back(self) -> bool:
         """Give up a kept key that was refused. True when another one is left to try."""
+        if self.look():
+            return True
         if not self._own or not self._configured or self._own == self._configured:
             return False
         log.warning("the key kept in %s was refused: trying the configured key", self._path)
-        self._own = ""
+        self._own, self._refused = "", self._own
         return True
 
     def _read(self) -> str:
@@ -144,6 +159,7 @@ class Registrar:
                 "metadata": dict(metadata),
             }
         ).encode()
+        self._keys.look()
         backoff = Backoff(rng=self._rng)
         complaint = ""
         while True:

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import docker
@@ -21,11 +24,18 @@ class CommandFailed(Exception):
 
 async def call(*command, environ=None, cwd=None, timeout=120):
     """Standard output of a command that must succeed; its errors too when it does not."""
+    pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command, env=environ, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, env=environ, cwd=cwd, stdout=pipe, stderr=pipe, start_new_session=True
     )
-    async with asyncio.timeout(timeout):
-        out, err = await process.communicate()
+    try:
+        async with asyncio.timeout(timeout):
+            out, err = await process.communicate()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        raise
     if process.returncode:
         raise CommandFailed(f"{' '.join(command)}: exit code {process.returncode}\n{out.decode()}{err.decode()}")
     return out.decode()

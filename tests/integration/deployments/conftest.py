@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -96,9 +97,14 @@ async def compose(exported, engine, docker_host, agent_id, swept):
         return project
 
     yield make
-    for project in made:
-        await project.down()
-        assert await asyncio.to_thread(project.leftovers) == []
+    async with contextlib.AsyncExitStack() as ends:  # each of them, whatever another's end says
+        for project in made:
+            ends.push_async_callback(taken_down, project)
+
+
+async def taken_down(project):
+    await project.down()
+    assert await asyncio.to_thread(project.leftovers) == []
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +121,7 @@ def one_file(engine):
 
 @pytest.fixture(scope="session")
 def boot(docker_host, systemd_image, one_file, run_label):
-    """`boot("name")`: a host with a checkout in /root/checkout, the binary made, from where the README's commands are run."""
+    """`boot("name")`: a host with a checkout, the binary made, from where the README's commands are run."""
     hosts = {}
 
     def boot(name):

@@ -11,7 +11,7 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 RUN_BY = {
     "test_image": r"^(make image|docker build) ?",
     "test_systemd": r"systemctl|journalctl|systemd|credstore|docker-agent\.env|/usr/local/bin/docker-agent|"
-    r"^sudo (docker-agent|mkdir) |^(cp|cat) ",
+    r"^sudo (docker-agent|mkdir) |^(cp|cat|getent) ",
     "test_hosts": r"^docker (service (rollback|scale \S+=2)|(stack|secret|config|volume) rm)",
     "test_swarm": r"^docker (swarm|stack|service|secret|config) ",
     "test_secrets": r"redis-url|^redis-cli |--force-recreate|=5$",

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 
 UNITS = Path(__file__).resolve().parents[3] / "deployments/systemd"
-DEPLOYMENTS_THERE = "/root/checkout/deployments"
+DEPLOYMENTS_THERE = "/srv/checkout/deployments"
 """The checkout's folder deployments/ on such a host."""
 
 

@@ -169,12 +169,7 @@ async def test_replicas_become_healthy_with_no_privilege_and_within_limits(compo
     async with scenario.led(plane, agent_id):
         await project.up()
     leader, _ = await project.leader()
-    deadline = time.monotonic() + 90  # the first check comes after 30 s
-    found = project.containers()
-    while {container.attrs["State"]["Health"]["Status"] for container in found} != {"healthy"}:
-        found = project.containers()
-        assert time.monotonic() < deadline, project.logs()
-        await asyncio.sleep(0.5)
+    found = await until_health(project, {"healthy"})
     assert len(found) == 3
     for container in found:
         _, out = container.exec_run(["cat", "/proc/1/status", "/proc/1/cmdline"])
@@ -199,6 +194,22 @@ async def test_replicas_become_healthy_with_no_privilege_and_within_limits(compo
         idle = (memory["usage"] - cached) / MIB
         print(f"idle {'leader' if container.id[:12] in leader else 'standby'}: {idle:.1f} MiB")
         assert 8 < idle < 64
+    standby = next(container for container in found if container.id[:12] not in leader)
+    standby.kill("STOP")
+    began = time.monotonic()
+    await until_health(project, {"healthy", "unhealthy"})
+    print(f"frozen, unhealthy after {time.monotonic() - began:.0f} s")
+
+
+async def until_health(project, wanted):
+    """The containers, once their health is this."""
+    deadline = time.monotonic() + 120
+    while True:
+        found = project.containers()
+        if {container.attrs["State"]["Health"]["Status"] for container in found} == wanted:
+            return found
+        assert time.monotonic() < deadline, project.logs()
+        await asyncio.sleep(0.5)
 
 
 def test_every_command_of_the_readme_for_the_image_was_run():

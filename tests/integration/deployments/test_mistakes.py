@@ -17,12 +17,17 @@ STANDALONE, REDIS = "docker-compose.standalone.yaml", "docker-compose.ha-redis.y
 
 
 async def line(project, pattern, timeout=30.0):
-    """The only kind of line of the replicas' logs that matches."""
+    """The first line of the replicas' logs that matches."""
     deadline = time.monotonic() + timeout
     while not (found := [text for text in project.logs().splitlines() if re.search(pattern, text)]):
         assert time.monotonic() < deadline, project.logs()
         await asyncio.sleep(0.1)
     return found[0]
+
+
+def last_words(project):
+    """What the processes said as they ended, each different line once."""
+    return {text for text in project.logs().splitlines() if text.startswith("docker-agent: ")}
 
 
 RESTARTS = 6
@@ -62,6 +67,7 @@ async def test_a_wrong_control_plane_url_is_told_in_one_line(compose):
     said = await line(project, "CONTROL_PLANE_URL")
     assert said == "docker-agent: CONTROL_PLANE_URL must be a URL such as wss://control.example.com"
     await is_calm(project)
+    assert last_words(project) == {said}
     assert "Traceback" not in project.logs()
 
 
@@ -77,8 +83,11 @@ async def test_a_key_file_that_the_agent_may_not_read_is_told_with_the_fix(compo
 async def test_a_wrong_key_is_told_in_one_line(compose):
     project = compose(STANDALONE, AGENT_API_KEY="0" * 64, AGENT_API_KEY_FILE="")
     await project.up()
-    assert "API key" in await line(project, r"^docker-agent: ")
+    said = await line(project, r"^docker-agent: ")
+    assert "AGENT_API_KEY was not accepted" in said
+    assert "check the key" in said
     await is_calm(project)
+    assert last_words(project) == {said}
 
 
 async def test_a_socket_that_is_not_there_is_named_by_docker(compose):
@@ -131,7 +140,9 @@ async def test_a_missing_redis_password_is_told_in_one_line(compose, redis_image
     with RedisServer(password="secret") as redis:
         project = compose(REDIS, REDIS_IMAGE=redis_image, REDIS_URL=f"redis://127.0.0.1:{redis.port}/0")
         await project.up()
-        said = await line(project, "(?i)password|auth")
+        said = await line(project, "^docker-agent: ")
         assert "REDIS_URL" in said
+        assert re.search("(?i)password", said)
         await is_calm(project)
+        assert last_words(project) == {said}
         assert "Traceback" not in project.logs()

@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 
+import httpx
 import pytest
 
 from lab import process
@@ -28,23 +29,30 @@ async def shown(project, image):
     return "\n".join(texts)
 
 
-async def test_neither_the_key_nor_the_bundled_redis_password_shows_in_docker_or_a_log(
-    compose, plane, agent_id, key, redis_image, built_image
+async def test_neither_keys_nor_the_bundled_redis_password_show_in_docker_or_a_log(
+    compose, plane, agent_id, redis_image, built_image, hand_over
 ):
+    key = await plane.bootstrap_key()
+    hand_over("key", key)
+    async with httpx.AsyncClient(base_url=plane.url, trust_env=False) as http:  # so that it can be approved beforehand
+        body = {"agentId": agent_id, "platform": "docker"}
+        answer = await http.post("/api/v1/agents/register", json=body, headers={"X-Agent-API-Key": key})
+        assert answer.status_code == 202
+    await plane.approve(agent_id)
     project = compose(REDIS, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()), LOG_LEVEL="debug")
     async with scenario.led(plane, agent_id):
         await project.up()
     (redis,) = project.containers("redis")
     password = redis.exec_run(["cat", "/data/password"])[1].decode()
     assert len(password) == 64
-    issued = project.containers()[0].exec_run(
-        ["sh", "-c", f"cat /var/lib/streamspace/{agent_id}/api-key || true"], user="streamspace"
-    )
+    kept = f"/var/lib/streamspace/{agent_id}/api-key"
+    code, issued = project.containers()[0].exec_run(["cat", kept], user="streamspace")
+    assert (code, len(issued)) == (0, 64)
     said = await shown(project, built_image)
     assert agent_id in said
     assert key not in said
     assert password not in said
-    assert not issued[1].strip() or issued[1].decode().strip() not in said
+    assert issued.decode() not in said
 
 
 async def test_a_redis_of_ones_own_may_have_the_bundled_ones_port_and_its_password_shows_nowhere(

@@ -194,9 +194,9 @@ async def test_services_on_two_hosts_take_over_through_a_redis_whose_password_is
 ):
     password = "correct-horse-battery"
     with RedisServer(password=password) as redis:
-        handed = readme.block("/etc/credstore/redis-url").replace("URLFILE", "/root/url")
+        handed = readme.block("/etc/credstore/redis-url").replace("URLFILE", "/srv/url")
         for each in (host, other_host):
-            each.put("/root/url", f"{redis.url}\n".encode(), 0o600)
+            each.put("/srv/url", f"{redis.url}\n".encode(), 0o600)
         install(**ON_REDIS)
         async with scenario.led(plane, agent_id):
             await host.do(f"set -e\n{handed}")
@@ -247,13 +247,32 @@ async def test_a_drop_in_of_the_readme_gives_commands_more_time_and_the_agent_an
     install()
     (drop_in,) = re.findall(r"^```ini\n(.*?)^```", readme.TEXT, re.MULTILINE | re.DOTALL)
     host.put("/etc/ssl/redis-ca.pem", b"a certificate", 0o600)
+    host.put("/etc/streamspace/config.json", b"{}", 0o600)
     host.put(f"/etc/systemd/system/{AGENT}.service.d/override.conf", drop_in.encode())
     await host.do(f"systemctl daemon-reload && systemctl start {AGENT}")
     await plane.wait_agent(agent_id, timeout=60)
-    assert host.show(AGENT, "TimeoutStopUSec") == "6min 40s"
+    assert host.show(AGENT, "TimeoutStopUSec") == "5min 35s"
     environ = host.run(f"tr '\\0' '\\n' </proc/{host.show(AGENT, 'MainPID')}/environ")
     path = re.search("^REDIS_TLS_CA_FILE=(.*)$", environ, re.MULTILINE)[1]
     assert host.run(f"cat {path}") == "a certificate"
+    folder = re.search("^DOCKER_CONFIG=(.*)$", environ, re.MULTILINE)[1]
+    assert host.run(f"cat {folder}/config.json") == "{}"
+
+
+async def test_a_host_without_dockers_group_gets_it_with_the_installation(host, install):
+    """As one has that uses another host's engine."""
+    group = host.run("getent group docker").split(":")[2]
+    host.run("groupdel docker")
+    try:
+        install(DOCKER_HOST="tcp://127.0.0.1:9")
+        host.run(f"systemctl start --no-block {AGENT}")
+        deadline = time.monotonic() + 60
+        while "DOCKER_HOST=tcp://127.0.0.1:9" not in host.journal(AGENT):
+            assert time.monotonic() < deadline, host.journal(AGENT)
+            await asyncio.sleep(0.2)
+        host.run(f"systemctl stop {AGENT}")
+    finally:
+        host.run(f"groupadd -f docker; groupmod --non-unique --gid {group} docker; usermod -aG docker member")
 
 
 async def test_a_long_series_of_crashes_is_survived(host, install, plane, agent_id):
