@@ -1,6 +1,6 @@
 """What the sessions of this agent may use together, and refusals that say why."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,13 +37,21 @@ class Capacity:
     def of(cls, settings: Settings) -> "Capacity":
         return cls(settings.max_sessions, settings.max_cpu, int(settings.max_memory * GIB))
 
+    def held(self) -> Mapping[str, Demand]:
+        """The reservations of now, to be asked for before the engine is asked what it shows."""
+        return dict(self._reserved)
+
     @contextmanager
-    def reserve(self, session_id: str, demand: Demand, sessions: Iterable[Session]) -> Iterator[None]:
-        """Hold room for one session while it starts. ``sessions`` is what the engine shows now.
+    def reserve(
+        self, session_id: str, demand: Demand, sessions: Iterable[Session], held: Mapping[str, Demand]
+    ) -> Iterator[None]:
+        """Hold room for one session while it starts. ``sessions`` is what the engine shows; it may not show a start yet that
+        came to its end meanwhile: ``held`` does, the reservations from before.
 
         Raises CommandFailed with code ``max_sessions``, ``insufficient_cpu`` or ``insufficient_memory``.
         """
-        used = {s.session_id: Demand(s.cpu or 0.0, s.memory or 0) for s in sessions if occupies(s)} | self._reserved
+        shown = {s.session_id: Demand(s.cpu or 0.0, s.memory or 0) for s in sessions if occupies(s)}
+        used = {**shown, **held, **self._reserved}
         used.pop(session_id, None)
         cpu, memory = sum(d.cpu for d in used.values()), sum(d.memory for d in used.values())
         room = f"sessions {len(used)}/{self.max_sessions}"

@@ -199,7 +199,8 @@ class Dispatcher:
             await self._ready.wait()
             while lane:
                 # What interrupts others frees room and never takes any: a stop does not wait behind slow starts.
-                async with contextlib.nullcontext() if lane[0].registered.interrupts else self._slots:
+                free = lane[0].registered.interrupts or lane[0].cancelled_for
+                async with contextlib.nullcontext() if free else self._slots:
                     await self._run(lane[0])
                 lane.popleft()
         finally:
@@ -251,9 +252,8 @@ class Dispatcher:
     async def _with_patience(self, job: _Job) -> Mapping[str, Any]:
         """Run the handler; while the engine is away, wait for it and run it again."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + ENGINE_PATIENCE
+        deadline: float | None = None  # from the first failure on: a long pull is no outage
         backoff = Backoff(base=0.5, cap=5.0)
-        waits = False
         while True:
             wanted = self._orders.get(job.command.id)
             if wanted is not None and not wanted():
@@ -262,11 +262,11 @@ class Dispatcher:
             try:
                 return await job.registered.handler(job.command, self._make_context(job.command, job.states))
             except EngineUnavailable as error:
+                if deadline is None:
+                    log.warning("command %s waits for the engine: %s", job.command.id, error)
+                    deadline = loop.time() + ENGINE_PATIENCE
                 if loop.time() > deadline:
                     raise
-                if not waits:
-                    log.warning("command %s waits for the engine: %s", job.command.id, error)
-                waits = True
                 job.states.clear()
                 await asyncio.sleep(0.2 + backoff.delay())
 

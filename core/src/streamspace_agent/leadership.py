@@ -357,6 +357,7 @@ class Leadership:
         return True
 
     async def _send_pending(self, session_id: str, step: Progress) -> None:
+        self.reconciler.under_way.add(session_id)
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
 
     async def _send_usage(self, session: Session, cpu: float | None, memory: int) -> None:

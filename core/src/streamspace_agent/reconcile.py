@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.lease import Lease
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.journal import JournalError, Message
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
@@ -25,6 +25,7 @@ SOON = 5.0
 """The same while a session runs that could not be used when it was last looked at."""
 
 GONE = "it was removed from the engine, not by this agent"
+NOTHING_CAME = "nothing came of its start; the command's own error says why"
 
 
 @dataclass(slots=True)
@@ -61,6 +62,8 @@ class Reconciler:
         """Sessions as last reported to the control plane."""
         self.on_state: Callable[[Session], None] = lambda _session: None
         """Called with each state before it is reported."""
+        self.under_way: set[str] = set()
+        """Sessions of which the control plane was last told a step, ``pending``: it must hear how that ended."""
         self._told: set[str] = set()
         """Sessions told of since the running comparison began: what it was shown of them may be older."""
         self._comparing = asyncio.Lock()
@@ -76,6 +79,7 @@ class Reconciler:
     def noted(self, session: Session) -> Message:
         """Remember what the control plane is about to be told of a session, and return the message that tells it."""
         self._told.add(session.session_id)
+        self.under_way.discard(session.session_id)
         if session.state is SessionState.TERMINATED:
             self.sessions.pop(session.session_id, None)
         else:
@@ -97,20 +101,26 @@ class Reconciler:
 
     async def follow(self) -> None:
         """Adopt what runs, then follow the engine's events, until cancelled."""
-        backoff = Backoff(base=0.2, cap=10.0)
+        backoff = Backoff(base=0.2, cap=5.0)
+        complaint = ""
         while True:
             try:
                 async for event in self._driver.events():
-                    backoff.failures = 0
                     await self._on_event(event)
+                    backoff.failures, complaint = 0, ""
             except LeaseLost:
                 raise
-            except EngineUnavailable as error:
-                self._engine_down(str(error))
             except JournalError as error:
-                log.warning("states wait to be reported: %s", error)
-            except Exception:
-                log.exception("following the engine's events failed: starting again")
+                if str(error) != complaint:  # once: it may be the log's own disk that is full
+                    log.warning("states wait to be reported: %s", error)
+                complaint = str(error)
+            except RuntimeDriverError as error:
+                self._engine_down(str(error))
+            except Exception as error:
+                if repr(error) != complaint:
+                    log.exception("following the engine's events failed: starting again")
+                complaint = repr(error)
+                self._engine_down(f"{type(error).__name__}: {error}")
             await asyncio.sleep(backoff.delay())
 
     async def _on_event(self, event: RuntimeEvent) -> None:
@@ -131,14 +141,11 @@ class Reconciler:
         self._settled()
 
     async def _resync(self) -> None:
-        try:
-            if not self.facts:
-                self.facts = await self._driver.describe()
-            changed = await self.reconcile(adopting=not self._adopted)
-            self._adopted = True
-        except EngineUnavailable as error:
-            self._engine_down(str(error))
-            return
+        """Raises what the engine says instead of an answer: :meth:`follow` then tries again."""
+        if not self.facts:
+            self.facts = await self._driver.describe()
+        changed = await self.reconcile(adopting=not self._adopted)
+        self._adopted = True
         self.engine.up, self.engine.last_error = True, ""
         log.info(
             "the engine answers: %s, %s reported", counted(len(self.sessions), "session"), counted(changed, "state")
@@ -151,7 +158,9 @@ class Reconciler:
         while True:
             await asyncio.sleep(SOON)
             waited += SOON
-            if waited < EVERY and not any(map(_unproved, self.sessions.values())):
+            if waited < EVERY and not (
+                any(map(_unproved, self.sessions.values())) or self.under_way - set(self._busy())
+            ):
                 continue
             waited = 0.0
             try:
@@ -172,24 +181,29 @@ class Reconciler:
         busy = before.union(self._busy(), self._told)
         reports: list[Session] = []
         for session_id, session in shown.items():
-            known = self.sessions.get(session_id)
             unborn = session.state is SessionState.PENDING and not adopting
-            if session_id not in busy and not unborn and (_unproved(session) or not _same(known, session)):
+            if session_id not in busy and not unborn and (_unproved(session) or not self._heard(session)):
                 reports.append(session)
-        expected = self.sessions.keys() | (set(self._before()) if adopting else set())
+        expected = self.sessions.keys() | self.under_way | (set(self._before()) if adopting else set())
         for session_id in expected - shown.keys() - busy:
             last = self.sessions.get(session_id)
             if last is not None and last.state is SessionState.FAILED:
                 del self.sessions[session_id]  # its end was reported
+            elif last is None and session_id in self.under_way:
+                reports.append(Session(session_id, SessionState.FAILED, "", reason=NOTHING_CAME))
             else:
                 reports.append(Session(session_id, SessionState.TERMINATED, "", reason=GONE))
         reports = await asyncio.gather(*(self._proved(session) for session in reports))
         newer = self._told.union(self._busy())
-        reports = [s for s in reports if s.session_id not in newer and not _same(self.sessions.get(s.session_id), s)]
+        reports = [s for s in reports if s.session_id not in newer and not self._heard(s)]
         for session in reports:
             self._tell_change(session)
             self._report(session)
         return len(reports)
+
+    def _heard(self, session: Session) -> bool:
+        """The control plane has been told this, and nothing since."""
+        return session.session_id not in self.under_way and _same(self.sessions.get(session.session_id), session)
 
     def _tell_change(self, session: Session) -> None:
         """Log a state that came about while nobody looked; at the adoption those that run or sleep are only counted."""

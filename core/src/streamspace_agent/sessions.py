@@ -7,7 +7,7 @@ from typing import Any
 from streamspace_agent import hookimpl, protocol, templates
 from streamspace_agent.capacity import Demand
 from streamspace_agent.commands import Command, Context, Register
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, RuntimeDriverError, SessionNotFound
+from streamspace_agent.errors import CommandFailed, RuntimeDriverError, SessionNotFound
 from streamspace_agent.runtime import Session, SessionState
 
 START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
@@ -30,23 +30,21 @@ async def start(command: Command, context: Context) -> Mapping[str, Any]:
         raise
     try:
         session = await _started(command, context, session_id)
-    except CommandFailed as error:
+    except (CommandFailed, RuntimeDriverError) as error:  # where nothing came of the start, nothing else would tell
         context.report(await _after_failure(context, session_id, str(error)))
-        raise
-    except EngineUnavailable as error:  # where nothing came of the start, nothing else would tell
-        context.report(_gone(session_id, SessionState.FAILED, str(error)))
         raise
     context.report(session)
     return protocol.started(session)
 
 
 async def _started(command: Command, context: Context, session_id: str) -> Session:
+    held = context.capacity.held()
     sessions = await context.driver.sessions()
     present = next((s for s in sessions if s.session_id == session_id), None)
     if present is not None and present.state is SessionState.RUNNING and present.command_id != command.id:
         return present
     spec = templates.session_spec(command)
-    with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions):
+    with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions, held):
         return await context.driver.start(spec, lambda step: context.progress(session_id, step))
 
 
@@ -82,6 +80,7 @@ async def hibernate(command: Command, context: Context) -> Mapping[str, Any]:
 
 async def wake(command: Command, context: Context) -> Mapping[str, Any]:
     session_id = templates.session_id(command.payload)
+    held = context.capacity.held()
     sessions = await context.driver.sessions()
     present = next((s for s in sessions if s.session_id == session_id), None)
     if present is None:
@@ -89,7 +88,7 @@ async def wake(command: Command, context: Context) -> Mapping[str, Any]:
         context.report(_gone(session_id, SessionState.TERMINATED, reason))
         raise SessionNotFound(reason)
     try:
-        with context.capacity.reserve(session_id, Demand(present.cpu or 0.0, present.memory or 0), sessions):
+        with context.capacity.reserve(session_id, Demand(present.cpu or 0.0, present.memory or 0), sessions, held):
             session = await context.driver.wake(session_id, lambda step: context.progress(session_id, step))
     except CommandFailed as error:
         context.report(await _after_failure(context, session_id, str(error)))
@@ -99,8 +98,12 @@ async def wake(command: Command, context: Context) -> Mapping[str, Any]:
 
 
 async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]:
-    """A start that was cancelled leaves nothing but its volumes."""
+    """A start that was cancelled leaves nothing but its volumes; a session that it only found, or was waking, stays as it is."""
     session_id = templates.session_id(command.payload)
+    found = await context.driver.inspect(session_id)
+    if found is not None and found.command_id != command.id:
+        context.report(found)
+        return {}
     await context.driver.stop(session_id)
     context.report(_gone(session_id, SessionState.TERMINATED, "the start was cancelled"))
     return {}

@@ -1,11 +1,13 @@
 """What the driver tells of ends that nobody asked for, and what it keeps to itself."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, SessionState
+from streamspace_runtime_docker.errors import EngineError
 
 
 async def next_event(events):
@@ -81,3 +83,37 @@ async def test_our_own_doings_are_no_events(make_driver, make_spec, quiet, mode)
     task.cancel()
     assert [event.kind for event in seen] == [EventKind.RESYNC, EventKind.ENDED]
     assert seen[1].session.session_id == marker.session_id
+
+
+async def test_the_news_that_it_was_the_memory_may_come_late(driver, make_spec, quiet, events, monkeypatch):
+    look, hidden = driver._store.look, [True, True]
+
+    async def late(container):
+        found = await look(container)
+        return replace(found, oom=False) if found and found.oom and hidden and hidden.pop() else found
+
+    monkeypatch.setattr(driver._store, "look", late)
+    await driver.start(make_spec(environment={"MODE": "oom", "AFTER": "1"}), quiet)
+    event = await next_event(events)
+    assert hidden == []
+    assert "ran out of memory" in event.session.reason
+
+
+async def test_an_end_after_a_hibernation_that_failed_is_told(driver, spec, quiet, events, api, monkeypatch):
+    await driver.start(spec, quiet)
+    change, made = driver._store._engine.change, []
+
+    async def refuses_the_second(call):  # the first is the mark, the second the signal
+        made.append(call)
+        if len(made) == 2:
+            raise EngineError(500, "cannot kill the container: permission denied")
+        return await change(call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver._store._engine, "change", refuses_the_second)
+        with pytest.raises(EngineError):
+            await driver.hibernate(spec.session_id)
+    api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
+    event = await next_event(events)
+    assert event.session.state is SessionState.FAILED
+    assert (await driver.inspect(spec.session_id)).state is SessionState.FAILED

@@ -9,6 +9,7 @@ import pytest
 from lab.registry import Registry
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Injected
+from streamspace_agent.runtime import EventKind
 from streamspace_runtime_docker.engine import Engine
 
 SECRET = "s3cret-of-the-registry"
@@ -167,3 +168,30 @@ async def test_no_error_shows_the_registrys_password(make_driver, make_spec, reg
     assert SECRET not in str(failure.value)
     assert token not in str(failure.value)
     assert SECRET not in caplog.text
+
+
+async def test_a_pull_that_waits_for_its_turn_has_not_stalled_and_events_need_no_turn(
+    make_driver, make_spec, image, registry, logged_in, docker_host, api
+):
+    other = registry.push_generated(docker_host, "other:1", megabytes=1)
+    driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "2s", "PULL_CONCURRENCY": "1"})
+    registry.proxy.rate = 1_500_000
+    steps = []
+    first = asyncio.create_task(driver.start(make_spec("-first", image=image, mounts=()), lambda step: None))
+    try:
+        async with asyncio.timeout(20):
+            while not driver._making._images._pulls:
+                await asyncio.sleep(0.02)
+        second = asyncio.create_task(driver.start(make_spec("-second", image=other, mounts=()), steps.append))
+        stream = driver.events()
+        async with asyncio.timeout(3):
+            assert (await anext(stream)).kind is EventKind.RESYNC
+        await stream.aclose()
+        assert not first.done()
+        assert all(session.ready for session in await asyncio.gather(first, second))
+        assert any("waits for other pulls" in step.detail for step in steps)
+    finally:
+        for suffix in ("-first", "-second"):
+            await driver.stop(make_spec(suffix).session_id)
+        if api.images(other):
+            api.remove_image(other, force=True)

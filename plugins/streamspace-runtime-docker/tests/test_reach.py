@@ -59,3 +59,14 @@ async def test_a_usual_desktop_starts_sleeps_and_wakes_under_the_default_limits(
     assert (await driver.start(spec, quiet)).ready
     assert (await driver.hibernate(spec.session_id)).state is SessionState.HIBERNATED
     assert (await driver.wake(spec.session_id, quiet)).ready
+
+
+async def test_a_session_whose_network_is_gone_still_runs_and_cannot_be_used(driver, make_driver, spec, quiet, api):
+    await driver.start(spec, quiet)
+    name = f"streamspace-{spec.session_id}"
+    for network in api.inspect_container(name)["NetworkSettings"]["Networks"]:
+        api.disconnect_container_from_network(name, network)
+    found = await make_driver(ready_timeout=0.5).prove(spec.session_id)
+    assert (found.state, found.ready) == (SessionState.RUNNING, False)
+    with pytest.raises(OSError, match="no address to connect to"):
+        await driver.connect(spec.session_id, 5900)

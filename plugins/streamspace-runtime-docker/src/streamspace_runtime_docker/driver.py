@@ -63,7 +63,7 @@ class DockerDriver(RuntimeDriver):
         self._views = Views(self._store, self._marks)
         self._networks = networks = Networks(engine, settings, own)
         self._ports = Ports(settings.docker_host, networks)
-        images = Images(engine, own.pull_stall_timeout, self._faults)
+        images = Images(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults)
         self._making = Making(
             engine,
             self._store,
@@ -171,7 +171,11 @@ class DockerDriver(RuntimeDriver):
             self._faults.point("docker.after_pause")
         else:
             await self._marks.write(found, Mark.HIBERNATED)
-            await self._store.terminate(found)
+            try:
+                await self._store.terminate(found)
+            except EngineError:  # it runs on, and how this run ends is another matter
+                await self._marks.clear(found)
+                raise
             self._faults.point("docker.after_stop")
 
     async def wake(self, session_id: str, report: Report) -> Session:

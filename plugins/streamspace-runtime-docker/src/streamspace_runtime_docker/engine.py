@@ -43,7 +43,9 @@ class Engine:
         self._guard = guard
         self._concurrency = concurrency
         self._calls = ThreadPoolExecutor(concurrency, thread_name_prefix="engine")
-        self._streams = ThreadPoolExecutor(pulls + 1, thread_name_prefix="engine-stream")
+        self._pulls = ThreadPoolExecutor(pulls, thread_name_prefix="engine-pull")
+        # Of their own: where all pulls are at work, the events would wait for them. One may still be leaving.
+        self._events = ThreadPoolExecutor(2, thread_name_prefix="engine-events")
         self._readers: set[Reader] = set()
         self._client: docker.APIClient | None = None
         self._lock = threading.Lock()
@@ -116,7 +118,7 @@ class Engine:
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """The JSON lines of a long answer, opened when the context is entered and cut when it is left.
 
-        ``headers`` is called in the thread, since making some runs a credential helper.
+        One that ``changes`` something is a pull. ``headers`` is called in the thread, since making some runs a credential helper.
         """
         from streamspace_runtime_docker.client import open_stream, translate  # noqa: PLC0415  # as above
 
@@ -129,7 +131,8 @@ class Engine:
         reader = Reader(opener, lambda error: translate(error, self.docker_host))
         self._readers.add(reader)
         try:
-            asyncio.get_running_loop().run_in_executor(self._streams, reader.run)
+            threads = self._pulls if changes else self._events
+            asyncio.get_running_loop().run_in_executor(threads, reader.run)
             await reader.opened()
             yield reader
         finally:
@@ -141,6 +144,7 @@ class Engine:
         for reader in self._readers:
             reader.leave()
         self._calls.shutdown(wait=False, cancel_futures=True)
-        self._streams.shutdown(wait=False, cancel_futures=True)
+        self._pulls.shutdown(wait=False, cancel_futures=True)
+        self._events.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:
             self._client.close()

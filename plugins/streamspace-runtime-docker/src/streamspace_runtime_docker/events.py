@@ -138,9 +138,22 @@ class Events:
             return None
         if await self._engine.outage():
             raise EngineUnavailable("the engine shuts down and takes its containers with it")
+        found = await self._with_late_news(found)
         self._views.forget(found.session_id)
         await self._marks.write(found, Mark.ENDED)
         return await self._views.session(found, Mark.ENDED)
+
+    async def _with_late_news(self, found: Found) -> Found:
+        """A container that was killed, looked at until it would be known that this was for want of memory."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + OOM_NEWS
+        while found.exit_code == KILLED and not found.oom and loop.time() < deadline:
+            await asyncio.sleep(OOM_NEWS / 5)
+            now = await self._store.look(found.id)
+            if now is None or now.started_at != found.started_at:
+                break
+            found = now
+        return found
 
     async def _removed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
         async with self._locks.hold(session_id):

@@ -108,9 +108,9 @@ class Making:
             )
 
     def fits(self, found: Found, spec: SessionSpec) -> bool:
-        """Is a container that never ran what this start would make?"""
+        """Is a container that never ran what this start would make? Another's may have other limits, whatever else is alike."""
         wanted = {f"{name}={value}" for name, value in spec.environment.items()}
-        return found.image == spec.image and wanted <= found.environment
+        return found.command_id == spec.command_id and found.image == spec.image and wanted <= found.environment
 
     async def unmake(self, spec: SessionSpec, *, volumes: bool) -> None:
         """Remove what a failed start made; ``volumes`` when the container never ran, so that they hold nothing yet.

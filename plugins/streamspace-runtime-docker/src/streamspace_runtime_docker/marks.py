@@ -7,6 +7,7 @@ names the run it is about (the container's ``StartedAt``): it goes stale by itse
 import io
 import logging
 import tarfile
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,11 @@ class Marks:
             raise
         except EngineError as error:
             log.warning("cannot mark %s as %s: %s", found.name, mark, error)
+
+    async def clear(self, found: Found) -> None:
+        """Take the mark of the present run back."""
+        with suppress(EngineError):
+            await self._engine.change(lambda client: client.put_archive(found.id, "/", _pack("\n")))
 
     async def read(self, found: Found) -> Mark | None:
         """The mark, if it is about the container's latest run."""

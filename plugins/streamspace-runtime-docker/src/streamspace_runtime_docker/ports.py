@@ -3,7 +3,6 @@
 import asyncio
 from urllib.parse import urlsplit
 
-from streamspace_agent.errors import SessionNotFound
 from streamspace_agent.readiness import Stream
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.networks import Networks
@@ -28,7 +27,7 @@ class Ports:
         if found.address and (not published or (await self._networks.ensure()).direct):
             return found.address, port
         if not published:
-            raise SessionNotFound(
+            raise ConnectionError(
                 f"{found.name} has no address to connect to: it does not run, or its network gives it none"
             )
         address, number = published

@@ -52,14 +52,20 @@ class Layers:
         return Progress("pulling", sum(self._current.values()), sum(self._total.values()), detail)
 
 
+_ASKING = "asking the registry"
+
+
 class Pull:
     """One pull under way, and those who wait for it."""
 
-    def __init__(self, image: str, engine: Engine, stall_timeout: float, faults: Faults) -> None:
+    def __init__(
+        self, image: str, engine: Engine, turns: asyncio.Semaphore, stall_timeout: float, faults: Faults
+    ) -> None:
         self.image = image
         self.reports: list[Report] = []
-        self.progress = Progress("pulling", detail="asking the registry")
+        self.progress = Progress("pulling", detail="waits for other pulls" if turns.locked() else _ASKING)
         self._engine = engine
+        self._turns = turns
         self._stall_timeout = stall_timeout
         self._faults = faults
         self.task = asyncio.create_task(self._run(), name=f"pull {image}")
@@ -67,7 +73,9 @@ class Pull:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._stall_timeout) as clock:
+            # A pull that waits for its turn has not stalled.
+            async with self._turns, asyncio.timeout(self._stall_timeout) as clock:
+                self._show(Progress("pulling", detail=_ASKING))
                 await self._read(lambda: clock.reschedule(loop.time() + self._stall_timeout))
         except (TimeoutError, Silent):
             got = f"{format_bytes(self.progress.current)} of {format_bytes(self.progress.total)} so far"
@@ -109,8 +117,9 @@ class Pull:
 class Images:
     """Which images the engine has. One that is there is never pulled again, whatever its tag (``latest`` included)."""
 
-    def __init__(self, engine: Engine, stall_timeout: float, faults: Faults) -> None:
+    def __init__(self, engine: Engine, concurrency: int, stall_timeout: float, faults: Faults) -> None:
         self._engine = engine
+        self._turns = asyncio.Semaphore(concurrency)
         self._stall_timeout = stall_timeout
         self._faults = faults
         self._known: set[str] = set()
@@ -142,7 +151,7 @@ class Images:
     async def _pull(self, image: str, report: Report) -> None:
         pull = self._pulls.get(image)
         if pull is None:
-            pull = self._pulls[image] = Pull(image, self._engine, self._stall_timeout, self._faults)
+            pull = self._pulls[image] = Pull(image, self._engine, self._turns, self._stall_timeout, self._faults)
         pull.reports.append(report)
         report(pull.progress)
         try:

@@ -88,6 +88,7 @@ class Store:
         except EngineError as error:
             if "not running" in error.text or "can only kill running" in error.text:
                 return False
+            self._ours.pop(f"{found.id} {found.started_at}", None)  # it runs on
             raise
         return True
 
