@@ -337,3 +337,44 @@ async def test_what_a_closed_viewer_still_said_does_not_open_the_next_ones_conne
             await tunnels.data(says(REQUESTED))
             await there.until(lambda: heard[-1] == REQUESTED)
             assert heard == [b"POST / HTTP/1.1\r\n", REQUESTED]
+
+
+async def test_a_viewer_that_comes_while_the_last_ones_leaving_is_waited_for_is_told_to_try_again(tunnels):
+    async def answer(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with served(answer) as port:
+
+        async def connect(session_id, _port):
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(ready_check=ReadyCheck.HTTP))  # a takeover: somebody may be there
+        async with linked(tunnels) as there:
+            await there.until(lambda: "vnc_error" in there.kinds)
+            await tunnels.data(says(REQUESTED))
+            there.prompt = True
+            there.pong()
+            await there.until(lambda: there.kinds.count("vnc_error") == 2)
+            await there.until(lambda: "vnc_ready" in there.kinds)
+            await tunnels.data(says(REQUESTED))
+            await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
+
+
+async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_next_ones(tunnels):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        await settle()
+        await tunnels.data(says(HELLO))
+        await settle()
+        tunnels.note(session(SessionState.HIBERNATED))
+        await there.until(lambda: "vnc_error" in there.kinds)
+        tunnels.note(session(), fresh=True)
+        await asyncio.sleep(0.03)
+        tunnels.closed(LEFT)
+        await there.until(lambda: there.greetings == 2)
+        await settle()
+        assert there.greetings == 2

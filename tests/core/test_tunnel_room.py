@@ -1,13 +1,14 @@
 """Who gets the places in the control plane's one queue for viewers, and who is given up for them."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
 from lab.loopback import served
 from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, SessionState
-from streamspace_agent.tunnel.channel import FOREIGN_SHARE
+from streamspace_agent.tunnel.channel import FOREIGN_RATE
 from streamspace_agent.tunnel.pace import Budget
 from streamspace_agent.tunnel.tunnels import Tunnels
 from tests.core.held_plane import HELLO, linked, says, session, settle
@@ -69,7 +70,8 @@ async def sees_a_still_picture(tunnels, there, server, name, size):
     await tunnels.data(says(REQUEST, name))
 
 
-async def test_viewers_of_still_pictures_leave_the_places_to_others(tunnels, servers, budget):
+async def test_viewers_of_still_pictures_leave_the_places_to_others(tunnels, servers, budget, monkeypatch):
+    monkeypatch.setattr("streamspace_agent.tunnel.channel.SETTLES", 0.01)
     names = [f"s{number}" for number in range(20)]
     made = await servers(*names, "new")
     async with linked(tunnels) as there:
@@ -123,14 +125,10 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
         budget.used -= Budget.LIMIT - 4
 
 
-async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_does_not_widen(tunnels, budget):
-    async def video(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        while True:
-            writer.write(bytes(1 << 20))
-            await writer.drain()
-
-    async with served(video) as port:
+@asynccontextmanager
+async def over_http(tunnels, talk):
+    """A session whose server waits for its client, which has asked."""
+    async with served(talk) as port:
 
         async def connect(session_id, _port):
             return await asyncio.open_connection("127.0.0.1", port)
@@ -141,15 +139,120 @@ async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_do
             there.prompt = True
             await there.until(lambda: "vnc_ready" in there.kinds)
             await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
-            for _ in range(30):
-                await asyncio.sleep(0.02)
-                await tunnels.data(says(b"\x82\x86mouse"))
-            # 0.6 s: not one half has counted as read.
-            assert there.kinds.count("vnc_data") == FOREIGN_SHARE
-            async with asyncio.timeout(10):
-                while there.kinds.count("vnc_data") == FOREIGN_SHARE:
-                    await tunnels.data(says(b"\x82\x86mouse"))
-                    await asyncio.sleep(0.1)
+            yield there
+
+
+MOUSE = b"\x82\x86mouse"
+
+
+async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_does_not_widen(tunnels, budget):
+    async def video(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        while True:
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+
+    async with over_http(tunnels, video) as there:
+        await there.until(lambda: tunnels._pump.blocked)
+        first = there.kinds.count("vnc_data")
+        assert first <= Budget.LIMIT // 2 + 1
+        began = asyncio.get_running_loop().time()
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            await tunnels.data(says(MOUSE))
+        took = asyncio.get_running_loop().time() - began
+        assert there.kinds.count("vnc_data") <= first + FOREIGN_RATE * (took + 1)
+        assert budget.used <= Budget.LIMIT // 2 + 1
+
+
+async def test_pictures_of_one_that_cannot_be_understood_come_steadily(tunnels):
+    async def frames(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        while True:
+            writer.write(bytes(8000))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with over_http(tunnels, frames) as there:
+        gaps, last, seen = [], asyncio.get_running_loop().time(), there.kinds.count("vnc_data")
+        for _ in range(600):
+            await asyncio.sleep(0.02)
+            await tunnels.data(says(MOUSE))
+            if there.kinds.count("vnc_data") > seen:
+                now, seen = asyncio.get_running_loop().time(), there.kinds.count("vnc_data")
+                gaps.append(now - last)
+                last = now
+        assert len(gaps) > 80
+        assert sorted(gaps)[-2] < 1.0, "it stood still for two seconds, again and again"
+
+
+async def test_a_long_answer_to_a_client_that_says_nothing_meanwhile_comes_whole(tunnels):
+    size = 20 << 20
+
+    async def download(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(bytes(size))
+        await reader.read()
+
+    async with over_http(tunnels, download) as there:
+        await there.until(lambda: len(there.stream()) == size)
+
+
+async def test_a_viewer_that_has_nothing_to_say_to_what_it_was_sent_is_not_closed_for_another(
+    tunnels, servers, monkeypatch
+):
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 2.0)
+    made = await servers("still", "stuck")
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await viewed(tunnels, there, "still")
+        await viewed(tunnels, there, "stuck")
+        await sees_a_still_picture(tunnels, there, made["still"], "still", 1000)
+        for writer in made["still"].writers:
+            writer.write(BELL)
+        await there.until(lambda: there.stream("still").endswith(BELL))
+        await asyncio.sleep(2.5)
+        made["stuck"].flood = True
+        await tunnels.data(says(REQUEST, "stuck"))
+        await there.until(lambda: "vnc_error" in there.kinds)
+        assert [kind for kind, _ in there.of["still"]].count("vnc_error") == 0
+        made["stuck"].flood = False
+
+
+async def test_a_viewer_whose_last_sign_came_when_its_share_was_used_up_is_given_up_like_any(
+    tunnels, servers, monkeypatch
+):
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
+    made = await servers("s1")
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await viewed(tunnels, there, "s1")
+        await sees_a_still_picture(tunnels, there, made["s1"], "s1", 1000)
+        await tunnels.data(says(REQUEST, "s1"))
+        made["s1"].flood = True
+        made["s1"].update = 1 << 20
+        await tunnels.data(says(REQUEST, "s1"))
+        await there.until(lambda: tunnels._pump.blocked)
+        await tunnels.data(says(REQUEST, "s1"))  # and its line dies
+        await there.until(lambda: "vnc_error" in there.kinds)
+        made["s1"].flood = False
+
+
+async def test_greetings_leave_room_however_many_wait_for_a_full_socket(tunnels, servers, budget):
+    names = [f"n{number}" for number in range(Budget.GREETINGS + 20)]
+    made = await servers("one")
+    made.update(dict.fromkeys(names, made["one"]))
+    async with linked(tunnels) as there:
+        there.prompt, there.words_wait = True, True
+        there.room.clear()
+        for name in names:
+            tunnels.note(session(session_id=name), fresh=True)
+            await asyncio.sleep(0.005)  # a server lets no more than a hundred wait to be let in
+        await there.until(lambda: there.kinds.count("vnc_ready") == len(names))
+        there.room.set()
+        await there.until(lambda: there.greetings >= Budget.GREETINGS)
+        await asyncio.sleep(1.5)
+        assert there.greetings == budget.used == Budget.GREETINGS
 
 
 async def test_a_mouse_over_a_picture_whose_server_is_gone_does_not_keep_it(tunnels, monkeypatch):
@@ -160,18 +263,7 @@ async def test_a_mouse_over_a_picture_whose_server_is_gone_does_not_keep_it(tunn
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
 
-    async with served(goes) as port:
-
-        async def connect(session_id, _port):
-            return await asyncio.open_connection("127.0.0.1", port)
-
-        tunnels._connect = connect
-        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
-        async with linked(tunnels) as there:
-            there.prompt = True
-            await there.until(lambda: "vnc_ready" in there.kinds)
-            await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
-            async with asyncio.timeout(10):
-                while "vnc_error" not in there.kinds:
-                    await tunnels.data(says(b"\x82\x86mouse"))
-                    await asyncio.sleep(0.1)
+    async with over_http(tunnels, goes) as there, asyncio.timeout(10):
+        while "vnc_error" not in there.kinds:
+            await tunnels.data(says(MOUSE))
+            await asyncio.sleep(0.1)

@@ -10,6 +10,7 @@ from streamspace_agent.tunnel.pump import Pump
 
 RETRY = 0.05
 """Seconds until something that found no connection is tried again."""
+RENEWED = "the connection to the session is being renewed: try again"
 ECHO = 0.1
 """Seconds from the control plane's having read that a viewer is to be closed until it has told us that this viewer left."""
 
@@ -30,14 +31,14 @@ class Announcement:
     and is not sent twice: two would corrupt the next viewer's stream.
     """
 
-    def __init__(self, session: Session, pump: Pump, closing: Callable[[], None], owed: str) -> None:
+    def __init__(self, session: Session, pump: Pump, closing: Callable[[], bool], owed: str, *, closed: bool) -> None:
         """``closing`` is called when a viewer is closed, and again when no more can come of it; ``owed`` is told first to one that an earlier leader left there, "" for nothing."""
         self._session = session
         self._pump = pump
         self._closing = closing
         self._owed = owed
         self._told: _Told | None = None
-        self._closed = False
+        self._closed = closed
         """A viewer was closed by us; that it has left may still be told, and must not be taken for the next one's leaving."""
 
     async def make(self, greeting: bytes, channel: Channel | None = None) -> None:
@@ -64,6 +65,8 @@ class Announcement:
             if await self._pump.tell("vnc_ready", ready) and self._pump.connection == number:
                 if _unwanted(channel):
                     return
+                if not (channel is None or self._pump.budget.allows_greeting):
+                    continue  # others were faster while that was told
                 # Before it is sent: it is on its way from the first moment, also where this is cancelled in a slow socket.
                 told = self._told = _Told(number, greeting, there=channel is None)
                 if channel is None or await self._pump.greet(channel, told.arrived):
@@ -77,8 +80,10 @@ class Announcement:
             await self.close_viewer(self._owed)
         if self._owed or (self._closed and not await self._pump.heard(ECHO)):
             return False
-        if self._closed:
-            self._closing()  # also what it said before it heard of that
+        if self._closed and self._closing():
+            # It said something before it heard of that; or it is the next, which would wait in vain for an answer.
+            await self.close_viewer(RENEWED)
+            return False
         self._closed = False
         return True
 

@@ -15,14 +15,14 @@ SLOWEST = 4 * 1024**2
 """A server with a full backlog may take so many seconds, and one more for so many bytes a second, until there is room again. Nothing
 else is read from the control plane meanwhile: no command, no other viewer's keys. A slower one is not waited for.
 """
-SETTLED = 3.0
-"""Seconds of silence on both sides, after a viewer has asked for more, until it is taken to have read all: most ask once they have the
-whole update; one that asks where it begins has had this long for the rest.
+SETTLED, SETTLES = 3.0, 0.3
+"""Seconds of silence on both sides, after a viewer has asked for more, until it is taken to have read all, and how many more for each
+message: most ask once they have the whole update; one that asks where it begins, on a slow way, has had this long for the rest.
 """
 FOREIGN_SHARE = 64
-FOREIGN_EVERY = 2.0
-"""A viewer whose words cannot be told apart shows with each that it lives, but not what it has read. It may have so many messages
-unread, and half of them count as read at most every so many seconds: 15 to 30 messages a second.
+FOREIGN_RATE = 16.0
+"""A viewer whose words cannot be told apart shows with each that it lives, but not what it has read: so many messages count as read
+for each second that passed. Where places are scarce it may have so many unread.
 """
 
 
@@ -72,6 +72,7 @@ class Channel:
         self._owes_since = self.last_sign
         """When the first message was sent after that."""
         self._freed = self.last_sign
+        """Up to when a foreign viewer's messages have been counted as read."""
         self._stream = stream
         self._budget = budget
         self._offer = offer
@@ -110,17 +111,22 @@ class Channel:
 
     @property
     def silence(self) -> float:
-        """Seconds for which the viewer has owed a sign that it reads; 0 for one to which nothing was sent since its last."""
-        return self._clock.now() - self._owes_since if self._unread[1] else 0.0
+        """Seconds for which the viewer has owed a sign that it reads; 0 for one that has all that there is, since its last."""
+        owes = self._unread[1] or (self.unread and self.waiting)
+        return self._clock.now() - self._owes_since if owes else 0.0
 
     @property
     def allowed(self) -> bool:
-        return self._budget.allows(self.unread) and not (self._viewer.foreign and self.unread >= FOREIGN_SHARE)
+        return self._budget.allows(self.unread) and not (self._confined and self.unread >= FOREIGN_SHARE)
 
     @property
     def _places(self) -> int:
         places = self._budget.places(self.unread)
-        return min(places, FOREIGN_SHARE - self.unread) if self._viewer.foreign else places
+        return min(places, FOREIGN_SHARE - self.unread) if self._confined else places
+
+    @property
+    def _confined(self) -> bool:
+        return self._viewer.foreign and self._budget.scarce
 
     def size(self, window: int) -> int:
         """VNC bytes of the next message, where so many may be on their way."""
@@ -151,8 +157,9 @@ class Channel:
     def settle(self) -> bool:
         """Count all as read if the viewer has been silent for long enough after it asked for more. True if that made room."""
         unread, more = self._unread
-        quiet = self._clock.now() - max(self.last_sign, self._last_sent)
-        if not unread or more or self.waiting or not self.answered or quiet < SETTLED:
+        if not unread or more or self.waiting or not self.answered or self._viewer.foreign:
+            return False
+        if self._clock.now() - max(self.last_sign, self._last_sent) < SETTLED + SETTLES * unread:
             return False
         self.forget_sent()
         return True
@@ -170,14 +177,23 @@ class Channel:
         self._stream.write(data)
         if Said.READ in said:
             self.last_sign = self._owes_since = self._clock.now()
-            # What it asks for now comes after an earlier update, which it has: but perhaps not yet all of the latest.
-            if not self._viewer.foreign or self.last_sign - self._freed >= FOREIGN_EVERY:
-                self._freed = self.last_sign
+            if self._viewer.foreign:
+                self._free_by_time()
+            else:
+                # What it asks for now comes after an earlier update, which it has: but perhaps not yet all of the latest.
                 self._budget.used -= self._unread[0]
                 self._unread = [self._unread[1], 0]
         self.answered = True
         self._offer_if_any()
         return said
+
+    def _free_by_time(self) -> None:
+        read = min(self.unread, int((self.last_sign - self._freed) * FOREIGN_RATE))
+        if read or not self.unread:
+            self._freed = self.last_sign
+        earlier = min(read, self._unread[0])
+        self._unread = [self._unread[0] - earlier, self._unread[1] - (read - earlier)]
+        self._budget.used -= read
 
     async def drained(self) -> None:
         """Wait while the server is far behind; one that is too slow ends the channel."""

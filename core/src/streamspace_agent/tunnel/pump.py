@@ -142,6 +142,10 @@ class Pump:
         """Some channel has to wait for room in the control plane's queue."""
         return bool(self._blocked)
 
+    def blocks(self, channel: Channel) -> bool:
+        """That one has to."""
+        return channel in self._blocked
+
     def _next(self) -> Channel | None:
         for small in (True, False):
             turns = self._turns[small]

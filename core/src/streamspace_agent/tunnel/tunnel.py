@@ -12,6 +12,7 @@ from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverErro
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.announcement import Announcement
 from streamspace_agent.tunnel.channel import Channel, End, Ended
+from streamspace_agent.tunnel.pace import KEEPS_UP
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE, Said
 from streamspace_agent.tunnel.stream import Stream, Streams
@@ -50,7 +51,9 @@ class Tunnel:
         saw_input: Callable[[], None],
         *,
         fresh: bool,
+        follows: bool = False,
     ) -> None:
+        """``follows``: another tunnel of this session has just told its viewer to leave."""
         self.session = session
         self._connect = connect
         self._pump = pump
@@ -62,7 +65,9 @@ class Tunnel:
         self._spoke = asyncio.Event()
         self._left = asyncio.Event()
         # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
-        self._announcement = Announcement(session, pump, self._early.clear, "" if fresh else INTERRUPTED)
+        self._announcement = Announcement(
+            session, pump, self._forget_early, "" if fresh else INTERRUPTED, closed=follows
+        )
         self.working = self._silent
         """The server has been reached and has greeted, and nothing was heard to the contrary."""
         # Not the context of the command that started the session: that is over long before the tunnel is.
@@ -79,6 +84,11 @@ class Tunnel:
         )
         await asyncio.gather(self._task, return_exceptions=True)
         return told
+
+    def _forget_early(self) -> bool:
+        early = bool(self._early)
+        self._early.clear()
+        return early
 
     # What comes from the control plane
 
@@ -123,7 +133,7 @@ class Tunnel:
     async def garbled(self, why: str) -> None:
         """What a viewer said cannot be read."""
         self.broken(why)
-        if self._channel is None and self._early:
+        if self._channel is None:
             await self._announcement.close_viewer(why)
 
     def link_lost(self) -> None:
@@ -144,7 +154,10 @@ class Tunnel:
 
     @property
     def stalled(self) -> bool:
-        return self._channel is not None and self.unread > 0 and self._channel.silence > STALL
+        """Its viewer reads nothing of what is sent to it; one that merely has nothing to say to a bell holds few places, and none back."""
+        if self._channel is None or not self.unread or self._channel.silence <= STALL:
+            return False
+        return self.unread >= KEEPS_UP or self._pump.blocks(self._channel)
 
     def give_up(self) -> None:
         """Close the viewer, which is stalled."""

@@ -15,6 +15,8 @@ from streamspace_agent.tunnel.tunnel import Connect, Tunnel
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 1.0
+FORGOTTEN = 5.0
+"""Seconds after which nothing is heard any more of a viewer that was told to leave."""
 UNKNOWN_EVERY = 1.0
 """Seconds between two answers to data for a session that has no tunnel."""
 
@@ -35,8 +37,8 @@ class Tunnels:
         self._pump = Pump(require_lease, told, clock)
         self._tunnels: dict[str, Tunnel] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._untold: set[str] = set()
-        """Sessions whose last viewer could not be told yet that it is over."""
+        self._ended: dict[str, bool] = {}
+        """Sessions whose tunnel ended: has its viewer been told? Forgotten once nothing can be heard of that viewer any more."""
         self._refused: dict[str, float] = {}
         self._last_input: dict[str, float] = {}
 
@@ -63,10 +65,15 @@ class Tunnels:
             self._last_input.pop(session.session_id, None)
         if wanted and known is None:
             self.idle_for(session.session_id)
-            fresh = fresh and session.session_id not in self._untold
-            self._untold.discard(session.session_id)
+            told = self._ended.pop(session.session_id, None)
             self._tunnels[session.session_id] = Tunnel(
-                session, self._connect, self._pump, self._clock, self._saw_input(session.session_id), fresh=fresh
+                session,
+                self._connect,
+                self._pump,
+                self._clock,
+                self._saw_input(session.session_id),
+                fresh=fresh and told is not False,
+                follows=told is not None,
             )
 
     def _saw_input(self, session_id: str) -> Callable[[], None]:
@@ -78,13 +85,19 @@ class Tunnels:
     def _close(self, tunnel: Tunnel, why: str) -> None:
         session_id = tunnel.session.session_id
         task = asyncio.create_task(self._closed_for(tunnel, why), name=f"tunnel {session_id} closing")
-        self._untold.add(session_id)
+        self._ended[session_id] = False
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _closed_for(self, tunnel: Tunnel, why: str) -> None:
-        if await tunnel.aclose(why):
-            self._untold.discard(tunnel.session.session_id)
+        session_id = tunnel.session.session_id
+        if await tunnel.aclose(why) and session_id in self._ended:
+            self._ended[session_id] = True
+            asyncio.get_running_loop().call_later(FORGOTTEN, self._forget, session_id)
+
+    def _forget(self, session_id: str) -> None:
+        if self._ended.get(session_id):
+            del self._ended[session_id]
 
     async def serve(self, carrier: Carrier) -> None:
         """Serve one connection to the control plane until it is gone."""
