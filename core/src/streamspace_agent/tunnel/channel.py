@@ -1,6 +1,7 @@
 """One connection to a session's server: the bytes of one viewer, both ways."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -20,9 +21,9 @@ SETTLED, SETTLES = 3.0, 0.3
 message: most ask once they have the whole update; one that asks where it begins, on a slow way, has had this long for the rest.
 """
 FOREIGN_SHARE = 64
-FOREIGN_RATE = 16.0
-"""A viewer whose words cannot be told apart shows with each that it lives, but not what it has read: so many messages count as read
-for each second that passed. Where places are scarce it may have so many unread.
+FOREIGN_RATE = 6 * 1024**2
+"""A viewer whose words cannot be told apart shows with each that it lives, but not what it has read: so many bytes count as read for
+each second that passed, though not for more than one. Where places are scarce it may have so many messages unread.
 """
 
 
@@ -71,8 +72,10 @@ class Channel:
         """When the viewer last showed that it reads."""
         self._owes_since = self.last_sign
         """When the first message was sent after that."""
-        self._freed = self.last_sign
-        """Up to when a foreign viewer's messages have been counted as read."""
+        self._sizes: deque[int] = deque()
+        """Of the messages that are unread, the oldest first."""
+        self._credit = 0.0
+        """Bytes that a foreign viewer may have read beyond what was counted."""
         self._stream = stream
         self._budget = budget
         self._offer = offer
@@ -140,7 +143,11 @@ class Channel:
 
     def greeted(self) -> None:
         """The greeting was sent."""
+        self._sent(len(self.greeting))
+
+    def _sent(self, size: int) -> None:
         self._unread[1] += 1
+        self._sizes.append(size)
         self._budget.used += 1
 
     def take(self, limit: int) -> memoryview:
@@ -149,8 +156,7 @@ class Channel:
         self._last_sent = self._clock.now()
         if not self._unread[1]:
             self._owes_since = self._last_sent
-        self._unread[1] += 1
-        self._budget.used += 1
+        self._sent(len(data))
         self._ended_by_server()
         return data
 
@@ -168,6 +174,7 @@ class Channel:
         """The control plane holds nothing for this viewer any more."""
         self._budget.used -= self.unread
         self._unread = [0, 0]
+        self._sizes.clear()
 
     # From the viewer to the server
 
@@ -176,24 +183,35 @@ class Channel:
         said = self._viewer.feed(data)
         self._stream.write(data)
         if Said.READ in said:
-            self.last_sign = self._owes_since = self._clock.now()
+            before, self.last_sign = self.last_sign, self._clock.now()
+            self._owes_since = self.last_sign
             if self._viewer.foreign:
-                self._free_by_time()
+                self._credit = min(FOREIGN_RATE, self._credit + (self.last_sign - before) * FOREIGN_RATE)
+                self._has_read(self._affordable())
             else:
                 # What it asks for now comes after an earlier update, which it has: but perhaps not yet all of the latest.
-                self._budget.used -= self._unread[0]
+                self._has_read(self._unread[0])
                 self._unread = [self._unread[1], 0]
         self.answered = True
         self._offer_if_any()
         return said
 
-    def _free_by_time(self) -> None:
-        read = min(self.unread, int((self.last_sign - self._freed) * FOREIGN_RATE))
-        if read or not self.unread:
-            self._freed = self.last_sign
-        earlier = min(read, self._unread[0])
-        self._unread = [self._unread[0] - earlier, self._unread[1] - (read - earlier)]
-        self._budget.used -= read
+    def _has_read(self, messages: int) -> None:
+        earlier = min(messages, self._unread[0])
+        self._unread = [self._unread[0] - earlier, self._unread[1] - (messages - earlier)]
+        self._budget.used -= messages
+        for _ in range(messages):
+            self._sizes.popleft()
+
+    def _affordable(self) -> int:
+        """How many of the oldest messages the credit is enough for; it is spent on them."""
+        count = 0
+        for size in self._sizes:
+            if size > self._credit:
+                break
+            self._credit -= size
+            count += 1
+        return count
 
     async def drained(self) -> None:
         """Wait while the server is far behind; one that is too slow ends the channel."""
