@@ -31,6 +31,13 @@ VNC_DATA, DATA, END = b'{"type":"vnc_data",', b'"data":"', b'"}}'
 HEAD_LIMIT = 1024
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+STRICT = json.JSONDecoder(parse_constant=_no_number)
+
+
 class Envelope(NamedTuple):
     type: str
     timestamp: str
@@ -63,7 +70,7 @@ def decode(text: str | bytes) -> Envelope:
 
 def _parsed(text: str | bytes) -> Envelope:
     try:
-        message = json.loads(text, parse_constant=_no_number)
+        message = STRICT.decode(text if isinstance(text, str) else text.decode())
     except ValueError:
         raise Unreadable("notJson") from None
     if not isinstance(message, dict):
@@ -79,13 +86,10 @@ def _parsed(text: str | bytes) -> Envelope:
         raise Unreadable("badEnvelope")
     if kind not in AGENT_TYPES:
         raise Unreadable("unknownType")
-    if any(type(payload[name]) not in {FIELDS[name], type(None)} for name in FIELDS.keys() & payload.keys()):
-        raise Unreadable("badPayload")
+    for name, value in payload.items():
+        if value is not None and type(value) is not FIELDS.get(name, type(value)):
+            raise Unreadable("badPayload")
     return Envelope(kind, stamp, payload)
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _vnc_data(text: bytes) -> Envelope | None:
