@@ -25,6 +25,13 @@ def test_the_steady_profile_lasts_between_15_and_30_seconds_for_both_stores():
     assert scaled(SWARM, None, "steady").lease == 30.0
 
 
+def test_the_steady_profile_renews_as_often_so_that_a_store_may_be_away_for_almost_the_whole_lease():
+    steady = scaled(SWARM, None, "steady")
+    assert steady == Timing(lease=30.0, renew_every=2.5, call_timeout=6.0, margin=3.0)
+    assert check(steady, 2) is steady
+    assert check(scaled(REDIS, None, "steady"), 3).renew_every == 1.0
+
+
 def test_a_lease_duration_beats_the_profile():
     assert scaled(REDIS, 8.0, "steady") == scaled(REDIS, 8.0, "fast")
 

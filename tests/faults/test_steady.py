@@ -29,6 +29,8 @@ async def withstood(make, docker_host, fault, **variables):
             assert not any(stage.violations().values())
             assert not verdict.lost
             assert not verdict.twice
+            if outcome.took is not None:
+                print(f"led anew after {outcome.took:.1f} s", stage.state(), sep="\n")
             return outcome.took is None
 
 

@@ -11,7 +11,7 @@ from streamspace_agent.units import format_seconds
 Profile = Literal["fast", "steady"]
 
 STEADY = 3.0
-"""How much longer everything is under the profile ``steady``: 15 s for redis, 30 s for swarm, whose managers may need
+"""How much longer a lease is under the profile ``steady``: 15 s for redis, 30 s for swarm, whose managers may need
 10-20 s to elect a leader (measured, see the election documentation)."""
 
 # What does not get shorter with the lease: the way to a store and back, and the time work needs to stop.
@@ -35,16 +35,18 @@ def profile_of(environ: Mapping[str, str]) -> Profile:
 def scaled(defaults: Timing, lease_duration: float | None, profile: Profile) -> Timing:
     """``defaults`` for a lease of ``lease_duration`` seconds, or of the profile's length if that is None.
 
-    The rest of the set grows and shrinks in proportion, but for the two that have a least value. Where the store itself
-    ends a lease (``defaults.lease`` is None) there is nothing to scale.
+    The rest of the set grows and shrinks in proportion, but for the two that have a least value. ``steady`` renews as
+    often as ``fast``: how long a store may be away is what a lease has left at its worst moment, just before a renewal.
+    Where the store itself ends a lease (``defaults.lease`` is None) there is nothing to scale.
     """
     if defaults.lease is None:
         return defaults
-    lease = lease_duration or defaults.lease * (STEADY if profile == "steady" else 1.0)
+    steady = profile == "steady" and lease_duration is None
+    lease = lease_duration or defaults.lease * (STEADY if steady else 1.0)
     factor = lease / defaults.lease
     return Timing(
         lease=lease,
-        renew_every=defaults.renew_every * factor,
+        renew_every=defaults.renew_every * (1.0 if steady else factor),
         call_timeout=max(LEAST_CALL_TIMEOUT, defaults.call_timeout * factor),
         margin=max(LEAST_MARGIN, defaults.margin * factor),
     )

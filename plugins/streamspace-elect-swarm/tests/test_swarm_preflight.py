@@ -98,7 +98,7 @@ async def test_the_plugin_is_chosen_by_its_name_and_brings_its_numbers():
 
 async def test_lease_duration_and_profile_scale_the_numbers():
     steady, longer = _backend(LEASE_PROFILE="steady"), _backend(LEASE_DURATION="20s")
-    assert (steady.timing.lease, steady.timing.renew_every) == (30, 7.5)
+    assert (steady.timing.lease, steady.timing.renew_every) == (30, 2.5)
     assert (longer.timing.lease, longer.timing.call_timeout) == (20, 4)
     await steady.aclose()
     await longer.aclose()

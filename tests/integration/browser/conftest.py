@@ -46,7 +46,8 @@ class Visitor:
 
     def _heard(self, message):
         # Chromium drops its connections when an interface of a container comes or goes; the page connects again.
-        if "ERR_NETWORK_CHANGED" in message.text:
+        # noVNC waits for a picture to be drawn before it reads on, and complains of the rest if it was ended meanwhile (rfb.js: _onFlush).
+        if "ERR_NETWORK_CHANGED" in message.text or "Got data while disconnected" in message.text:
             return
         if message.type == "error" or "Content Security Policy" in message.text:
             self.complaints.append(message.text)

@@ -45,7 +45,7 @@ async def test_a_viewer_that_was_displaced_can_take_the_desktop_back_after_the_a
     await sees_the_desktop(older)
     await expect(newer.page.get_by_text(TAKEN)).to_be_visible()
     # The agent that comes back ends what it had left half-finished, which may be the page's next try.
-    newer.forget("the session was interrupted)", "Got data while disconnected")
+    newer.forget("the session was interrupted)")
 
 
 async def test_a_viewer_that_was_displaced_wakes_the_session_and_sees_it(plane, displaced):
