@@ -6,7 +6,10 @@ import subprocess
 import sys
 import textwrap
 
+import docker
 import pytest
+import requests
+from docker.errors import APIError
 
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
 from streamspace_agent.faults import Injected
@@ -71,6 +74,22 @@ async def test_two_starts_at_once_make_one_container(make_driver, spec, quiet, a
     sessions = await asyncio.gather(*(made[i % drivers].start(spec, quiet) for i in range(2)))
     assert all(session.ready for session in sessions)
     assert len(containers(api, spec)) == 1
+
+
+async def test_a_volume_that_another_start_makes_at_the_same_moment_is_used(driver, spec, quiet, api, monkeypatch):
+    """As Podman answers to the second of two that create one name."""
+
+    def made_by_another(client, name, **options):
+        create_volume(client, name, **options)
+        response = requests.Response()
+        response.status_code = 500
+        response._content = b'{"message": "inserting volume: in use"}'
+        raise APIError("refused", response=response, explanation="inserting volume: in use")
+
+    create_volume = docker.APIClient.create_volume
+    monkeypatch.setattr(docker.APIClient, "create_volume", made_by_another)
+    assert (await driver.start(spec, quiet)).ready
+    assert volumes(api, spec)
 
 
 async def test_sixteen_sessions_start_at_once(driver, make_spec, quiet):

@@ -99,7 +99,11 @@ class Making:
                 lambda client: client.create_volume(name, driver=self._settings.volume_driver, labels=marks)
             )
         except EngineError as error:
-            raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
+            # Podman refuses, in several wordings, one that another start makes at this moment; Docker gives it to both.
+            try:
+                body = await self._engine.read(lambda client: client.inspect_volume(name))
+            except NotFound:
+                raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
         owner = (body.get("Labels") or {}).get(labels.SESSION)
         if owner != spec.session_id:
             raise CommandFailed(
