@@ -35,6 +35,39 @@ async def test_a_long_start_delays_no_other_session_and_no_heartbeat(plane, lead
         await plane.wait_command(slow)
 
 
+async def test_a_start_that_waits_for_its_turn_tells_so(plane, lead, driver):
+    """The control plane gives up on a session of which it hears nothing for five minutes; a pull may take longer."""
+    driver.hold["slow"] = asyncio.Event()
+    async with lead(COMMAND_CONCURRENCY="1"):
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session("desktop", session_id="slow"), "ack")
+        second = await plane.start_session("desktop", session_id="second")
+        async with asyncio.timeout(10):
+            while True:
+                steps = [row["payload"] for row in await plane.events(type="status", direction="from_agent")]
+                if told := [step for step in steps if step["sessionId"] == "second"]:
+                    break
+                await asyncio.sleep(0.05)
+        assert (told[0]["state"], told[0]["platformMetadata"]["progress"]["phase"]) == ("pending", "queued")
+        assert driver.starts == 0
+        driver.hold["slow"].set()
+        await plane.wait_command(second)
+        await plane.wait_session("second", state="running")
+
+
+async def test_a_start_that_is_refused_at_a_shutdown_does_not_stay_pending(plane, lead, driver):
+    driver.hold["slow"] = asyncio.Event()
+    async with lead(DRAIN_TIMEOUT="5s") as leader:
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session("desktop", session_id="slow"), "ack")
+        leader.tenure.shut_down("for a test")
+        await plane.wait_agent(AGENT, status="draining")
+        late = await plane.start_session("desktop", session_id="late")
+        assert (await plane.wait_command(late, "failed"))["error"].startswith("agent_shutdown: ")
+        await plane.wait_session("late", state="terminated")
+        driver.hold["slow"].set()
+
+
 async def test_a_stop_ends_the_start_it_overtakes(plane, lead, driver):
     driver.hold["s1"] = asyncio.Event()
     async with lead():

@@ -441,6 +441,15 @@ async def test_heartbeats_count_the_sessions_whose_server_greets(plane, lead, dr
         assert max(told) == 1, "the mute session is never counted"
 
 
+async def test_the_sessions_of_a_host_are_counted_soon_after_a_takeover(plane, lead, server):
+    async with lead():
+        await ready(plane)
+    seq = (await plane.events())[-1]["seq"]
+    async with lead(HEALTH_CHECK_INTERVAL="40s"), asyncio.timeout(10):
+        while 1 not in [e["payload"]["activeSessions"] for e in await plane.events(seq, type="heartbeat")]:
+            await asyncio.sleep(0.05)
+
+
 async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewer_speaks(plane, lead, driver):
     async def answer(reader, writer):
         connections.append(1)

@@ -89,6 +89,30 @@ async def test_a_stop_or_hibernate_killed_midway_is_completed_once(
     assert (await plane.session(sid("k")))["state"] == state
 
 
+@pytest.mark.parametrize("point", ["docker.after_stop", "command.before_result", "command.after_result"])
+@pytest.mark.parametrize(
+    ("limit", "state"),
+    [({"idle_timeout": "2s"}, "hibernated"), ({"max_session_duration": "2s"}, "terminated")],
+    ids=["idle", "duration"],
+)
+async def test_an_end_by_the_clock_that_is_killed_midway_is_told_with_its_reason(
+    limit, state, point, make_agent, plane, agent_id, manifest
+):
+    """Nobody gave a command that would be answered; the person still asks why the session is gone."""
+    agent = await make_agent()
+    await agent.start()
+    await plane.wait_agent(agent_id)
+    await plane.wait_command(await plane.start_session(session_id=sid("k"), manifest=manifest(), **limit))
+    assert await agent.terminate() == 0
+    await agent.start(STREAMSPACE_FAULTS=f"{point}=kill")
+    assert await agent.wait(60) == -signal.SIGKILL
+    await agent.start()
+    session = await plane.wait_session(sid("k"), state=state)
+    assert session["platformMetadata"]["reason"].startswith(f"{next(iter(limit))}: ")
+    told = await plane.events(type="status", direction="from_agent")
+    assert [row["payload"]["state"] for row in told].count(state) == 1
+
+
 @pytest.mark.parametrize("point", ["docker.after_start", "docker.after_ready", "command.after_result"])
 async def test_a_wake_killed_midway_is_completed_once(point, die_and_restart, plane, manifest, outcomes):
     async def before():

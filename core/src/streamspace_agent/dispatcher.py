@@ -91,9 +91,10 @@ class Dispatcher:
         self._draining = False
         self._orders: dict[str, Callable[[], bool]] = {}
         """The agent's own commands that wait or run, and whether each is still wanted."""
-        """Ids of the agent's own commands."""
         self.outcomes: dict[tuple[str, str], int] = {}
         """Commands finished in this tenure by (action, ``complete`` or ``failed``)."""
+        self.on_wait: Callable[[Command], None] = lambda _command: None
+        """Called with a command that has to wait for others, of other lanes, to end."""
 
     @property
     def lanes(self) -> frozenset[str]:
@@ -140,10 +141,10 @@ class Dispatcher:
         self._admit(command, problem)
 
     def order(self, action: str, payload: Mapping[str, Any], wanted: Callable[[], bool] = lambda: True) -> None:
-        """Run a command of the agent's own in its session's turn. It is neither journalled nor answered; its states are reported.
+        """Run a command of the agent's own in its session's turn. It is not answered; its states are reported.
 
-        ``wanted`` is asked when its turn comes, which may be long after; where it says no, nothing is done.
-        What a crash interrupts is found out again by whoever leads next.
+        ``wanted`` is asked when its turn comes, which may be long after; where it says no, nothing is done. Once begun
+        it is journalled: what a crash interrupts, whoever leads next brings to its end, and so tells why it was done.
         """
         command = Command(f"agent-{uuid.uuid4().hex}", action, payload, self._epoch)
         if not self._draining:
@@ -153,6 +154,8 @@ class Dispatcher:
     def recover(self, entries: Iterable[Entry]) -> None:
         """Take up the commands that an earlier process or leader left open."""
         for entry in entries:
+            if entry.order:
+                self._orders[entry.id] = lambda: True
             command = Command(entry.id, entry.action, entry.payload, self._epoch, entry.attempts + 1)
             problem = ""
             if entry.attempts >= MAX_ATTEMPTS:
@@ -200,6 +203,8 @@ class Dispatcher:
             while lane:
                 # What interrupts others frees room and never takes any: a stop does not wait behind slow starts.
                 free = lane[0].registered.interrupts or lane[0].cancelled_for
+                if not free and self._slots.locked():
+                    self.on_wait(lane[0].command)
                 async with contextlib.nullcontext() if free else self._slots:
                     await self._run(lane[0])
                 lane.popleft()
@@ -217,8 +222,10 @@ class Dispatcher:
                 if lane is not None and lane.cancelling():
                     raise  # the tenure ends; the command stays open in the journal
                 await self._abandon(job)
-        elif job.command.attempt > 1:
-            await self._abandon(job)  # an earlier leader began it
+        else:
+            await self._abandon(
+                job
+            )  # an earlier leader may have begun it; and its session shows a state that nobody else ends
         await self._finish(job.command, _failure(job.command, job.cancelled_for), job.states)
 
     async def _attempt(self, job: _Job) -> None:
@@ -226,8 +233,7 @@ class Dispatcher:
         session = str(command.payload.get("sessionId", ""))[:100]
         with logs.bind(command=command.id, session=session):
             try:
-                if command.id not in self._orders:
-                    await self._write(f"command {command.id} waits", lambda: self._journal.begin(command.id))
+                await self._write(f"command {command.id} waits", lambda: self._begin(command))
                 log.info("%s%s", command.action, f", attempt {command.attempt}" if command.attempt > 1 else "")
                 result = await self._with_patience(job)
                 plain = json.loads(json.dumps(dict(result), default=str))
@@ -248,6 +254,12 @@ class Dispatcher:
             self._faults.point("command.before_result")
             await self._finish(command, answer, job.states)
             self._faults.point("command.after_result")
+
+    def _begin(self, command: Command) -> None:
+        if command.id in self._orders:
+            self._journal.begin_order(command.id, command.action, command.payload)
+        else:
+            self._journal.begin(command.id)
 
     async def _with_patience(self, job: _Job) -> Mapping[str, Any]:
         """Run the handler; while the engine is away, wait for it and run it again."""
@@ -280,13 +292,15 @@ class Dispatcher:
                 await job.registered.abandon(job.command, self._make_context(job.command, job.states))
         except LeaseLost:
             raise
+        except CommandFailed as error:  # it names no session
+            log.debug("nothing to clean up after command %s: %s", job.command.id, error)
         except Exception as error:  # noqa: BLE001 - the answer matters more; reconcile finds what is left
             log.warning("could not clean up after command %s: %s", job.command.id, error)
 
     async def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
         """Record and queue the outcome."""
         if command.id in self._orders:
-            await self._write(f"what {command.id} did waits", lambda: self._journal.put(*states))
+            await self._write(f"what {command.id} did waits", lambda: self._journal.finish_order(command.id, states))
         else:
             await self._write(
                 f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, states)

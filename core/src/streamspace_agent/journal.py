@@ -1,4 +1,5 @@
-"""What must outlive the process: commands received, their results, and messages the control plane has not got yet.
+"""What must outlive the process: commands received, their results, the agent's own orders while they run, and messages the
+control plane has not got yet.
 
 SQLite in ``STATE_DIR``, shared by the replicas of one host; only the leader writes. Every write is fenced: the file
 remembers the highest epoch that opened it, and a writer of an older one gets ``LeaseLost``. Writes are durable against the death of the
@@ -12,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ CREATE TABLE IF NOT EXISTS commands (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, action TEXT NOT NULL, payload TEXT NOT NULL,
   received REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, answer_type TEXT, answer TEXT);
 CREATE INDEX IF NOT EXISTS open_commands ON commands (seq) WHERE answer_type IS NULL;
+CREATE TABLE IF NOT EXISTS orders (
+  id TEXT PRIMARY KEY, action TEXT NOT NULL, payload TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, payload TEXT NOT NULL);
 """
@@ -91,13 +94,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command in the journal. ``answer`` is None while it is open."""
+    """A command in the journal, or an ``order`` of the agent's own. ``answer`` is None while it is open."""
 
     id: str
     action: str
     payload: Mapping[str, Any]
     attempts: int
     answer: Message | None
+    order: bool = False
 
 
 class Journal:
@@ -194,9 +198,26 @@ class Journal:
             if changed:
                 _put(db, [*states, answer])
 
+    def begin_order(self, order_id: str, action: str, payload: Mapping[str, Any]) -> None:
+        """Remember that the agent does something of its own accord, and count the attempt."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO orders (id, action, payload) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET attempts = attempts + 1",
+                (order_id, action, json.dumps(payload)),
+            )
+
+    def finish_order(self, order_id: str, states: Iterable[Message]) -> None:
+        """Forget the order and queue its states, all or nothing."""
+        with self._write() as db:
+            db.execute("DELETE FROM orders WHERE id = ?", (order_id,))
+            _put(db, states)
+
     def open_commands(self) -> list[Entry]:
-        """Commands received and not closed, in the order received."""
-        return [_entry(row) for row in self._read(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")]
+        """Orders begun and not finished, then commands received and not closed: one lane's order began before what waits there."""
+        orders = self._read("SELECT id, action, payload, attempts, NULL, NULL FROM orders ORDER BY rowid")
+        commands = self._read(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")
+        return [replace(_entry(row), order=True) for row in orders] + [_entry(row) for row in commands]
 
     def _read(self, query: str, *values: object) -> list[Any]:
         try:

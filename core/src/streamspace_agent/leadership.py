@@ -29,7 +29,8 @@ from streamspace_agent.link import Link, LinkDown
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
-from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.runtime import Progress, RuntimeDriver, Session, SessionState
+from streamspace_agent.sessions import START, WAKE
 from streamspace_agent.timeouts import Timeouts
 from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import counted, format_seconds
@@ -41,6 +42,9 @@ PRUNE_EVERY = 3600.0
 HEAD_START = 0.5
 """Seconds that the engine waits at most for the link: its SDK is loaded at the first call (a standby has no use for it), and
 that would make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
+SECOND_BEAT = 2.0
+"""Seconds from the first heartbeat of a connection to the next. The first comes before the sessions are adopted and their
+servers have greeted: a host full of them would be shown empty for a whole interval."""
 FLUSH_TIMEOUT = 5.0
 """Seconds that a hand-over waits for the control plane to take the last results; the rest stays in the journal."""
 
@@ -120,6 +124,7 @@ class Leadership:
         )
         self._board = ProgressBoard(self._send_pending, lambda: self.dispatcher.lanes)
         self.dispatcher.outcomes = counters.commands
+        self.dispatcher.on_wait = self._show_waiting
         self.reconciler = Reconciler(
             driver,
             self.outbox,
@@ -331,9 +336,12 @@ class Leadership:
             await self._send(answer.type, answer.payload)
 
     async def _heartbeats(self) -> None:
+        every = self._settings.health_check_interval
+        pause = min(SECOND_BEAT, every)
         while True:
             await self._heartbeat()
-            await asyncio.sleep(self._settings.health_check_interval)
+            await asyncio.sleep(pause)
+            pause = every
 
     async def _heartbeat(self) -> None:
         sent = await self._send(
@@ -355,6 +363,15 @@ class Leadership:
         except (LinkDown, ConnectionClosed, LeaseLost):
             return False
         return True
+
+    def _show_waiting(self, command: Command) -> None:
+        """A start that waits for its turn tells a step like any other: one that is silent for minutes is taken for stuck."""
+        session = self.reconciler.sessions.get(command.lane)
+        if command.action in {START, WAKE} and (session is None or session.state is not SessionState.RUNNING):
+            others = counted(self._settings.command_concurrency, "other command")
+            self._board.show(
+                command.lane, Progress("queued", detail=f"{others} at work, as many as COMMAND_CONCURRENCY allows")
+            )
 
     async def _send_pending(self, session_id: str, step: Progress) -> None:
         self.reconciler.under_way.add(session_id)

@@ -16,6 +16,7 @@ from pathlib import Path
 _TABLES = {
     "tenure": ("one", "epoch"),
     "sessions": ("id",),
+    "orders": ("id", "action", "payload", "attempts"),
     "commands": ("seq", "id", "action", "payload", "received", "attempts", "answer_type", "answer"),
     "outbox": ("seq", "type", "payload"),
 }

@@ -126,7 +126,8 @@ class RuntimeEvent:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step of a start or wake, for people: ``phase`` is ``pulling``, ``creating``, ``starting`` or ``waiting``.
+    """A step of a start or wake, for people: ``phase`` is ``pulling``, ``creating``, ``starting`` or ``waiting``; the agent's
+    own ``queued`` comes before a driver is asked.
 
     While pulling, ``current`` and ``total`` are bytes as far as the registry has told them (0: not known).
     """
