@@ -7,7 +7,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pybase64
 
+from lab.loopback import served
+from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.tunnel.tunnels import Tunnels
 from tests.core.vnc import GREETING
 
 HELLO = GREETING + b"\x01\x01"
@@ -83,6 +86,37 @@ async def linked(tunnels):
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
+
+
+@asynccontextmanager
+async def tunnelling(connect):
+    """Tunnels to whatever `connect` gives; while `told` is clear, what was reported of a session has not arrived."""
+    told = asyncio.Event()
+    told.set()
+    tunnels = Tunnels(connect, lambda: None, told.wait, BoottimeClock())
+    tunnels.told = told
+    yield tunnels
+    await tunnels.aclose()
+
+
+REQUESTED = b"GET / HTTP/1.1\r\n\r\n"
+
+
+@asynccontextmanager
+async def over_http(tunnels, talk, *, fresh=True, prompt=True, reached=None):
+    """A session whose server, `talk`, waits for its client; it can be connected to once `reached` is set."""
+    async with served(talk) as port:
+
+        async def connect(session_id, _port):
+            if reached:
+                await reached.wait()
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=fresh)
+        async with linked(tunnels) as there:
+            there.prompt = prompt
+            yield there
 
 
 def session(state=SessionState.RUNNING, session_id="s1", ready_check=ReadyCheck.VNC):

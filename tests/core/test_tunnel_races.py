@@ -4,11 +4,8 @@ import asyncio
 
 import pytest
 
-from lab.loopback import served
-from streamspace_agent.elector.clock import BoottimeClock
-from streamspace_agent.runtime import ReadyCheck, SessionState
-from streamspace_agent.tunnel.tunnels import Tunnels
-from tests.core.held_plane import HELLO, LEFT, linked, says, session, settle
+from streamspace_agent.runtime import SessionState
+from tests.core.held_plane import HELLO, LEFT, REQUESTED, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
 
 
@@ -21,16 +18,11 @@ async def server():
 
 @pytest.fixture
 async def tunnels(server):
-    told = asyncio.Event()
-    told.set()
-
     async def connect(session_id, port):
         return await asyncio.open_connection("127.0.0.1", server.port)
 
-    tunnels = Tunnels(connect, lambda: None, told.wait, BoottimeClock())
-    tunnels.told = told
-    yield tunnels
-    await tunnels.aclose()
+    async with tunnelling(connect) as tunnels:
+        yield tunnels
 
 
 async def test_a_viewer_that_read_the_greeting_and_left_without_a_word_leaves_a_new_one_for_the_next(tunnels):
@@ -280,33 +272,22 @@ async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnel
         await there.until(lambda: there.greetings == 2)
 
 
-REQUESTED = b"GET / HTTP/1.1\r\n\r\n"
+async def no_content(reader, writer):
+    while await reader.readuntil(b"\r\n\r\n"):
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
 async def test_a_viewer_that_leaves_while_its_server_is_connected_to_leaves_the_session_open_to_the_next(tunnels):
-    async def answer(reader, writer):
-        while await reader.readuntil(b"\r\n\r\n"):
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-
-    async with served(answer) as port:
-        reached = asyncio.Event()
-
-        async def connect(session_id, _port):
-            await reached.wait()
-            return await asyncio.open_connection("127.0.0.1", port)
-
-        tunnels._connect = connect
-        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
-        async with linked(tunnels) as there:
-            there.prompt = True
-            await there.until(lambda: there.kinds.count("vnc_ready") == 1)
-            await tunnels.data(says(REQUESTED))
-            await settle()
-            tunnels.closed(LEFT)
-            reached.set()
-            await there.until(lambda: there.kinds.count("vnc_ready") == 2)
-            await tunnels.data(says(REQUESTED))
-            await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
+    reached = asyncio.Event()
+    async with over_http(tunnels, no_content, reached=reached) as there:
+        await there.until(lambda: there.kinds.count("vnc_ready") == 1)
+        await tunnels.data(says(REQUESTED))
+        await settle()
+        tunnels.closed(LEFT)
+        reached.set()
+        await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+        await tunnels.data(says(REQUESTED))
+        await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
 
 
 async def test_what_a_closed_viewer_still_said_does_not_open_the_next_ones_connection(tunnels):
@@ -317,49 +298,32 @@ async def test_what_a_closed_viewer_still_said_does_not_open_the_next_ones_conne
         while data := await reader.read(1000):
             heard[-1] += data
 
-    async with served(listen) as port:
-
-        async def connect(session_id, _port):
-            return await asyncio.open_connection("127.0.0.1", port)
-
-        tunnels._connect = connect
-        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
-        async with linked(tunnels) as there:
-            await there.until(lambda: there.kinds.count("vnc_ready") == 1)
-            await tunnels.data(says(b"POST / HTTP/1.1\r\n"))
-            await there.until(lambda: heard)
-            await tunnels.data({"sessionId": "s1", "data": "@@@"})
-            await there.until(lambda: "vnc_error" in there.kinds)
-            await tunnels.data(says(b"what was on its way\r\n"))
-            there.prompt = True
-            there.pong()
-            await there.until(lambda: there.kinds.count("vnc_ready") == 2)
-            await tunnels.data(says(REQUESTED))
-            await there.until(lambda: heard[-1] == REQUESTED)
-            assert heard == [b"POST / HTTP/1.1\r\n", REQUESTED]
+    async with over_http(tunnels, listen, prompt=False) as there:
+        await there.until(lambda: there.kinds.count("vnc_ready") == 1)
+        await tunnels.data(says(b"POST / HTTP/1.1\r\n"))
+        await there.until(lambda: heard)
+        await tunnels.data({"sessionId": "s1", "data": "@@@"})
+        await there.until(lambda: "vnc_error" in there.kinds)
+        await tunnels.data(says(b"what was on its way\r\n"))
+        there.prompt = True
+        there.pong()
+        await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+        await tunnels.data(says(REQUESTED))
+        await there.until(lambda: heard[-1] == REQUESTED)
+        assert heard == [b"POST / HTTP/1.1\r\n", REQUESTED]
 
 
 async def test_a_viewer_that_comes_while_the_last_ones_leaving_is_waited_for_is_told_to_try_again(tunnels):
-    async def answer(reader, writer):
-        while await reader.readuntil(b"\r\n\r\n"):
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-
-    async with served(answer) as port:
-
-        async def connect(session_id, _port):
-            return await asyncio.open_connection("127.0.0.1", port)
-
-        tunnels._connect = connect
-        tunnels.note(session(ready_check=ReadyCheck.HTTP))  # a takeover: somebody may be there
-        async with linked(tunnels) as there:
-            await there.until(lambda: "vnc_error" in there.kinds)
-            await tunnels.data(says(REQUESTED))
-            there.prompt = True
-            there.pong()
-            await there.until(lambda: there.kinds.count("vnc_error") == 2)
-            await there.until(lambda: "vnc_ready" in there.kinds)
-            await tunnels.data(says(REQUESTED))
-            await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
+    # A takeover: somebody may be there.
+    async with over_http(tunnels, no_content, fresh=False, prompt=False) as there:
+        await there.until(lambda: "vnc_error" in there.kinds)
+        await tunnels.data(says(REQUESTED))
+        there.prompt = True
+        there.pong()
+        await there.until(lambda: there.kinds.count("vnc_error") == 2)
+        await there.until(lambda: "vnc_ready" in there.kinds)
+        await tunnels.data(says(REQUESTED))
+        await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
 
 
 async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_next_ones(tunnels):

@@ -5,13 +5,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from lab.loopback import served
-from streamspace_agent.elector.clock import BoottimeClock
-from streamspace_agent.runtime import ReadyCheck, SessionState
+from streamspace_agent.runtime import SessionState
 from streamspace_agent.tunnel.channel import FOREIGN_RATE
 from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget
-from streamspace_agent.tunnel.tunnels import Tunnels
-from tests.core.held_plane import HELLO, linked, says, session, settle
+from tests.core.held_plane import HELLO, REQUESTED, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
 
 OPENED = GREETING + b"\x01\x01" + bytes(4) + SERVER_INIT
@@ -36,15 +33,11 @@ async def servers():
 
 @pytest.fixture
 async def tunnels(servers):
-    told = asyncio.Event()
-    told.set()
-
     async def connect(session_id, port):
         return await asyncio.open_connection("127.0.0.1", servers.made[session_id].port)
 
-    tunnels = Tunnels(connect, lambda: None, told.wait, BoottimeClock())
-    yield tunnels
-    await tunnels.aclose()
+    async with tunnelling(connect) as tunnels:
+        yield tunnels
 
 
 @pytest.fixture
@@ -126,20 +119,12 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
 
 
 @asynccontextmanager
-async def over_http(tunnels, talk):
+async def asked(tunnels, talk):
     """A session whose server waits for its client, which has asked."""
-    async with served(talk) as port:
-
-        async def connect(session_id, _port):
-            return await asyncio.open_connection("127.0.0.1", port)
-
-        tunnels._connect = connect
-        tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
-        async with linked(tunnels) as there:
-            there.prompt = True
-            await there.until(lambda: "vnc_ready" in there.kinds)
-            await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
-            yield there
+    async with over_http(tunnels, talk) as there:
+        await there.until(lambda: "vnc_ready" in there.kinds)
+        await tunnels.data(says(REQUESTED))
+        yield there
 
 
 MOUSE = b"\x82\x86mouse"
@@ -152,7 +137,7 @@ async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_do
             writer.write(bytes(1 << 20))
             await writer.drain()
 
-    async with over_http(tunnels, video) as there:
+    async with asked(tunnels, video) as there:
         await there.until(lambda: tunnels._pump.blocked)
         first = there.kinds.count("vnc_data")
         assert first <= Budget.LIMIT // 2 + 1
@@ -173,7 +158,7 @@ async def test_pictures_of_one_that_cannot_be_understood_come_steadily(tunnels):
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    async with over_http(tunnels, frames) as there:
+    async with asked(tunnels, frames) as there:
         gaps, last, seen = [], asyncio.get_running_loop().time(), there.kinds.count("vnc_data")
         for _ in range(600):
             await asyncio.sleep(0.02)
@@ -191,7 +176,7 @@ async def test_echoes_of_one_that_cannot_be_understood_come_at_once(tunnels):
         while data := await reader.read(1000):
             writer.write(data)
 
-    async with over_http(tunnels, echo) as there:
+    async with asked(tunnels, echo) as there:
         await there.until(lambda: "vnc_data" in there.kinds)
         began = asyncio.get_running_loop().time()
         for number in range(300):
@@ -208,7 +193,7 @@ async def test_a_long_answer_to_a_client_that_says_nothing_meanwhile_comes_whole
         writer.write(bytes(size))
         await reader.read()
 
-    async with over_http(tunnels, download) as there:
+    async with asked(tunnels, download) as there:
         await there.until(lambda: len(there.stream()) == size)
 
 
@@ -277,7 +262,7 @@ async def test_a_mouse_over_a_picture_whose_server_is_gone_does_not_keep_it(tunn
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
 
-    async with over_http(tunnels, goes) as there, asyncio.timeout(10):
+    async with asked(tunnels, goes) as there, asyncio.timeout(10):
         while "vnc_error" not in there.kinds:
             await tunnels.data(says(MOUSE))
             await asyncio.sleep(0.1)
