@@ -32,7 +32,7 @@ from streamspace_agent.health.replicas import replicas
 from streamspace_agent.hints import Consulted, hints
 from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
-from streamspace_agent.registration import Keys, http_client, reason, tls_context
+from streamspace_agent.registration import Keys, http_client, proxy_for, reason, tls_context
 from streamspace_agent.runtime import RuntimeDriver
 from streamspace_agent.timing import unheeded
 from streamspace_agent.units import format_seconds
@@ -148,25 +148,35 @@ def _in_words(facts: Mapping[str, str]) -> str:
 
 
 async def _control_plane(settings: Settings) -> list[Finding]:
-    """DNS, TCP, TLS, then HTTP: each is looked at only if the one before it works."""
+    """DNS, TCP, TLS, then HTTP: each is looked at only if the one before it works. Through a proxy, which alone has to be
+    resolved and reached from here, DNS and TCP are the proxy's, and TLS comes with HTTP.
+    """
     subject = "control plane"
-    url = urlsplit(settings.http_url)
+    try:
+        proxy = proxy_for(settings)
+    except AgentError as error:
+        return of_error(subject, error)
+    url = urlsplit(proxy or settings.http_url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    variable = "HTTPS_PROXY" if proxy else "CONTROL_PLANE_URL"
     found: list[Finding] = []
     try:
         async with asyncio.timeout(CALL_TIMEOUT):
             addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        fix = "check the host name in CONTROL_PLANE_URL and this host's resolver"
+        fix = f"check the host name in {variable} and this host's resolver"
         return [Finding(subject, Level.FATAL, f"cannot resolve {host}: {_text(error)}", fix)]
     try:
         await _greet(host, port, None)
     except OSError as error:
-        fix = "check host and port in CONTROL_PLANE_URL, firewalls, and that the control plane runs"
+        runs = "the proxy" if proxy else "the control plane"
+        fix = f"check host and port in {variable}, firewalls, and that {runs} runs"
         names = ", ".join(sorted({str(address[4][0]) for address in addresses}))
         return [Finding(subject, Level.FATAL, f"cannot connect to {host}:{port} ({names}): {_text(error)}", fix)]
-    found.append(Finding(subject, Level.OK, f"{host}:{port} accepts connections"))
+    found.append(Finding(subject, Level.OK, f"{'the proxy ' if proxy else ''}{host}:{port} accepts connections"))
     try:
+        if proxy:
+            return [*found, *await asyncio.to_thread(_http, settings, tls_context(settings))]
         context = tls_context(settings)
         if context:
             found.append(_certificate(await _greet(host, port, context)))
@@ -235,7 +245,7 @@ def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
     """
     found: list[Finding] = []
     running = [r.document for r in replicas(settings.agent_dir) if r.document]
-    with http_client(settings.http_url, context) as http:
+    with http_client(settings, context) as http:
         keys = Keys(settings, hide)
         try:
             first = _post(http, settings, keys.headers())
@@ -252,6 +262,8 @@ def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
                 found.append(_websocket(http, settings, keys))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
+            if proxy_for(settings):
+                fix = "check user and password in HTTPS_PROXY, and that the proxy lets CONTROL_PLANE_URL through"
             found.append(Finding("control plane", Level.FATAL, f"no HTTP answer: {reason(error)}", fix))
     return found
 

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.config import Settings
-from streamspace_agent.registration import Keys, Registrar, reason, retry_after
+from streamspace_agent.registration import Keys, Registrar, proxy_for, reason, retry_after
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Link:
             ping_timeout=PING_TIMEOUT,
             close_timeout=CLOSE_TIMEOUT,
             max_size=MAX_INCOMING,
-            proxy=None if self._settings.ws_url.startswith("ws://") else True,
+            proxy=proxy_for(self._settings) or None,
         ) as socket:
             peer.require_lease()
             self._up(socket)

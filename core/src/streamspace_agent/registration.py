@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -124,14 +125,33 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def http_client(url: str, context: ssl.SSLContext | None) -> urllib3.PoolManager:
-    """A client for the control plane; over TLS it goes through the environment's proxy, as the WebSocket does."""
-    parts = urllib3.util.parse_url(url)
+def proxy_for(settings: Settings) -> str:
+    """The environment's proxy on the way to the control plane, "" for none; only TLS goes through one. Raises ConfigError."""
+    parts = urlsplit(settings.http_url)
     proxy = getproxies().get("https", "") if parts.scheme == "https" else ""
+    if not proxy or proxy_bypass(parts.netloc):
+        return ""
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.lower().startswith(("http://", "https://")) or not urlsplit(proxy).hostname:
+        kind = proxy.partition("://")[0]
+        raise ConfigError(
+            [f"HTTPS_PROXY: a proxy of the kind {kind}:// cannot be used; write http://[USER:PASSWORD@]HOST:PORT"]
+        )
+    return proxy
+
+
+def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    """A client for the control plane; it goes through the same proxy as the WebSocket."""
     timeout = urllib3.Timeout(total=CALL_TIMEOUT)
-    if proxy and not proxy_bypass(parts.netloc or ""):
-        return urllib3.ProxyManager(proxy, ssl_context=context, retries=False, timeout=timeout, maxsize=1)
-    return urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout, maxsize=1)
+    proxy = proxy_for(settings)
+    if not proxy:
+        return urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout, maxsize=1)
+    # urllib3 does not take a user and a password from the proxy's URL.
+    user = urllib3.util.parse_url(proxy).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(
+        proxy, proxy_headers=headers, ssl_context=context, retries=False, timeout=timeout, maxsize=1
+    )
 
 
 class Registrar:
@@ -143,7 +163,7 @@ class Registrar:
         self._rng = rng
         self.on_problem: Callable[[str], None] = lambda _problem: None
         """Called with what keeps this agent from being accepted, at each try."""
-        self._http = http_client(settings.http_url, context)
+        self._http = http_client(settings, context)
 
     async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Return once the control plane has accepted this agent. Retries without end what may heal.
@@ -241,13 +261,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def reason(error: BaseException) -> str:
     """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
+    proxy = ""
     for _ in range(10):
+        if type(error).__name__ == "ProxyError":  # urllib3's or websockets'
+            proxy = "HTTPS_PROXY: "
         inner = [error.__cause__, getattr(error, "reason", None), *error.args]
         error = next((cause for cause in inner if isinstance(cause, BaseException)), error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
     text = " ".join(str(error).split()) or type(error).__name__
-    return protocol.cut(text, 300)
+    return protocol.cut(proxy + text, 300)
 
 
 def _object(data: bytes) -> dict[str, Any]:
