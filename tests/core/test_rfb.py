@@ -71,6 +71,27 @@ def test_handshakes_without_and_with_a_password_are_followed(hello):
     assert connected(hello).feed(KEY) == Said.INPUT
 
 
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [(1, []), (2, [bytes(16)]), (256, [(3).to_bytes(4) + (6).to_bytes(4), b"ann", b"sec", b"ret"])],
+    ids=["none", "password", "user"],
+)
+def test_a_browser_goes_through_vencrypt_without_tls(kind, answer):
+    """TigerVNC names it first, and the viewer takes the first that it knows."""
+    stream = ClientStream()
+    for piece in (b"RFB 003.008\n", b"\x13", b"\x00\x02", kind.to_bytes(4), *answer, b"\x01"):
+        stream.feed(piece)
+    assert not stream.foreign
+    assert stream.feed(REQUEST) == Said.READ
+    assert stream.feed(KEY) == Said.INPUT
+
+
+def test_vencrypt_with_tls_cannot_be_followed():
+    stream = ClientStream()
+    stream.feed(b"RFB 003.008\n\x13\x00\x02" + (257).to_bytes(4))
+    assert stream.foreign
+
+
 @pytest.mark.parametrize(("security", "answer"), [(1, b""), (2, bytes(16))])
 def test_the_oldest_handshake_takes_its_security_type_from_the_server(security, answer):
     stream = ClientStream()
@@ -90,7 +111,7 @@ def test_an_eighth_button_is_no_longer_message_unless_the_viewer_offered_them():
     assert not stream.foreign
 
 
-@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", HELLO[:12] + b"\x13", HELLO + b"\xb2", HELLO + b"\xff\x07"])
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", HELLO[:12] + b"\x12", HELLO + b"\xb2", HELLO + b"\xff\x07"])
 def test_what_is_not_understood_counts_as_a_person_but_for_bare_update_requests(start):
     stream = ClientStream()
     assert Said.INPUT in stream.feed(start)

@@ -1,6 +1,8 @@
 """Words of the control plane that cross the tunnel's own, forced: its side of the connection is held in the test's hand."""
 
 import asyncio
+import socket
+from dataclasses import replace
 
 import pytest
 
@@ -342,3 +344,112 @@ async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_
         await there.until(lambda: there.greetings == 2)
         await settle()
         assert there.greetings == 2
+
+
+async def test_a_greeting_whose_server_left_while_it_was_sent_is_vouched_for_all_the_same(tunnels, server):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await settle()
+        there.room.clear()
+        tunnels.closed(LEFT)
+        await there.until(lambda: there.greetings == 2)
+        for writer in server.writers:
+            writer.transport.abort()
+        await settle()
+        there.room.set()
+        there.prompt = True
+        there.pong()
+        await settle()
+        tunnels.closed(LEFT)  # it took the greeting and left without a word
+        await there.until(lambda: there.greetings == 3)
+
+
+async def test_who_may_have_had_a_greeting_when_the_link_broke_is_closed_before_the_next(tunnels):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: there.greetings == 1)
+        there.pong()
+        await settle()
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        assert "vnc_error" in there.kinds[: there.kinds.index("vnc_ready")]
+
+
+async def test_a_session_that_was_not_ready_for_a_moment_keeps_the_greeting_that_lies_there(tunnels):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        await settle()
+        tunnels.note(replace(session(), ready=False))
+        await settle()
+        tunnels.note(session())
+        await settle()
+        assert there.kinds == ["vnc_ready", "vnc_data"]
+
+
+async def test_a_fault_while_a_greeting_lies_there_leaves_it_to_the_next_viewer(tunnels, server):
+    faults, connect = [], tunnels._connect
+
+    async def faulty(session_id, port):
+        if faults:
+            raise faults.pop()
+        return await connect(session_id, port)
+
+    tunnels._connect = faulty
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        await settle()
+        faults.append(ValueError("a fault"))
+        for writer in server.writers:
+            writer.transport.abort()
+        await there.until(lambda: not faults and tunnels.works(session()))
+        await settle()
+        assert there.greetings == 1
+        await tunnels.data(says(HELLO))
+        await there.until(lambda: there.stream().endswith(SERVER_INIT))
+
+
+async def test_each_viewer_of_a_server_that_is_away_is_told_at_once_and_the_next_served_at_once(tunnels):
+    away = True
+
+    async def no_way(session_id, port):
+        if away:
+            raise OSError("refused")
+        return await connect(session_id, port)
+
+    async with over_http(tunnels, no_content) as there:
+        connect, loop = tunnels._connect, asyncio.get_running_loop()
+        tunnels._tunnels["s1"]._connect = no_way
+        for number in range(1, 7):
+            await there.until(lambda n=number: there.kinds.count("vnc_ready") >= n)
+            await tunnels.data(says(REQUESTED))
+            asked = loop.time()
+            await there.until(lambda n=number: there.kinds.count("vnc_error") >= n)
+            assert loop.time() - asked < 1.0
+        away = False
+        await there.until(lambda: there.kinds.count("vnc_ready") >= 7)
+        await tunnels.data(says(REQUESTED))
+        asked = loop.time()
+        await there.until(there.stream)
+        assert loop.time() - asked < 1.0
+
+
+async def test_a_frame_full_of_keys_for_a_server_that_has_just_gone_floods_no_log(tunnels, caplog):
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = True
+        await there.until(lambda: there.greetings == 1)
+        await settle()
+        await tunnels.data(says(HELLO))
+        await settle()
+        tunnels._tunnels["s1"]._channel._stream._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        for _ in range(250):
+            await tunnels.data(says(KEY))
+        await settle()
+    assert caplog.text.count("socket.send() raised exception") < 5

@@ -5,6 +5,7 @@ from the engine's objects and the journal.
 """
 
 import asyncio
+import contextlib
 import logging
 import platform
 import socket
@@ -234,7 +235,9 @@ class Leadership:
 
     async def _hand_over(self) -> None:
         self.draining = True
-        await self._heartbeat()
+        with contextlib.suppress(TimeoutError):  # a socket that takes nothing keeps nobody from handing over
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self._heartbeat()
         await self.dispatcher.drain(self._settings.drain_timeout)
         if self._link.status.connected:
             try:

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -134,8 +134,7 @@ class Link:
             additional_headers=self._keys.headers(),
             compression=None,
             open_timeout=OPEN_TIMEOUT,
-            ping_interval=PING_EVERY,
-            ping_timeout=PING_TIMEOUT,
+            ping_interval=None,  # see _watch
             close_timeout=CLOSE_TIMEOUT,
             max_size=MAX_INCOMING,
             proxy=proxy_for(self._settings) or None,
@@ -144,18 +143,32 @@ class Link:
             self._up(socket)
             reader = asyncio.create_task(self._read(socket, peer), name="link reader")
             worker = asyncio.create_task(peer.connected(self), name="link worker")
+            watch = asyncio.create_task(self._watch(socket), name="link watch")
             try:
-                done, _ = await asyncio.wait({reader, worker}, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait({reader, worker, watch}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
             except ConnectionClosed as closed:
                 return _why(closed)
             finally:
                 self._down()
-                for task in (reader, worker):
+                if watch.done():
+                    socket.transport.abort()
+                for task in (reader, worker, watch):
                     task.cancel()
-                await asyncio.gather(reader, worker, return_exceptions=True)
+                await asyncio.gather(reader, worker, watch, return_exceptions=True)
+                _cut_off_soon(socket)
         return "closed by this agent"
+
+    async def _watch(self, socket: ClientConnection) -> NoReturn:
+        """End a connection whose peer is silent. The library's own watch waits without limit for room in a full socket before it counts."""
+        while True:
+            await asyncio.sleep(PING_EVERY)
+            try:
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await (await socket.ping())
+            except TimeoutError:
+                raise LinkDown(f"no answer to a ping within {format_seconds(PING_TIMEOUT)}") from None
 
     async def _read(self, socket: ClientConnection, peer: Peer) -> None:
         while True:
@@ -197,12 +210,18 @@ class Link:
         """End the present connection, if there is one. Bounded: a peer that does not answer is cut off."""
         socket, self._socket = self._socket, None
         if socket is not None:
+            _cut_off_soon(socket)
             await socket.close()
 
     def abort(self) -> None:
         """Cut the connection at once, without a word: another may lead already."""
         if self._socket is not None:
             self._socket.transport.abort()
+
+
+def _cut_off_soon(socket: ClientConnection) -> None:
+    """The library's close waits without limit, too, for room for its last frame."""
+    asyncio.get_running_loop().call_later(2 * CLOSE_TIMEOUT, socket.transport.abort)
 
 
 def _why(closed: ConnectionClosed) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from websockets.exceptions import ConnectionClosed
@@ -50,6 +51,7 @@ class Pump:
         self._queued: set[Channel] = set()
         self._blocked: set[Channel] = set()
         self._held: set[Channel] = set()
+        self._vouching: set[asyncio.Task[None]] = set()
         self._more = asyncio.Event()
         self._up = asyncio.Event()
         self.connection = 0
@@ -106,12 +108,19 @@ class Pump:
         channel.greeted()
         try:
             self._require_lease()
+            # Begins when the greeting waits for room in the socket, and so comes right behind it, also where this is cancelled.
+            vouching = asyncio.create_task(self._vouch(self._carrier, arrived))
+            self._vouching.add(vouching)
+            vouching.add_done_callback(self._vouching.discard)
             await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
-            pong = asyncio.ensure_future(await self._carrier.ping())
         except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
-        pong.add_done_callback(lambda pong: None if _failed(pong) else arrived())
         return True
+
+    async def _vouch(self, carrier: Carrier, arrived: Callable[[], None]) -> None:
+        with suppress(ConnectionClosed, LinkDown, OSError):
+            await (await carrier.ping())
+            arrived()
 
     async def heard(self, pause: float) -> bool:
         """Wait until the control plane has read all that was sent, and ``pause`` seconds more. False when there is no connection."""

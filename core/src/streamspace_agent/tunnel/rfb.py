@@ -11,7 +11,7 @@ VERSION = b"RFB "
 """How both sides begin; the whole version message has 12 bytes."""
 VERSION_SIZE = 12
 
-_NONE, _VNC_AUTH = 1, 2
+_NONE, _VNC_AUTH, _VENCRYPT, _PLAIN = 1, 2, 19, 256
 _EXTENDED_MOUSE_BUTTONS = -316
 _FENCE_IS_REQUEST = 0x80000000
 _UPDATE_REQUEST, _UPDATE_REQUEST_SIZE = 3, 10
@@ -82,6 +82,15 @@ class ClientStream:
         old = version == b"RFB 003.003\n"
         if old:  # the server named it, in answer to the version: what was read here is the viewer's next already
             security = int.from_bytes(self.server_head[12:16])
+        if (
+            security == _VENCRYPT and not old
+        ):  # its version, then a type within it; browsers know those without TLS only
+            yield 2
+            security = int.from_bytes((yield 4))
+            if security == _PLAIN:
+                sizes = yield 8  # of the user's name and the password
+                yield from _pass_over(int.from_bytes(sizes[:4]) + int.from_bytes(sizes[4:]))
+                security = _NONE
         if security not in {_NONE, _VNC_AUTH}:
             raise _Foreign
         expected = 16 * (security == _VNC_AUTH) + 1  # the response to the challenge, and ClientInit

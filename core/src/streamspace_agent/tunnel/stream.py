@@ -151,7 +151,7 @@ class Stream(asyncio.BufferedProtocol):
         return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
-        if not self.ended:
+        if not self.ended and not self._transport.is_closing():
             self._transport.write(data)
 
     @property

@@ -137,6 +137,9 @@ class Tunnel:
             await self._announcement.close_viewer(why)
 
     def link_lost(self) -> None:
+        if self._early or (self._announcement.waits and not self._silent):
+            # Somebody may have the greeting whose answer was lost with the connection.
+            self._announcement.owe(INTERRUPTED)
         self._announcement.lost()
         self._early.clear()
         self._spoke.set()
@@ -177,7 +180,8 @@ class Tunnel:
                 log.exception(
                     "session %s: its tunnel failed for a reason that is a fault of the agent", self.session.session_id
                 )
-                self._announcement.owe(INTERRUPTED)
+                if self._early or not self._announcement.waits:  # else the greeting lies there for the next viewer
+                    self._announcement.owe(INTERRUPTED)
             await self._pause(backoff)
 
     async def _serve_all(self, backoff: Backoff) -> NoReturn:
@@ -253,7 +257,8 @@ class Tunnel:
         await asyncio.sleep(0.05)
         try:
             async with asyncio.timeout(backoff.delay()):
-                await self._spoke.wait()
+                if not self._early:  # it has spoken before this began
+                    await self._spoke.wait()
         except TimeoutError:
             pass
 

@@ -56,14 +56,15 @@ class Tunnels:
     def note(self, session: Session, *, fresh: bool = False) -> None:
         """A session is in this state now. ``fresh``: this tenure started or woke it, so nobody can be looking at it."""
         known = self._tunnels.get(session.session_id)
-        wanted = session.state is SessionState.RUNNING and session.ready and _has_server(session)
+        wanted = session.state is SessionState.RUNNING and _has_server(session)
+        # One that runs and is not ready any more keeps its tunnel, which looks after its server itself, and the greeting that was told.
         if known is not None and not (wanted and _same(known.session, session)):
             del self._tunnels[session.session_id]
             self._close(known, session.reason or f"the session is {session.state}")
             known = None
         if session.state is not SessionState.RUNNING:
             self._last_input.pop(session.session_id, None)
-        if wanted and known is None:
+        if wanted and session.ready and known is None:
             self.idle_for(session.session_id)
             told = self._ended.pop(session.session_id, None)
             self._tunnels[session.session_id] = Tunnel(
