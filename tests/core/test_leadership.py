@@ -194,6 +194,17 @@ async def test_a_full_host_refuses_with_numbers(plane, lead):
         assert row["error"] == "insufficient_memory: needs 600 MiB, 424 MiB free of 1 GiB; sessions 1/10"
 
 
+async def test_a_session_without_limits_of_its_own_gets_those_of_the_settings_and_counts(plane, lead, driver):
+    manifest = {"kind": "Template", "metadata": {"name": "bare"}, "spec": {"baseImage": "bare:1"}}
+    async with lead(MAX_CPU="2", SESSION_CPU="1.5", SESSION_MEMORY="512Mi"):
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest))
+        (session,) = await driver.sessions()
+        assert (session.cpu, session.memory) == (1.5, 512 * 1024**2)
+        row = await plane.wait_command(await plane.start_session(session_id="b", manifest=manifest), "failed")
+        assert row["error"] == "insufficient_cpu: needs 1.5 cores, 0.5 free of 2; sessions 1/100"
+
+
 async def test_bad_commands_are_answered_and_the_connection_stays(plane, lead, driver):
     async with lead() as running:
         await plane.wait_agent(AGENT)

@@ -16,13 +16,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic.fields import FieldInfo
 
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.units import parse_duration
+from streamspace_agent.units import parse_duration, parse_quantity
 
 # The control plane calls an agent stale 45 s after its last heartbeat (protocol, section 2); 5 s are for the way.
 MAX_HEARTBEAT = 40.0
 
 Duration = Annotated[float, BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)]
 """Seconds; written ``30s``, ``1m30s``, ``500ms`` or ``45``."""
+Bytes = Annotated[int, BeforeValidator(lambda v: int(parse_quantity(v)) if isinstance(v, str) else v)]
+"""Bytes; written ``512Mi``, ``1Gi`` or ``1000000``."""
 
 
 class Place(BaseModel):
@@ -99,6 +101,16 @@ class Settings(Place):
         default=None, gt=0, description="Length of a lease; scales the backend's other timings with it"
     )
     runtime_driver: str = Field(default="docker", description="Runtime driver: the name of an installed plugin")
+    session_cpu: float = Field(
+        default=1,
+        ge=0,
+        description="CPU cores of a session for which neither its start nor its template names any; 0: no limit",
+    )
+    session_memory: Bytes = Field(
+        default=1024**3,
+        ge=0,
+        description="Memory of a session for which neither its start nor its template names any; 0: no limit",
+    )
     hibernate_mode: Literal["stop", "pause"] = Field(
         default="stop",
         description="stop keeps a session's disk and frees its memory; pause keeps memory, wakes at once",

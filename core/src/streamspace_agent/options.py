@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+from pydantic import BeforeValidator
 
 from streamspace_agent.config import ALIASES, Settings, is_secret, variable
 from streamspace_agent.errors import ConfigError
@@ -29,6 +30,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_sessions",
         "max_cpu",
         "max_memory",
+        "session_cpu",
+        "session_memory",
         "command_concurrency",
         "ready_timeout",
         "hibernate_mode",
@@ -87,11 +90,20 @@ def default_text(field: str) -> str:
         return str(default).lower()
     if isinstance(default, float):
         return f"{default:g}s"
+    if _is_bytes(field):
+        return f"{default / 1024**3:g}Gi"
     return str(default)
+
+
+def _is_bytes(field: str) -> bool:
+    info = Settings.model_fields[field]
+    return info.annotation is int and any(isinstance(entry, BeforeValidator) for entry in info.metadata)
 
 
 def _metavar(field: str) -> str:
     info = Settings.model_fields[field]
+    if _is_bytes(field):
+        return "SIZE"
     choices = getattr(info.annotation, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)

@@ -7,8 +7,9 @@ from typing import Any
 from streamspace_agent import hookimpl, protocol, templates
 from streamspace_agent.capacity import Demand
 from streamspace_agent.commands import Command, Context, Register
+from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, RuntimeDriverError, SessionNotFound
-from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.runtime import Session, SessionSpec, SessionState
 
 START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
 
@@ -43,9 +44,16 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
     present = next((s for s in sessions if s.session_id == session_id), None)
     if present is not None and present.state is SessionState.RUNNING and present.command_id != command.id:
         return present
-    spec = templates.session_spec(command)
+    spec = _limited(templates.session_spec(command), context.settings)
     with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions, held):
         return await context.driver.start(spec, lambda step: context.progress(session_id, step))
+
+
+def _limited(spec: SessionSpec, settings: Settings) -> SessionSpec:
+    """Without a limit of its own a session could take the whole host from the others, and would count as nothing."""
+    return replace(
+        spec, cpu=spec.cpu or settings.session_cpu or None, memory=spec.memory or settings.session_memory or None
+    )
 
 
 async def stop(command: Command, context: Context) -> Mapping[str, Any]:

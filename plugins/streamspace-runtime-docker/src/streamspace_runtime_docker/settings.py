@@ -2,16 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from streamspace_agent.config import Duration, Settings, explain
+from streamspace_agent.config import Bytes, Duration, Settings, explain
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.units import parse_quantity
-
-Bytes = Annotated[int, BeforeValidator(lambda v: int(parse_quantity(v)) if isinstance(v, str) else v)]
-"""Bytes; written ``512Mi``, ``1Gi`` or ``1000000``."""
 
 # What the init systems of the usual desktop images need while they run as root, before they drop to the user:
 # to own the home and runtime folders (CHOWN, DAC_OVERRIDE, FOWNER, FSETID), to become the user (SETUID, SETGID), to stop
