@@ -80,6 +80,18 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     await scenario.still_controllable(plane, agent_id)
 
 
+async def test_another_project_of_the_same_agent_joins_its_replicas(compose, plane, agent_id):
+    """As one gets that follows the first commands, and then keeps the settings in a folder or under a name of another kind."""
+    project, other = compose(HA[0]), compose(HA[0], "v2")
+    await project.up()
+    instance, _ = await project.leader()
+    await other.up()
+    await other.roles("leader", *["standby"] * 5)
+    assert [d["instance"] for d in await other.status() if d["role"] == "leader"] == [instance]
+    assert len(await plane.events(type="connected", agent_id=agent_id)) == 1
+    await other("down")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_with_an_env_file_everything_works_in_a_shell_that_knows_nothing(
     compose, plane, agent_id, key, version, tmp_path
@@ -118,8 +130,33 @@ async def test_with_an_env_file_everything_works_in_a_shell_that_knows_nothing(
     assert {container.id for container in project.containers()} == before
 
 
+async def test_replicas_are_updated_one_after_another_and_an_agent_is_taken_away_with_all_it_made(
+    compose, plane, agent_id, manifest, docker_client
+):
+    project = compose(HA[0])
+    await project.up()
+    await project.leader()
+    await scenario.start(plane, manifest, agent_id)
+    before = {container.id for container in project.containers()}
+    began = docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"]
+    after = (await plane.events())[-1]["seq"]
+    await project.documented(readme.block("docker stop --time").replace("sleep 20", "sleep 3"))
+    assert not before & {container.id for container in project.containers()}
+    await project.roles("leader", "standby", "standby")
+    assert 1 <= len(await scenario.connections(plane, agent_id, after)) <= 3
+    assert docker_client.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
+    await plane.wait_session(agent_id, state="running", vnc_ready=True)
+
+    mine = {"filters": {"label": f"streamspace.agent={agent_id}"}}
+    assert docker_client.api.volumes(**mine)["Volumes"]
+    await project.documented(f"cd compose\n{readme.block('docker rm --force')}")
+    assert project.leftovers() == []
+    left = docker_client.api.containers(all=True, **mine), docker_client.api.volumes(**mine)["Volumes"]
+    assert (*left, docker_client.api.networks(**mine)) == ([], [], [])
+
+
 def test_every_other_way_up_in_the_readme_differs_only_in_the_number_of_replicas_or_makes_all_anew():
-    plain = {re.sub(r" --force-recreate|(?<==)\d", "", text) for text in readme.lines() if " up " in text}
+    plain = {re.sub(r" --(force|no)-recreate|(?<==)\d", "", text) for text in readme.lines() if " up " in text}
     assert plain == {re.sub(r"(?<==)\d", "", readme.command(f"-f {file} up")) for file in [STANDALONE, *HA]}
 
 

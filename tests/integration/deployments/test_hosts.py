@@ -19,7 +19,7 @@ from streamspace_devplane import DevPlane
 from streamspace_runtime_docker.networks import ICC
 from tests.agent_process import AgentProcess
 from tests.integration.deployments import readme, scenario, stack
-from tests.integration.deployments.compose import Compose
+from tests.integration.deployments.compose import Compose, call
 from tests.integration.deployments.three_hosts import ThreeHosts
 
 pytestmark = [pytest.mark.hosts, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
@@ -204,6 +204,37 @@ class TestSwarm:
             await run(f"docker node promote {three.nodes[worker]}", on=before.host)
             await stack.until(lambda: three.clients[worker].info()["Swarm"]["ControlAvailable"], "three managers")
         await one_leader_of(three, built_image, before.epoch)
+
+
+async def test_what_sessions_are_not_to_reach_on_their_host_can_be_closed(three, tiny_image, run_label):
+    host = three.all[0]
+    client = three.clients[host]
+    name = f"{run_label}-closed"
+    network = client.networks.create(name, driver="bridge", options={ICC: "false"})
+    try:
+        screen = client.containers.run(
+            tiny_image, detach=True, name=f"{name}-a", network=name, ports={"5900/tcp": (host.address, None)}
+        )
+        other = client.containers.run(tiny_image, ["sleep", "600"], detach=True, name=f"{name}-b", network=name)
+        screen.reload()
+        port = screen.ports["5900/tcp"][0]["HostPort"]
+
+        def seen():
+            return other.exec_run(["busybox", "timeout", "3", "busybox", "nc", host.address, port])[1]
+
+        await stack.until(lambda: seen().startswith(b"RFB"), "the other's screen, through the host's address")
+        close = readme.block("iptables").replace("sudo ", "").replace(" streamspace)", f" {name})")
+        await three.runner()(f"ip netns exec {host.name} sh -ec '{close.replace(chr(39), chr(34))}'", on=host)
+        assert seen() == b""
+        # The agent, which is on the host, reaches it as before.
+        at = screen.attrs["NetworkSettings"]["Networks"][name]["IPAddress"]
+        assert (
+            await call("ip", "netns", "exec", host.name, "timeout", "5", "bash", "-c", f"head -c 3 </dev/tcp/{at}/5900")
+        ) == "RFB"
+    finally:
+        for container in client.containers.list(all=True, filters={"network": name}):
+            container.remove(force=True)
+        network.remove()
 
 
 async def remove(three, run, agent_id):

@@ -126,6 +126,9 @@ async def test_a_killed_service_comes_back_to_its_session_and_stops_cleanly(
     await scenario.still_controllable(plane, agent_id)
 
     assert agent_id in host.ask(f"timeout 3 {readme.command('journalctl -u docker-agent -f')}")[1]
+    for check in readme.lines(readme.block("sudo sh -c")):
+        assert agent_id in (found := await host.do(check))
+        assert "FATAL" not in found
     use = readme.block("sudo systemctl status").replace("docker-agent-prod", agent_id)
     assert "leader" in await host.do(f"set -e; {use}")  # status, journal, restart, and last of all stop
     assert (host.show(AGENT, "Result"), host.show(AGENT, "ExecMainStatus")) == ("success", "0")
