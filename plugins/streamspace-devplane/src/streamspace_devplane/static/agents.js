@@ -7,7 +7,7 @@ const cards = new Map();
 let rows = [];
 let running = {};
 
-export function showAgents(agents, sessions) {
+export function showAgents({ agents, sessions }) {
   rows = agents;
   running = {};
   for (const { agentId, state } of sessions) if (state === "running") running[agentId] = (running[agentId] ?? 0) + 1;

@@ -69,14 +69,17 @@ export async function press(button, work, tell) {
   }
 }
 
-// The first page's line for trouble, until something goes well.
+// The first page's line for trouble, until something goes well, or trouble of that kind is over.
+let trouble = null;
+
 export function complain(error) {
+  trouble = error;
   say($("notice"), error.message);
   show($("notice"), true);
 }
 
-export function forgive() {
-  show($("notice"), false);
+export function forgive(kind = Error) {
+  if (trouble instanceof kind) show($("notice"), false);
 }
 
 export function openDialog(dialog) {

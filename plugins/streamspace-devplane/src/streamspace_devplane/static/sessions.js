@@ -10,9 +10,12 @@ const ended = new Map();
 const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 const DOING = { start_session: "starting", stop_session: "stopping", hibernate_session: "hibernating", wake_session: "waking" };
 
-export function showSessions(sessions, unseen) {
-  const over = sessions.filter((session) => session.state === "terminated");
-  const here = sessions.filter((session) => session.state !== "terminated");
+// `away`: the control plane is, and all this is what it told last.
+export function showSessions({ agents, sessions, unseen }, away) {
+  const linked = new Set(agents.filter((agent) => agent.connected).map((agent) => agent.agentId));
+  const rows = sessions.map((session) => ({ ...session, linked: linked.has(session.agentId), away }));
+  const over = rows.filter((session) => session.state === "terminated");
+  const here = rows.filter((session) => session.state !== "terminated");
   keyed($("running"), running, here, (session) => session.sessionId, (session) => new Card(session));
   keyed($("ended"), ended, over, (session) => session.sessionId, (session) => new Card(session));
   show($("no-sessions"), here.length === 0);
@@ -103,7 +106,7 @@ class Card {
     this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
     say(this.busy, underWay && !starts ? `${DOING[last.action] ?? last.action} …` : "");
     show(this.plots, state === "running");
-    show(this.buttons.view, state === "running" && session.vncReady && !noView(session));
+    show(this.buttons.view, state === "running" && session.vncReady && !noView(session) && !session.away);
     show(this.buttons.wake, state === "hibernated");
     show(this.buttons.hibernate, state === "running");
     const over = state === "failed" || notStarted;

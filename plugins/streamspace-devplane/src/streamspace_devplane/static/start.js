@@ -4,8 +4,12 @@ import { call } from "./plane.js";
 
 let templates = [];
 
-export function prepareStart(agents) {
-  $("start").onclick = () => press($("start"), () => open(agents()), complain);
+let latest;
+
+// `asked` tells what is there at the moment.
+export function prepareStart(asked) {
+  latest = asked;
+  $("start").onclick = () => press($("start"), open, complain);
   $("start").disabled = false;
   $("start-template").onchange = describe;
   $("start-form").onsubmit = (event) => {
@@ -17,13 +21,13 @@ export function prepareStart(agents) {
   };
 }
 
-async function open(agents) {
+async function open() {
   templates = await call("GET", "/templates");
   $("start-template").replaceChildren(
     ...templates.map(({ metadata, spec }) => el("option", { value: metadata.name }, spec?.displayName ?? metadata.name)));
   $("start-agent").replaceChildren(
     el("option", { value: "" }, "any"),
-    ...agents.map(({ agentId }) => el("option", { value: agentId }, agentId)));
+    ...(latest()?.agents ?? []).map(({ agentId }) => el("option", { value: agentId }, agentId)));
   $("start-form").reset();
   describe();
   show($("start-error"), false);
