@@ -1,5 +1,5 @@
 // The agents' cards.
-import { $, complain, el, forgive, keyed, press, say, show } from "./dom.js";
+import { $, complain, el, forgive, keyed, openDialog, press, say, show } from "./dom.js";
 import { call } from "./plane.js";
 import { ago } from "./words.js";
 
@@ -43,15 +43,21 @@ class Card {
     this.capacity = el("p", { className: "facts" });
     this.leader = el("p", { className: "facts" });
     this.link = el("p", { className: "facts" });
-    const judge = (verdict) => (event) => press(event.currentTarget, async () => {
+    const judge = (verdict, button) => press(button, async () => {
       await call("POST", `/agents/${encodeURIComponent(agent.agentId)}/${verdict}`, {});
       forgive();
     }, complain);
+    const ask = () => {
+      say($("reject-title"), `Reject ${agent.agentId}?`);
+      say($("reject-undo"), `streamspace-devplane approve ${agent.agentId}`);
+      $("reject-form").onsubmit = () => judge("reject", $("reject-submit"));
+      openDialog($("reject-dialog"));
+    };
     const button = (text, onclick, className = "") =>
       el("button", { type: "button", className, onclick, "aria-label": `${text} ${agent.agentId}` }, text);
     this.help = el("p", { className: "busy" });
     this.verdict = el("div", { className: "actions" },
-      button("Approve", judge("approve"), "primary"), button("Reject", judge("reject"), "danger"));
+      button("Approve", (event) => judge("approve", event.currentTarget), "primary"), button("Reject", ask, "danger"));
     this.node = el("article", { className: "card" },
       el("div", { className: "top" }, el("h3", {}, agent.agentId), this.state),
       this.leader, this.capacity, this.link, this.help, this.verdict);

@@ -9,7 +9,7 @@ import { prepareStart } from "./start.js";
 let latest = null; // as last told
 
 const scheme = location.protocol === "https:" ? "wss" : "ws";
-say($("agent-command"), `AGENT_ID=my-agent CONTROL_PLANE_URL=${scheme}://${location.host} AGENT_API_KEY_FILE=my-agent.key docker-agent`);
+say($("agent-command"), `AGENT_ID=my-agent CONTROL_PLANE_URL=${scheme}://${location.host} AGENT_API_KEY_FILE=<the file that serve named> docker-agent`);
 prepareLog();
 prepareStart(() => latest);
 
