@@ -84,8 +84,8 @@ async def test_a_session_whose_agent_is_away_is_what_was_last_known_and_its_comm
         assert (await plane.session("one"))["state"] == "terminated"
 
 
-async def stops(visitor):
-    await card(visitor, "one").get_by_role("button", name="Stop").click()
+async def stops(visitor, name="one"):
+    await card(visitor, name).get_by_role("button", name="Stop").click()
     await visitor.page.get_by_role("button", name="Stop it").click()
 
 
@@ -105,3 +105,15 @@ async def test_a_command_that_was_lost_leaves_its_session_usable(plane, agent_id
         await home.picture("lost")
         await stops(home)
         await expect(one).to_have_count(0)
+
+
+async def test_a_stop_that_hangs_keeps_no_other_session_from_stopping(plane, agent_id, visit):
+    async with Puppet(plane, agent_id) as puppet:
+        await puppet.runs("one")
+        await puppet.runs("two")
+        home = await visit(plane.url)
+        await home.page.route("**/one/stop", lambda _: None)
+        await stops(home)
+        await expect(card(home, "one").get_by_role("button", name="Stop")).to_have_attribute("aria-busy", "true")
+        await stops(home, "two")
+        await expect(card(home, "two")).to_have_count(0)

@@ -177,7 +177,7 @@ class Card {
     say($("stop-submit"), `${verb} it`);
     $("stop-form").reset();
     $("stop-form").onsubmit = (event) =>
-      this.send($("stop-submit"), "POST", pathOf(this.id, "stop"), event.target.deletePVC.checked ? { deletePVC: true } : {});
+      this.send(this.buttons[verb.toLowerCase()], "POST", pathOf(this.id, "stop"), event.target.deletePVC.checked ? { deletePVC: true } : {});
     openDialog($("stop-dialog"));
   }
 }
