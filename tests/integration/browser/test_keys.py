@@ -40,11 +40,12 @@ async def test_a_button_keeps_the_focus_while_its_command_is_under_way(plane, ag
         home = await visit(plane.url)
         hibernate = card(home, "one").get_by_role("button", name="Hibernate")
         await expect(hibernate).to_be_enabled()
+        sent = []
+        home.page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
         await hibernate.focus()
         await home.page.keyboard.press("Enter")
         await expect(hibernate).to_be_disabled()
         await expect(hibernate).to_be_focused()
         await home.page.keyboard.press("Enter")
-        await plane.hibernate_session("one")  # after whatever the second press sent
-        await plane.wait_command((await plane.commands())[-1]["commandId"], "sent")
-        assert [row["action"] for row in await plane.commands()].count("hibernate_session") == 2
+        await expect(hibernate).to_be_focused()
+        assert len(sent) == 1

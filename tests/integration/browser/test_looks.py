@@ -137,6 +137,7 @@ async def test_a_phone_with_its_keyboard_up_leaves_the_desktop_most_of_the_room(
             f"{plane.url}/sessions/one/view", viewport={"width": 375, "height": 400}, has_touch=True, is_mobile=True
         )
         page = visitor.page
+        await page.evaluate("document.querySelector('#keys').hidden = false")  # as with a desktop
         room = await page.locator("#screen").bounding_box()
         await visitor.picture("keyboard-up")
         assert (room["width"], await page.evaluate("innerWidth")) == (375, 375)
