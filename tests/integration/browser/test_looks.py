@@ -6,6 +6,7 @@ from playwright.async_api import expect
 
 from tests.integration.browser.cards import card
 from tests.integration.browser.desktop import NAME, sees_the_desktop, starts_the_desktop
+from tests.integration.browser.puppet import Puppet
 
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -50,6 +51,11 @@ SMALL = """() => [...document.querySelectorAll("button, .button, input, select, 
   .map((node) => [node.getBoundingClientRect(), node])
   .filter(([box]) => box.width < 24 || box.height < 24)
   .map(([box, node]) => `${box.width.toFixed(0)} x ${box.height.toFixed(0)}: ${node.textContent || node.name || node.id}`)"""
+# What is wider than its place, unless it scrolls or is cut on purpose.
+WIDE = """() => [document.documentElement, ...document.querySelectorAll("dialog[open], dialog[open] *, .bar, .bar *, .card, .card *")]
+  .filter((node) => node.checkVisibility() && node.clientWidth > 1 && node.scrollWidth > node.clientWidth + 1)
+  .filter((node) => !node.closest(".scroll, select, input, .what"))
+  .map((node) => `${node.tagName} ${node.id || node.className}: ${node.scrollWidth} in ${node.clientWidth}`)"""
 GROUND = "getComputedStyle(document.documentElement).backgroundColor"
 
 
@@ -99,6 +105,49 @@ async def test_all_of_it_can_be_read_and_pressed(plane, agent, agent_id, visit, 
     await page.goto(f"{plane.url}/sessions/web-{agent_id}/view")
     await expect(page.get_by_text("There is no view of it")).to_be_visible()
     await looks_right(visitor, "no-view", 5)
+
+
+@pytest.mark.parametrize("width", [320, 375])
+async def test_the_longest_names_fit_a_phone(plane, agent_id, visit, width):
+    name = "s" * 100
+    async with Puppet(plane, agent_id) as puppet:
+        await puppet.runs(name)
+        visitor = await visit(plane.url, viewport={"width": width, "height": 740})
+        page = visitor.page
+        await expect(card(visitor, name)).to_have_attribute("data-state", "running")
+        assert await page.evaluate(WIDE) == []
+        for button in ("Start a session", "Stop", "Log"):
+            await page.get_by_role("button", name=button).first.click()
+            await expect(page.get_by_role("dialog")).to_be_visible()
+            await visitor.picture(button)
+            assert await page.evaluate(WIDE) == [], button
+            await page.keyboard.press("Escape")
+        await page.goto(f"{plane.url}/sessions/{name}/view")
+        await expect(page.get_by_role("heading", name=name)).to_be_visible()
+        await visitor.picture("viewer")
+        assert await page.evaluate(WIDE) == []
+        await page.goto("about:blank")
+        visitor.complaints.clear()  # noVNC's own lines: there is no desktop
+
+
+async def test_a_phone_with_its_keyboard_up_leaves_the_desktop_most_of_the_room(plane, agent_id, visit):
+    async with Puppet(plane, agent_id) as puppet:
+        await puppet.runs("one")
+        visitor = await visit(
+            f"{plane.url}/sessions/one/view", viewport={"width": 375, "height": 400}, has_touch=True, is_mobile=True
+        )
+        page = visitor.page
+        await page.evaluate("document.querySelector('#keys').hidden = false")  # as with a desktop
+        room = await page.locator("#screen").bounding_box()
+        await visitor.picture("keyboard-up")
+        assert (room["width"], await page.evaluate("innerWidth")) == (375, 375)
+        assert room["height"] >= 230
+        right = page.get_by_role("button", name="Right")
+        await right.scroll_into_view_if_needed()
+        box = await right.bounding_box()
+        assert box["x"] + box["width"] <= 375
+        await page.goto("about:blank")
+        visitor.complaints.clear()  # noVNC's own lines: there is no desktop
 
 
 async def registers(plane, body):

@@ -9,6 +9,7 @@ from playwright.async_api import expect
 from streamspace_agent import templates
 from streamspace_agent.errors import CommandFailed
 from tests.integration.browser.cards import card
+from tests.integration.browser.puppet import Puppet
 from tests.names import sid
 
 
@@ -194,6 +195,8 @@ async def test_what_cannot_be_done_is_told_where_it_was_asked_for(plane, agent_i
         await page.evaluate("document.querySelector('#notice').textContent = 'nothing was told'")
         await page.route(path, lambda route: route.fulfill(status=500, json={"error": why}))
         await page.get_by_role("button", name=button).click()
+        if button == "Reject":
+            await page.get_by_role("button", name="Reject it").click()
         await expect(notice).to_have_text(why)
         await page.unroute(path)
     await home.picture("told")
@@ -203,3 +206,63 @@ async def test_what_cannot_be_done_is_told_where_it_was_asked_for(plane, agent_i
     await expect(notice).to_have_count(0)
     await expect(card(home, agent_id).get_by_role("button", name="Approve")).to_have_count(0)
     assert (await plane.agents())[0]["approval"] == "approved"
+
+
+async def test_the_first_words_of_an_empty_page_lead_to_a_desktop(plane, visit):
+    home = await visit(plane.url)
+    command = home.page.locator("pre").first
+    await expect(command).to_contain_text(f"AGENT_ID=my-agent CONTROL_PLANE_URL={plane.ws_url} ")
+    await expect(command).to_contain_text("AGENT_API_KEY_FILE=<the file that serve named> docker-agent")
+    await expect(home.page.get_by_text("then View shows its desktop")).to_be_visible()
+    await home.picture("empty")
+
+
+async def test_an_agent_is_rejected_when_that_was_meant_and_one_that_was_approved_is_expected(plane, agent_id, visit):
+    meant, other = Puppet(plane, f"{agent_id}-one"), Puppet(plane, f"{agent_id}-two")
+    for puppet in (meant, other):
+        assert (await puppet.register(key=await plane.bootstrap_key())).status_code == 202
+    home = await visit(plane.url)
+    page = home.page
+    await card(home, other.agent_id).get_by_role("button", name="Reject").click()
+    await expect(page.get_by_role("heading", name=f"Reject {other.agent_id}?")).to_be_visible()
+    await home.picture("asked")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(card(home, other.agent_id)).to_contain_text("waits for approval")
+    await card(home, meant.agent_id).get_by_role("button", name="Reject").click()
+    await page.get_by_role("button", name="Reject it").click()
+    await expect(card(home, meant.agent_id)).to_contain_text("rejected")
+    await card(home, other.agent_id).get_by_role("button", name="Approve").click()
+    await expect(card(home, other.agent_id)).to_contain_text("Approved; it connects within 30 s")
+    await expect(card(home, other.agent_id)).not_to_contain_text("offline")
+    await home.picture("approved")
+
+
+async def test_a_start_is_offered_those_agents_that_take_one_and_a_name_that_is_free(plane, agent_id, visit):
+    away, waiting = Puppet(plane, f"{agent_id}-away"), Puppet(plane, f"{agent_id}-waiting")
+    assert (await away.register()).status_code == 201
+    assert (await waiting.register(key=await plane.bootstrap_key())).status_code == 202
+    async with Puppet(plane, agent_id) as puppet:
+        await puppet.runs("one")
+        home = await visit(plane.url)
+        page = home.page
+        await page.get_by_role("button", name="Start a session").click()
+        offered = await page.locator("#start-agent option").all_text_contents()
+        assert offered == ["any", agent_id, f"{away.agent_id} (away: it would wait)"]
+        await page.get_by_label("Name").fill("one")
+        await page.get_by_role("button", name="Start", exact=True).click()
+        await expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text(
+            "There is a session of this name: one."
+        )
+        await expect(page.get_by_label("Name")).to_be_focused()
+        await home.picture("taken")
+        assert len(await plane.commands()) == 1
+        await plane.wait_command(await plane.stop_session("one"))
+        await expect(page.locator("#ended [data-session=one]")).to_have_count(1)
+        await page.get_by_role("button", name="Start", exact=True).click()
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_an_address_that_is_no_text_is_a_session_that_is_not_there(plane, visit):
+    visitor = await visit(plane.url)
+    await visitor.page.goto(f"{plane.url}/sessions/%zz/view")
+    await expect(visitor.page.get_by_text("There is no such session.")).to_be_visible()

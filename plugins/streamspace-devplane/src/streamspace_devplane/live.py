@@ -19,6 +19,7 @@ from streamspace_devplane.store import Row
 
 BREATH = 0.2  # seconds between two looks: what changes faster is merged
 LINES = 400  # of the log at once, the newest; a page shows no more
+ROUTINE_LINES = 100  # beside them, of what comes all the time
 OVER = ("failed", "terminated")
 OVER_SHOWN = 20
 SESSION_LINES = 200
@@ -78,7 +79,7 @@ class Live:
                 seen = state
                 yield state
             if session_id is None:
-                rows, after = self.store.log_since(after, LINES)
+                rows, after = self.store.log_since(after, LINES, ROUTINE_LINES)
                 if rows:
                     yield json.dumps({"log": rows, "last": after})
             await asyncio.sleep(BREATH)  # each look costs the process that carries the screens

@@ -15,6 +15,10 @@ Row = dict[str, Any]
 JSON_COLUMNS = frozenset({"capacity", "metadata", "platform_metadata", "payload", "result"})
 BOOLEAN_COLUMNS = frozenset({"vnc_ready"})
 PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
+ROUTINE = (  # signs of life and readings; Python writes what SQLite calls no JSON (NaN)
+    "(type IN ('heartbeat', 'ping', 'pong') OR (type = 'status' AND CASE WHEN json_valid(payload)"
+    " THEN json_extract(payload, '$.platformMetadata.usage') IS NOT NULL ELSE 0 END))"
+)
 COMMAND_STEPS = {
     "ack": ("acks", "acked_at"),
     "completed": ("completes", "finished_at"),
@@ -192,12 +196,16 @@ class Store:
         sql = f"SELECT * FROM events WHERE seq > ?{where} ORDER BY seq LIMIT ?"  # noqa: S608 - names are this module's
         return self.rows(sql, after, *chosen.values(), limit)
 
-    def log_since(self, after: int, limit: int) -> tuple[list[Row], int]:
-        """The newest events above `after`, oldest first, for people, without the bytes of viewers; and where to go on."""
+    def log_since(self, after: int, limit: int, routine_limit: int) -> tuple[list[Row], int]:
+        """The newest events above `after`, oldest first, for people, without the bytes of viewers; and where to go on.
+
+        What comes all the time (`ROUTINE`) has a limit of its own: it never drives out the rest.
+        """
         self.flush()
         last = self.db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
-        sql = "SELECT * FROM events WHERE seq > ? AND type != 'vnc_data' ORDER BY seq DESC LIMIT ?"
-        return self.rows(sql, after, limit)[::-1], int(last)
+        newest = "SELECT * FROM events WHERE seq > ? AND type != 'vnc_data' AND {} ORDER BY seq DESC LIMIT ?"
+        sql = f"SELECT * FROM ({newest.format('NOT ' + ROUTINE)}) UNION ALL SELECT * FROM ({newest.format(ROUTINE)}) ORDER BY seq"  # noqa: S608 - own constants
+        return self.rows(sql, after, limit, after, routine_limit), int(last)
 
     def session_log(self, session_id: str, limit: int, *, readings: bool) -> list[Row]:
         """The last messages about one session, oldest first: those with `readings` of its use, or all others, without

@@ -38,23 +38,30 @@ export class Folded {
   }
 }
 
-// Keep one part per key in `box`, in the order of `items`; parts have `node` and `update(item)`.
+// Keep one part per key in `box`, in the order of `items`; parts have `node` and `update(item)`. Where a part or its
+// button goes while it has the keyboard's focus, what comes next takes that, and its reader does not lose the place.
 export function keyed(box, parts, items, key, make) {
+  const heading = box.closest("section")?.querySelector("h2");
   const wanted = new Set(items.map(key));
   for (const [id, part] of parts) {
-    if (!wanted.has(id)) {
-      part.node.remove();
-      parts.delete(id);
-    }
+    if (wanted.has(id)) continue;
+    const held = part.node.contains(document.activeElement);
+    part.node.remove();
+    parts.delete(id);
+    if (held) heading?.focus();
   }
   items.forEach((item, place) => {
     const id = key(item);
     if (!parts.has(id)) parts.set(id, make(item));
     const part = parts.get(id);
+    const held = part.node.contains(document.activeElement) && document.activeElement;
     part.update(item);
+    if (held && held.closest("[hidden]")) (toPress(part.node) ?? heading)?.focus();
     if (box.children[place] !== part.node) box.insertBefore(part.node, box.children[place] ?? null);
   });
 }
+
+const toPress = (node) => [...node.querySelectorAll("button, a")].find((button) => !button.closest("[hidden]"));
 
 // Run what a button is for. Until it is done a second press does nothing; what goes wrong is told.
 export async function press(button, work, tell) {
@@ -69,14 +76,17 @@ export async function press(button, work, tell) {
   }
 }
 
-// The first page's line for trouble, until something goes well.
+// The first page's line for trouble, until something goes well, or trouble of that kind is over.
+let trouble = null;
+
 export function complain(error) {
+  trouble = error;
   say($("notice"), error.message);
   show($("notice"), true);
 }
 
-export function forgive() {
-  show($("notice"), false);
+export function forgive(kind = Error) {
+  if (trouble instanceof kind) show($("notice"), false);
 }
 
 export function openDialog(dialog) {

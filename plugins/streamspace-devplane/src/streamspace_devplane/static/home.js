@@ -1,23 +1,33 @@
 // The first page: agents, sessions, messages.
 import { showAgents } from "./agents.js";
-import { $, complain, say, show } from "./dom.js";
+import { $, complain, forgive, say, show } from "./dom.js";
 import { addToLog, prepareLog } from "./log.js";
-import { call, follow } from "./plane.js";
+import { call, follow, Gone } from "./plane.js";
 import { noteUsage, showSessions } from "./sessions.js";
 import { prepareStart } from "./start.js";
 
-let agents = [];
+let latest = null; // as last told
 
 const scheme = location.protocol === "https:" ? "wss" : "ws";
-say($("agent-command"), `AGENT_ID=my-agent CONTROL_PLANE_URL=${scheme}://${location.host} AGENT_API_KEY_FILE=my-agent.key docker-agent`);
+say($("agent-command"), `AGENT_ID=my-agent CONTROL_PLANE_URL=${scheme}://${location.host} AGENT_API_KEY_FILE=<the file that serve named> docker-agent`);
 prepareLog();
-prepareStart(() => agents);
+prepareStart(() => latest);
+
+function lay(away) {
+  document.body.classList.toggle("away", away);
+  showAgents(latest);
+  showSessions(latest, away);
+}
 
 follow($("feed"), {
   state(state) {
-    agents = state.agents;
-    showAgents(agents, state.sessions);
-    showSessions(state.sessions, state.unseen);
+    latest = state;
+    forgive(Gone);
+    lay(false);
+  },
+  away() {
+    complain(new Gone());
+    if (latest) lay(true);
   },
   log(rows) {
     addToLog(rows);

@@ -1,31 +1,45 @@
 // What agents and the control plane say to each other: all of it, live, and one session's.
-import { $, el, openDialog, say } from "./dom.js";
+import { $, el, keyed, openDialog, say, show } from "./dom.js";
 import { call, pathOf } from "./plane.js";
 import { bytes, clock, cores, span } from "./words.js";
 
-const KEPT = 400;
+const KEPT = { false: 400, true: 100 }; // lines, by whether they are routine: what comes all the time drives out nothing else
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
-const PROBLEMS = new Set(["failed", "unreadable", "stuck_session"]);
+const PROBLEMS = new Set(["failed", "unreadable", "stuck_session", "register_refused", "connect_refused"]);
 const AS_ASKED = /^(the session is (hibernated|terminated)$|idle_timeout:|max_session_duration:)/; // an end that somebody wanted
+const ACTIONS = 400;
 const actions = new Map(); // what the latest commands' ids stand for
 const ARROWS = { to_agent: "→ ", from_agent: "← ", plane: "· " };
 
 export function prepareLog() {
-  $("log-beats").onchange = $("log-filter").oninput = () => [...$("log").children].forEach(sift);
+  $("log-beats").onchange = $("log-filter").oninput = () => {
+    [...$("log").children].forEach(sift);
+    tellNone();
+  };
 }
 
 export function addToLog(rows) {
   const log = $("log");
   for (const row of rows) {
     if (row.type === "command") actions.set(row.payload.commandId, summary(row));
-    if (actions.size > KEPT) actions.delete(actions.keys().next().value);
+    if (actions.size > ACTIONS) actions.delete(actions.keys().next().value);
     const line = lineOf(row, true);
-    line.dataset.text = `${row.type} ${row.agentId ?? ""} ${JSON.stringify(row.payload)}`.toLowerCase();
+    line.dataset.text = `${line.textContent} ${JSON.stringify(row.payload)}`.toLowerCase();
     line.dataset.routine = ROUTINE.has(row.type) || Boolean(row.payload.platformMetadata?.usage);
     sift(line);
     log.prepend(line);
   }
-  while (log.children.length > KEPT) log.lastElementChild.remove();
+  for (const [routine, most] of Object.entries(KEPT)) {
+    for (const line of [...log.querySelectorAll(`:scope > [data-routine=${routine}]`)].slice(most)) line.remove();
+  }
+  tellNone();
+  tellAgain();
+}
+
+function tellNone() {
+  const any = [...$("log").children].some((line) => !line.hidden);
+  show($("log"), any);
+  show($("log-none"), !any);
 }
 
 function sift(line) {
@@ -68,16 +82,51 @@ function summary({ type, payload }) {
   }
 }
 
+// One session's: asked for again while it is open and something is said.
+const PAUSE = 1000; // ms between two askings
+const told = { commands: new Map(), events: new Map() };
+let open = null; // the session
+let asking = null;
+
 export async function showSessionLog(sessionId) {
-  const { commands, events } = await call("GET", pathOf(sessionId, "log"));
+  await tell(sessionId);
   say($("log-dialog-title"), sessionId);
   say($("log-dialog-docker"), `docker logs streamspace-${sessionId}`);
-  $("log-dialog-commands").replaceChildren(...commands.toReversed().map((row) => el("tr", {},
-    el("td", {}, clock(row.createdAt)),
-    el("td", {}, row.action.replace("_session", "")),
-    el("td", {}, el("span", { className: `state ${row.state}` }, row.state)),
-    el("td", {}, row.finishedAt ? span(row.finishedAt - row.createdAt) : ""),
-    el("td", {}, row.error ?? ""))));
-  $("log-dialog-events").replaceChildren(...events.toReversed().map((row) => lineOf(row, false)));
+  open = sessionId;
+  $("log-dialog").onclose = () => { open = null; };
   openDialog($("log-dialog"));
+}
+
+function tellAgain() {
+  if (open === null) return;
+  asking ??= setTimeout(() => {
+    asking = null;
+    if (open !== null) tell(open).catch(() => {}); // the page says what is wrong, and what was told stays
+  }, PAUSE);
+}
+
+async function tell(sessionId) {
+  const { commands, events } = await call("GET", pathOf(sessionId, "log"));
+  if (open !== null && open !== sessionId) return;
+  keyed($("log-dialog-commands"), told.commands, commands.toReversed(), (row) => row.commandId, () => new Command());
+  keyed($("log-dialog-events"), told.events, events.toReversed(), (row) => row.seq, (row) => ({ node: lineOf(row, false), update() {} }));
+}
+
+class Command {
+  constructor() {
+    this.state = el("span");
+    this.cells = Array.from({ length: 5 }, () => el("td"));
+    this.cells[2].append(this.state);
+    this.node = el("tr", {}, ...this.cells);
+  }
+
+  update(row) {
+    const [when, what, , took, error] = this.cells;
+    say(when, clock(row.createdAt));
+    say(what, row.action.replace("_session", ""));
+    say(this.state, row.state);
+    this.state.className = `state ${row.state}`;
+    say(took, row.finishedAt ? span(row.finishedAt - row.createdAt) : "");
+    say(error, row.error ?? "");
+  }
 }

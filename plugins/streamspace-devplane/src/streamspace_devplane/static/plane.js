@@ -1,9 +1,18 @@
 // The control plane's API, and its live feed.
 import { say } from "./dom.js";
 
+const PATIENCE = 10_000; // ms for any answer: a plane that is frozen takes connections, and says nothing
+
+export class Gone extends Error {
+  constructor() {
+    super("The control plane does not answer. Is streamspace-devplane serve (or make demo) still running? This page goes on by itself when it is back.");
+  }
+}
+
 export async function call(method, path, body) {
   const wish = {
     method,
+    signal: AbortSignal.timeout(PATIENCE),
     headers: body === undefined ? {} : { "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
   };
@@ -17,8 +26,8 @@ export async function call(method, path, body) {
 async function request(url, wish, tries) {
   try {
     return await fetch(url, wish);
-  } catch (error) {
-    if (tries <= 1) throw error;
+  } catch {
+    if (tries <= 1 || wish.signal.aborted) throw new Gone();
     await new Promise((resolve) => setTimeout(resolve, 300));
     return request(url, wish, tries - 1);
   }
@@ -31,7 +40,8 @@ export const socketTo = (path, ...protocols) =>
 
 const RECONNECT = 1000; // ms
 
-// `on`: state(state), log(rows), away(). It connects again by itself, after the last line that it has seen.
+// `on`: state(state), log(rows), away(). It connects again by itself, after the last line that it has seen. A connection
+// that ended says little, since a browser drops them for its own reasons; one that brought nothing says that the plane is away.
 export function follow(feed, on, session = null, last = 0) {
   const wish = new URLSearchParams(session === null ? { after: last } : { session });
   const socket = socketTo(`/live?${wish}`);
@@ -39,7 +49,11 @@ export function follow(feed, on, session = null, last = 0) {
     say(feed, text);
     feed.classList.toggle("live", live);
   };
+  const patience = setTimeout(() => socket.close(), PATIENCE);
+  let heard = false;
   socket.addEventListener("message", (event) => {
+    clearTimeout(patience);
+    heard = true;
     const told = JSON.parse(event.data);
     tell("live", true);
     if (told.state) on.state?.(told.state);
@@ -47,8 +61,9 @@ export function follow(feed, on, session = null, last = 0) {
     last = told.last ?? last;
   });
   socket.addEventListener("close", () => {
-    tell("the control plane is away", false);
-    on.away?.();
+    clearTimeout(patience);
+    tell(heard ? "connecting" : "the control plane is away", false);
+    if (!heard) on.away?.();
     setTimeout(() => follow(feed, on, session, last), RECONNECT);
   });
 }

@@ -3,16 +3,20 @@ import { $, complain, el, Folded, forgive, keyed, openDialog, press, say, show }
 import { showSessionLog } from "./log.js";
 import { call, pathOf } from "./plane.js";
 import { Plot } from "./plot.js";
-import { bytes, cores, coresUsed, noView } from "./words.js";
+import { bytes, cores, coresUsed, noView, span } from "./words.js";
 
 const running = new Map();
 const ended = new Map();
 const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
+const PATIENCE = 60; // seconds: a command may be lost on its way, and its session must not be stuck for that
 const DOING = { start_session: "starting", stop_session: "stopping", hibernate_session: "hibernating", wake_session: "waking" };
 
-export function showSessions(sessions, unseen) {
-  const over = sessions.filter((session) => session.state === "terminated");
-  const here = sessions.filter((session) => session.state !== "terminated");
+// `away`: the control plane is, and all this is what it told last.
+export function showSessions({ agents, sessions, unseen }, away) {
+  const linked = new Set(agents.filter((agent) => agent.connected).map((agent) => agent.agentId));
+  const rows = sessions.map((session) => ({ ...session, linked: linked.has(session.agentId), away }));
+  const over = rows.filter((session) => session.state === "terminated");
+  const here = rows.filter((session) => session.state !== "terminated");
   keyed($("running"), running, here, (session) => session.sessionId, (session) => new Card(session));
   keyed($("ended"), ended, over, (session) => session.sessionId, (session) => new Card(session));
   show($("no-sessions"), here.length === 0);
@@ -20,6 +24,26 @@ export function showSessions(sessions, unseen) {
   say($("ended-count"), unseen.terminated ? `(the latest ${over.length} of ${over.length + unseen.terminated})` : `(${over.length})`);
   say($("unseen"), `${unseen.failed} more failed ${unseen.failed === 1 ? "session is" : "sessions are"} older than those shown here.`);
   show($("unseen"), unseen.failed > 0);
+  announce(rows);
+}
+
+setInterval(() => [...running.values()].forEach((card) => card.update(card.session)), 5000); // for what only time changes
+
+let known = null; // the states as told last
+
+// To those who do not see the cards.
+function announce(sessions) {
+  const now = new Map(sessions.map((session) => [session.sessionId, stateOf(session)]));
+  const changed = [...now].filter(([id, state]) => known && known.get(id) !== state);
+  if (changed.length > 0) say($("told"), changed.map(([id, state]) => `${id}: ${state}`).join("; "));
+  known = now;
+}
+
+const notStarted = ({ state, lastStart }) => state === "pending" && lastStart?.state === "failed";
+
+function stateOf(session) {
+  if (notStarted(session)) return "not started";
+  return session.state === "running" && !session.vncReady ? "running, not ready" : session.state;
 }
 
 // A message of the log may hold a reading that the cards plot.
@@ -35,6 +59,7 @@ class Card {
     this.state = el("span", { className: "state" });
     this.facts = el("p", { className: "facts" });
     this.reason = new Folded("reason");
+    this.away = el("p", { className: "facts" }, "Its agent is away; this is what was last known.");
     this.busy = el("p", { className: "busy" });
     this.bar = el("progress", { max: 100 });
     this.phase = el("span");
@@ -54,7 +79,7 @@ class Card {
     };
     this.node = el("article", { className: "card" },
       el("div", { className: "top" }, el("h3", {}, sessionId), this.state),
-      this.facts, this.meter, this.reason.node, this.plots, this.busy,
+      this.facts, this.away, this.meter, this.reason.node, this.plots, this.busy,
       el("div", { className: "actions" }, ...Object.values(this.buttons)));
     this.node.dataset.session = sessionId;
   }
@@ -83,34 +108,41 @@ class Card {
   }
 
   update(session) {
+    this.session = session;
     const { state, lastCommand: last, lastStart, platformMetadata: about } = session;
-    const notStarted = state === "pending" && lastStart?.state === "failed";
+    const neverStarted = notStarted(session);
     this.refused = lastStart?.state === "failed" && session.statuses === 0; // no agent has ever held it
     if (state === "running" && !this.recalled) this.recall();
     this.node.dataset.state = state;
-    say(this.state, notStarted ? "not started" : state === "running" && !session.vncReady ? "running, not ready" : state);
-    this.state.className = `state ${notStarted ? "failed" : state}`;
+    say(this.state, stateOf(session));
+    this.state.className = `state ${neverStarted ? "failed" : state}`;
     say(this.facts, [session.template, `for ${session.user}`, `on ${session.agentId}`, about.image, state !== "failed" && about.reason,
       state === "running" && noView(session) && `no view: ${noView(session)}`]
       .filter(Boolean).join(" · "));
     const underWay = last && ON_ITS_WAY.has(last.state);
-    const starts = state === "pending" && !notStarted;
+    const waits = underWay && last.state === "pending";
+    const starts = state === "pending" && !neverStarted;
+    const over = state === "failed" || state === "terminated" || neverStarted;
+    const lost = !session.linked && !over && !(starts && waits);
+    this.node.classList.toggle("lost", lost);
+    show(this.away, lost);
     show(this.meter, starts);
-    if (starts) this.progress(about.progress, underWay && last.state === "pending");
-    const problem = notStarted ? `${this.refused ? "It was never started" : "Its start failed"}: ${lastStart.error}`
+    if (starts) this.progress(about.progress, waits);
+    const problem = neverStarted ? `${this.refused ? "It was never started" : "Its start failed"}: ${lastStart.error}`
       : last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
     const failed = state === "failed" && about.reason;
     this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
-    say(this.busy, underWay && !starts ? `${DOING[last.action] ?? last.action} …` : "");
+    const age = underWay ? Date.now() / 1000 - last.createdAt : 0;
+    const doing = underWay && (DOING[last.action] ?? last.action);
+    say(this.busy, !underWay || starts || state === "terminated" ? "" : waits ? `${doing}: waiting for its agent`
+      : age > PATIENCE ? `${doing}: not done after ${span(age)}` : `${doing} …`);
     show(this.plots, state === "running");
-    show(this.buttons.view, state === "running" && session.vncReady && !noView(session));
+    show(this.buttons.view, state === "running" && session.vncReady && !noView(session) && session.linked && !session.away);
     show(this.buttons.wake, state === "hibernated");
     show(this.buttons.hibernate, state === "running");
-    const over = state === "failed" || notStarted;
-    show(this.buttons.stop, state !== "terminated" && !over);
-    show(this.buttons.remove, over);
-    for (const name of ["wake", "hibernate"]) this.buttons[name].disabled = Boolean(underWay);
-    this.buttons.stop.disabled = Boolean(underWay && last.action === "stop_session");
+    show(this.buttons.stop, !over);
+    show(this.buttons.remove, over && state !== "terminated");
+    for (const name of ["wake", "hibernate"]) this.buttons[name].ariaDisabled = String(Boolean(underWay && age <= PATIENCE));
   }
 
   progress(step, waits) {
@@ -126,7 +158,7 @@ class Card {
   }
 
   order(what) {
-    return (event) => this.send(event.currentTarget, "POST", pathOf(this.id, what), {});
+    return ({ currentTarget: button }) => button.ariaDisabled !== "true" && this.send(button, "POST", pathOf(this.id, what), {});
   }
 
   forget(event) {
@@ -145,7 +177,7 @@ class Card {
     say($("stop-submit"), `${verb} it`);
     $("stop-form").reset();
     $("stop-form").onsubmit = (event) =>
-      this.send($("stop-submit"), "POST", pathOf(this.id, "stop"), event.target.deletePVC.checked ? { deletePVC: true } : {});
+      this.send(this.buttons[verb.toLowerCase()], "POST", pathOf(this.id, "stop"), event.target.deletePVC.checked ? { deletePVC: true } : {});
     openDialog($("stop-dialog"));
   }
 }

@@ -4,8 +4,12 @@ import { call } from "./plane.js";
 
 let templates = [];
 
-export function prepareStart(agents) {
-  $("start").onclick = () => press($("start"), () => open(agents()), complain);
+let latest;
+
+// `asked` tells what is there at the moment.
+export function prepareStart(asked) {
+  latest = asked;
+  $("start").onclick = () => press($("start"), open, complain);
   $("start").disabled = false;
   $("start-template").onchange = describe;
   $("start-form").onsubmit = (event) => {
@@ -17,17 +21,26 @@ export function prepareStart(agents) {
   };
 }
 
-async function open(agents) {
+async function open() {
   templates = await call("GET", "/templates");
   $("start-template").replaceChildren(
     ...templates.map(({ metadata, spec }) => el("option", { value: metadata.name }, spec?.displayName ?? metadata.name)));
   $("start-agent").replaceChildren(
     el("option", { value: "" }, "any"),
-    ...agents.map(({ agentId }) => el("option", { value: agentId }, agentId)));
+    ...agents().map(({ agentId, connected }) => el("option", { value: agentId }, connected ? agentId : `${agentId} (away: it would wait)`)));
   $("start-form").reset();
   describe();
   show($("start-error"), false);
   openDialog($("start-dialog"));
+}
+
+const agents = () => (latest()?.agents ?? []).filter((agent) => agent.approval === "approved");
+
+// Of an ended session the name is free again, and of one that was never started.
+function lives(name) {
+  const session = latest()?.sessions.find(({ sessionId }) => sessionId === name);
+  if (!session || session.state === "failed" || session.state === "terminated") return false;
+  return session.state !== "pending" || session.lastStart?.state !== "failed";
 }
 
 function chosen() {
@@ -46,6 +59,10 @@ async function submit() {
   for (const name of ["sessionId", "cpu", "memory", "idleTimeout", "agentId"]) {
     const value = fields[name].value.trim();
     if (value) wish[name] = value;
+  }
+  if (lives(wish.sessionId)) {
+    fields.sessionId.focus();
+    throw new Error(`There is a session of this name: ${wish.sessionId}.`);
   }
   const template = chosen();
   const image = fields.image.value.trim();

@@ -3,7 +3,7 @@ import { $, press, say, show } from "./dom.js";
 import { call, follow, pathOf, socketTo } from "./plane.js";
 import { noView } from "./words.js";
 
-const sessionId = decodeURIComponent(location.pathname.split("/")[2]);
+const sessionId = named(location.pathname.split("/")[2]);
 const RETRY = [300, 1000, 2000, 4000]; // ms, after a connection that ended by itself
 const TRIES = 6; // connections in a row that show no picture
 const PATIENCE = 15_000; // ms for the picture
@@ -18,6 +18,15 @@ let waiting = null;
 let latest = null; // {session, agent}, as last told
 let away = false; // the control plane does not answer
 let problem = ""; // why the last wake was not even sent
+
+// An address that was typed may be no text at all: no session has such a name.
+function named(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
 
 document.title = `${sessionId} · StreamSpace development control plane`;
 say($("name"), sessionId);
