@@ -2,7 +2,7 @@ import pytest
 
 from streamspace_devplane import DevPlane, PlaneError
 
-from .conftest import Agent, counted
+from .conftest import AGENT, Agent, counted
 
 
 async def test_a_start_goes_from_sent_over_ack_to_completed_and_status_makes_the_session_run(
@@ -129,3 +129,44 @@ async def test_a_wait_that_fails_says_what_was_seen_last(plane: DevPlane, agent:
     command_id = await plane.start_session()
     with pytest.raises(PlaneError, match=r"did not reach state=completed within 0.1 s; last seen: .*'state': 'sent'"):
         await plane.wait_command(command_id, timeout=0.1)
+
+
+async def test_another_start_of_a_live_session_goes_to_the_agent_that_has_it(plane: DevPlane, agent: Agent) -> None:
+    other = Agent(plane, "idle-agent", key=await plane.issue_key("idle-agent"))
+    await other.register()
+    await other.connect()
+    await plane.launch(session_id="s-1", agent_id=AGENT, user="ada")
+    await agent.send("heartbeat", status="online", activeSessions=1)
+    await agent.send("status", sessionId="s-1", state="running")
+    await plane.wait_session("s-1", state="running")
+    assert (await plane.launch(session_id="s-1"))["agentId"] == AGENT
+    with pytest.raises(PlaneError, match=f"409: session 's-1' is on agent '{AGENT}': stop it first"):
+        await plane.launch(session_id="s-1", agent_id="idle-agent")
+    assert (await plane.session("s-1"))["user"] == "ada"
+    assert [row["agentId"] for row in await plane.commands()] == [AGENT, AGENT]
+    await other.socket.close()
+
+
+@pytest.mark.parametrize("state", ["terminated", "failed"])
+async def test_a_session_that_is_over_starts_anew_wherever_and_with_whatever_is_asked(
+    plane: DevPlane, agent: Agent, state: str
+) -> None:
+    await plane.start_session("desktop", session_id="s-1", user="ada")
+    await agent.send(
+        "status", sessionId="s-1", state=state, vncReady=True, vncPort=1, platformMetadata={"podName": "c"}
+    )
+    await plane.wait_session("s-1", state=state)
+    await plane.start_session("firefox", session_id="s-1", user="bob", agent_id="another")
+    row = await plane.session("s-1")
+    assert (row["agentId"], row["user"], row["template"], row["screen"]) == ("another", "bob", "firefox", "web")
+    assert (row["state"], row["vncReady"], row["vncPort"], row["podName"]) == ("pending", False, None, None)
+    await plane.stop_session("s-1")
+    assert [(row["action"], row["agentId"]) for row in await plane.commands()][-1] == ("stop_session", "another")
+
+
+async def test_a_session_whose_start_was_refused_may_be_started_elsewhere(plane: DevPlane, agent: Agent) -> None:
+    refused = await plane.start_session(session_id="s-1")
+    await agent.send("failed", commandId=refused, error="full")
+    await plane.wait_command(refused, "failed")
+    await plane.start_session(session_id="s-1", agent_id="another")
+    assert (await plane.session("s-1"))["agentId"] == "another"

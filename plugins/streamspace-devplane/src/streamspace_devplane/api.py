@@ -23,6 +23,7 @@ from streamspace_devplane.bodies import (
     number,
 )
 from streamspace_devplane.faults import Faults
+from streamspace_devplane.live import OVER
 from streamspace_devplane.registration import Door
 from streamspace_devplane.store import Row
 from streamspace_devplane.templates import screen
@@ -158,15 +159,35 @@ class Api:
         wish = await body_of(StartSession, request)
         session_id = wish.session_id or f"session-{uuid.uuid4().hex[:12]}"
         payload = wish.payload(session_id, self.hub.templates)
-        agent_id = wish.agent_id or self._choose_agent()
-        now = time.time()
-        self.store.change(
-            "INSERT INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
-            " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT (session_id) DO NOTHING",
-            session_id, agent_id, wish.user, wish.template, now, now, screen(payload["templateManifest"]),
-        )  # fmt: skip
+        agent_id = self._holder(session_id, wish.agent_id)
+        if agent_id is None:
+            agent_id, now = wish.agent_id or self._choose_agent(), time.time()
+            self.store.change(
+                "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
+                " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
+                session_id, agent_id, wish.user, wish.template, now, now, screen(payload["templateManifest"]),
+            )  # fmt: skip
         command_id = self._command(agent_id, "start_session", payload, wish.command_id)
         return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)
+
+    def _holder(self, session_id: str, wanted: str | None) -> str | None:
+        """The agent of a session that is not over: another start of it goes there, or there would be two of it."""
+        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
+        if row is None or row["state"] in OVER or self._untouched(row):
+            return None
+        if wanted not in (None, row["agentId"]):
+            raise HTTPException(
+                409, f"session {session_id!r} is on agent {row['agentId']!r}: stop it first, or do not name {wanted!r}"
+            )
+        return str(row["agentId"])
+
+    def _untouched(self, session: Row) -> bool:
+        """Can no agent hold it? Each of its starts was refused, and none was followed by a `status`."""
+        starts = self.store.rows(
+            "SELECT state FROM commands WHERE session_id = ? AND action = 'start_session' AND created_at >= ?",
+            session["sessionId"], session["createdAt"],
+        )  # fmt: skip
+        return not session["statuses"] and bool(starts) and all(start["state"] == "failed" for start in starts)
 
     def _choose_agent(self) -> str:
         """The connected agent with the fewest sessions, else any approved one: its command waits."""
@@ -179,11 +200,10 @@ class Api:
     async def forget(self, request: Request) -> Response:
         """Drop a session that no agent ever reported on, for its start was refused. All others end by `stop`."""
         session_id = request.path_params["session"]
-        row = self.store.row("SELECT statuses FROM sessions WHERE session_id = ?", session_id)
+        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
         if row is None:
             raise HTTPException(404, f"no session {session_id!r}")
-        start = self.store.last_command(session_id, "start_session")
-        if row["statuses"] or start is None or start["state"] != "failed":
+        if not self._untouched(row):
             raise HTTPException(409, f"an agent may hold session {session_id!r}: stop it")
         self.store.change("DELETE FROM sessions WHERE session_id = ?", session_id)
         return JSONResponse({})
