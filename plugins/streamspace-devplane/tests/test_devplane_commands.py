@@ -59,6 +59,49 @@ async def test_only_a_session_that_no_agent_ever_held_can_be_forgotten(plane: De
     assert [row["sessionId"] for row in await plane.sessions()] == [held]
 
 
+async def test_a_session_whose_start_waits_for_its_agent_is_forgotten_with_that_start(
+    plane: DevPlane, registered: Agent
+) -> None:
+    kept = await plane.start_session(session_id="kept")
+    await plane.start_session(session_id="late")
+    await plane.stop_session("late")
+    await plane.forget_session("late")
+    assert [row["commandId"] for row in await plane.commands()] == [kept]
+    await registered.connect()
+    assert [envelope["payload"]["commandId"] for envelope in await registered.receive()] == [kept]
+    with pytest.raises(PlaneError, match="409.*stop it"):
+        await plane.forget_session("kept")
+    await registered.socket.close()
+
+
+async def test_another_start_of_a_session_that_waits_for_its_agent_waits_for_the_same(
+    plane: DevPlane, registered: Agent
+) -> None:
+    await plane.start_session(session_id="s-1", agent_id=AGENT)
+    with pytest.raises(PlaneError, match="409"):
+        await plane.start_session(session_id="s-1", agent_id="another")
+
+
+async def test_an_agent_that_is_gone_is_forgotten_with_its_sessions_keys_and_commands(
+    plane: DevPlane, agent: Agent
+) -> None:
+    await plane.start_session(session_id="sent")
+    await agent.receive()
+    with pytest.raises(PlaneError, match="409.*is connected"):
+        await plane.forget_agent(AGENT)
+    await agent.socket.close()
+    await plane.wait_agent(AGENT, status="offline")
+    waiting = await plane.start_session(session_id="waiting")
+    await plane.start_session(session_id="other", agent_id="another")
+    await plane.forget_agent(AGENT)
+    assert await plane.agents() == []
+    assert [row["sessionId"] for row in await plane.sessions()] == ["other"]
+    assert waiting not in [row["commandId"] for row in await plane.commands()]
+    assert (await agent.register()).status_code == 401
+    with pytest.raises(PlaneError, match="404"):
+        await plane.forget_agent(AGENT)
+
+
 async def test_every_repeated_answer_is_counted_and_the_first_result_stays(plane: DevPlane, agent: Agent) -> None:
     command_id = await plane.start_session()
     await agent.send("ack", commandId=command_id)

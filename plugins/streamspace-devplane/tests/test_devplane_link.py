@@ -181,7 +181,10 @@ async def test_a_session_without_status_for_long_is_swept_to_failed(tmp_path: Pa
         agent = Agent(plane, key=await plane.issue_key(AGENT))
         await agent.register()
         started = await plane.launch()
-        await plane.wait_session(started["sessionId"], state="failed")
+        row = await plane.wait_session(started["sessionId"], state="failed")
+        assert row["platformMetadata"] == {"reason": "no word from its agent for 0.3 s"}
+        again = await plane.start_session(session_id=started["sessionId"], agent_id="another")
+        assert [row["commandId"] for row in await plane.commands()] == [again]  # and never both
 
 
 async def test_every_envelope_is_logged_in_order_with_vnc_bytes_cut(plane: DevPlane, agent: Agent) -> None:

@@ -44,6 +44,7 @@ class Api:
         return [
             route("/agents", self.agents),
             route("/agents/{agent}", self.agent),
+            route("/agents/{agent:path}", self.forget_agent, "DELETE"),
             route("/agents/{agent}/approve", self.approve, "POST"),
             route("/agents/{agent}/reject", self.reject, "POST"),
             route("/agents/{agent}/key", self.issue_key, "POST"),
@@ -102,6 +103,18 @@ class Api:
         if link and approval == "rejected":
             link.close("rejected")
         return JSONResponse(self.store.agent(agent_id))
+
+    async def forget_agent(self, request: Request) -> Response:
+        """Drop an agent that is not connected, with its sessions, its keys and what waits for it; it may register anew."""
+        agent_id = request.path_params["agent"]
+        if self.store.agent(agent_id) is None:
+            raise HTTPException(404, f"no agent {agent_id!r} has registered")
+        if agent_id in self.hub.links:
+            raise HTTPException(409, f"agent {agent_id!r} is connected: end it first")
+        for where in ("agents WHERE", "sessions WHERE", "api_keys WHERE", "commands WHERE state = 'pending' AND"):
+            self.store.change(f"DELETE FROM {where} agent_id = ?", agent_id)  # noqa: S608 - own constants
+        self.store.log(agent_id, "plane", "forgotten", {})
+        return JSONResponse({})
 
     async def issue_key(self, request: Request) -> Response:
         return JSONResponse({"apiKey": self.store.issue_key(request.path_params["agent"])}, 201)
@@ -162,6 +175,11 @@ class Api:
         agent_id = self._holder(session_id, wish.agent_id)
         if agent_id is None:
             agent_id, now = wish.agent_id or self._choose_agent(), time.time()
+            # One that waited too long for its agent would still be sent to it.
+            self.store.change(
+                "DELETE FROM commands WHERE session_id = ? AND action = 'start_session' AND state = 'pending'",
+                session_id,
+            )
             self.store.change(
                 "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
                 " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
@@ -173,7 +191,7 @@ class Api:
     def _holder(self, session_id: str, wanted: str | None) -> str | None:
         """The agent of a session that is not over: another start of it goes there, or there would be two of it."""
         row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
-        if row is None or row["state"] in OVER or self._untouched(row):
+        if row is None or row["state"] in OVER or self._untouched(row, "failed"):
             return None
         if wanted not in (None, row["agentId"]):
             raise HTTPException(
@@ -181,13 +199,13 @@ class Api:
             )
         return str(row["agentId"])
 
-    def _untouched(self, session: Row) -> bool:
-        """Can no agent hold it? Each of its starts was refused, and none was followed by a `status`."""
+    def _untouched(self, session: Row, *states: str) -> bool:
+        """Did no agent report on it, and are its starts in these states: `failed` (refused) or `pending` (not sent)?"""
         starts = self.store.rows(
             "SELECT state FROM commands WHERE session_id = ? AND action = 'start_session' AND created_at >= ?",
             session["sessionId"], session["createdAt"],
         )  # fmt: skip
-        return not session["statuses"] and bool(starts) and all(start["state"] == "failed" for start in starts)
+        return not session["statuses"] and bool(starts) and all(start["state"] in states for start in starts)
 
     def _choose_agent(self) -> str:
         """The connected agent with the fewest sessions, else any approved one: its command waits."""
@@ -198,14 +216,17 @@ class Api:
         return str((connected or rows)[0]["agentId"])
 
     async def forget(self, request: Request) -> Response:
-        """Drop a session that no agent ever reported on, for its start was refused. All others end by `stop`."""
+        """Drop a session that no agent ever held, for its start was refused, or waits for its agent and then never gets
+        there. All others end by `stop`.
+        """
         session_id = request.path_params["session"]
         row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
         if row is None:
             raise HTTPException(404, f"no session {session_id!r}")
-        if not self._untouched(row):
+        if not self._untouched(row, "failed", "pending"):
             raise HTTPException(409, f"an agent may hold session {session_id!r}: stop it")
-        self.store.change("DELETE FROM sessions WHERE session_id = ?", session_id)
+        for where in ("sessions WHERE", "commands WHERE state = 'pending' AND"):
+            self.store.change(f"DELETE FROM {where} session_id = ?", session_id)  # noqa: S608 - own constants
         return JSONResponse({})
 
     async def stop(self, request: Request) -> Response:

@@ -124,6 +124,15 @@ session_command("hibernate", "Hibernate SESSION; `wake` brings it back.")
 session_command("wake", "Wake a hibernated SESSION.")
 
 
+@main.command()
+@click.argument("name")
+@click.option("--agent", is_flag=True, help="NAME is an agent, not connected: forget it with its sessions and keys.")
+@click.pass_context
+def forget(context: click.Context, name: str, agent: bool) -> None:
+    """Forget the session NAME, which no agent has: its start was refused, or still waits. All others end by `stop`."""
+    perform(context, lambda client: client.forget_agent(name) if agent else client.forget_session(name))
+
+
 @main.command("ls")
 @as_json
 @click.pass_context

@@ -67,6 +67,10 @@ class PlaneClient:
     async def reject(self, agent_id: str) -> None:
         await self.call("POST", f"/agents/{agent_id}/reject")
 
+    async def forget_agent(self, agent_id: str) -> None:
+        """Drop an agent that is not connected, with its sessions and keys."""
+        await self.call("DELETE", f"/agents/{quote(agent_id)}")
+
     async def agents(self) -> list[Row]:
         rows: list[Row] = await self.call("GET", "/agents")
         return rows
@@ -95,7 +99,7 @@ class PlaneClient:
         return await self._session_command(session_id, "wake", {})
 
     async def forget_session(self, session_id: str) -> None:
-        """Drop a session whose start was refused; no agent is told."""
+        """Drop a session whose start was refused or waits for its agent; no agent is told."""
         await self.call("DELETE", f"/sessions/{quote(session_id)}")
 
     async def _session_command(self, session_id: str, verb: str, extra: Row) -> str:

@@ -105,7 +105,11 @@ class Hub:
     def _sweep(self) -> None:
         limit = time.time() - self.settings.stuck_after
         for row in self.store.rows("SELECT * FROM sessions WHERE state = 'pending' AND status_at < ?", limit):
-            self.store.change("UPDATE sessions SET state = 'failed' WHERE session_id = ?", row["sessionId"])
+            told = {**row["platformMetadata"], "reason": f"no word from its agent for {self.settings.stuck_after:g} s"}
+            self.store.change(
+                "UPDATE sessions SET state = 'failed', platform_metadata = ? WHERE session_id = ?",
+                json.dumps(told), row["sessionId"],
+            )  # fmt: skip
             self.store.log(row["agentId"], "plane", "stuck_session", {"sessionId": row["sessionId"]})
 
     def apply_faults(self) -> None:
