@@ -209,9 +209,10 @@ class Api:
 
     def _choose_agent(self) -> str:
         """The connected agent with the fewest sessions, else any approved one: its command waits."""
-        rows = self.store.rows("SELECT * FROM agents WHERE approval = 'approved' ORDER BY active_sessions, agent_id")
+        known = self.store.rows("SELECT * FROM agents ORDER BY active_sessions, agent_id")
+        rows = [row for row in known if row["approval"] == "approved"]
         if not rows:
-            raise HTTPException(409, "no agent has registered yet; start one, or name an agentId")
+            raise HTTPException(409, no_agent([row["agentId"] for row in known if row["approval"] == "pending"]))
         connected = [row for row in rows if row["agentId"] in self.hub.links]
         return str((connected or rows)[0]["agentId"])
 
@@ -326,3 +327,13 @@ class Api:
     async def diagnostics(self, _: Request) -> Response:
         queues = {agent_id: link.viewers.size for agent_id, link in self.hub.links.items()}
         return JSONResponse({"counters": dict(self.hub.counters), "viewerQueues": queues})
+
+
+def no_agent(waiting: list[str]) -> str:
+    """Why nobody can take a session."""
+    if not waiting:
+        return "no agent has registered yet; start one, or name an agentId"
+    return (
+        f"no agent is approved yet; waiting for it: {', '.join(waiting)};"
+        f" approve one on the page, or with `streamspace-devplane approve {waiting[0]}`"
+    )
