@@ -159,7 +159,12 @@ class Api:
         return JSONResponse(list(self.hub.templates.values()))
 
     async def sessions(self, _: Request) -> Response:
-        return JSONResponse(self.store.rows("SELECT * FROM sessions ORDER BY created_at"))
+        """The oldest first; `startError` is why the last start of one was refused."""
+        sql = (
+            "SELECT *, (SELECT error FROM commands WHERE session_id = sessions.session_id AND action = 'start_session'"
+            " ORDER BY seq DESC LIMIT 1) AS start_error FROM sessions ORDER BY created_at"
+        )
+        return JSONResponse(self.store.rows(sql))
 
     async def session(self, request: Request) -> Response:
         query = "SELECT * FROM sessions WHERE session_id = ?"
@@ -273,7 +278,8 @@ class Api:
             left = deadline - time.monotonic()
             if left <= 0 or self.hub.stopping.is_set():
                 if row is None:
-                    raise HTTPException(404, f"unknown: {request.url.path}")
+                    [(kind, name)] = request.path_params.items()
+                    raise HTTPException(404, f"no {kind} {name!r}")
                 return row
             try:
                 await asyncio.wait_for(changed.wait(), min(left, 1.0))

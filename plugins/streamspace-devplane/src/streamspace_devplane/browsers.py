@@ -11,8 +11,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # these ask for a key, which no page has
+LABEL = "x-streamspace-devplane"
 HEADERS = {
-    "x-streamspace-devplane": "development only",
+    LABEL: "development only",
     # Scripts and styles from here only, none inline: text that slipped through could still not run.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
