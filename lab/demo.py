@@ -1,13 +1,16 @@
 """python -m lab.demo: a control plane, an agent and one desktop session, for real. DEMO_ONCE=1 runs through once and exits.
 
 Everything it starts is its own: a folder under /tmp, a control plane and an agent on loopback, containers of its agent id.
+Several may run beside each other. What one left that was killed, the next one removes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -16,19 +19,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import docker
+import requests
+from docker.errors import DockerException, NotFound
 
 from lab import novnc
 from lab.engine import MainEngine
 from lab.images import DESKTOP, Images
+from lab.process import ours
 from lab.say import LabError
 from streamspace_devplane import DevPlane, PlaneError
 from streamspace_devplane.templates import TEMPLATES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-AGENT_ID = "docker-demo"
-SESSION = "demo"
+# Names of this run alone. With the machine's, for an engine may serve several and a pid says nothing about another one.
+_HERE = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
+AGENT_ID = f"docker-demo-{_HERE}-{os.getpid()}"
+SESSION = f"demo-{_HERE}-{os.getpid()}"
+AGENT_LABEL = "streamspace.agent"
+ENGINE_ERRORS = (DockerException, requests.RequestException)
 STEP_TIMEOUT = 180.0
 DESKTOP_TEMPLATE = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
 
@@ -59,9 +69,7 @@ async def demo(environ: Mapping[str, str]) -> int:
     once = environ.get("DEMO_ONCE", "") not in {"", "0"}
     timeline = Timeline()
     engine = MainEngine(environ)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _told_to_stop()
     with (
         engine.use(keep=environ.get("LAB_KEEP") != "0") as host,
         tempfile.TemporaryDirectory(prefix="streamspace-demo-") as folder,
@@ -71,7 +79,7 @@ async def demo(environ: Mapping[str, str]) -> int:
         viewer = await asyncio.to_thread(_novnc, engine.state)
         # The one template whose image is on this engine.
         plane = DevPlane(db=home / "plane.db", templates={"desktop": DESKTOP_TEMPLATE}, novnc=viewer)
-        async with plane, _agent(plane, host, home) as agent:
+        async with _cleaned(host), plane, _agent(plane, host, home) as agent:
             work = asyncio.create_task(_walk(plane, timeline, once=once))
             waits = {work, asyncio.create_task(stop.wait()), asyncio.create_task(agent.wait())}
             try:
@@ -81,7 +89,7 @@ async def demo(environ: Mapping[str, str]) -> int:
                     if not once:
                         _where_to_look(plane, home, host)
                         await asyncio.wait(waits - {work}, return_when=asyncio.FIRST_COMPLETED)
-                elif agent.returncode is not None:
+                if agent.returncode is not None and not stop.is_set():
                     raise LabError(f"the agent ended with exit code {agent.returncode}; its log is above")
             finally:
                 for task in waits:
@@ -89,10 +97,26 @@ async def demo(environ: Mapping[str, str]) -> int:
                 await asyncio.gather(*waits, return_exceptions=True)
                 if agent.returncode is None:
                     await _stop_sessions(plane)
-        _remove_network(host)
     if once:
         timeline.show()
     return 0
+
+
+def _told_to_stop() -> asyncio.Event:
+    """Set by Ctrl-C, by a request to end, and when the terminal is closed."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def hung_up() -> None:
+        # To write to a terminal that is gone fails, and there is still something to clean up.
+        for output in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+    return stop
 
 
 def _image(host: str, state: Path) -> str:
@@ -120,7 +144,7 @@ async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asynci
         "AGENT_API_KEY_FILE": str(key),
         "DOCKER_HOST": host,
         "STATE_DIR": str(home / "state"),
-        "NETWORK_NAME": "streamspace-demo",
+        "NETWORK_NAME": f"streamspace-{AGENT_ID}",
         # More often than by default: something moves on the page.
         "HEALTH_CHECK_INTERVAL": "5s",
         "USAGE_INTERVAL": "2s",
@@ -181,7 +205,8 @@ async def _command(plane: DevPlane, sent: Awaitable[str], state: str) -> str:
     row = await plane.wait_command(await sent, "completed,failed", timeout=STEP_TIMEOUT)
     if row["state"] != "completed":
         raise LabError(f"{row['action']} failed: {row['error']}")
-    session = await plane.wait_session(SESSION, state=state, timeout=30)
+    # A viewer is let in once VNC is ready, which may be later.
+    session = await plane.wait_session(SESSION, state=state, vnc_ready=True if state == "running" else None, timeout=30)
     ready = ", its VNC server greeted" if session["vncReady"] else ""
     return f"session is {session['state']}{ready}"
 
@@ -199,7 +224,7 @@ Or from another terminal:
 
   what the agent says of itself   AGENT_ID={AGENT_ID} STATE_DIR={home / "state"} {tool}/docker-agent status
   sessions and commands           {tool}/streamspace-devplane --url {plane.url} ls
-  the container                   docker -H {host} ps --filter label=streamspace.agent={AGENT_ID}
+  the container                   docker -H {host} ps --filter label={AGENT_LABEL}={AGENT_ID}
 
   Ctrl-C ends it all and cleans up.
 """,
@@ -217,17 +242,58 @@ async def _stop_sessions(plane: DevPlane) -> None:
                 await plane.wait_command(command, "completed,failed", timeout=60)
 
 
-def _remove_network(host: str) -> None:
-    """The agent keeps its network for the next sessions; the demo has none."""
-    client = docker.APIClient(base_url=host)
-    with closing(client):
-        for network in client.networks(filters={"label": f"streamspace.agent={AGENT_ID}"}):
-            client.remove_network(network["Id"])
+@asynccontextmanager
+async def _cleaned(host: str) -> AsyncIterator[None]:
+    """The engine has nothing of us before and after the block."""
+    await asyncio.to_thread(_clean, host)
+    try:
+        yield
+    finally:
+        try:
+            await asyncio.to_thread(_clean, host)
+        except ENGINE_ERRORS as error:  # told beside what went wrong before it, not instead
+            print(f"demo: {AGENT_ID} left something on {host}: {_line(error)}", file=sys.stderr)
+
+
+def _clean(host: str) -> None:
+    """Remove from the engine what this demo made, and what those of this machine left that run no more.
+
+    The agent keeps its network for the next sessions, and one that died its containers, which hold networks and volumes.
+    """
+    only = {"label": AGENT_LABEL}
+    with closing(docker.APIClient(base_url=host)) as client:
+        for container in filter(_over, client.containers(all=True, filters=only)):
+            _remove(client.remove_container, container["Id"], force=True, v=True)
+        for volume in filter(_over, client.volumes(filters=only)["Volumes"] or []):
+            _remove(client.remove_volume, volume["Name"])
+        for network in filter(_over, client.networks(filters=only)):
+            _remove(client.remove_network, network["Id"])
+
+
+def _over(found: Mapping[str, Mapping[str, str]]) -> bool:
+    """Is it of a demo that does not run any more, or of this one?"""
+    demo = re.fullmatch(rf"docker-demo-{re.escape(_HERE)}-(\d+)", found["Labels"][AGENT_LABEL])
+    return demo is not None and (int(demo[1]) == os.getpid() or not ours(int(demo[1]), "lab.demo"))
+
+
+def _remove(remove: Callable[..., object], name: str, **how: bool) -> None:
+    with suppress(NotFound):  # another demo cleans up as well
+        remove(name, **how)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def main(environ: Mapping[str, str]) -> int:
+    try:
+        return asyncio.run(demo(environ))
+    except (LabError, PlaneError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+    except ENGINE_ERRORS as error:
+        print(f"demo: the Docker engine refused or is gone: {_line(error)}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(asyncio.run(demo(os.environ)))
-    except (LabError, PlaneError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(main(os.environ))

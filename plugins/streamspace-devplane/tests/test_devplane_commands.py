@@ -2,7 +2,7 @@ import pytest
 
 from streamspace_devplane import DevPlane, PlaneError
 
-from .conftest import Agent, counted
+from .conftest import AGENT, Agent, counted
 
 
 async def test_a_start_goes_from_sent_over_ack_to_completed_and_status_makes_the_session_run(
@@ -57,6 +57,49 @@ async def test_only_a_session_that_no_agent_ever_held_can_be_forgotten(plane: De
     with pytest.raises(PlaneError, match="404"):
         await plane.forget_session(refused)
     assert [row["sessionId"] for row in await plane.sessions()] == [held]
+
+
+async def test_a_session_whose_start_waits_for_its_agent_is_forgotten_with_that_start(
+    plane: DevPlane, registered: Agent
+) -> None:
+    kept = await plane.start_session(session_id="kept")
+    await plane.start_session(session_id="late")
+    await plane.stop_session("late")
+    await plane.forget_session("late")
+    assert [row["commandId"] for row in await plane.commands()] == [kept]
+    await registered.connect()
+    assert [envelope["payload"]["commandId"] for envelope in await registered.receive()] == [kept]
+    with pytest.raises(PlaneError, match="409.*stop it"):
+        await plane.forget_session("kept")
+    await registered.socket.close()
+
+
+async def test_another_start_of_a_session_that_waits_for_its_agent_waits_for_the_same(
+    plane: DevPlane, registered: Agent
+) -> None:
+    await plane.start_session(session_id="s-1", agent_id=AGENT)
+    with pytest.raises(PlaneError, match="409"):
+        await plane.start_session(session_id="s-1", agent_id="another")
+
+
+async def test_an_agent_that_is_gone_is_forgotten_with_its_sessions_keys_and_commands(
+    plane: DevPlane, agent: Agent
+) -> None:
+    await plane.start_session(session_id="sent")
+    await agent.receive()
+    with pytest.raises(PlaneError, match="409.*is connected"):
+        await plane.forget_agent(AGENT)
+    await agent.socket.close()
+    await plane.wait_agent(AGENT, status="offline")
+    waiting = await plane.start_session(session_id="waiting")
+    await plane.start_session(session_id="other", agent_id="another")
+    await plane.forget_agent(AGENT)
+    assert await plane.agents() == []
+    assert [row["sessionId"] for row in await plane.sessions()] == ["other"]
+    assert waiting not in [row["commandId"] for row in await plane.commands()]
+    assert (await agent.register()).status_code == 401
+    with pytest.raises(PlaneError, match="404"):
+        await plane.forget_agent(AGENT)
 
 
 async def test_every_repeated_answer_is_counted_and_the_first_result_stays(plane: DevPlane, agent: Agent) -> None:
@@ -129,3 +172,44 @@ async def test_a_wait_that_fails_says_what_was_seen_last(plane: DevPlane, agent:
     command_id = await plane.start_session()
     with pytest.raises(PlaneError, match=r"did not reach state=completed within 0.1 s; last seen: .*'state': 'sent'"):
         await plane.wait_command(command_id, timeout=0.1)
+
+
+async def test_another_start_of_a_live_session_goes_to_the_agent_that_has_it(plane: DevPlane, agent: Agent) -> None:
+    other = Agent(plane, "idle-agent", key=await plane.issue_key("idle-agent"))
+    await other.register()
+    await other.connect()
+    await plane.launch(session_id="s-1", agent_id=AGENT, user="ada")
+    await agent.send("heartbeat", status="online", activeSessions=1)
+    await agent.send("status", sessionId="s-1", state="running")
+    await plane.wait_session("s-1", state="running")
+    assert (await plane.launch(session_id="s-1"))["agentId"] == AGENT
+    with pytest.raises(PlaneError, match=f"409: session 's-1' is on agent '{AGENT}': stop it first"):
+        await plane.launch(session_id="s-1", agent_id="idle-agent")
+    assert (await plane.session("s-1"))["user"] == "ada"
+    assert [row["agentId"] for row in await plane.commands()] == [AGENT, AGENT]
+    await other.socket.close()
+
+
+@pytest.mark.parametrize("state", ["terminated", "failed"])
+async def test_a_session_that_is_over_starts_anew_wherever_and_with_whatever_is_asked(
+    plane: DevPlane, agent: Agent, state: str
+) -> None:
+    await plane.start_session("desktop", session_id="s-1", user="ada")
+    await agent.send(
+        "status", sessionId="s-1", state=state, vncReady=True, vncPort=1, platformMetadata={"podName": "c"}
+    )
+    await plane.wait_session("s-1", state=state)
+    await plane.start_session("firefox", session_id="s-1", user="bob", agent_id="another")
+    row = await plane.session("s-1")
+    assert (row["agentId"], row["user"], row["template"], row["screen"]) == ("another", "bob", "firefox", "web")
+    assert (row["state"], row["vncReady"], row["vncPort"], row["podName"]) == ("pending", False, None, None)
+    await plane.stop_session("s-1")
+    assert [(row["action"], row["agentId"]) for row in await plane.commands()][-1] == ("stop_session", "another")
+
+
+async def test_a_session_whose_start_was_refused_may_be_started_elsewhere(plane: DevPlane, agent: Agent) -> None:
+    refused = await plane.start_session(session_id="s-1")
+    await agent.send("failed", commandId=refused, error="full")
+    await plane.wait_command(refused, "failed")
+    await plane.start_session(session_id="s-1", agent_id="another")
+    assert (await plane.session("s-1"))["agentId"] == "another"

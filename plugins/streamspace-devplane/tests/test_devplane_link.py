@@ -59,6 +59,11 @@ async def test_several_envelopes_in_one_frame_of_ours_are_not_understood(plane: 
         ('{"type":"status","payload":{"platformMetadata":{"usage":{"cpuCores":NaN}}}}', "notJson"),
         ('{"type":"status","payload":{"sessionId":"s","state":"running","vncPort":{}}}', "badPayload"),
         ('{"type":"heartbeat","payload":{"activeSessions":true}}', "badPayload"),
+        ('{"type":"heartbeat","payload":{"activeSessions":9223372036854775808}}', "badPayload"),
+        ('{"type":"status","payload":{"sessionId":"s","state":"running","vncPort":-1' + "0" * 30 + "}}", "badPayload"),
+        ('{"type":"status","payload":{"platformMetadata":{"usage":{"cpuCores":1e400}}}}', "badPayload"),
+        ('{"type":"status","payload":{"sessionId":' + "[" * 90_000 + "]" * 90_000 + "}}", "notJson"),
+        ('{"type":"status","payload":{"platformMetadata":' + '{"a":' * 900 + "1" + "}" * 902, "notJson"),
     ],
 )
 async def test_a_malformed_frame_is_dropped_and_counted(
@@ -68,6 +73,32 @@ async def test_a_malformed_frame_is_dropped_and_counted(
     await counted(plane, counter)
     await agent.send("heartbeat", status="online", activeSessions=1)
     await plane.wait_agent(AGENT)
+
+
+async def test_half_of_a_surrogate_pair_becomes_a_replacement_character_and_harms_no_answer(
+    plane: DevPlane, agent: Agent
+) -> None:
+    command = await plane.start_session(session_id="s")
+    frame = {
+        "type": "status",
+        "payload": {"sessionId": "s", "state": "running", "platformMetadata": {"reason": "\ud83d!"}},
+    }
+    await agent.socket.send(json.dumps(frame))
+    await agent.socket.send(
+        json.dumps({"type": "failed", "payload": {"commandId": command, "error": "😀 \\ud800 \udc80"}})
+    )
+    assert (await plane.wait_command(command, "failed"))["error"] == "😀 \\ud800 \ufffd"
+    [session] = await plane.sessions()
+    assert session["platformMetadata"] == {"reason": "\ufffd!"}
+    assert (await plane.events(type="failed"))[0]["payload"]["error"] == "😀 \\ud800 \ufffd"
+    assert (await plane.call("GET", "/sessions/s/log"))["events"]
+
+
+async def test_metadata_of_another_type_than_expected_is_kept_and_not_used(plane: DevPlane, agent: Agent) -> None:
+    await plane.start_session(session_id="s")
+    await agent.send("status", sessionId="s", state="running", platformMetadata={"podName": {"a": 1}, "usage": 5})
+    row = await plane.wait_session("s", state="running")
+    assert (row["podName"], row["platformMetadata"]) == (None, {"podName": {"a": 1}, "usage": 5})
 
 
 async def test_a_message_type_it_does_not_know_is_ignored(plane: DevPlane, agent: Agent) -> None:
@@ -181,7 +212,10 @@ async def test_a_session_without_status_for_long_is_swept_to_failed(tmp_path: Pa
         agent = Agent(plane, key=await plane.issue_key(AGENT))
         await agent.register()
         started = await plane.launch()
-        await plane.wait_session(started["sessionId"], state="failed")
+        row = await plane.wait_session(started["sessionId"], state="failed")
+        assert row["platformMetadata"] == {"reason": "no word from its agent for 0.3 s"}
+        again = await plane.start_session(session_id=started["sessionId"], agent_id="another")
+        assert [row["commandId"] for row in await plane.commands()] == [again]  # and never both
 
 
 async def test_every_envelope_is_logged_in_order_with_vnc_bytes_cut(plane: DevPlane, agent: Agent) -> None:

@@ -220,6 +220,42 @@ async def test_pages_of_others_may_neither_read_nor_act(
     assert await plane.sessions() == []
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("commands?limit=nan", {}),
+        ("commands?limit=inf", {}),
+        ("commands?limit=1e30", {}),
+        ("commands?limit=many", {}),
+        ("events?after=1e30", {}),
+        ("sessions/s?timeout=nan", {}),
+        ("agents", {"Host": "[::1"}),
+        ("agents", {"Origin": "http://["}),
+    ],
+    ids=str,
+)
+async def test_rubbish_in_a_request_is_answered_with_400(
+    plane: DevPlane, http: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    answer = await http.get(f"/api/v1/{path}", headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/json")
+
+
+@pytest.mark.parametrize("rubbish", ["NaN", "1e400", "1" + "0" * 30, "[" * 90_000, '"\\ud800"', "{"])
+async def test_rubbish_in_a_body_is_refused_and_harms_no_answer(
+    plane: DevPlane, agent: Agent, http: httpx.AsyncClient, rubbish: str
+) -> None:
+    started = await http.post("/api/v1/sessions", content=f'{{"extra": {{"x": {rubbish}}}}}')
+    registered = await http.post(
+        "/api/v1/agents/register",
+        content=f'{{"agentId": "{AGENT}", "platform": "docker", "metadata": {{"x": {rubbish}}}}}',
+        headers=agent.headers,
+    )
+    assert (started.status_code, registered.status_code) == (400, 400)
+    for path in ("agents", "sessions", "commands", "events"):
+        assert (await http.get(f"/api/v1/{path}")).status_code == 200
+
+
 async def test_the_planes_own_page_and_tools_may_act(plane: DevPlane, agent: Agent, http: httpx.AsyncClient) -> None:
     for headers in ({"Origin": plane.url}, {}):
         assert (await http.post("/api/v1/sessions", json={}, headers=headers)).status_code == 201

@@ -100,6 +100,14 @@ async def test_an_agent_is_approved_and_faults_are_set_from_the_command_line(pla
     assert json.loads(out)["drop"] is None
 
 
+async def test_sessions_and_agents_are_forgotten_from_the_command_line(plane: DevPlane, registered: Agent) -> None:
+    await plane.start_session(session_id="s-1")
+    await run("forget", "s-1", url=plane.url)
+    assert await plane.sessions() == []
+    await run("forget", "--agent", AGENT, url=plane.url)
+    assert await plane.agents() == []
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
 async def test_serve_refuses_to_listen_beyond_loopback(tmp_path: Path, host: str) -> None:
     _, err = await run("serve", "--host", host, "--state-dir", str(tmp_path), expect=2)

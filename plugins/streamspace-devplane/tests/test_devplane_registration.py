@@ -9,7 +9,7 @@ import trustme
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from streamspace_devplane import DevPlane, Settings
+from streamspace_devplane import DevPlane, PlaneError, Settings
 
 from .conftest import AGENT, Agent
 
@@ -94,6 +94,17 @@ async def test_a_bootstrap_key_waits_for_approval_and_is_then_exchanged_for_an_o
     assert (await agent.register()).status_code == 200
     await agent.connect()
     await agent.socket.close()
+
+
+async def test_a_start_says_which_agent_waits_for_approval_and_how_it_gets_it(plane: DevPlane) -> None:
+    with pytest.raises(PlaneError, match="409: no agent has registered yet"):
+        await plane.start_session()
+    await Agent(plane, key=await plane.bootstrap_key()).register()
+    with pytest.raises(
+        PlaneError,
+        match=f"409: no agent is approved yet; waiting for it: {AGENT};.*`streamspace-devplane approve {AGENT}`",
+    ):
+        await plane.start_session()
 
 
 async def test_a_rejected_agent_is_told_so(plane: DevPlane) -> None:

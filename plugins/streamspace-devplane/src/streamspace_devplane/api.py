@@ -23,6 +23,7 @@ from streamspace_devplane.bodies import (
     number,
 )
 from streamspace_devplane.faults import Faults
+from streamspace_devplane.live import OVER
 from streamspace_devplane.registration import Door
 from streamspace_devplane.store import Row
 from streamspace_devplane.templates import screen
@@ -43,6 +44,7 @@ class Api:
         return [
             route("/agents", self.agents),
             route("/agents/{agent}", self.agent),
+            route("/agents/{agent:path}", self.forget_agent, "DELETE"),
             route("/agents/{agent}/approve", self.approve, "POST"),
             route("/agents/{agent}/reject", self.reject, "POST"),
             route("/agents/{agent}/key", self.issue_key, "POST"),
@@ -102,6 +104,18 @@ class Api:
             link.close("rejected")
         return JSONResponse(self.store.agent(agent_id))
 
+    async def forget_agent(self, request: Request) -> Response:
+        """Drop an agent that is not connected, with its sessions, its keys and what waits for it; it may register anew."""
+        agent_id = request.path_params["agent"]
+        if self.store.agent(agent_id) is None:
+            raise HTTPException(404, f"no agent {agent_id!r} has registered")
+        if agent_id in self.hub.links:
+            raise HTTPException(409, f"agent {agent_id!r} is connected: end it first")
+        for where in ("agents WHERE", "sessions WHERE", "api_keys WHERE", "commands WHERE state = 'pending' AND"):
+            self.store.change(f"DELETE FROM {where} agent_id = ?", agent_id)  # noqa: S608 - own constants
+        self.store.log(agent_id, "plane", "forgotten", {})
+        return JSONResponse({})
+
     async def issue_key(self, request: Request) -> Response:
         return JSONResponse({"apiKey": self.store.issue_key(request.path_params["agent"])}, 201)
 
@@ -145,7 +159,12 @@ class Api:
         return JSONResponse(list(self.hub.templates.values()))
 
     async def sessions(self, _: Request) -> Response:
-        return JSONResponse(self.store.rows("SELECT * FROM sessions ORDER BY created_at"))
+        """The oldest first; `startError` is why the last start of one was refused."""
+        sql = (
+            "SELECT *, (SELECT error FROM commands WHERE session_id = sessions.session_id AND action = 'start_session'"
+            " ORDER BY seq DESC LIMIT 1) AS start_error FROM sessions ORDER BY created_at"
+        )
+        return JSONResponse(self.store.rows(sql))
 
     async def session(self, request: Request) -> Response:
         query = "SELECT * FROM sessions WHERE session_id = ?"
@@ -158,34 +177,62 @@ class Api:
         wish = await body_of(StartSession, request)
         session_id = wish.session_id or f"session-{uuid.uuid4().hex[:12]}"
         payload = wish.payload(session_id, self.hub.templates)
-        agent_id = wish.agent_id or self._choose_agent()
-        now = time.time()
-        self.store.change(
-            "INSERT INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
-            " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?) ON CONFLICT (session_id) DO NOTHING",
-            session_id, agent_id, wish.user, wish.template, now, now, screen(payload["templateManifest"]),
-        )  # fmt: skip
+        agent_id = self._holder(session_id, wish.agent_id)
+        if agent_id is None:
+            agent_id, now = wish.agent_id or self._choose_agent(), time.time()
+            # One that waited too long for its agent would still be sent to it.
+            self.store.change(
+                "DELETE FROM commands WHERE session_id = ? AND action = 'start_session' AND state = 'pending'",
+                session_id,
+            )
+            self.store.change(
+                "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
+                " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
+                session_id, agent_id, wish.user, wish.template, now, now, screen(payload["templateManifest"]),
+            )  # fmt: skip
         command_id = self._command(agent_id, "start_session", payload, wish.command_id)
         return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)
 
+    def _holder(self, session_id: str, wanted: str | None) -> str | None:
+        """The agent of a session that is not over: another start of it goes there, or there would be two of it."""
+        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
+        if row is None or row["state"] in OVER or self._untouched(row, "failed"):
+            return None
+        if wanted not in (None, row["agentId"]):
+            raise HTTPException(
+                409, f"session {session_id!r} is on agent {row['agentId']!r}: stop it first, or do not name {wanted!r}"
+            )
+        return str(row["agentId"])
+
+    def _untouched(self, session: Row, *states: str) -> bool:
+        """Did no agent report on it, and are its starts in these states: `failed` (refused) or `pending` (not sent)?"""
+        starts = self.store.rows(
+            "SELECT state FROM commands WHERE session_id = ? AND action = 'start_session' AND created_at >= ?",
+            session["sessionId"], session["createdAt"],
+        )  # fmt: skip
+        return not session["statuses"] and bool(starts) and all(start["state"] in states for start in starts)
+
     def _choose_agent(self) -> str:
         """The connected agent with the fewest sessions, else any approved one: its command waits."""
-        rows = self.store.rows("SELECT * FROM agents WHERE approval = 'approved' ORDER BY active_sessions, agent_id")
+        known = self.store.rows("SELECT * FROM agents ORDER BY active_sessions, agent_id")
+        rows = [row for row in known if row["approval"] == "approved"]
         if not rows:
-            raise HTTPException(409, "no agent has registered yet; start one, or name an agentId")
+            raise HTTPException(409, no_agent([row["agentId"] for row in known if row["approval"] == "pending"]))
         connected = [row for row in rows if row["agentId"] in self.hub.links]
         return str((connected or rows)[0]["agentId"])
 
     async def forget(self, request: Request) -> Response:
-        """Drop a session that no agent ever reported on, for its start was refused. All others end by `stop`."""
+        """Drop a session that no agent ever held, for its start was refused, or waits for its agent and then never gets
+        there. All others end by `stop`.
+        """
         session_id = request.path_params["session"]
-        row = self.store.row("SELECT statuses FROM sessions WHERE session_id = ?", session_id)
+        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
         if row is None:
             raise HTTPException(404, f"no session {session_id!r}")
-        start = self.store.last_command(session_id, "start_session")
-        if row["statuses"] or start is None or start["state"] != "failed":
+        if not self._untouched(row, "failed", "pending"):
             raise HTTPException(409, f"an agent may hold session {session_id!r}: stop it")
-        self.store.change("DELETE FROM sessions WHERE session_id = ?", session_id)
+        for where in ("sessions WHERE", "commands WHERE state = 'pending' AND"):
+            self.store.change(f"DELETE FROM {where} session_id = ?", session_id)  # noqa: S608 - own constants
         return JSONResponse({})
 
     async def stop(self, request: Request) -> Response:
@@ -231,7 +278,8 @@ class Api:
             left = deadline - time.monotonic()
             if left <= 0 or self.hub.stopping.is_set():
                 if row is None:
-                    raise HTTPException(404, f"unknown: {request.url.path}")
+                    [(kind, name)] = request.path_params.items()
+                    raise HTTPException(404, f"no {kind} {name!r}")
                 return row
             try:
                 await asyncio.wait_for(changed.wait(), min(left, 1.0))
@@ -285,3 +333,13 @@ class Api:
     async def diagnostics(self, _: Request) -> Response:
         queues = {agent_id: link.viewers.size for agent_id, link in self.hub.links.items()}
         return JSONResponse({"counters": dict(self.hub.counters), "viewerQueues": queues})
+
+
+def no_agent(waiting: list[str]) -> str:
+    """Why nobody can take a session."""
+    if not waiting:
+        return "no agent has registered yet; start one, or name an agentId"
+    return (
+        f"no agent is approved yet; waiting for it: {', '.join(waiting)};"
+        f" approve one on the page, or with `streamspace-devplane approve {waiting[0]}`"
+    )

@@ -1,5 +1,6 @@
 """What operators may send, checked."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -8,10 +9,13 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from streamspace_devplane.envelopes import Unreadable, strict_json
 from streamspace_devplane.store import Row
 from streamspace_devplane.templates import Manifest, ManifestForm, in_form
 
 T = TypeVar("T", bound=BaseModel)
+LARGEST = 2.0**53
+NO_JSON = "the body is no JSON of finite numbers, with integers of 64 bits"
 
 
 class Body(BaseModel):
@@ -93,15 +97,24 @@ class Extra(RootModel[dict[str, Any]]):
 
 
 async def body_of(model: type[T], request: Request) -> T:
+    body = await request.body() or b"{}"
     try:
-        return model.model_validate_json(await request.body() or b"{}")
+        strict_json(body)
+        return model.model_validate_json(body)
+    except Unreadable:
+        raise HTTPException(400, NO_JSON) from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise HTTPException(400, problems) from None
 
 
 def number(request: Request, name: str, default: float) -> float:
+    """Of a query; finite, and as an integer within the 64 bits of the database."""
+    text = request.query_params.get(name, "")
     try:
-        return float(request.query_params.get(name, default))
+        value = float(text or default)
     except ValueError:
-        raise HTTPException(400, f"{name} needs a number") from None
+        value = math.nan
+    if not abs(value) <= LARGEST:
+        raise HTTPException(400, f"{name} needs a number, not {text!r}")
+    return value

@@ -11,8 +11,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # these ask for a key, which no page has
+LABEL = "x-streamspace-devplane"
 HEADERS = {
-    "x-streamspace-devplane": "development only",
+    LABEL: "development only",
     # Scripts and styles from here only, none inline: text that slipped through could still not run.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -48,9 +49,13 @@ class SameOrigin:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in AGENT_PATHS:
-            problem = stranger(Headers(scope=scope))
+            headers = Headers(scope=scope)
+            try:
+                problem, status = stranger(headers), 403
+            except ValueError:
+                problem, status = f"Host {headers.get('host')!r} or Origin {headers.get('origin')!r} is no address", 400
             if problem:
-                answer = JSONResponse({"error": problem}, 403)
+                answer = JSONResponse({"error": problem}, status)
                 if scope["type"] == "websocket":
                     send = as_denial(send)
                 await answer({**scope, "type": "http"}, receive, send)
@@ -69,7 +74,7 @@ def stranger(headers: Headers) -> str | None:
     """Why a request is not of our own page (or of no page at all, as a tool's); `None` if it is.
 
     A name of somebody else's that resolves to this machine (DNS rebinding) would be an origin of its own kind: only
-    addresses and `localhost` are taken.
+    addresses and `localhost` are taken. Raises `ValueError` where a header holds no address at all.
     """
     host = headers.get("host", "")
     name = urlsplit(f"//{host}").hostname or ""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -39,7 +40,7 @@ def main(context: click.Context, url: str) -> None:
       streamspace-devplane view SESSION           (then: vncviewer 127.0.0.1:5950)
       streamspace-devplane hibernate SESSION
       streamspace-devplane wake SESSION
-      streamspace-devplane stop SESSION
+      streamspace-devplane stop SESSION           (--delete-volumes: and what it kept)
     """
     context.obj = url.rstrip("/")
 
@@ -80,6 +81,19 @@ async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> N
         raise click.ClickException(f"the agent reports: {told['error']}")
 
 
+def variable(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--env")
+    return name, value
+
+
+def reason(session: Row) -> str | None:
+    """Why it is as it is, in one line: in the words of the agent, or of the plane that gave up on it."""
+    told = session["platformMetadata"].get("reason") or session["startError"]
+    return " ".join(str(told).split()) if told else None
+
+
 @main.command()
 @click.argument("template", default="desktop")
 @click.option("--session", "session_id", help="Session id; else one is made up.")
@@ -96,9 +110,12 @@ def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish
     """Start a session of TEMPLATE: desktop, firefox or notebook."""
     body = {name: value for name, value in wish.items() if value is not None}
     if env:
-        body["environment"] = dict(pair.partition("=")[::2] for pair in env)
+        body["environment"] = dict(map(variable, env))
     if manifest:
-        body["manifest"] = json.load(manifest)
+        try:
+            body["manifest"] = json.load(manifest)
+        except ValueError as error:
+            raise click.BadParameter(f"{manifest.name} holds no JSON: {error}", param_hint="--manifest") from None
 
     async def work(client: PlaneClient) -> None:
         await report(client, await client.launch(**body), wait, as_json)
@@ -106,22 +123,37 @@ def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish
     perform(click.get_current_context(), work)
 
 
-def session_command(verb: str, summary: str) -> None:
-    @main.command(verb, help=summary)
-    @click.argument("session")
-    @click.option("--wait", is_flag=True, help="Until the agent reports the result.")
-    @as_json
-    @click.pass_context
-    def command(context: click.Context, session: str, wait: bool, as_json: bool) -> None:
+def session_command(verb: str, summary: str, *options: Callable[[Any], Any]) -> None:
+    """`options` are flags named as keys of the command's payload; those that are given are sent with it."""
+
+    def command(session: str, wait: bool, as_json: bool, **extra: bool) -> None:
         async def work(client: PlaneClient) -> None:
-            await report(client, await client.call("POST", f"/sessions/{session}/{verb}", {}), wait, as_json)
+            told = {name: True for name, given in extra.items() if given}
+            await report(client, await client.call("POST", f"/sessions/{session}/{verb}", told), wait, as_json)
 
-        perform(context, work)
+        perform(click.get_current_context(), work)
+
+    waits = click.option("--wait", is_flag=True, help="Until the agent reports the result.")
+    for option in (as_json, waits, *options, click.argument("session")):
+        command = option(command)
+    main.command(verb, help=summary)(command)
 
 
-session_command("stop", "Stop SESSION for good.")
+delete_volumes = click.option(
+    "--delete-volumes", "deletePVC", is_flag=True, help="Delete its volumes too, such as a kept home."
+)
+session_command("stop", "Stop SESSION for good.", delete_volumes)
 session_command("hibernate", "Hibernate SESSION; `wake` brings it back.")
 session_command("wake", "Wake a hibernated SESSION.")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--agent", is_flag=True, help="NAME is an agent, not connected: forget it with its sessions and keys.")
+@click.pass_context
+def forget(context: click.Context, name: str, agent: bool) -> None:
+    """Forget the session NAME, which no agent has: its start was refused, or still waits. All others end by `stop`."""
+    perform(context, lambda client: client.forget_agent(name) if agent else client.forget_session(name))
 
 
 @main.command("ls")
@@ -137,7 +169,8 @@ def list_all(context: click.Context, as_json: bool) -> None:
             return
         table(agents, "agentId", "platform", "approval", "status", "activeSessions")
         click.echo()
-        table(sessions, "sessionId", "agentId", "user", "template", "state", "vncReady", "podName")
+        rows = [{**session, "reason": reason(session)} for session in sessions]
+        table(rows, "sessionId", "agentId", "user", "template", "state", "vncReady", "podName", "reason")
 
     perform(context, work)
 
@@ -213,13 +246,27 @@ def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> No
 
 @main.command()
 @click.argument("session")
-@click.option("--port", default=5950, show_default=True, help="Loopback port for the VNC viewer; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5950,
+    show_default=True,
+    help="Loopback port for the VNC viewer; 0 takes a free one.",
+)
 @click.pass_context
 def view(context: click.Context, session: str, port: int) -> None:
     """Copy SESSION's VNC stream to a local port, for any VNC viewer, until Ctrl-C."""
 
     async def work(client: PlaneClient) -> None:
-        server = await copy_to_tcp(client, session, port)
+        row = await client.session(session)
+        try:
+            server = await copy_to_tcp(client, session, port)
+        except OSError as error:
+            raise click.ClickException(
+                f"cannot listen on 127.0.0.1 port {port}: {os.strerror(error.errno or 0)}; choose another with --port"
+            ) from None
+        if not row["vncReady"]:
+            click.echo(f"session {session} is {row['state']}: viewers are turned away until its VNC is ready", err=True)
         async with server:
             click.echo(f"vncviewer 127.0.0.1:{server.sockets[0].getsockname()[1]}")
             with contextlib.suppress(asyncio.CancelledError):

@@ -9,7 +9,10 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from streamspace_devplane.browsers import LABEL
 from streamspace_devplane.store import Row
+
+WHERE = "--url or STREAMSPACE_DEVPLANE_URL names one, such as http://127.0.0.1:8000"
 
 
 class PlaneError(Exception):
@@ -42,10 +45,15 @@ class PlaneClient:
         query = {name: value for name, value in query.items() if value is not None}
         try:
             answer = await self._http.request(method, f"{self.url}/api/v1{path}", json=body, params=query)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise PlaneError(f"{self.url!r} is no address ({error}); {WHERE}") from error
         except httpx.TransportError as error:
             raise PlaneError(
                 f"no control plane answers at {self.url} ({error!r}); is `streamspace-devplane serve` running there?"
             ) from error
+        # A failure of the plane's own goes round what marks its answers.
+        if LABEL not in answer.headers and answer.status_code != 500:
+            raise PlaneError(f"what answers at {self.url} is no dev plane; {WHERE}")
         if answer.is_error:
             raise PlaneError(
                 f"{method} {path}: {answer.status_code}: {answer.json()['error'] if is_json(answer) else answer.text}"
@@ -66,6 +74,10 @@ class PlaneClient:
 
     async def reject(self, agent_id: str) -> None:
         await self.call("POST", f"/agents/{agent_id}/reject")
+
+    async def forget_agent(self, agent_id: str) -> None:
+        """Drop an agent that is not connected, with its sessions and keys."""
+        await self.call("DELETE", f"/agents/{quote(agent_id)}")
 
     async def agents(self) -> list[Row]:
         rows: list[Row] = await self.call("GET", "/agents")
@@ -95,7 +107,7 @@ class PlaneClient:
         return await self._session_command(session_id, "wake", {})
 
     async def forget_session(self, session_id: str) -> None:
-        """Drop a session whose start was refused; no agent is told."""
+        """Drop a session whose start was refused or waits for its agent; no agent is told."""
         await self.call("DELETE", f"/sessions/{quote(session_id)}")
 
     async def _session_command(self, session_id: str, verb: str, extra: Row) -> str:

@@ -1,6 +1,7 @@
 """The one envelope of the wire, read as strictly as the real control plane reads it."""
 
 import json
+import math
 import re
 import time
 from typing import Any, NamedTuple
@@ -25,17 +26,12 @@ FIELDS: dict[str, type] = {
     "result": dict,
 }
 """What a payload's fields have to be, or null: a typed reader throws a message away that is otherwise."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+DEEPEST = 200
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 VNC_DATA, DATA, END = b'{"type":"vnc_data",', b'"data":"', b'"}}'
 HEAD_LIMIT = 1024
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
 class Envelope(NamedTuple):
@@ -46,6 +42,54 @@ class Envelope(NamedTuple):
 
 class Unreadable(Exception):
     """A message the control plane throws away whole; `str()` is the diagnostics counter it goes under."""
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _whole(digits: str) -> int:
+    if not -(2**63) <= (number := int(digits)) < 2**63:
+        raise Unreadable("badPayload")
+    return number
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise Unreadable("badPayload")
+    return number
+
+
+STRICT = json.JSONDecoder(parse_constant=_no_number, parse_int=_whole, parse_float=_finite)
+
+
+def strict_json(text: str | bytes) -> Any:
+    """What may be kept and shown again: JSON as Go reads it. Raises `Unreadable`.
+
+    Numbers that no Go type holds are refused; half of a surrogate pair becomes U+FFFD. Go's limit for the depth is 10,000,
+    Python's own depends on who calls: this one is far below it.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode()
+        value = STRICT.decode(text)
+        if "\\ud" in text or "\\uD" in text:
+            value = STRICT.decode(SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+    except (ValueError, RecursionError):
+        raise Unreadable("notJson") from None
+    if text.count("{") + text.count("[") > DEEPEST and deeper(value, DEEPEST):
+        raise Unreadable("notJson")
+    return value
+
+
+def deeper(value: Any, limit: int) -> bool:
+    """Are there more than so many levels of objects and arrays?"""
+    level = [value]
+    for _ in range(limit + 1):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        if not inner:
+            return False
+        level = [item for items in inner for item in items]
+    return True
 
 
 def timestamp(now_ns: int | None = None) -> str:
@@ -69,10 +113,7 @@ def decode(text: str | bytes) -> Envelope:
 
 
 def _parsed(text: str | bytes) -> Envelope:
-    try:
-        message = STRICT.decode(text if isinstance(text, str) else text.decode())
-    except ValueError:
-        raise Unreadable("notJson") from None
+    message = strict_json(text)
     if not isinstance(message, dict):
         raise Unreadable("notAnObject")
     stamp = message.get("timestamp", "")

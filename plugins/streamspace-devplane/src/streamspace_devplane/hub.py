@@ -105,7 +105,11 @@ class Hub:
     def _sweep(self) -> None:
         limit = time.time() - self.settings.stuck_after
         for row in self.store.rows("SELECT * FROM sessions WHERE state = 'pending' AND status_at < ?", limit):
-            self.store.change("UPDATE sessions SET state = 'failed' WHERE session_id = ?", row["sessionId"])
+            told = {**row["platformMetadata"], "reason": f"no word from its agent for {self.settings.stuck_after:g} s"}
+            self.store.change(
+                "UPDATE sessions SET state = 'failed', platform_metadata = ? WHERE session_id = ?",
+                json.dumps(told), row["sessionId"],
+            )  # fmt: skip
             self.store.log(row["agentId"], "plane", "stuck_session", {"sessionId": row["sessionId"]})
 
     def apply_faults(self) -> None:
@@ -195,13 +199,14 @@ class Hub:
         session_id, state = payload.get("sessionId"), payload.get("state")
         place = payload.get("platformMetadata")
         place = place if isinstance(place, dict) else {}
+        name = place.get("podName")
         if state not in envelopes.SESSION_STATES:
             self.counters["unknownState"] += 1
             return
         known = self.store.change(
             "UPDATE sessions SET state = ?, vnc_ready = ?, vnc_port = COALESCE(?, vnc_port), platform_metadata = ?,"
             " pod_name = COALESCE(?, pod_name), url = ?, statuses = statuses + 1, status_at = ? WHERE session_id = ?",
-            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), place.get("podName"),
+            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), name if isinstance(name, str) else None,
             f"/sessions/{session_id}/view" if state == "running" else None, time.time(), session_id,
         )  # fmt: skip
         if not known:

@@ -65,8 +65,13 @@ class DevPlane(PlaneClient):
         await super().__aexit__(*exc)
 
     async def start(self) -> None:
-        listener = _listen(self.host, self.port)
-        self.hub = Hub(Store(self.db, self.settings.events_kept), self.settings, self.faults, self.templates)
+        store = Store(self.db, self.settings.events_kept)
+        try:
+            listener = _listen(self.host, self.port)
+        except OSError:
+            store.close()
+            raise
+        self.hub = Hub(store, self.settings, self.faults, self.templates)
         self.port = listener.getsockname()[1]
         shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"
@@ -108,5 +113,9 @@ def _listen(host: str, port: int) -> socket.socket:
     # asyncio, but only on sockets that were made with their protocol named.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
     return listener

@@ -10,6 +10,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
+from streamspace_devplane.bodies import NO_JSON
+from streamspace_devplane.envelopes import Unreadable, strict_json
 from streamspace_devplane.hub import Hub
 from streamspace_devplane.link import Link
 from streamspace_devplane.store import Row
@@ -105,7 +107,10 @@ class Door:
         hub, store = self.hub, self.hub.store
         kind, owner = identity(hub, request)
         try:
+            strict_json(body)
             registration = Registration.model_validate_json(body)
+        except Unreadable:
+            raise Refused(400, "invalid request", details=[NO_JSON]) from None
         except ValidationError as error:
             raise Refused(
                 400, "invalid request", details=[f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]

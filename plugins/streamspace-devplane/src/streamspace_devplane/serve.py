@@ -1,20 +1,27 @@
 """`streamspace-devplane serve`: run the control plane until a signal."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import signal
+import sqlite3
 import ssl
 import sys
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from streamspace_devplane.novnc import HELP, is_novnc
 from streamspace_devplane.plane import LOOPBACK, DevPlane
 from streamspace_devplane.settings import BANNER, Settings
 from streamspace_devplane.templates import TEMPLATES, Manifest
+
+BOOTSTRAP = "bootstrap"
 
 
 def settings_from(pairs: tuple[str, ...]) -> Settings:
@@ -30,7 +37,19 @@ def settings_from(pairs: tuple[str, ...]) -> Settings:
             raise click.BadParameter(
                 f"{name} needs a number, true, false or null, not {value!r}", param_hint="--set"
             ) from None
-    return replace(Settings(), **changes)
+    try:
+        return TypeAdapter(Settings).validate_json(json.dumps(changes), strict=True)
+    except ValidationError as error:
+        problems = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise click.BadParameter(problems, param_hint="--set") from None
+
+
+def checked_agents(_context: click.Context, _option: click.Parameter, agents: tuple[str, ...]) -> tuple[str, ...]:
+    """Each names the file of its key, beside that of the bootstrap key."""
+    for agent in agents:
+        if not 3 <= len(agent) <= 100 or "/" in agent or agent == BOOTSTRAP:
+            raise click.BadParameter(f"{agent!r} is no agent id: 3 to 100 characters, without '/', not {BOOTSTRAP!r}")
+    return agents
 
 
 def template_in(file: Path) -> tuple[str, Manifest]:
@@ -42,15 +61,41 @@ def template_in(file: Path) -> tuple[str, Manifest]:
 
 
 def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    """`None` without a certificate. With `client_ca`, agents may show a certificate (its CN: their id) instead of a key."""
+    """`None` if none of them is given. With `client_ca`, agents may show a certificate (its CN: their id) instead of a key."""
     if cert is None:
+        if key or client_ca:
+            raise click.UsageError(f"{'--tls-key' if key else '--client-ca'} has no effect without --tls-cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, key)
-    if client_ca:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_OPTIONAL
+    hint = "--tls-cert"
+    try:
+        context.load_cert_chain(cert, key)
+        if client_ca:
+            hint = "--client-ca"
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except OSError as error:  # ssl's errors too
+        what = client_ca if hint == "--client-ca" else f"{cert} with the key in {key or cert}"
+        raise click.BadParameter(f"cannot use {what}: {error}; PEM is needed", param_hint=hint) from None
     return context
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Make the directory, and keep it from other planes for the time of the block: they would send each other's commands."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (state_dir / "lock").open("w")
+    except OSError as error:
+        raise click.BadParameter(f"cannot use {error.filename}: {error.strerror}", param_hint="--state-dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.BadParameter(
+                f"another plane serves {state_dir}: choose another", param_hint="--state-dir"
+            ) from None
+        yield
 
 
 def write_key(path: Path, key: str) -> None:
@@ -92,7 +137,7 @@ async def run(
     async with plane:
         files = {agent: state_dir / f"{agent}.key" for agent in agents}
         keys = {agent: key_in_file(plane, file, agent) for agent, file in files.items()}
-        bootstrap_file = state_dir / "bootstrap.key"
+        bootstrap_file = state_dir / f"{BOOTSTRAP}.key"
         bootstrap = key_in_file(plane, bootstrap_file, None)
         if as_json:
             told = {"url": plane.url, "controlPlaneUrl": plane.ws_url, "bootstrapKeyFile": str(bootstrap_file)}
@@ -116,7 +161,9 @@ async def run(
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Loopback address to listen on; others are refused."
 )
-@click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
+)
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -130,6 +177,7 @@ async def run(
     "agents",
     multiple=True,
     metavar="AGENT_ID",
+    callback=checked_agents,
     help="Issue a key for this agent, so that it needs no approval. Repeatable.",
 )
 @click.option("--show-key", is_flag=True, help="Print keys too, not only the files they are in.")
@@ -196,20 +244,27 @@ def serve(
         )
     if novnc and not is_novnc(novnc):
         raise click.BadParameter(f"{novnc} holds no core/rfb.js, so it is not noVNC", param_hint="--novnc")
+    settings = settings_from(pairs)
+    tls = tls_context(tls_cert, tls_key, client_ca)
+    templates = {**TEMPLATES, **dict(map(template_in, manifests))}
     state_dir = state_dir.expanduser()
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    plane = DevPlane(
-        state_dir / "plane.db",
-        port,
-        host=host,
-        settings=settings_from(pairs),
-        tls=tls_context(tls_cert, tls_key, client_ca),
-        templates={**TEMPLATES, **dict(map(template_in, manifests))},
-        novnc=novnc,
-    )
-    try:
-        asyncio.run(run(plane, state_dir, agents, show_key=show_key, as_json=as_json, exit_with_stdin=exit_with_stdin))
-    except OSError as error:
-        raise click.ClickException(
-            f"cannot serve on {host} port {port}: {error.strerror or error}; choose another with --port"
-        ) from None
+    with only_one(state_dir):
+        plane = DevPlane(
+            state_dir / "plane.db", port, host=host, settings=settings, tls=tls, templates=templates, novnc=novnc
+        )
+        try:
+            asyncio.run(
+                run(plane, state_dir, agents, show_key=show_key, as_json=as_json, exit_with_stdin=exit_with_stdin)
+            )
+        except sqlite3.Error as error:
+            raise click.ClickException(
+                f"cannot use {plane.db}: {error}; move it away, or choose another --state-dir"
+            ) from None
+        except OSError as error:
+            if error.filename is not None:
+                raise click.ClickException(
+                    f"cannot use {error.filename}: {error.strerror}; remove it, or choose another --state-dir"
+                ) from None
+            raise click.ClickException(
+                f"cannot serve on {host} port {port}: {error.strerror or error}; choose another with --port"
+            ) from None

@@ -46,6 +46,16 @@ def shape(row: sqlite3.Row) -> Row:
     return shaped
 
 
+def set_up(db: sqlite3.Connection) -> None:
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
+    db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
+    if "screen" not in {column["name"] for column in db.execute("PRAGMA table_info(sessions)")}:
+        db.execute("ALTER TABLE sessions ADD COLUMN screen TEXT NOT NULL DEFAULT 'vnc'")  # an older file
+    db.execute("UPDATE agents SET status = 'offline'")
+
+
 class Store:
     """All calls are quick and made from the event loop's thread. `changed` is set, and replaced, at each change, but
     not for the bytes of viewers, which nobody waits for.
@@ -54,13 +64,11 @@ class Store:
     def __init__(self, path: Path | str, events_kept: int | None = None) -> None:
         self.events_kept = events_kept
         self.db = sqlite3.connect(path, isolation_level=None)
-        self.db.row_factory = sqlite3.Row
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
-        self.db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
-        if "screen" not in {column["name"] for column in self.db.execute("PRAGMA table_info(sessions)")}:
-            self.db.execute("ALTER TABLE sessions ADD COLUMN screen TEXT NOT NULL DEFAULT 'vnc'")  # an older file
-        self.db.execute("UPDATE agents SET status = 'offline'")
+        try:
+            set_up(self.db)
+        except sqlite3.Error:  # it is no database, or somebody else's
+            self.db.close()
+            raise
         self.changed = asyncio.Event()
         self._events: list[tuple[float, str | None, str, str, str]] = []
         self._flushing: asyncio.TimerHandle | None = None
