@@ -296,3 +296,8 @@ async def test_a_planes_own_templates_are_those_that_can_be_started(tmp_path: Pa
             404,
             "no template 'desktop'; there are mine, or send a manifest",
         )
+
+
+async def test_a_page_that_has_seen_more_than_there_can_be_is_told_the_state_all_the_same(plane: DevPlane) -> None:
+    async with connect(live(plane, after=10**24)) as page:
+        assert "state" in json.loads(await page.recv())

@@ -20,6 +20,7 @@ from streamspace_devplane.store import Row
 BREATH = 0.2  # seconds between two looks: what changes faster is merged
 LINES = 400  # of the log at once, the newest; a page shows no more
 ROUTINE_LINES = 100  # beside them, of what comes all the time
+MAX_SEQ = 2**63 - 1  # the database's largest number
 OVER = ("failed", "terminated")
 OVER_SHOWN = 20
 SESSION_LINES = 200
@@ -46,7 +47,7 @@ class Live:
         jobs = [
             asyncio.create_task(job)
             for job in (
-                self._tell(socket, self._feed(int(after) if after.isdecimal() else 0, session_id)),
+                self._tell(socket, self._feed(min(int(after), MAX_SEQ) if after.isdecimal() else 0, session_id)),
                 self._left(socket),
             )
         ]

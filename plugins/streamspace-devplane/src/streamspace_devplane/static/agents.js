@@ -30,7 +30,7 @@ function stateOf({ approval, status, connected, registrations }) {
   return connected ? status : registrations === 0 ? "approved" : status;
 }
 
-const AWAY = (where) => `Is docker-agent still running${where}? It connects again by itself, and its own log says what keeps it.`;
+const AWAY = (where, id) => `Is docker-agent still running${where}? It connects again by itself, and its own log says what keeps it. If it is gone for good: streamspace-devplane forget --agent ${id}`;
 const HELP = {
   approved: () => "Approved; it connects within 30 s, if it is still running.",
   offline: AWAY,
@@ -75,7 +75,7 @@ class Card {
     say(this.capacity, `${count} ${count === 1 ? "session runs" : "sessions run"}${agent.connected || count === 0 ? "" : " as far as known"}${room && `; room for ${room}`}`);
     const beat = agent.heartbeatAt ? `heartbeat ${ago(agent.heartbeatAt)}` : "no heartbeat yet";
     say(this.link, `${agent.connected ? "Linked" : "No link"}, ${beat}`);
-    say(this.help, HELP[state]?.(metadata.hostname ? ` on ${metadata.hostname}` : "") ?? "");
+    say(this.help, HELP[state]?.(metadata.hostname ? ` on ${metadata.hostname}` : "", agent.agentId) ?? "");
     show(this.verdict, agent.approval === "pending");
   }
 }

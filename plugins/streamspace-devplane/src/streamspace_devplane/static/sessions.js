@@ -74,7 +74,7 @@ class Card {
       wake: button("Wake", this.order("wake"), "primary"),
       hibernate: button("Hibernate", this.order("hibernate")),
       stop: button("Stop", () => this.ask("Stop"), "danger"),
-      remove: button("Remove", (event) => (this.refused ? this.forget(event) : this.ask("Remove")), "danger"),
+      remove: button("Remove", (event) => (this.untouched ? this.forget(event) : this.ask("Remove")), "danger"),
       log: button("Log", (event) => press(event.currentTarget, () => showSessionLog(this.id), complain)),
     };
     this.node = el("article", { className: "card" },
@@ -111,7 +111,8 @@ class Card {
     this.session = session;
     const { state, lastCommand: last, lastStart, platformMetadata: about } = session;
     const neverStarted = notStarted(session);
-    this.refused = lastStart?.state === "failed" && session.statuses === 0; // no agent has ever held it
+    // No agent has ever held it: its start was refused, or never sent.
+    this.untouched = ["failed", "pending"].includes(lastStart?.state) && session.statuses === 0;
     if (state === "running" && !this.recalled) this.recall();
     this.node.dataset.state = state;
     say(this.state, stateOf(session));
@@ -128,7 +129,7 @@ class Card {
     show(this.away, lost);
     show(this.meter, starts);
     if (starts) this.progress(about.progress, waits);
-    const problem = neverStarted ? `${this.refused ? "It was never started" : "Its start failed"}: ${lastStart.error}`
+    const problem = neverStarted ? `${this.untouched ? "It was never started" : "Its start failed"}: ${lastStart.error}`
       : last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
     const failed = state === "failed" && about.reason;
     this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
