@@ -22,6 +22,20 @@ async def greeting(driver, spec):
         writer.close()
 
 
+@pytest.fixture
+def runs(eventually):
+    """`await runs(driver, spec)`: until that driver sees it run, started by another."""
+
+    async def wait(driver, spec):
+        async def seen():
+            found = await driver.inspect(spec.session_id)
+            return found is not None and found.state is SessionState.RUNNING
+
+        await eventually(seen)
+
+    return wait
+
+
 @pytest.mark.parametrize("mode", ["stop", "pause"])
 async def test_a_session_hibernates_and_wakes_with_its_files(make_driver, spec, quiet, api, mode):
     driver = make_driver(hibernate_mode=mode)
@@ -168,18 +182,14 @@ async def test_a_wake_that_fails_leaves_the_session_asleep(make_driver, make_spe
 
 @pytest.mark.parametrize(("crashes", "state"), [(False, SessionState.HIBERNATED), (True, SessionState.FAILED)])
 async def test_a_session_that_ends_while_it_is_proved_is_told_as_ended_and_stays_so(
-    make_driver, make_spec, quiet, api, eventually, crashes, state
+    make_driver, make_spec, quiet, api, runs, crashes, state
 ):
     """Its starter is gone, its desktop hangs: as a new leader finds it."""
     adopting = make_driver(ready_timeout=60.0)
     spec = make_spec(environment={"MODE": "crash", "AFTER": "4", "PORT": "5901"} if crashes else {"MODE": "hang"})
     starting = asyncio.create_task(make_driver().start(spec, quiet))
 
-    async def runs():
-        found = await adopting.inspect(spec.session_id)
-        return found is not None and found.state is SessionState.RUNNING
-
-    await eventually(runs)
+    await runs(adopting, spec)
     starting.cancel()
     await asyncio.wait([starting])
     proving = asyncio.create_task(adopting.prove(spec.session_id))
@@ -191,14 +201,11 @@ async def test_a_session_that_ends_while_it_is_proved_is_told_as_ended_and_stays
     assert (await adopting.inspect(spec.session_id)).state is state
 
 
-async def test_no_stop_waits_for_the_proof_of_a_session_that_does_not_answer(make_driver, make_spec, quiet, eventually):
+async def test_no_stop_waits_for_the_proof_of_a_session_that_does_not_answer(make_driver, make_spec, quiet, runs):
     driver, spec = make_driver(ready_timeout=60.0), make_spec(environment={"MODE": "hang"})
     starting = asyncio.create_task(make_driver().start(spec, quiet))
 
-    async def runs():
-        return await driver.inspect(spec.session_id)
-
-    await eventually(runs)
+    await runs(driver, spec)
     starting.cancel()
     await asyncio.wait([starting])
     proving = asyncio.create_task(driver.prove(spec.session_id))
@@ -209,16 +216,12 @@ async def test_no_stop_waits_for_the_proof_of_a_session_that_does_not_answer(mak
 
 
 async def test_a_session_that_does_not_answer_in_time_is_told_as_running_and_not_ready(
-    make_driver, make_spec, quiet, eventually
+    make_driver, make_spec, quiet, runs
 ):
     driver, spec = make_driver(ready_timeout=0.5), make_spec(environment={"DELAY": "4"})
     starting = asyncio.create_task(make_driver().start(spec, quiet))
 
-    async def runs():
-        found = await driver.inspect(spec.session_id)
-        return found is not None and found.state is SessionState.RUNNING
-
-    await eventually(runs)
+    await runs(driver, spec)
     silent = await driver.prove(spec.session_id)
     assert (silent.state, silent.ready) == (SessionState.RUNNING, False)
     await starting
