@@ -103,6 +103,16 @@ REQUESTED = b"GET / HTTP/1.1\r\n\r\n"
 
 
 @asynccontextmanager
+async def greeted(tunnels, *, prompt=False):
+    """A session that was started, whose greeting has been told."""
+    tunnels.note(session(), fresh=True)
+    async with linked(tunnels) as there:
+        there.prompt = prompt
+        await there.until(lambda: there.greetings == 1)
+        yield there
+
+
+@asynccontextmanager
 async def over_http(tunnels, talk, *, fresh=True, prompt=True, reached=None):
     """A session whose server, `talk`, waits for its client; it can be connected to once `reached` is set."""
     async with served(talk) as port:

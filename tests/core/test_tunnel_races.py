@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from streamspace_agent.runtime import SessionState
-from tests.core.held_plane import HELLO, LEFT, REQUESTED, linked, over_http, says, session, settle, tunnelling
+from tests.core.held_plane import HELLO, LEFT, REQUESTED, greeted, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
 
 
@@ -28,9 +28,7 @@ async def tunnels(server):
 
 
 async def test_a_viewer_that_read_the_greeting_and_left_without_a_word_leaves_a_new_one_for_the_next(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await settle()
         tunnels.closed(LEFT)
@@ -38,9 +36,7 @@ async def test_a_viewer_that_read_the_greeting_and_left_without_a_word_leaves_a_
 
 
 async def test_a_leaving_told_before_the_greeting_arrived_leaves_that_greeting_to_the_next_viewer(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         tunnels.closed(LEFT)
         there.pong()
         await settle()
@@ -51,9 +47,7 @@ async def test_a_leaving_told_before_the_greeting_arrived_leaves_that_greeting_t
 
 
 async def test_the_leaving_of_a_viewer_that_was_closed_is_waited_for_before_the_next_is_greeted(tunnels, server):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         await tunnels.data(says(HELLO))
         await tunnels.data({"sessionId": "s1", "data": "@@@"})
         await there.until(lambda: "vnc_error" in there.kinds)
@@ -69,9 +63,7 @@ async def test_the_leaving_of_a_viewer_that_was_closed_is_waited_for_before_the_
 
 
 async def test_a_greeting_that_a_slow_socket_has_taken_is_not_sent_twice(tunnels, server):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await settle()
         there.room.clear()
@@ -86,9 +78,8 @@ async def test_a_greeting_that_a_slow_socket_has_taken_is_not_sent_twice(tunnels
 
 
 async def test_a_session_that_ended_while_the_link_was_down_is_not_announced(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels):
+        pass
     tasks = len(asyncio.all_tasks())
     tunnels.told.clear()
     async with linked(tunnels) as there:
@@ -136,9 +127,7 @@ async def test_a_driver_with_a_fault_costs_its_session_a_pause_and_a_line_not_th
 
 
 async def test_a_viewer_that_takes_the_greeting_while_it_is_to_be_announced_anew_gets_no_second_one(tunnels, server):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await settle()
         tunnels.told.clear()  # another session's state is on its way
@@ -155,9 +144,7 @@ async def test_a_viewer_that_takes_the_greeting_while_it_is_to_be_announced_anew
 
 
 async def test_the_version_of_a_viewer_that_has_left_does_not_reach_the_next_ones_server(tunnels, server):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await settle()
         tunnels.closed(LEFT)
@@ -173,9 +160,7 @@ async def test_the_version_of_a_viewer_that_has_left_does_not_reach_the_next_one
 
 async def test_a_session_that_ends_says_nothing_after_it_was_told(tunnels, server):
     server.update = 20 << 20
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await tunnels.data(says(HELLO))
         await settle()
@@ -190,9 +175,7 @@ async def test_a_session_that_ends_says_nothing_after_it_was_told(tunnels, serve
 
 
 async def test_a_greeting_that_waited_in_a_full_socket_is_not_sent_once_the_session_sleeps(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await tunnels.data(says(HELLO))
         await settle()
@@ -210,26 +193,19 @@ async def test_a_greeting_that_waited_in_a_full_socket_is_not_sent_once_the_sess
 
 
 async def test_a_viewer_that_could_not_be_told_of_its_sessions_sleep_is_closed_once_there_is_a_link(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await tunnels.data(says(HELLO))
         await settle()
     tunnels.note(session(SessionState.HIBERNATED))
     await settle()
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True) as there:
         assert there.kinds[0] == "vnc_error"
 
 
 @pytest.mark.parametrize("data", [None, ""])
 async def test_viewer_data_without_data_is_nothing(tunnels, server, data):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await tunnels.data(says(GREETING))
         await tunnels.data({"sessionId": "s1", "data": data})
@@ -241,10 +217,7 @@ async def test_viewer_data_without_data_is_nothing(tunnels, server, data):
 
 @pytest.mark.parametrize("data", [1234, "@@@", {}, [1]])
 async def test_viewer_data_that_is_no_base64_closes_the_viewer(tunnels, server, data):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True) as there:
         await tunnels.data(says(GREETING))
         await tunnels.data({"sessionId": "s1", "data": data})
         await there.until(lambda: "vnc_error" in there.kinds)
@@ -254,10 +227,7 @@ async def test_viewer_data_that_is_no_base64_closes_the_viewer(tunnels, server, 
 
 async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnels, server):
     connect, reached = tunnels._connect, asyncio.Event()
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True) as there:
 
         async def slow(session_id, port):
             await reached.wait()
@@ -329,10 +299,7 @@ async def test_a_viewer_that_comes_while_the_last_ones_leaving_is_waited_for_is_
 
 
 async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_next_ones(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True) as there:
         await settle()
         await tunnels.data(says(HELLO))
         await settle()
@@ -347,9 +314,7 @@ async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_
 
 
 async def test_a_greeting_whose_server_left_while_it_was_sent_is_vouched_for_all_the_same(tunnels, server):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await settle()
         there.room.clear()
@@ -367,9 +332,7 @@ async def test_a_greeting_whose_server_left_while_it_was_sent_is_vouched_for_all
 
 
 async def test_who_may_have_had_a_greeting_when_the_link_broke_is_closed_before_the_next(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels) as there:
         there.pong()
         await settle()
     async with linked(tunnels) as there:
@@ -379,10 +342,7 @@ async def test_who_may_have_had_a_greeting_when_the_link_broke_is_closed_before_
 
 
 async def test_a_session_that_was_not_ready_for_a_moment_keeps_the_greeting_that_lies_there(tunnels):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True) as there:
         await settle()
         tunnels.note(replace(session(), ready=False))
         await settle()
@@ -400,10 +360,7 @@ async def test_a_fault_while_a_greeting_lies_there_leaves_it_to_the_next_viewer(
         return await connect(session_id, port)
 
     tunnels._connect = faulty
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True) as there:
         await settle()
         faults.append(ValueError("a fault"))
         for writer in server.writers:
@@ -441,10 +398,7 @@ async def test_each_viewer_of_a_server_that_is_away_is_told_at_once_and_the_next
 
 
 async def test_a_frame_full_of_keys_for_a_server_that_has_just_gone_floods_no_log(tunnels, caplog):
-    tunnels.note(session(), fresh=True)
-    async with linked(tunnels) as there:
-        there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+    async with greeted(tunnels, prompt=True):
         await settle()
         await tunnels.data(says(HELLO))
         await settle()
