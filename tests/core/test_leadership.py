@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from streamspace_agent.errors import CommandFailed
 from tests.core.memory_driver import AGENT, MemoryDriver
 
@@ -55,17 +57,19 @@ async def test_a_start_that_waits_for_its_turn_tells_so(plane, lead, driver):
         await plane.wait_session("second", state="running")
 
 
-async def test_a_start_that_is_refused_at_a_shutdown_does_not_stay_pending(plane, lead, driver):
+@pytest.mark.parametrize("session", ["late", "Bad Name!"])
+async def test_a_start_that_is_refused_at_a_shutdown_does_not_stay_pending(plane, lead, driver, caplog, session):
     driver.hold["slow"] = asyncio.Event()
     async with lead(DRAIN_TIMEOUT="5s") as leader:
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session("desktop", session_id="slow"), "ack")
         leader.tenure.shut_down("for a test")
         await plane.wait_agent(AGENT, status="draining")
-        late = await plane.start_session("desktop", session_id="late")
+        late = await plane.start_session("desktop", session_id=session)
         assert (await plane.wait_command(late, "failed"))["error"].startswith("agent_shutdown: ")
-        await plane.wait_session("late", state="terminated")
+        await plane.wait_session(session, state="terminated,failed")
         driver.hold["slow"].set()
+    assert "could not clean up" not in caplog.text
 
 
 async def test_a_stop_ends_the_start_it_overtakes(plane, lead, driver):

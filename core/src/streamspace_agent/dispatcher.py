@@ -223,9 +223,8 @@ class Dispatcher:
                     raise  # the tenure ends; the command stays open in the journal
                 await self._abandon(job)
         else:
-            await self._abandon(
-                job
-            )  # an earlier leader may have begun it; and its session shows a state that nobody else ends
+            # An earlier leader may have begun it; and the control plane shows a session under way that nobody else would end.
+            await self._abandon(job)
         await self._finish(job.command, _failure(job.command, job.cancelled_for), job.states)
 
     async def _attempt(self, job: _Job) -> None:
@@ -292,8 +291,6 @@ class Dispatcher:
                 await job.registered.abandon(job.command, self._make_context(job.command, job.states))
         except LeaseLost:
             raise
-        except CommandFailed as error:  # it names no session
-            log.debug("nothing to clean up after command %s: %s", job.command.id, error)
         except Exception as error:  # noqa: BLE001 - the answer matters more; reconcile finds what is left
             log.warning("could not clean up after command %s: %s", job.command.id, error)
 

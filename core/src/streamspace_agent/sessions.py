@@ -23,12 +23,7 @@ def register_commands(register: Register) -> None:
 
 
 async def start(command: Command, context: Context) -> Mapping[str, Any]:
-    try:
-        session_id = templates.session_id(command.payload)
-    except CommandFailed as error:
-        if impossible := _impossible_id(command):  # nothing else would end it at the control plane
-            context.report(_gone(impossible, SessionState.FAILED, str(error)))
-        raise
+    session_id = _named(command, context)
     try:
         session = await _started(command, context, session_id)
     except (CommandFailed, RuntimeDriverError) as error:  # where nothing came of the start, nothing else would tell
@@ -36,6 +31,16 @@ async def start(command: Command, context: Context) -> Mapping[str, Any]:
         raise
     context.report(session)
     return protocol.started(session)
+
+
+def _named(command: Command, context: Context) -> str:
+    """The id of the session to start. One that no engine takes is reported failed: nothing else would end it at the control plane."""
+    try:
+        return templates.session_id(command.payload)
+    except CommandFailed as error:
+        if impossible := _impossible_id(command):
+            context.report(_gone(impossible, SessionState.FAILED, str(error)))
+        raise
 
 
 async def _started(command: Command, context: Context, session_id: str) -> Session:
@@ -107,7 +112,10 @@ async def wake(command: Command, context: Context) -> Mapping[str, Any]:
 
 async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]:
     """A start that was cancelled leaves nothing but its volumes; a session that it only found, or was waking, stays as it is."""
-    session_id = templates.session_id(command.payload)
+    try:
+        session_id = _named(command, context)
+    except CommandFailed:
+        return {}
     found = await context.driver.inspect(session_id)
     if found is not None and found.command_id != command.id:
         context.report(found)
@@ -119,7 +127,10 @@ async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]
 
 async def abandon_wake(command: Command, context: Context) -> Mapping[str, Any]:
     """A wake that was cancelled leaves the session as the engine shows it."""
-    session_id = templates.session_id(command.payload)
+    try:
+        session_id = templates.session_id(command.payload)
+    except CommandFailed:
+        return {}
     if (session := await context.driver.inspect(session_id)) is not None:
         context.report(session)
     return {}

@@ -82,10 +82,8 @@ class ClientStream:
         old = version == b"RFB 003.003\n"
         if old:  # the server named it, in answer to the version: what was read here is the viewer's next already
             security = int.from_bytes(self.server_head[12:16])
-        if (
-            security == _VENCRYPT and not old
-        ):  # its version, then a type within it; browsers know those without TLS only
-            yield 2
+        if security == _VENCRYPT and not old:
+            yield 2  # its version, then a type within it; browsers know those without TLS only
             security = int.from_bytes((yield 4))
             if security == _PLAIN:
                 sizes = yield 8  # of the user's name and the password
