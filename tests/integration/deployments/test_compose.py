@@ -1,5 +1,6 @@
 """The three Compose files, by the documented commands, on a real engine."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -88,6 +89,18 @@ async def test_another_project_of_the_same_agent_joins_its_replicas(compose, pla
     await other.up()
     await other.roles("leader", *["standby"] * 5)
     assert [d["instance"] for d in await other.status() if d["role"] == "leader"] == [instance]
+    assert len(await plane.events(type="connected", agent_id=agent_id)) == 1
+    await other("down")
+
+
+async def test_another_project_of_an_agent_that_stands_alone_is_refused(compose, plane, agent_id):
+    project, other = compose(STANDALONE), compose(STANDALONE, "v2")
+    await project.up()
+    await plane.wait_agent(agent_id)
+    await other("up", "-d")
+    async with asyncio.timeout(30):
+        while f"AGENT_ID: an agent {agent_id} runs on this host already" not in await asyncio.to_thread(other.logs):
+            await asyncio.sleep(0.2)
     assert len(await plane.events(type="connected", agent_id=agent_id)) == 1
     await other("down")
 
