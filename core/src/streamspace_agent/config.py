@@ -131,6 +131,11 @@ class Settings(Place):
         "of a range (127.0.0.1:9100-9109) the first free port",
         pattern=r"^\S*:\d{1,5}(-\d{1,5})?$",
     )
+    viewer_relay: Literal["deployed", "repaired"] = Field(
+        default="deployed",
+        description="How the control plane passes screens on: deployed is careful never to crash its one queue for all viewers; "
+        "repaired tells viewers why they are closed, for a control plane with a queue for each session",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Log level")
     log_format: Literal["text", "json"] = Field(default="text", description="Log format")
     tls_ca_file: Path | None = Field(
@@ -141,7 +146,7 @@ class Settings(Place):
     )
     tls_key_file: Path | None = Field(default=None, description="Key of TLS_CERT_FILE")
 
-    @field_validator("log_level", "log_format", "hibernate_mode", "platform", mode="before")
+    @field_validator("log_level", "log_format", "hibernate_mode", "platform", "viewer_relay", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value

@@ -35,6 +35,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "command_concurrency",
         "ready_timeout",
         "hibernate_mode",
+        "viewer_relay",
     ),
     "Watching it": ("health_check_interval", "usage_interval", "health_address", "log_level", "log_format"),
 }
