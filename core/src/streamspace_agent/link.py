@@ -30,6 +30,9 @@ CLOSE_TIMEOUT = 1.0
 MAX_INCOMING = 256 * 1024**2
 LONG_FRAME = 64 * 1024
 
+RENEWED = "renewed by this agent"
+RENEW_AFTER = 2.0
+"""Seconds that a connection must have lasted to be renewed without the back-off."""
 CLOSED = "closed by the control plane"
 # It closes a connection when the same agent id connects again: so often in a row, that is the likeliest reason.
 RIVAL_AFTER = 4
@@ -47,7 +50,7 @@ class Peer(Protocol):
         """Handle one message at once; anything long becomes a task of its own."""
 
     async def connected(self, link: "Link") -> None:
-        """Runs as long as a connection does, beside its reader; its end ends the connection."""
+        """Runs as long as a connection does, beside its reader. Returning asks for a new connection in its place, at once."""
 
     def require_lease(self) -> None: ...
 
@@ -98,7 +101,10 @@ class Link:
                     peer.require_lease()
                     began = time.monotonic()
                     ended = await self._connection(peer)
-                    backoff.worked_for(time.monotonic() - began)
+                    lasted = time.monotonic() - began
+                    if ended == RENEWED and lasted >= RENEW_AFTER:
+                        continue
+                    backoff.worked_for(lasted)
                     if backoff.failures >= RIVAL_AFTER and ended.startswith(CLOSED):
                         ended += RIVAL.format(self._settings.agent_id)
                 except InvalidStatus as error:
@@ -158,7 +164,7 @@ class Link:
                     task.cancel()
                 await asyncio.gather(reader, worker, watch, return_exceptions=True)
                 _cut_off_soon(socket)
-        return "closed by this agent"
+        return RENEWED
 
     async def _watch(self, socket: ClientConnection) -> NoReturn:
         """End a connection whose peer is silent. The library's own watch waits without limit for room in a full socket before it counts."""
