@@ -1,5 +1,6 @@
 """What every test may stand on: the engine, the images, and a check that nothing is left behind."""
 
+import json
 import os
 import uuid
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from lab.engine import MainEngine
 from lab.images import Images
+from streamspace_devplane import crashes
 
 # How fast examples are made and run tells of the machine, which others use as well, and of nothing under test.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -53,6 +55,39 @@ def desktop_image(engine, docker_host):
 def tiny_image(engine, docker_host):
     with Images(docker_host, engine.state) as images:
         return images.ensure("tiny")
+
+
+@pytest.fixture(scope="session")
+def unexpected_crashes(tmp_path_factory):
+    """What the tests so far made crash that is not their subject; control planes in processes of their own tell it too."""
+    file = tmp_path_factory.mktemp("control-plane") / "crashes.jsonl"
+    file.touch()
+    os.environ[crashes.VARIABLE] = str(file)
+    found = Crashes(file)
+    yield found
+    del os.environ[crashes.VARIABLE]
+    assert not found.unexpected, f"would have crashed the deployed control plane: {found.unexpected}"
+
+
+class Crashes:
+    def __init__(self, file):
+        self.file = file
+        self.read = 0
+        self.unexpected = []
+
+    def new(self):
+        lines = self.file.read_text().splitlines()
+        new, self.read = lines[self.read :], len(lines)
+        return [json.loads(line) for line in new]
+
+
+@pytest.fixture(autouse=True)
+def the_control_plane_does_not_crash(request, unexpected_crashes):
+    yield
+    new = unexpected_crashes.new()
+    if not request.node.get_closest_marker("crashes_control_plane"):
+        unexpected_crashes.unexpected += [(request.node.nodeid, crash) for crash in new]
+        assert not new, "would have crashed the deployed control plane"
 
 
 @pytest.fixture(scope="session", autouse=True)

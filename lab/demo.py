@@ -16,7 +16,7 @@ import tempfile
 import time
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import docker
 import requests
@@ -27,7 +27,7 @@ from lab.engine import MainEngine
 from lab.images import DESKTOP, Images
 from lab.process import ours
 from lab.say import LabError
-from streamspace_devplane import DevPlane, PlaneError
+from streamspace_devplane import DevPlane, PlaneError, Settings
 from streamspace_devplane.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ SESSION = f"demo-{_HERE}-{os.getpid()}"
 AGENT_LABEL = "streamspace.agent"
 ENGINE_ERRORS = (DockerException, requests.RequestException)
 STEP_TIMEOUT = 180.0
+RELAY: Literal["deployed", "repaired"] = "repaired"
 DESKTOP_TEMPLATE = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
 
 
@@ -78,7 +79,9 @@ async def demo(environ: Mapping[str, str]) -> int:
         await timeline.step("desktop image", asyncio.to_thread(_image, host, engine.state))
         viewer = await asyncio.to_thread(_novnc, engine.state)
         # The one template whose image is on this engine.
-        plane = DevPlane(db=home / "plane.db", templates={"desktop": DESKTOP_TEMPLATE}, novnc=viewer)
+        plane = DevPlane(
+            db=home / "plane.db", templates={"desktop": DESKTOP_TEMPLATE}, novnc=viewer, settings=Settings(relay=RELAY)
+        )
         async with _cleaned(host), plane, _agent(plane, host, home) as agent:
             work = asyncio.create_task(_walk(plane, timeline, once=once))
             waits = {work, asyncio.create_task(stop.wait()), asyncio.create_task(agent.wait())}
@@ -141,6 +144,7 @@ async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asynci
     variables = {
         "AGENT_ID": AGENT_ID,
         "CONTROL_PLANE_URL": plane.ws_url,
+        "VIEWER_RELAY": RELAY,
         "AGENT_API_KEY_FILE": str(key),
         "DOCKER_HOST": host,
         "STATE_DIR": str(home / "state"),
@@ -196,7 +200,7 @@ async def _greeted(plane: DevPlane) -> str:
             greeting = await viewer.recv()
     finally:
         await viewer.close()
-    if not isinstance(greeting, bytes) or not greeting.startswith(b"RFB "):
+    if not greeting.startswith(b"RFB "):
         raise LabError(f"the viewer was greeted with {greeting!r}, no VNC server does that")
     return f"a viewer was greeted with {greeting[:11].decode()}"
 

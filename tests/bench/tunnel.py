@@ -344,12 +344,12 @@ async def rate(sink):
 
 async def main():
     with tempfile.TemporaryDirectory(prefix="streamspace-bench-") as folder:
-        plane = DevPlaneProcess(Path(folder) / "plane", settings=Settings(log_vnc_data=False))
+        plane = DevPlaneProcess(Path(folder) / "plane", settings=Settings(log_vnc_data=False, relay="repaired"))
         async with asyncio.timeout(PATIENCE), plane:
             prefix = f"bench-{os.urandom(4).hex()}"
             scene = Stage(Path(folder), plane, prefix, os.environ["DOCKER_HOST"])
             try:
-                agent = await (await scene.agent(MAX_SESSIONS="200", MAX_CPU="1000")).start()
+                agent = await (await scene.agent(MAX_SESSIONS="200", MAX_CPU="1000", VIEWER_RELAY="repaired")).start()
                 await plane.wait_agent(prefix)
                 to_viewer, down_direct = await throughput(
                     scene, f"{prefix}-down", down, MODE="blast", MEGABYTES=1 << 20

@@ -14,12 +14,13 @@ from streamspace_agent.plugins import COMMANDS, Plugins, installed
 from streamspace_agent.registration import Keys, Registrar
 from streamspace_agent.standalone import StandaloneBackend
 from streamspace_devplane import DevPlane
+from streamspace_devplane import Settings as PlaneSettings
 from tests.core.memory_driver import AGENT, MemoryDriver
 
 
 @pytest.fixture
 async def plane(tmp_path):
-    async with DevPlane(db=tmp_path / "plane.db") as plane:
+    async with DevPlane(db=tmp_path / "plane.db", settings=PlaneSettings(relay="repaired")) as plane:
         yield plane
 
 
@@ -37,6 +38,7 @@ def make_settings(tmp_path, plane):
             "AGENT_API_KEY": await plane.issue_key(AGENT),
             "STATE_DIR": str(tmp_path / "state"),
             "DRAIN_TIMEOUT": "2s",
+            "VIEWER_RELAY": plane.settings.relay,
         }
         return config.load(values | more)
 

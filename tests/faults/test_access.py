@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from streamspace_agent import config, registration
 from streamspace_agent.errors import Refused
 from streamspace_agent.registration import Keys, Registrar
-from streamspace_devplane import DevPlane
+from streamspace_devplane import DevPlane, Settings
 from tests.names import sid
 
 
@@ -159,7 +159,7 @@ async def tls_plane(tmp_path):
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_OPTIONAL
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    async with DevPlane(tmp_path / "tls-plane.db", tls=context) as plane:
+    async with DevPlane(tmp_path / "tls-plane.db", tls=context, settings=Settings(relay="repaired")) as plane:
         plane.authority = authority
         yield plane
 
@@ -172,6 +172,7 @@ def make_tls_agent(make_agent, tls_plane, agent_id, tmp_path):
             "AGENT_API_KEY": await tls_plane.issue_key(agent_id),
             "AGENT_API_KEY_FILE": "",
             "TLS_CA_FILE": str(tmp_path / "ca.pem"),
+            "VIEWER_RELAY": "repaired",
         }
         return await make_agent(**(values | variables))
 

@@ -4,14 +4,15 @@ import uuid
 import docker
 import pytest
 
-from streamspace_devplane import DevPlane
+from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.templates import TEMPLATES
+from tests import relay
 from tests.agent_process import AgentProcess
 
 
 @pytest.fixture
 async def plane(tmp_path):
-    async with DevPlane(db=tmp_path / "plane.db") as plane:
+    async with DevPlane(db=tmp_path / "plane.db", settings=Settings(relay=relay.KIND)) as plane:
         yield plane
 
 
@@ -46,6 +47,7 @@ async def make_agent(tmp_path, plane, docker_host, agent_id, swept):
                 "DOCKER_HOST": docker_host,
                 "STATE_DIR": str(tmp_path / "state"),
                 "NETWORK_NAME": f"{agent_id}-net",
+                "VIEWER_RELAY": plane.settings.relay,
                 "USAGE_INTERVAL": "0",  # a status for the eyes only would come at any time
             }
             | variables,

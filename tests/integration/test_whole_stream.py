@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(max(300, MEGABYTES))
 @pytest.fixture
 async def plane(tmp_path):
     # Its log of screens' messages would grow with what passes, and it runs in the tests' own process.
-    async with DevPlane(db=tmp_path / "plane.db", settings=Settings(log_vnc_data=False)) as plane:
+    async with DevPlane(db=tmp_path / "plane.db", settings=Settings(log_vnc_data=False, relay="repaired")) as plane:
         yield plane
 
 

@@ -10,7 +10,8 @@ from playwright.async_api import TimeoutError, async_playwright, expect  # noqa:
 
 from lab import browser as lab_browser
 from lab import novnc
-from streamspace_devplane import DevPlane
+from streamspace_devplane import DevPlane, Settings
+from tests import relay
 
 PICTURES = Path(__file__).parents[3] / "artifacts" / "browser"
 PATIENCE = 30_000  # milliseconds that a page may take for any step
@@ -20,7 +21,10 @@ expect.set_options(timeout=PATIENCE)
 @pytest.fixture
 async def plane(tmp_path, engine, desktop):
     folder = await asyncio.to_thread(novnc.folder, engine.state)
-    async with DevPlane(db=tmp_path / "plane.db", templates={"desktop": desktop}, novnc=folder) as plane:
+    settings = Settings(relay=relay.KIND)
+    async with DevPlane(
+        tmp_path / "plane.db", settings=settings, templates={"desktop": desktop}, novnc=folder
+    ) as plane:
         yield plane
 
 

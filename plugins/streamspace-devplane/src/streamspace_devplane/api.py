@@ -331,7 +331,7 @@ class Api:
         return JSONResponse({"nestAgent": self.door.nest_agent})
 
     async def diagnostics(self, _: Request) -> Response:
-        queues = {agent_id: link.viewers.size for agent_id, link in self.hub.links.items()}
+        queues = {agent_id: self.hub.relay.waiting(link) for agent_id, link in self.hub.links.items()}
         return JSONResponse({"counters": dict(self.hub.counters), "viewerQueues": queues})
 
 

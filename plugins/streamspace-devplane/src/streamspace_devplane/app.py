@@ -37,12 +37,15 @@ def build(hub: Hub, door: Door, novnc: Path | None) -> Starlette:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+            await hub.relay.stop()
 
+    viewers = Bridge(hub)
     return Starlette(
         routes=[
             Route("/api/v1/agents/register", door.register, methods=["POST"]),
             WebSocketRoute("/api/v1/agents/connect", door.connect),
-            WebSocketRoute("/api/v1/sessions/{session}/vnc", Bridge(hub).vnc),
+            WebSocketRoute("/api/v1/sessions/{session}/vnc", viewers.vnc),
+            WebSocketRoute("/api/v1/vnc/{session}", viewers.vnc),  # the deployed one's own path
             *Api(door).routes(),
             *Live(hub).routes(),
             *pages.routes(novnc),

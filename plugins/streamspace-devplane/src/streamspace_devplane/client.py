@@ -6,11 +6,12 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from streamspace_devplane.browsers import LABEL
 from streamspace_devplane.store import Row
+from streamspace_devplane.viewer import ViewerConnection
 
 WHERE = "--url or STREAMSPACE_DEVPLANE_URL names one, such as http://127.0.0.1:8000"
 
@@ -128,14 +129,18 @@ class PlaneClient:
         wanted = {"state": state, "vncReady": None if vnc_ready is None else str(vnc_ready)}
         return await self._wait(f"/sessions/{session_id}", wanted, timeout)
 
-    async def open_viewer(self, session_id: str) -> ClientConnection:
-        """A viewer's WebSocket: binary messages of RFB bytes both ways; the caller closes it."""
-        return await connect(
+    async def open_viewer(self, session_id: str) -> ViewerConnection:
+        """A viewer's WebSocket: RFB bytes both ways; the caller closes it."""
+        viewer = await connect(
             f"{self.ws_url}/api/v1/sessions/{session_id}/vnc",
             subprotocols=[Subprotocol("binary")],
             compression=None,
             max_size=None,
+            ping_interval=None,  # browsers send no pings, and the deployed relay takes them ill
+            create_connection=ViewerConnection,
         )
+        assert isinstance(viewer, ViewerConnection)
+        return viewer
 
     # Commands, frames, events, switches
 

@@ -8,12 +8,14 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 
-import pybase64
-
 from streamspace_devplane import envelopes
+from streamspace_devplane.crashes import Crashes
 from streamspace_devplane.envelopes import Envelope
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.link import Link
+from streamspace_devplane.relay import Relay
+from streamspace_devplane.relay.deployed import DeployedRelay
+from streamspace_devplane.relay.repaired import RepairedRelay
 from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Row, Store
 from streamspace_devplane.templates import TEMPLATES, Manifest
@@ -32,7 +34,13 @@ class Hub:
         self.dice = random.Random(settings.seed)  # noqa: S311 - dice for fault injection
         self.counters: Counter[str] = Counter()
         """Diagnostics: everything the real control plane does in silence."""
+        self.crashes = Crashes(store, self.counters, settings.crash_file)
+        self.relay: Relay = DeployedRelay(self) if settings.relay == "deployed" else RepairedRelay(self)
         self.links: dict[str, Link] = {}
+        self.connections: Counter[str] = Counter()
+        """How often each agent has connected since this began."""
+        self.viewers: dict[str, str] = {}
+        """The mark of each session's latest viewer."""
         self.listening = asyncio.Event()
         """Cleared while the blackhole is open."""
         self.listening.set()
@@ -64,7 +72,9 @@ class Hub:
         """Own a link from its handshake to its end."""
         agent_id = link.agent_id
         first = self.links.get(agent_id)
+        self.relay.opened(link)
         self.links[agent_id] = link
+        self.connections[agent_id] += 1
         if first:
             first.close("replaced by a newer connection")
             self._maybe_close_second(link)
@@ -74,6 +84,7 @@ class Hub:
         try:
             await link.run()
         finally:
+            self.relay.closed(link)
             if self.links.get(agent_id) is link:
                 del self.links[agent_id]
                 status = "stale" if link.closing == "stale" else "offline"
@@ -141,9 +152,9 @@ class Hub:
     def receive(self, link: Link, envelope: Envelope) -> None:
         kind, _, payload = envelope
         if kind == "vnc_data":
-            self._vnc_data(link, payload)
-            return
-        self.store.log(link.agent_id, "from_agent", kind, payload)
+            self._count_data(link, payload)
+        else:
+            self.store.log(link.agent_id, "from_agent", kind, payload)
         match kind:
             case "heartbeat":
                 self._heartbeat(link, payload)
@@ -151,32 +162,16 @@ class Hub:
                 self._progress(kind, payload)
             case "status":
                 self._status(link, payload)
-            case "vnc_ready":
-                link.viewers.fresh(str(payload.get("sessionId")))
-                self.store.change(
-                    "UPDATE sessions SET vnc_ready = 1, vnc_port = COALESCE(?, vnc_port), pod_name = COALESCE(?, pod_name) WHERE session_id = ?",
-                    payload.get("vncPort"), payload.get("podName"), payload.get("sessionId"),
-                )  # fmt: skip
-            case "vnc_error":
-                viewer = link.viewers.viewers.get(str(payload.get("sessionId")))
-                if viewer:
-                    link.viewers.leave(viewer, f"the agent reports: {payload.get('error')}")
+            case "vnc_ready" | "vnc_data" | "vnc_error":
+                self.relay.receive(link, kind, payload)
 
-    def _vnc_data(self, link: Link, payload: Row) -> None:
-        session_id, data = payload.get("sessionId"), payload.get("data")
-        if not isinstance(session_id, str) or not isinstance(data, str | bytes):
-            self.counters["badEnvelope"] += 1
-            return
+    def _count_data(self, link: Link, payload: Row) -> None:
+        data = payload.get("data")
         self.counters["vncMessages"] += 1
-        self.counters["vncBase64Bytes"] += len(data) if isinstance(data, str) else envelopes.coded_length(data)
+        if isinstance(data, str | bytes):
+            self.counters["vncBase64Bytes"] += len(data) if isinstance(data, str) else envelopes.coded_length(data)
         if self.settings.log_vnc_data:
             self.store.log(link.agent_id, "from_agent", "vnc_data", envelopes.shown("vnc_data", payload))
-        try:
-            raw = pybase64.b64decode(data, validate=True) if isinstance(data, str) else data
-        except ValueError:
-            self.counters["vncNotBase64"] += 1
-        else:
-            link.viewers.offer(session_id, raw)
 
     def _heartbeat(self, link: Link, payload: Row) -> None:
         link.last_heartbeat = time.monotonic()
@@ -203,13 +198,14 @@ class Hub:
         if state not in envelopes.SESSION_STATES:
             self.counters["unknownState"] += 1
             return
+        now = time.time()
         known = self.store.change(
             "UPDATE sessions SET state = ?, vnc_ready = ?, vnc_port = COALESCE(?, vnc_port), platform_metadata = ?,"
-            " pod_name = COALESCE(?, pod_name), url = ?, statuses = statuses + 1, status_at = ? WHERE session_id = ?",
+            " pod_name = COALESCE(?, pod_name), url = ?, statuses = statuses + 1, status_at = ?, last_activity = ? WHERE session_id = ?",
             state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), name if isinstance(name, str) else None,
-            f"/sessions/{session_id}/view" if state == "running" else None, time.time(), session_id,
+            f"/sessions/{session_id}/view" if state == "running" else None, now, now, session_id,
         )  # fmt: skip
         if not known:
             self.counters["unknownSession"] += 1
-        if state != "running" and isinstance(session_id, str):
-            link.viewers.forget(session_id)
+        if isinstance(session_id, str):
+            self.relay.status(link, session_id, state)

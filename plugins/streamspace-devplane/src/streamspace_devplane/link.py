@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streamspace_devplane import envelopes
-from streamspace_devplane.viewers import ViewerQueue
 from streamspace_devplane.wire import Wire
 
 if TYPE_CHECKING:
     from streamspace_devplane.hub import Hub
 
 CLOSE_PATIENCE = 5.0
-LINK_GONE = "the agent's connection is gone"
 
 
 class Link:
@@ -26,7 +24,6 @@ class Link:
         self.hub = hub
         self.agent_id = agent_id
         self.wire = wire
-        self.viewers = ViewerQueue(hub.settings.viewer_queue, hub.counters)
         self.last_heartbeat = time.monotonic()
         self.closing: str | None = None
         """Why the control plane ends this link, once it does."""
@@ -47,7 +44,6 @@ class Link:
         await asyncio.gather(*left, return_exceptions=True)
         self._ended.set()
         self._room.set()
-        self.viewers.close(LINK_GONE)
         for job in done:
             error = job.exception()
             if error and not isinstance(error, WebSocketDisconnect):
@@ -80,9 +76,14 @@ class Link:
         self._outgoing.append(frame)
         self._wake.set()
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether there is a place for what viewers send; the real control plane never waits for one."""
+        return len(self._outgoing) < self.hub.settings.send_buffer
+
     async def room(self) -> None:
         """Wait until the agent took most of what is queued: a viewer must not outrun it."""
-        while len(self._outgoing) >= self.viewers.limit and not self._ended.is_set():
+        while not self.takes_more and not self._ended.is_set():
             self._room.clear()
             await self._room.wait()
 

@@ -87,18 +87,28 @@ class Live:
             await changed.wait()
 
     def state(self, session_id: str | None = None) -> dict[str, Any]:
-        """Agents and sessions, each session with its `lastCommand` and `lastStart`. Of those that are over, the latest;
+        """Agents with the number of connections they have made, sessions with `lastCommand`, `lastStart` and the mark of
+        their latest viewer (`?viewer=` of its address), and what would have crashed the deployed control plane. Of sessions that are over, the latest;
         `unseen` counts the others of each state. With an id, that session only, however long it has been over.
         """
         agents = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
         sessions = self._of(session_id) if session_id is not None else self._latest()
         last = self.store.last_command
         return {
-            "agents": [{**row, "connected": row["agentId"] in self.hub.links} for row in agents],
+            "agents": [
+                {**row, "connected": row["agentId"] in self.hub.links, "links": self.hub.connections[row["agentId"]]}
+                for row in agents
+            ],
             "sessions": [
-                {**row, "lastCommand": last(row["sessionId"]), "lastStart": last(row["sessionId"], "start_session")}
+                {
+                    **row,
+                    "lastCommand": last(row["sessionId"]),
+                    "lastStart": last(row["sessionId"], "start_session"),
+                    "viewer": self.hub.viewers.get(row["sessionId"]),
+                }
                 for row in sessions
             ],
+            "crashes": {"count": self.hub.counters["controlPlaneCrashes"], "last": self.hub.crashes.last},
             "unseen": {state: max(0, self._count(state) - OVER_SHOWN) for state in OVER},
         }
 

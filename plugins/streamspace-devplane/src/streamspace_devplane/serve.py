@@ -210,6 +210,11 @@ async def run(
     metavar="NAME=VALUE",
     help="Change one of the protocol's numbers, such as stale_after=5. Repeatable.",
 )
+@click.option(
+    "--relay",
+    type=click.Choice(["deployed", "repaired"]),
+    help="Which kind of viewer relay to play; the agent's VIEWER_RELAY has to be the same. [default: deployed]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON once it serves.")
 @click.option(
     "--exit-with-stdin", is_flag=True, help="End when standard input does, so that no parent can leave it behind."
@@ -226,6 +231,7 @@ def serve(
     manifests: tuple[Path, ...],
     novnc: Path | None,
     pairs: tuple[str, ...],
+    relay: str | None,
     as_json: bool,
     exit_with_stdin: bool,
 ) -> None:
@@ -244,7 +250,7 @@ def serve(
         )
     if novnc and not is_novnc(novnc):
         raise click.BadParameter(f"{novnc} holds no core/rfb.js, so it is not noVNC", param_hint="--novnc")
-    settings = settings_from(pairs)
+    settings = settings_from((*pairs, f'relay="{relay}"') if relay else pairs)
     tls = tls_context(tls_cert, tls_key, client_ca)
     templates = {**TEMPLATES, **dict(map(template_in, manifests))}
     state_dir = state_dir.expanduser()

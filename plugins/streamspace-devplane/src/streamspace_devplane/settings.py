@@ -1,7 +1,7 @@
 """The control plane's numbers; the defaults are the deployed ones, tests make them small."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,7 +26,20 @@ class Settings:
     max_message: Count = 524_288
     """A larger WebSocket message closes the connection (code 1009)."""
     viewer_queue: Count = 256
-    """`vnc_data` messages held for one agent, shared by all its viewers; what does not fit is dropped in silence."""
+    """Messages for viewers held for one agent's connection, shared by all its sessions; what does not fit is dropped in silence."""
+    send_buffer: Count = 256
+    """Messages held for one agent that does not take them; the deployed relay gives up on a viewer that meets it full."""
+    relay: Literal["deployed", "repaired"] = "deployed"
+    """Which kind of viewer relay it has; the agent's setting VIEWER_RELAY has to say the same."""
+    viewer_ping_interval: Seconds = 54.0
+    """Of the deployed relay, as all that follow: each ping sets a deadline for all writes to the viewer."""
+    viewer_write_wait: Seconds = 10.0
+    """How long after a ping, of either side, that deadline is; only the next ping puts it off."""
+    viewer_activity_interval: Seconds = 30.0
+    viewer_read_wait: Seconds = 120.0
+    """A viewer that sent neither data nor a pong for so long is read no more."""
+    crash_file: str | None = None
+    """Gets a line of JSON where the deployed control plane would have died; `None`: STREAMSPACE_DEVPLANE_CRASHES names it."""
     registrations_per_minute: Count = 60
     log_vnc_data: bool = True
     """Write each `vnc_data` to the event log (its data cut); counters are kept either way."""

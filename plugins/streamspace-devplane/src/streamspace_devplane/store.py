@@ -14,6 +14,7 @@ from typing import Any
 Row = dict[str, Any]
 JSON_COLUMNS = frozenset({"capacity", "metadata", "platform_metadata", "payload", "result"})
 BOOLEAN_COLUMNS = frozenset({"vnc_ready"})
+LATER_COLUMNS = {"screen": "TEXT NOT NULL DEFAULT 'vnc'", "last_activity": "REAL"}
 PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
 ROUTINE = (  # signs of life and readings; Python writes what SQLite calls no JSON (NaN)
     "(type IN ('heartbeat', 'ping', 'pong') OR (type = 'status' AND CASE WHEN json_valid(payload)"
@@ -51,8 +52,10 @@ def set_up(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
     db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
-    if "screen" not in {column["name"] for column in db.execute("PRAGMA table_info(sessions)")}:
-        db.execute("ALTER TABLE sessions ADD COLUMN screen TEXT NOT NULL DEFAULT 'vnc'")  # an older file
+    there = {column["name"] for column in db.execute("PRAGMA table_info(sessions)")}
+    for name, kind in LATER_COLUMNS.items():  # an older file
+        if name not in there:
+            db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
     db.execute("UPDATE agents SET status = 'offline'")
 
 

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane.client import PlaneClient
+from streamspace_devplane.viewer import ViewerConnection
 
 CHUNK = 65_536
 
@@ -27,13 +27,13 @@ async def copy_to_tcp(client: PlaneClient, session_id: str, port: int) -> asynci
     return await asyncio.start_server(serve, "127.0.0.1", port)
 
 
-async def to_tcp(viewer: ClientConnection, writer: asyncio.StreamWriter) -> None:
+async def to_tcp(viewer: ViewerConnection, writer: asyncio.StreamWriter) -> None:
     async for data in viewer:
         assert isinstance(data, bytes)
         writer.write(data)
         await writer.drain()
 
 
-async def from_tcp(viewer: ClientConnection, reader: asyncio.StreamReader) -> None:
+async def from_tcp(viewer: ViewerConnection, reader: asyncio.StreamReader) -> None:
     while data := await reader.read(CHUNK):
         await viewer.send(data)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -26,6 +26,8 @@ class Wire:
         self._transport = transport
         self.last_sign = asyncio.get_running_loop().time()
         """When the peer last sent a ping or a pong."""
+        self.on_ping: Callable[[], None] | None = None
+        """Called for each ping of the peer."""
 
     @property
     def common_name(self) -> str | None:
@@ -36,6 +38,11 @@ class Wire:
                 if name == "commonName":
                     return str(value)
         return None
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing that is written now can arrive."""
+        return self._transport.is_closing()
 
     def ping(self) -> None:
         if isinstance(self._protocol, WebSocketProtocol) and not self._transport.is_closing():
@@ -92,6 +99,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         would answer at once, with messages still in its queue.
         """
         self.wire.last_sign = self.loop.time()
+        if self.wire.on_ping:
+            self.wire.on_ping()
         self.queue.put_nowait({"type": PONG, "bytes": b"".join(self.conn.data_to_send())})  # type: ignore[typeddict-item]
 
     def handle_text(self, event: Frame) -> None:

@@ -17,6 +17,9 @@ function lay(away) {
   document.body.classList.toggle("away", away);
   showAgents(latest);
   showSessions(latest, away);
+  const { count, last } = latest.crashes;
+  if (count > 0) say($("crashes"), `The deployed control plane would have crashed here${count > 1 ? ` ${count} times` : ""}: ${last.cause} (session ${last.sessionId})`);
+  show($("crashes"), count > 0);
 }
 
 follow($("feed"), {

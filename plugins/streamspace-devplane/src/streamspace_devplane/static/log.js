@@ -5,7 +5,7 @@ import { bytes, clock, cores, span } from "./words.js";
 
 const KEPT = { false: 400, true: 100 }; // lines, by whether they are routine: what comes all the time drives out nothing else
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
-const PROBLEMS = new Set(["failed", "unreadable", "stuck_session", "register_refused", "connect_refused"]);
+const PROBLEMS = new Set(["failed", "unreadable", "stuck_session", "register_refused", "connect_refused", "crash"]);
 const AS_ASKED = /^(the session is (hibernated|terminated)$|idle_timeout:|max_session_duration:)/; // an end that somebody wanted
 const ACTIONS = 400;
 const actions = new Map(); // what the latest commands' ids stand for
@@ -77,7 +77,7 @@ function summary({ type, payload }) {
       return `${payload.status}, ${payload.activeSessions} sessions`;
     default: {
       const subject = payload.sessionId ?? actions.get(payload.commandId) ?? payload.commandId;
-      return [subject, payload.reason ?? payload.error].filter(Boolean).join(": ");
+      return [subject, payload.reason ?? payload.error ?? payload.cause].filter(Boolean).join(": ");
     }
   }
 }

@@ -1,4 +1,5 @@
 // One session's desktop.
+import { Channel } from "./channel.js";
 import { $, press, say, show } from "./dom.js";
 import { call, follow, pathOf, socketTo } from "./plane.js";
 import { noView } from "./words.js";
@@ -12,6 +13,8 @@ const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 let RFB;
 let keysyms;
 let rfb = null;
+let mine = ""; // the mark of this page's latest connection, by which others' are told apart
+let link = 0; // which of its agent's connections was the latest when that was made
 let halt = null; // {text, action}: why this page does not connect by itself, though it could
 let failures = 0;
 let waiting = null;
@@ -56,7 +59,8 @@ function look() {
   if (waiting || !latest) return;
   const { session, agent } = latest;
   if (rfb) {
-    if (session?.state !== "running") rfb.disconnect();
+    // The deployed relay leaves a viewer frozen when its agent connects anew.
+    if (session?.state !== "running" || agent?.links > link) rfb.disconnect();
     return;
   }
   if (!session) return veil("There is no such session.");
@@ -107,8 +111,10 @@ async function wake() {
 function connect() {
   veil("Connecting");
   document.body.dataset.viewer = "connecting";
-  const socket = socketTo(pathOf(sessionId, "vnc"), "binary");
-  const one = new RFB($("screen"), socket, { shared: true });
+  mine = String(Math.random());
+  link = latest.agent.links;
+  const socket = socketTo(`${pathOf(sessionId, "vnc")}?viewer=${mine}`, "binary");
+  const one = new RFB($("screen"), new Channel(socket), { shared: true });
   const patience = setTimeout(() => {
     stay("Nothing that a viewer understands came within 15 seconds: its server hangs, or does not speak VNC.");
     one.disconnect();
@@ -143,11 +149,13 @@ function stay(text, action = "Try again") {
   halt = { text, action };
 }
 
+const tookOver = () => stay("Another viewer took over: a session has one at a time.", "Take it back");
+
 function ended(reason, seen) {
   rfb = null;
   show($("keys"), false);
   document.body.dataset.viewer = "waiting";
-  if (reason === "another viewer connected") stay("Another viewer took over: a session has one at a time.", "Take it back");
+  if (reason === "another viewer connected") tookOver();
   failures += 1;
   const text = reason ? `The connection ended: ${reason}` : "The connection ended.";
   if (!seen && failures >= TRIES) stay(`${text} It was tried ${failures} times, and no picture came.`);
@@ -156,6 +164,7 @@ function ended(reason, seen) {
   enable();
   waiting = setTimeout(() => {
     waiting = null;
+    if (seen && latest?.session?.viewer !== mine) tookOver(); // the deployed relay gives no reason
     look();
   }, RETRY[Math.min(failures, RETRY.length) - 1]);
 }

@@ -3,6 +3,7 @@ import base64
 import contextlib
 import os
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from streamspace_devplane import DevPlane
+from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.bridge import Bridge
+from streamspace_devplane.relay.places import ViewerQueue
 from streamspace_devplane.view import copy_to_tcp
-from streamspace_devplane.viewers import ViewerQueue
 
 from .conftest import AGENT, Agent, counted
 
@@ -27,10 +28,17 @@ def coded(data: bytes) -> str:
 
 
 @pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[DevPlane]:
+    async with DevPlane(tmp_path / "plane.db", settings=Settings(relay="repaired")) as running:
+        yield running
+
+
+@pytest.fixture
 async def ready(plane: DevPlane, agent: Agent) -> Agent:
     """An agent whose session may be viewed, its VNC server's greeting on its way."""
     await plane.start_session(session_id=SESSION)
     await agent.receive()
+    await agent.send("status", sessionId=SESSION, state="running")
     await agent.send("vnc_ready", sessionId=SESSION, vncPort=5900, podName="c")
     await agent.send("vnc_data", sessionId=SESSION, data=coded(GREETING))
     await plane.wait_session(SESSION, vnc_ready=True)
@@ -140,7 +148,13 @@ async def test_a_viewer_that_comes_while_the_agent_leaves_is_closed_too(plane: D
             return {"type": "websocket.connect"}
         return await asyncio.Event().wait()  # it waits for pictures
 
-    scope = {"type": "websocket", "path_params": {"session": SESSION}, "subprotocols": ["binary"], "headers": []}
+    scope = {
+        "type": "websocket",
+        "path_params": {"session": SESSION},
+        "subprotocols": ["binary"],
+        "headers": [],
+        "query_string": b"",
+    }
     async with asyncio.timeout(5):
         await Bridge(plane.hub).vnc(WebSocket(scope, receive, send))
     assert [message["type"] for message in told] == ["websocket.accept", "websocket.close"]
@@ -158,7 +172,13 @@ async def test_a_viewer_whose_socket_takes_nothing_is_closed_all_the_same(plane:
     async def receive() -> Any:
         return {"type": "websocket.connect"} if not told else await asyncio.Event().wait()
 
-    scope = {"type": "websocket", "path_params": {"session": SESSION}, "subprotocols": [], "headers": []}
+    scope = {
+        "type": "websocket",
+        "path_params": {"session": SESSION},
+        "subprotocols": [],
+        "headers": [],
+        "query_string": b"",
+    }
     viewing = asyncio.create_task(Bridge(plane.hub).vnc(WebSocket(scope, receive, send)))
     async with asyncio.timeout(5):
         while "websocket.send" not in [message["type"] for message in told]:
@@ -221,6 +241,10 @@ async def test_no_viewer_is_let_in_without_session_agent_or_vnc(plane: DevPlane,
     await plane.start_session(session_id="not-ready")
     with pytest.raises(InvalidStatus, match="409"):
         await plane.open_viewer("not-ready")
+    await agent.send("status", sessionId="not-ready", state="running")
+    await plane.wait_session("not-ready", state="running")
+    with pytest.raises(InvalidStatus, match="409"):
+        await plane.open_viewer("not-ready")
     await agent.socket.close()
     await plane.wait_agent(AGENT, status="offline")
     with pytest.raises(InvalidStatus, match="503"):
@@ -256,7 +280,7 @@ async def test_a_stop_is_quick_whatever_is_open_and_a_start_goes_on(
             stuck = asyncio.create_task(ready.register())
             async with asyncio.timeout(10):
                 await plane.stop()
-            assert (await waiting_for_state)["state"] == "pending"
+            assert (await waiting_for_state)["state"] == "running"
             with contextlib.suppress(httpx.RemoteProtocolError):  # it is torn where it does not end in time
                 async for _ in live.aiter_bytes():
                     pass

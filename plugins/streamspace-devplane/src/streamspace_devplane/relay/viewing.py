@@ -1,0 +1,216 @@
+"""One viewer of the deployed relay: the four routines that serve it, and what becomes of them when it leaves."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pybase64
+from starlette.websockets import WebSocket
+
+from streamspace_devplane.relay.channel import STOP, Message, Messages, Routine, StopSignal
+from streamspace_devplane.wire import SCOPE_KEY, Wire
+
+if TYPE_CHECKING:
+    from streamspace_devplane.relay.deployed import DeployedRelay
+
+
+class WriteFailed(Exception):
+    """The viewer's socket took a message no more; `str()` says why."""
+
+
+def as_go_text(data: bytes) -> str:
+    """Go writes each byte that is no UTF-8 as a replacement character of its own."""
+    parts, start = [], 0
+    while start < len(data):
+        try:
+            parts.append(data[start:].decode())
+            break
+        except UnicodeDecodeError as error:
+            parts.append(data[start : start + error.start].decode() + "\ufffd")
+            start += error.start + 1
+    return "".join(parts)
+
+
+class Viewing:
+    """From the accepted WebSocket until its relay returns, which may be long after the viewer left."""
+
+    def __init__(
+        self, relay: "DeployedRelay", socket: WebSocket, queue: Messages, agent_id: str, session_id: str
+    ) -> None:
+        self.relay = relay
+        self.hub = relay.hub
+        self.settings = relay.hub.settings
+        self.socket = socket
+        self.wire: Wire = socket.scope[SCOPE_KEY]
+        self.queue = queue
+        self.agent_id = agent_id
+        self.session_id = session_id
+        self.reading = True
+        """Whether the routine that reads from the viewer runs."""
+        self.writing = False
+        self.deadline: float | None = None
+        """Of every write from the first ping on; it is never taken back."""
+        self.stop = StopSignal(self._ended)
+        self._crashed = False
+        self._loop = asyncio.get_running_loop()
+        self._routines = {
+            Routine.PING: asyncio.create_task(self._ping()),
+            Routine.ACTIVITY: asyncio.create_task(self._keep_active()),
+            Routine.RELAY: asyncio.create_task(self._relay()),
+        }
+        self.wire.on_ping = self._pinged
+
+    async def run(self) -> None:
+        """Returns when the WebSocket is over; the relay may go on."""
+        left = await self._read()
+        self.reading = False
+        if not self._routines[Routine.RELAY].done():
+            self.stop.send()
+        # Where only the reading failed, the relay still writes.
+        while not left:
+            left = (await self.socket.receive())["type"] == "websocket.disconnect"
+
+    def cancel(self) -> None:
+        for routine in self._routines.values():
+            routine.cancel()
+
+    async def over(self) -> None:
+        await self._routines[Routine.RELAY]
+
+    def _ended(self, routine: Routine) -> None:
+        """It took the stop signal that was meant for all."""
+        self.hub.counters[f"viewerStopTakenBy{routine.value.title()}"] += 1
+        self._routines[routine].cancel()
+
+    # From the agent to the viewer
+
+    async def _relay(self) -> None:
+        handled = 0
+        while (message := await self._next(first=not handled)) is not STOP:
+            handled += 1
+            if cause := await self._handle(*message):
+                break
+            await asyncio.sleep(0)  # other relays of this agent get their turn
+        else:
+            cause = None
+            self.hub.counters["viewerStopTakenByRelay"] += 1
+        self._return(cause)
+
+    async def _next(self, *, first: bool) -> Message | None:
+        taker: asyncio.Future[Message | None] = self._loop.create_future()
+        both = self.stop.unheard and self.queue.waiting
+        if (both and self.hub.dice.random() < 0.5) or not self.queue.take(taker):  # Go chooses at random
+            self.stop.wait(taker, first=first)
+        return await taker
+
+    async def _handle(self, kind: str, payload: dict[str, Any]) -> str | None:
+        """Why the relay returns, if it does."""
+        counters = self.hub.counters
+        if payload.get("sessionId") != self.session_id:
+            counters["vncThrownAway"] += kind == "vnc_data"
+            return None
+        if kind == "vnc_error":
+            return f"vnc_error: {payload.get('error')}"
+        data = payload.get("data", "")
+        if kind != "vnc_data" or not isinstance(data, str | bytes):
+            return None
+        try:
+            await self._write(data if isinstance(data, str) else pybase64.b64encode_as_string(data))
+        except WriteFailed as failure:
+            counters["vncLostAtDeadViewer"] += 1
+            return f"a write to the viewer failed: {failure}"
+        return None
+
+    async def _write(self, text: str) -> None:
+        if self.wire.is_closing:
+            raise WriteFailed("it has left")
+        left = None if self.deadline is None else self.deadline - self._loop.time()
+        if left is not None and left <= 0:
+            raise WriteFailed("the write deadline that a ping set has passed")
+        self.writing = True
+        try:
+            async with asyncio.timeout(left):
+                await self.socket.send_text(text)
+        except TimeoutError:
+            raise WriteFailed("it did not read until the write deadline that a ping set") from None
+        except Exception as error:  # whatever a server makes of a connection that broke
+            raise WriteFailed(f"its connection broke: {error!r}") from error
+        finally:
+            self.writing = False
+
+    def _return(self, cause: str | None) -> None:
+        alive = self.reading and not self.wire.is_closing
+        for routine in (Routine.PING, Routine.ACTIVITY):
+            self._routines[routine].cancel()
+        self.wire.on_ping = None
+        self.wire.abort()
+        self.relay.returned(self)
+        if cause and alive:
+            self._crash(f"send on closed channel: its relay returned while the viewer was connected, after {cause}")
+
+    # Beside it
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.viewer_ping_interval)
+            self.stop.leave(Routine.PING)
+            if self._set_deadline("the control plane's own ping"):
+                self.wire.ping()
+            else:
+                self.stop.send()
+                return
+            self.stop.again(Routine.PING)
+
+    def _pinged(self) -> None:
+        self._set_deadline("the answer to the viewer's ping")
+
+    def _set_deadline(self, what: str) -> bool:
+        """Whether the viewer's socket can be written to now."""
+        self.deadline = self._loop.time() + self.settings.viewer_write_wait
+        if self.writing and not self.wire.is_closing:
+            self._crash(f"concurrent write to websocket connection: {what} while a write to the viewer was blocked")
+            self.wire.abort()
+        return not self.wire.is_closing
+
+    async def _keep_active(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.viewer_activity_interval)
+            self.stop.leave(Routine.ACTIVITY)
+            self.relay.touch(self.session_id)
+            self.stop.again(Routine.ACTIVITY)
+
+    # From the viewer to the agent
+
+    async def _read(self) -> bool:
+        """Until it fails: the viewer left (`True`) or was silent for too long, or the agent takes no more."""
+        last = self._loop.time()
+        while True:
+            deadline = max(last, self.wire.last_sign) + self.settings.viewer_read_wait
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await self.socket.receive()
+            except TimeoutError:
+                if max(last, self.wire.last_sign) + self.settings.viewer_read_wait > self._loop.time():
+                    continue
+                return False
+            if message["type"] == "websocket.disconnect":
+                return True
+            last = self._loop.time()
+            if not self._pass_on(message.get("text"), message.get("bytes")):
+                return False
+            await asyncio.sleep(0)  # the agent's connection takes it
+
+    def _pass_on(self, text: str | None, data: bytes | None) -> bool:
+        if text is None:
+            self.hub.counters["viewerBinaryFrames"] += 1
+            text = as_go_text(data or b"")
+        link = self.hub.links.get(self.agent_id)
+        if link is None or not link.takes_more:
+            self.hub.counters["viewerNotPassedOn"] += 1
+            return False
+        link.send("vnc_data", {"sessionId": self.session_id, "data": text})
+        return True
+
+    def _crash(self, cause: str) -> None:
+        if not self._crashed and not self.hub.stopping.is_set():
+            self._crashed = True
+            self.hub.crashes.note(cause, self.session_id, self.agent_id)
