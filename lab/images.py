@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BASE = "streamspace-lab/base:1"
 DESKTOP = "streamspace-lab/desktop:2"
-TINY = "streamspace-lab/tiny:1"
+TINY = "streamspace-lab/tiny:2"
 NAMES = {
     "base": BASE,
     "desktop": DESKTOP,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streamspace_agent import protocol
 from streamspace_agent.protocol import Envelope, Malformed, TooLarge, cut, decode, encode
-from streamspace_agent.runtime import Progress, Session, SessionState
+from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -149,7 +149,13 @@ def test_a_status_has_the_control_planes_keys():
         "state": "running",
         "vncReady": True,
         "vncPort": 5900,
-        "platformMetadata": {"podName": "streamspace-s1", "podIP": "10.0.0.2", "epoch": 7, "containerId": "abc"},
+        "platformMetadata": {
+            "podName": "streamspace-s1",
+            "podIP": "10.0.0.2",
+            "epoch": 7,
+            "protocol": "vnc",
+            "containerId": "abc",
+        },
     }
     assert '"state":"running"' in encode("status", payload)
 
@@ -178,4 +184,21 @@ def test_the_result_of_a_start_has_the_sibling_agents_keys():
     result = protocol.started(session(details={"image": "i"}))
     assert result == {
         "sessionId": "s1", "state": "running", "podName": "streamspace-s1", "podIP": "", "vncPort": 5900, "image": "i",
+        "protocol": "vnc",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"ready_check": ReadyCheck.VNC}, "vnc"),
+        ({"ready_check": ReadyCheck.HTTP, "port": 3000}, "http"),
+        ({"ready_check": ReadyCheck.NONE, "port": 0}, None),
+        ({"ready_check": ReadyCheck.VNC, "ready": False}, None),
+        ({"ready_check": ReadyCheck.HTTP, "state": SessionState.HIBERNATED}, None),
+    ],
+)
+def test_what_a_session_speaks_is_told_once_it_was_found(fields, told):
+    status, result = protocol.status(session(**fields)), protocol.started(session(**fields))
+    assert status["platformMetadata"].get("protocol") == result.get("protocol") == told
+    assert status["vncPort"] == result["vncPort"] == fields.get("port", 5900)

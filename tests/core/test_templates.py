@@ -108,23 +108,78 @@ def test_the_commands_resources_beat_the_templates_and_its_own_keys_beat_those()
     assert spec(template, resources={"memory": "2Gi", "cpu": "2"}, memory="3Gi").cpu == 2
 
 
+VNC, HTTP, ANY = ReadyCheck.VNC, ReadyCheck.HTTP, ReadyCheck.ANY
+
+
 @pytest.mark.parametrize(
-    ("template", "ready", "port"),
+    ("template", "expected", "port"),
     [
-        ({"vnc": {"enabled": True, "port": 5901}}, ReadyCheck.VNC, 5901),
-        ({"vnc": {"enabled": True, "port": "5901"}}, ReadyCheck.VNC, 5901),
-        ({"kasmvnc": {"enabled": True, "port": 3000}}, ReadyCheck.HTTP, 3000),
-        ({"ports": [{"name": "vnc", "containerPort": 5905}]}, ReadyCheck.VNC, 5905),
-        ({"ports": [{"name": "web", "containerPort": 80}]}, ReadyCheck.VNC, 5900),
-        ({"vnc": {"enabled": False}, "ports": [{"containerPort": "8888"}]}, ReadyCheck.HTTP, 8888),
-        ({"vnc": {"enabled": False}}, ReadyCheck.NONE, 0),
-        ({"vnc": None, "kasmvnc": None}, ReadyCheck.VNC, 5900),
-        ({}, ReadyCheck.VNC, 5900),
+        ({"vnc": {"enabled": True, "port": 5901}}, VNC, 5901),
+        ({"vnc": {"enabled": True, "port": "5901"}, "ports": [{"containerPort": 8080}]}, VNC, 5901),
+        ({"vnc": {"port": 5901, "protocol": "rfb"}, "webapp": {"port": 80}}, VNC, 5901),
+        ({"vnc": {"enabled": True, "port": 3000, "protocol": "websocket"}}, HTTP, 3000),
+        ({"vnc": {"enabled": True}, "ports": [{"containerPort": 5902}]}, VNC, 5902),
+        ({"vnc": {"enabled": True, "port": 0}}, VNC, 5900),
+        ({"vnc": {"enabled": True, "port": ""}, "kasmvnc": {"port": 6901}}, VNC, 6901),
+        ({"kasmvnc": {"enabled": True, "port": 3000}, "ports": [{"name": "vnc", "containerPort": 5900}]}, HTTP, 3000),
+        ({"kasmvnc": {"enabled": None, "port": 6901}, "webapp": {"enabled": True, "port": 8080}}, HTTP, 6901),
+        ({"kasmvnc": {"enabled": False, "port": 6901}, "webapp": {"enabled": True, "port": 8080}}, HTTP, 8080),
+        ({"webapp": {"enabled": True, "port": "8080"}, "ports": [{"name": "vnc", "containerPort": 5900}]}, HTTP, 8080),
+        ({"webapp": {"enabled": True}, "ports": [{"containerPort": 8123}]}, HTTP, 8123),
+        ({"webapp": {"enabled": False, "port": 8080}}, ANY, 5900),
+        ({"ports": [{"name": "vnc", "containerPort": 3000}]}, ANY, 3000),
+        ({"ports": [{"name": "http", "containerPort": "8080"}]}, ANY, 8080),
+        ({"ports": [{"name": "web", "containerPort": 80}, {"name": "vnc", "containerPort": 5900}]}, ANY, 80),
+        ({"ports": [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 3001}]}, ANY, 3001),
+        ({"ports": [{"containerPort": 53, "protocol": "UDP"}]}, ANY, 5900),
+        ({"ports": []}, ANY, 5900),
+        ({"vnc": None, "kasmvnc": None, "webapp": None}, ANY, 5900),
+        ({}, ANY, 5900),
     ],
 )
-def test_the_screens_port_is_vncs_then_kasmvncs_then_the_port_named_vnc_then_5900(template, ready, port):
+def test_the_port_is_vncs_then_kasmvncs_then_webapps_then_the_first_tcp_port_then_5900(template, expected, port):
+    """Whatever the port is called. What is expected there decides only what is tried first."""
     made = spec(template)
-    assert (made.ready, made.port) == (ready, port)
+    assert (made.ready, made.port) == (expected, port)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected", "port"),
+    [
+        ({"vnc": {"enabled": False}}, ReadyCheck.NONE, 0),
+        ({"kasmvnc": {"enabled": False, "port": None}, "ports": []}, ReadyCheck.NONE, 0),
+        ({"vnc": {"enabled": False}, "ports": [{"containerPort": 53, "protocol": "UDP"}]}, ReadyCheck.NONE, 0),
+        ({"vnc": {"enabled": False, "port": 5901}, "ports": [{"containerPort": "8888"}]}, ANY, 8888),
+        ({"vnc": {"enabled": False}, "webapp": {"enabled": True, "port": 8443}}, HTTP, 8443),
+    ],
+)
+def test_where_a_template_says_that_it_has_no_desktop_only_a_port_that_it_names_is_asked(template, expected, port):
+    made = spec(template)
+    assert (made.ready, made.port) == (expected, port)
+
+
+@pytest.mark.parametrize(
+    ("webapp", "path"),
+    [
+        ({"port": 80, "path": "/app/", "healthCheck": "/health?deep=1"}, "/health?deep=1"),
+        ({"port": 80, "path": "/app/", "healthCheck": ""}, "/app/"),
+        ({"port": 80, "path": "", "healthCheck": None}, "/"),
+        ({"port": 80, "path": " /app "}, "/app"),
+        ({"enabled": False, "port": 80, "path": "not asked"}, "/"),
+        ({"port": 80, "path": "/" + "x" * 499}, "/" + "x" * 499),
+        (None, "/"),
+    ],
+)
+def test_over_http_the_health_check_is_asked_for_then_the_path_then_the_root(webapp, path):
+    assert spec({"webapp": webapp}).path == path
+
+
+@pytest.mark.parametrize("key", ["path", "healthCheck"])
+@pytest.mark.parametrize(
+    "path", ["app", "http://localhost/health", "/a b", "/a\r\nX-Evil: 1", "/\x00", "/ä", "/" + "x" * 500]
+)
+def test_what_is_no_path_of_a_url_is_refused(key, path):
+    assert refusal({"webapp": {"port": 80, key: path}}).startswith(f"invalid_template: webapp.{key} ")
 
 
 def test_ports_variables_and_volumes_are_taken_with_unknown_fields_ignored():
@@ -155,7 +210,9 @@ def test_ports_variables_and_volumes_are_taken_with_unknown_fields_ignored():
 @pytest.mark.parametrize("number", [0, -1, 65536, 70000, "99999"])
 def test_a_port_out_of_range_is_refused(number):
     assert refusal({"ports": [{"containerPort": number}]}).startswith("invalid_port")
-    assert refusal({"vnc": {"port": number}}).startswith("invalid_port")
+    for section in ("vnc", "kasmvnc", "webapp"):
+        if number != 0:  # what a control plane in Go writes where none is given
+            assert refusal({section: {"port": number}}).startswith("invalid_port")
 
 
 @pytest.mark.parametrize(
@@ -204,13 +261,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-SPEC_KEYS = ["baseImage", "defaultResources", "ports", "env", "volumeMounts", "vnc", "kasmvnc"]
+SPEC_KEYS = ["baseImage", "defaultResources", "ports", "env", "volumeMounts", "vnc", "kasmvnc", "webapp"]
 ITEM_KEYS = [
     "name",
     "value",
     "containerPort",
     "protocol",
     "mountPath",
+    "path",
+    "healthCheck",
     "port",
     "enabled",
     "memory",

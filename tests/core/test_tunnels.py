@@ -460,7 +460,7 @@ async def test_a_server_that_waits_for_its_client_is_connected_to_when_the_viewe
     connections = []
     manifest = {
         "metadata": {"name": "kasm"},
-        "spec": {"baseImage": "x", "kasmvnc": {"enabled": True, "port": 6901}},
+        "spec": {"baseImage": "answers", "kasmvnc": {"enabled": True, "port": 6901}},
     }
     async with served(answer) as port, lead():
         driver.servers["s1"] = type("Server", (), {"port": port})

@@ -12,7 +12,7 @@ from typing import Any
 
 import pybase64
 
-from streamspace_agent.runtime import Progress, Session, SessionState
+from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 
 MAX_FRAME = 524_288
 """Bytes; the control plane closes the connection on anything larger."""
@@ -121,6 +121,7 @@ def status(session: Session) -> dict[str, Any]:
         "podName": session.place,
         "podIP": session.address,
         "epoch": session.epoch,
+        **_spoken(session),
         **session.details,
     }
     if session.reason:
@@ -128,7 +129,7 @@ def status(session: Session) -> dict[str, Any]:
     return {
         "sessionId": session.session_id,
         "state": str(session.state),
-        "vncReady": session.ready and session.state is SessionState.RUNNING,
+        "vncReady": _usable(session),
         "vncPort": session.port,
         "platformMetadata": metadata,
     }
@@ -174,8 +175,19 @@ def started(session: Session) -> dict[str, Any]:
         "podName": session.place,
         "podIP": session.address,
         "vncPort": session.port,
+        **_spoken(session),
         **session.details,
     }
+
+
+def _spoken(session: Session) -> dict[str, str]:
+    """What was found to be spoken on ``vncPort``, ``vnc`` or ``http``: known of a session that runs and was seen usable."""
+    known = _usable(session) and session.ready_check in {ReadyCheck.VNC, ReadyCheck.HTTP}
+    return {"protocol": str(session.ready_check)} if known else {}
+
+
+def _usable(session: Session) -> bool:
+    return session.ready and session.state is SessionState.RUNNING
 
 
 def vnc_data(session_id: str, data: bytes | memoryview) -> bytes:

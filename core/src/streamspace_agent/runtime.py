@@ -25,12 +25,18 @@ class SessionState(StrEnum):
 
 
 class ReadyCheck(StrEnum):
-    """How a session proves that it can be used."""
+    """What a session speaks on its port, and so what proves that it can be used.
+
+    In a spec it is an expectation, and decides only what is tried first: whichever proof is seen first wins. In a session
+    that is ready it is what was found: VNC, HTTP or NONE, never ANY.
+    """
 
     VNC = "vnc"
-    """The server's RFB greeting was read from the VNC port."""
+    """RFB: the server's greeting was read."""
     HTTP = "http"
-    """An HTTP answer, whatever its status below 500, was read from the port."""
+    """HTTP, plain or inside TLS: an answer with a status below 500 was read."""
+    ANY = "any"
+    """Not known: to be found out."""
     NONE = "none"
     """No port to ask: running is ready."""
 
@@ -54,7 +60,9 @@ class Mount:
 class SessionSpec:
     """All a driver needs to start a session. Made by :mod:`streamspace_agent.templates` from checked input.
 
-    ``cpu`` in cores and ``memory`` in bytes, None for no limit. ``port`` is the one that ``ready`` is asked on.
+    ``cpu`` in cores and ``memory`` in bytes, None for no limit. ``port`` is the one that has to prove the session
+    usable: ``ready`` says what is expected there, ``path`` what is asked for over HTTP (see
+    :func:`streamspace_agent.readiness.wait_ready`). All three are kept with the session, for a later proof.
     ``epoch`` and ``command_id`` go into the labels of everything made for the session.
     """
 
@@ -71,6 +79,7 @@ class SessionSpec:
     mounts: tuple[Mount, ...] = ()
     ready: ReadyCheck = ReadyCheck.VNC
     port: int = 5900
+    path: str = "/"
     idle_timeout: float | None = None
     """Seconds without a person's input until the session hibernates; None for never."""
     max_duration: float | None = None
@@ -83,7 +92,8 @@ class Session:
 
     ``place`` names where it runs (the control plane's ``podName``): for Docker the container's name. ``address``
     is the session's own network address or "". ``port`` is the VNC (or HTTP) port *inside* the session; 0 for none.
-    ``ready`` says that it has been seen usable by this driver object. ``reason`` explains ``failed``
+    ``ready`` says that it has been seen usable by this driver object, ``ready_check`` what it was then found to speak;
+    before that, what was found last or is expected. ``reason`` explains ``failed``
     and any state that a user did not ask for. ``created_at`` is Unix time in seconds. ``details`` goes into ``platformMetadata`` and a result.
     """
 
@@ -195,9 +205,9 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     async def start(self, spec: SessionSpec, report: Report) -> Session:
-        """Make the session run and return once it can be used (see :class:`ReadyCheck`).
+        """Make the session run and return once it can be used, with what it was found to speak (see :class:`ReadyCheck`).
 
-        A session that already runs is returned as it is; one half made by an interrupted start is completed; a
+        One that speaks neither RFB nor HTTP in time is a CommandFailed whose message says what was tried on which port. A session that already runs is returned as it is; one half made by an interrupted start is completed; a
         hibernated one is woken; a dead one is made anew on its old volumes. On failure nothing of this start stays behind except
         volumes that existed before it.
         """
@@ -212,11 +222,15 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     async def wake(self, session_id: str, report: Report) -> Session:
-        """Bring a hibernated (or stopped) session back and return once it can be used. Running is success."""
+        """Bring a hibernated (or stopped) session back and return once it can be used. Running is success.
+
+        What it speaks is found out anew: its image may have changed since.
+        """
 
     @abstractmethod
     async def prove(self, session_id: str) -> Session:
-        """See whether a running session can be used (see :class:`ReadyCheck`): ``ready`` tells, of this driver object from then on.
+        """See whether a running session can be used, and what it speaks (see :class:`ReadyCheck`): ``ready`` and
+        ``ready_check`` tell, of this driver object from then on.
 
         Only looks: it has no effect on the engine, needs no lease, and may run beside any other verb for the session. Waits as
         long as a start would for the session to become usable; one that does not run, or no longer runs, is returned as

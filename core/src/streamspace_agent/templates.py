@@ -23,11 +23,14 @@ MIN_MEMORY = 6 * 1024**2  # the Docker Engine's own minimum for a container
 MAX_MEMORY = 2**50
 MIN_CPU = Decimal("0.01")  # the Docker Engine's own minimum
 MAX_CPU = 4096
+MAX_PATH = 500
 DEFAULT_VNC_PORT = 5900
 HOME_MOUNTS = frozenset({"home", "user-home"})
 DEFAULT_HOME = "/config"  # where the images of linuxserver.io, which most templates name, keep the user's home
 # What an engine takes in a container's name; ".." cannot pass since "/" does not.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_URL_PATH = re.compile(rf"/[!-~]{{0,{MAX_PATH - 1}}}")
+_WEB = frozenset({"http", "https", "ws", "wss", "websocket"})
 
 
 def _text(value: Any) -> Any:
@@ -77,10 +80,14 @@ class _VolumeMount(_Lenient):
     mount_path: str = Field(alias="mountPath")
 
 
-class _Vnc(_Lenient):
-    enabled: bool = True
-    port: int | None = None
+class _Section(_Lenient):
+    """What a template says of its screen or web page; port 0 is how a control plane in Go writes that none is given."""
+
+    enabled: Annotated[bool, BeforeValidator(lambda v: True if v is None else v)] = True
+    port: Annotated[int | None, BeforeValidator(lambda v: None if v in ("", 0, "0") else v)] = None
     protocol: Text = ""
+    path: Text = ""
+    health_check: Text = Field("", alias="healthCheck")
 
 
 class _TemplateSpec(_Lenient):
@@ -89,8 +96,9 @@ class _TemplateSpec(_Lenient):
     ports: Annotated[list[_Port], _OrNone] = []
     env: Annotated[list[_Variable], _OrNone] = []
     volume_mounts: Annotated[list[_VolumeMount], _OrNone] = Field([], alias="volumeMounts")
-    vnc: _Vnc | None = None
-    kasmvnc: _Vnc | None = None
+    vnc: _Section | None = None
+    kasmvnc: _Section | None = None
+    webapp: _Section | None = None
 
 
 class _Metadata(_Lenient):
@@ -148,6 +156,7 @@ def session_spec(command: Command) -> SessionSpec:
                 "invalid_template", f"port {port.number} has the protocol {port.protocol[:20]!r}: use TCP or UDP"
             )
     ready, port_number = _readiness(spec, ports)
+    path = _asked_path(spec)
     return SessionSpec(
         session_id=identity,
         user=start.user,
@@ -162,6 +171,7 @@ def session_spec(command: Command) -> SessionSpec:
         mounts=tuple(_mounts(spec, persistent_home=start.persistent_home)),
         ready=ready,
         port=port_number,
+        path=path,
         idle_timeout=_duration(start.idle_timeout, "idleTimeout"),
         max_duration=_duration(start.max_duration, "maxSessionDuration"),
     )
@@ -207,21 +217,40 @@ def _port(number: int, where: str) -> int:
 
 
 def _readiness(spec: _TemplateSpec, ports: tuple[Port, ...]) -> tuple[ReadyCheck, int]:
-    """What proves the session usable, and on which port: vnc.port, kasmvnc.port, the port named vnc, 5900."""
-    desktop = (
-        spec.vnc if spec.vnc and spec.vnc.enabled else spec.kasmvnc if spec.kasmvnc and spec.kasmvnc.enabled else None
-    )
-    if desktop is None and (spec.vnc or spec.kasmvnc):  # there is a section, and it says: no desktop
-        tcp = [p.number for p in ports if p.protocol == "tcp"]
-        return (ReadyCheck.HTTP, tcp[0]) if tcp else (ReadyCheck.NONE, 0)
-    stated = [s.port for s in (spec.vnc, spec.kasmvnc) if s and s.enabled and s.port is not None]
-    named = [p.number for p in ports if p.name.lower() == "vnc"]
-    number = _port([*stated, *named, DEFAULT_VNC_PORT][0], "the VNC port")
+    """What is expected on which port: vnc's, kasmvnc's, webapp's, the first TCP port of the list, 5900.
+
+    A port's name says nothing: most templates of the public catalogue call one ``vnc`` where HTTP is spoken.
+    """
+    sections = [s for s in (spec.vnc, spec.kasmvnc, spec.webapp) if s and s.enabled]
+    stated = [s.port for s in sections if s.port is not None]
+    listed = [p.number for p in ports if p.protocol == "tcp"]
+    if not sections and not listed and (spec.vnc or spec.kasmvnc):  # there is a section, and it says: no desktop
+        return ReadyCheck.NONE, 0
+    return _expected(spec), _port([*stated, *listed, DEFAULT_VNC_PORT][0], "the port of the screen or web page")
+
+
+def _expected(spec: _TemplateSpec) -> ReadyCheck:
+    """By the first section that is enabled. A name and a guess, and never more than what is tried first."""
+    if spec.vnc and spec.vnc.enabled:
+        return ReadyCheck.HTTP if spec.vnc.protocol.lower() in _WEB else ReadyCheck.VNC
     # KasmVNC serves its screen over HTTP and WebSocket: it never greets.
-    web = desktop is not None and (
-        desktop is spec.kasmvnc or desktop.protocol.lower() in {"http", "https", "ws", "wss", "websocket"}
+    web = any(section and section.enabled for section in (spec.kasmvnc, spec.webapp))
+    return ReadyCheck.HTTP if web else ReadyCheck.ANY
+
+
+def _asked_path(spec: _TemplateSpec) -> str:
+    """What is asked for where the session speaks HTTP."""
+    page = spec.webapp if spec.webapp and spec.webapp.enabled else None
+    path, name = (
+        (page.health_check, "healthCheck") if page and page.health_check else (page.path if page else "", "path")
     )
-    return (ReadyCheck.HTTP if web else ReadyCheck.VNC), number
+    path = path or "/"
+    if not _URL_PATH.fullmatch(path):
+        raise CommandFailed(
+            "invalid_template",
+            f"webapp.{name} {path[:60]!r} is not the path of a URL: begin with a slash, write what is not plain ASCII as %XX, at most {MAX_PATH} characters",
+        )
+    return path
 
 
 def _memory(text: str) -> int | None:

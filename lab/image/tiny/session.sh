@@ -6,6 +6,7 @@
 #   pour      greets, then sends MEGABYTES (256) of random bytes, behind them their SHA-256
 #   swallow   greets, reads MEGABYTES (256) and answers with their SHA-256
 #   http      answers every GET with 200
+#   changes   as vnc in the container's first run, as http in every later one
 #   crash     as vnc; after AFTER (1) seconds writes to stderr and exits with EXIT_CODE (3)
 #   oom       as vnc; after AFTER (1) seconds takes memory until killed (or 1 GiB: set a limit below that)
 #   hang      never opens the port
@@ -40,6 +41,12 @@ fi
 trap 'kill $!; exit 0' TERM INT
 [ "$MODE" = stubborn ] && trap '' TERM
 later() { sleep "$AFTER" & wait $!; }
+
+if [ "$MODE" = changes ]; then
+  MODE=vnc
+  [ -e /tmp/ran ] && MODE=http
+  touch /tmp/ran
+fi
 
 sleep "$DELAY" & wait $!
 echo "session: $MODE on port $PORT"

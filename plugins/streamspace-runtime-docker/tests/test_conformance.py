@@ -13,6 +13,8 @@ ENVIRONMENT = {
     Behaviour.CRASHES: {"MODE": "crash", "AFTER": "2"},
     Behaviour.DIES: {"MODE": "crash", "AFTER": "0", "PORT": "5901"},
     Behaviour.HANGS: {"MODE": "hang"},
+    Behaviour.ANSWERS: {"MODE": "http"},
+    Behaviour.CHANGES: {"MODE": "changes"},
 }
 
 

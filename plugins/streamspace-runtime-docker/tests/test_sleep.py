@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from streamspace_agent.errors import CommandFailed, SessionNotFound
+from streamspace_agent.errors import CommandFailed, LeaseLost, SessionNotFound
 from streamspace_agent.faults import Injected
-from streamspace_agent.runtime import SessionState
+from streamspace_agent.runtime import ReadyCheck, SessionState
 
 
 def run(api, spec, *command):
@@ -164,6 +164,21 @@ async def test_an_interrupted_hibernation_is_completed_by_the_next(make_driver, 
     other = make_driver(hibernate_mode=mode)
     assert (await other.hibernate(spec.session_id)).state is SessionState.HIBERNATED
     assert (await other.wake(spec.session_id, quiet)).ready
+
+
+async def test_a_sleep_that_was_refused_leaves_what_the_session_was_found_to_speak(driver, make_spec, quiet):
+    """It runs on, and so do its viewers: what serves them must not change while it is not proved again."""
+
+    def refuse():
+        raise LeaseLost("refused")
+
+    spec = make_spec(ready=ReadyCheck.ANY)
+    await driver.start(spec, quiet)
+    driver.guard = refuse
+    with pytest.raises(LeaseLost):
+        await driver.hibernate(spec.session_id)
+    found = await driver.inspect(spec.session_id)
+    assert (found.state, found.ready_check) == (SessionState.RUNNING, ReadyCheck.VNC)
 
 
 async def test_a_wake_that_fails_leaves_the_session_asleep(make_driver, make_spec, quiet):

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
-from streamspace_agent.runtime import Capabilities, EventKind, RuntimeEvent, SessionState
+from streamspace_agent.runtime import Capabilities, EventKind, ReadyCheck, RuntimeEvent, SessionState
 from streamspace_agent.testing.engine import MemoryDriver, MemoryEngine
 
 
@@ -147,6 +147,34 @@ class ProvesWithoutTrying(MemoryDriver):
         return replace(await self._need(session_id), ready=False)
 
 
+class TellsWhatWasExpected(MemoryDriver):
+    def _speaks(self, session_id, expected):
+        return expected
+
+
+class TakesSilenceForVnc(MemoryDriver):
+    """A driver that adopts guesses what it has not seen."""
+
+    async def prove(self, session_id):
+        return replace(await super().prove(session_id), ready=True, ready_check=ReadyCheck.VNC)
+
+
+class FindsOutOnlyOnce(MemoryDriver):
+    async def wake(self, session_id, report):
+        before = await self._need(session_id)
+        await super().wake(session_id, report)
+        self.engine.sessions[session_id] = replace(self.engine.sessions[session_id], ready_check=before.ready_check)
+        return self.engine.sessions[session_id]
+
+
+class FailsWithoutSayingWhatItTried(MemoryDriver):
+    async def start(self, spec, report):
+        try:
+            return await super().start(spec, report)
+        except CommandFailed as error:
+            raise CommandFailed(error.code, "the session does not answer") from error
+
+
 class DeclaresNothing(MemoryDriver):
     capabilities = Capabilities(frozenset(), pull_progress=False, many_hosts=False)
 
@@ -173,5 +201,9 @@ FAULTS = {
     EndsSessionsWhenClosed: "test_closing_a_driver_ends_no_session",
     WakesWhatItProves: "test_a_proof_of_what_does_not_run_shows_it_as_it_is_and_starts_nothing",
     ProvesWithoutTrying: "test_a_running_session_is_proved_usable_to_a_driver_that_never_saw_it",
+    TellsWhatWasExpected: "test_what_a_session_speaks_is_found_out_whatever_was_expected",
+    TakesSilenceForVnc: "test_a_driver_that_never_saw_a_session_finds_out_what_it_speaks",
+    FindsOutOnlyOnce: "test_after_a_wake_it_is_told_what_the_session_speaks_now",
+    FailsWithoutSayingWhatItTried: "test_a_session_that_speaks_neither_fails_and_says_what_was_tried_where",
     DeclaresNothing: "test_it_declares_its_name_and_what_it_can",
 }

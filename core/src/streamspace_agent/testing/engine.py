@@ -14,12 +14,13 @@ from typing import ClassVar
 
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
-from streamspace_agent.readiness import wait_ready
+from streamspace_agent.readiness import Proof, wait_ready
 from streamspace_agent.runtime import (
     Capabilities,
     EventKind,
     Leftover,
     Progress,
+    ReadyCheck,
     Report,
     RuntimeDriver,
     RuntimeEvent,
@@ -29,6 +30,7 @@ from streamspace_agent.runtime import (
 )
 
 GREETING = b"RFB 003.008\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Behaviour(StrEnum):
@@ -44,6 +46,10 @@ class Behaviour(StrEnum):
     """Runs, and never opens its port."""
     UNPULLED = "unpulled"
     """As GREETS, from an image that the engine must fetch first. Asked for where ``pull_progress`` is declared."""
+    ANSWERS = "answers"
+    """Says nothing by itself on the spec's ``port``, and answers HTTP requests there. Ends when told to."""
+    CHANGES = "changes"
+    """As GREETS in its first run, as ANSWERS in every later one: woken from ``stop``, it speaks something else."""
 
 
 @dataclass(slots=True)
@@ -56,6 +62,10 @@ class MemoryEngine:
     sessions: dict[str, Session] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     """Session id -> the image it was made of."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Session id -> its spec's ``path``."""
+    runs: dict[str, int] = field(default_factory=dict)
+    """Session id -> how often it was started."""
     pulled: set[str] = field(default_factory=set)
     volumes: set[tuple[str, str]] = field(default_factory=set)
     used: set[tuple[str, str]] = field(default_factory=set)
@@ -126,6 +136,8 @@ class MemoryDriver(RuntimeDriver):
                 await asyncio.sleep(0)
         self._effect("create", spec.session_id)
         self.engine.images[spec.session_id] = spec.image
+        self.engine.paths[spec.session_id] = spec.path
+        self.engine.runs[spec.session_id] = 0
         self.engine.sessions[spec.session_id] = Session(
             spec.session_id,
             SessionState.PENDING,
@@ -150,17 +162,30 @@ class MemoryDriver(RuntimeDriver):
         self.engine.used |= {volume for volume in self.engine.volumes if volume[0] == spec.session_id}
         session = replace(self.engine.sessions[spec.session_id], state=SessionState.RUNNING)
         self.engine.sessions[spec.session_id] = session
+        self.engine.runs[spec.session_id] += 1
         report(Progress("waiting"))
         await asyncio.sleep(0)
         if spec.image == Behaviour.DIES:
             raise CommandFailed("session_ended", "the session ended with exit code 3")
         if spec.image == Behaviour.HANGS:
             await asyncio.sleep(self._ready_timeout)
-            raise CommandFailed("not_ready", f"no VNC greeting within {self._ready_timeout} s")
+            nothing = Proof(None, "nothing listened there")
+            raise CommandFailed("not_ready", nothing.failure(spec.port, self._ready_timeout))
         if spec.image == Behaviour.CRASHES:
             asyncio.get_running_loop().call_later(0.5, self.engine.die, spec.session_id, "exit code 3")
-        self.engine.sessions[spec.session_id] = session = replace(session, ready=True)
+        self.engine.sessions[spec.session_id] = session = replace(
+            session, ready=True, ready_check=self._speaks(spec.session_id, spec.ready)
+        )
         return session
+
+    def _speaks(self, session_id: str, expected: ReadyCheck) -> ReadyCheck:
+        """What its image does in this run: nothing here has to be listened to."""
+        image, later = self.engine.images.get(session_id), self.engine.runs.get(session_id, 0) > 1
+        if expected is ReadyCheck.NONE:
+            return expected
+        return (
+            ReadyCheck.HTTP if image == Behaviour.ANSWERS or (image == Behaviour.CHANGES and later) else ReadyCheck.VNC
+        )
 
     async def stop(self, session_id: str, *, delete_volumes: bool = False) -> None:
         async with self._lock(session_id):
@@ -194,7 +219,10 @@ class MemoryDriver(RuntimeDriver):
         asleep = state is SessionState.HIBERNATED
         self._effect("hibernate" if asleep else "wake", found.session_id)
         details = {"paused": True} if asleep and self._mode == "pause" else {}
-        session = replace(found, state=state, ready=not asleep, reason="", details=details)
+        if not asleep and not found.details.get("paused"):
+            self.engine.runs[found.session_id] = self.engine.runs.get(found.session_id, 1) + 1
+        speaks = found.ready_check if asleep else self._speaks(found.session_id, found.ready_check)
+        session = replace(found, state=state, ready=not asleep, ready_check=speaks, reason="", details=details)
         self.engine.sessions[found.session_id] = session
         return session
 
@@ -203,11 +231,15 @@ class MemoryDriver(RuntimeDriver):
         if found.state is not SessionState.RUNNING or found.ready:
             return found
         with suppress(CommandFailed):  # it does not run any more
-            if (
-                await wait_ready(found.ready_check, lambda: self.connect(session_id, found.port), self._ready_timeout)
-                and (now := await self._need(session_id)).state is SessionState.RUNNING
-            ):
-                self.engine.sessions[session_id] = replace(now, ready=True)
+            proof = await wait_ready(
+                found.ready_check,
+                lambda: self.connect(session_id, found.port),
+                self._ready_timeout,
+                path=self.engine.paths.get(session_id, "/"),
+            )
+            now = await self._need(session_id)
+            if proof.found is not None and now.state is SessionState.RUNNING:
+                self.engine.sessions[session_id] = replace(now, ready=True, ready_check=proof.found)
         return await self._need(session_id)
 
     async def inspect(self, session_id: str) -> Session | None:
@@ -238,7 +270,8 @@ class MemoryDriver(RuntimeDriver):
         if port != session.port or self.engine.images.get(session_id) == Behaviour.HANGS:
             raise ConnectionRefusedError(f"nothing listens on port {port}")
         ours, theirs = socket.socketpair()
-        server = asyncio.create_task(_echo(theirs))
+        http = self._speaks(session_id, session.ready_check) is ReadyCheck.HTTP
+        server = asyncio.create_task(_answer(theirs) if http else _echo(theirs))
         self._servers.add(server)
         server.add_done_callback(self._servers.discard)
         return await asyncio.open_connection(sock=ours)
@@ -309,6 +342,18 @@ class MemoryDriver(RuntimeDriver):
         self.effects.append((what, session_id))
 
 
+async def _answer(end: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=end)
+    try:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)
+        await writer.drain()
+    except (EOFError, OSError, asyncio.LimitOverrunError):
+        pass
+    finally:
+        await _closed(writer)
+
+
 async def _echo(end: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=end)
     try:
@@ -319,6 +364,10 @@ async def _echo(end: socket.socket) -> None:
     except ConnectionError:
         pass
     finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        await _closed(writer)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()

@@ -41,13 +41,14 @@ from streamspace_agent.testing.bench import (
 from streamspace_agent.testing.engine import Behaviour
 from streamspace_agent.testing.looks import Looks
 from streamspace_agent.testing.refusals import Refusals
+from streamspace_agent.testing.speech import Speech
 
 __all__ = ["Behaviour", "DataOf", "DriverFactory", "MakeSpec", "RuntimeDriverSuite"]
 
 PHASES = ("pulling", "creating", "starting", "waiting")
 
 
-class RuntimeDriverSuite(Refusals, Looks):
+class RuntimeDriverSuite(Refusals, Looks, Speech):
     """A driver that cannot pass one of these loses sessions, doubles them, or acts without a lease."""
 
     @pytest.fixture

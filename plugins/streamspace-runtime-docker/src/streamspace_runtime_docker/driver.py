@@ -143,6 +143,7 @@ class DockerDriver(RuntimeDriver):
                 self._faults.point("docker.after_stop")
                 await self._store.remove(found)
             self._forget(session_id)
+            self._views.drop(session_id)
             if delete_volumes:
                 await self._making.remove_volumes(session_id)
 

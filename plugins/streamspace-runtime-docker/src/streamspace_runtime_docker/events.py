@@ -159,7 +159,7 @@ class Events:
         async with self._locks.hold(session_id):
             if self._store.was_removed(container) or await self._store.find(session_id):
                 return None
-        self._views.forget(session_id)
+        self._views.drop(session_id)
         return Session(
             session_id,
             SessionState.TERMINATED,

@@ -16,6 +16,7 @@ CPU = "streamspace.cpu"
 MEMORY = "streamspace.memory"
 PORT = "streamspace.port"
 READY = "streamspace.ready"
+PATH = "streamspace.path"
 IDLE_TIMEOUT = "streamspace.idle-timeout"
 MAX_DURATION = "streamspace.max-duration"
 
@@ -41,7 +42,7 @@ def of_container(agent_id: str, spec: SessionSpec) -> dict[str, str]:
     optional = {CPU: spec.cpu, MEMORY: spec.memory, IDLE_TIMEOUT: spec.idle_timeout, MAX_DURATION: spec.max_duration}
     return (
         of_session(agent_id, spec)
-        | {PORT: str(spec.port), READY: str(spec.ready)}
+        | {PORT: str(spec.port), READY: str(spec.ready), PATH: spec.path}
         | {name: f"{value!r}" for name, value in optional.items() if value is not None}
     )
 
@@ -60,6 +61,7 @@ def whole(labels: Mapping[str, str], name: str) -> int | None:
 
 
 def ready_check(labels: Mapping[str, str]) -> ReadyCheck:
+    """What was expected when the container was made: labels cannot change, so what is found is not among them."""
     try:
         return ReadyCheck(labels.get(READY, ""))
     except ValueError:

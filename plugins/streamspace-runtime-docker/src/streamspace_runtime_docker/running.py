@@ -6,7 +6,6 @@ from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
 from streamspace_agent.readiness import Stream, wait_ready
 from streamspace_agent.runtime import Progress, ReadyCheck, Report, Session, SessionState
-from streamspace_agent.units import format_seconds
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import EngineError, NotFound
@@ -80,28 +79,28 @@ class Running:
     async def ready(self, container: str) -> Session:
         """Return once a running container can be used; only looks. Raises CommandFailed when it ends, or does not answer in time."""
         found = await self._running(container)
-        check, port = labels.ready_check(found.labels), labels.whole(found.labels, labels.PORT) or 0
-        if check is not ReadyCheck.NONE and not self._views.is_ready(found):
-            await self._wait(found, check, port)
-        self._views.saw_ready(found)
+        if not self._views.is_ready(found):
+            self._views.saw_ready(found, await self._proved(found))
         return self._views.make(found, SessionState.RUNNING)
 
-    async def _wait(self, found: Found, check: ReadyCheck, port: int) -> None:
+    async def _proved(self, found: Found) -> ReadyCheck:
+        port = labels.whole(found.labels, labels.PORT) or 0
+
         def connect() -> "asyncio.Future[Stream]":
             return asyncio.ensure_future(self._ports.open(found, port))
 
-        answer = asyncio.create_task(wait_ready(check, connect, self._ready_timeout))
+        expected, path = labels.ready_check(found.labels), found.labels.get(labels.PATH, "/")
+        answer = asyncio.create_task(wait_ready(expected, connect, self._ready_timeout, path=path))
         try:
             while not (await asyncio.wait({answer}, timeout=_LOOK))[0]:
                 await self._running(found.id)
         finally:
             answer.cancel()
-        if not await answer:
-            words = "VNC greeting" if check is ReadyCheck.VNC else "HTTP answer"
-            raise CommandFailed(
-                "not_ready",
-                f"no {words} from port {port} within {format_seconds(self._ready_timeout)} (READY_TIMEOUT){await self._store.last_words(found)}",
-            )
+        proof = await answer
+        if proof.found is None:
+            why = proof.failure(port, self._ready_timeout)
+            raise CommandFailed("not_ready", f"{why}{await self._store.last_words(found)}")
+        return proof.found
 
     async def _running(self, container: str) -> Found:
         found = await self._store.look(container)

@@ -2,32 +2,57 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.marks import Mark, Marks, judge
 from streamspace_runtime_docker.store import Store
 
 
+@dataclass(slots=True)
+class _Proved:
+    container: str
+    speaks: ReadyCheck
+    ready: bool = True
+
+
 class Views:
-    """Remembers which containers were seen usable; everything else is read from the engine each time."""
+    """Remembers which containers were seen usable, and what they spoke; everything else is read from the engine each time."""
 
     def __init__(self, store: Store, marks: Marks) -> None:
         self._store = store
         self._marks = marks
-        self._ready: dict[str, str] = {}
+        self._proved: dict[str, _Proved] = {}
         self._words: dict[str, tuple[str, str]] = {}
 
-    def saw_ready(self, found: Found) -> None:
-        self._ready[found.session_id] = found.id
+    def saw_ready(self, found: Found, speaks: ReadyCheck) -> None:
+        self._proved[found.session_id] = _Proved(found.id, speaks)
 
     def forget(self, session_id: str) -> None:
-        self._ready.pop(session_id, None)
+        """The run that was seen usable is over, or soon will be. What it spoke is kept as the best guess until the next proof."""
+        if session_id in self._proved:
+            self._proved[session_id].ready = False
+        self._words.pop(session_id, None)
+
+    def drop(self, session_id: str) -> None:
+        """Its container is gone."""
+        self._proved.pop(session_id, None)
         self._words.pop(session_id, None)
 
     def is_ready(self, found: Found) -> bool:
-        return found.state == "running" and self._ready.get(found.session_id) == found.id
+        proved = self._of(found)
+        return found.state == "running" and proved is not None and proved.ready
+
+    def speaks(self, found: Found) -> ReadyCheck:
+        """What the container was last found to speak, or is expected to."""
+        proved = self._of(found)
+        return proved.speaks if proved else labels.ready_check(found.labels)
+
+    def _of(self, found: Found) -> _Proved | None:
+        proved = self._proved.get(found.session_id)
+        return proved if proved and proved.container == found.id else None
 
     async def session(self, found: Found, mark: Mark | None = None) -> Session:
         """One inspected container; an exited one costs a look at its mark, unless that is given."""
@@ -86,7 +111,7 @@ class Views:
             epoch=labels.whole(marks, labels.EPOCH) or 0,
             cpu=labels.number(marks, labels.CPU),
             memory=labels.whole(marks, labels.MEMORY),
-            ready_check=labels.ready_check(marks),
+            ready_check=self.speaks(found),
             idle_timeout=labels.number(marks, labels.IDLE_TIMEOUT),
             max_duration=labels.number(marks, labels.MAX_DURATION),
             created_at=found.created_at,
