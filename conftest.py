@@ -58,6 +58,12 @@ def tiny_image(engine, docker_host):
 
 
 @pytest.fixture(scope="session")
+def standin_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("standin")
+
+
+@pytest.fixture(scope="session")
 def unexpected_crashes(tmp_path_factory):
     """What the tests so far made crash that is not their subject; control planes in processes of their own tell it too."""
     file = tmp_path_factory.mktemp("control-plane") / "crashes.jsonl"

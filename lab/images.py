@@ -34,6 +34,7 @@ NAMES = {
     "pip": "streamspace-lab/pip:1",
     "python": "streamspace-lab/python:1",
     "redis": "streamspace-lab/redis:1",
+    "standin": "streamspace-lab/standin:1",
     "systemd": "streamspace-lab/systemd:1",
 }
 _ON_BASE = NAMES.keys() - {"base", "tiny"}
