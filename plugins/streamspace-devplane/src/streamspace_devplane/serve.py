@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 from pydantic import TypeAdapter, ValidationError
 
+from streamspace_devplane.catalogue import Catalogue, load_folder
 from streamspace_devplane.novnc import HELP, is_novnc
 from streamspace_devplane.plane import LOOPBACK, DevPlane
 from streamspace_devplane.settings import BANNER, Settings
@@ -199,6 +200,13 @@ async def run(
     help="A template (JSON) to offer beside the samples, or instead of the one of its name. Repeatable.",
 )
 @click.option(
+    "--templates",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Offer the template files (YAML) of a folder as well, as the control plane's catalogue sync reads them.",
+)
+@click.option(
     "--novnc",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of noVNC, for the page's viewer; found by itself where a package installed it.",
@@ -229,6 +237,7 @@ def serve(
     tls_key: Path | None,
     client_ca: Path | None,
     manifests: tuple[Path, ...],
+    folder: Path | None,
     novnc: Path | None,
     pairs: tuple[str, ...],
     relay: str | None,
@@ -252,7 +261,10 @@ def serve(
         raise click.BadParameter(f"{novnc} holds no core/rfb.js, so it is not noVNC", param_hint="--novnc")
     settings = settings_from((*pairs, f'relay="{relay}"') if relay else pairs)
     tls = tls_context(tls_cert, tls_key, client_ca)
-    templates = {**TEMPLATES, **dict(map(template_in, manifests))}
+    catalogue = load_folder(folder) if folder else Catalogue()
+    for reason in catalogue.refused:
+        click.echo(reason, err=True)
+    templates = {**TEMPLATES, **catalogue, **dict(map(template_in, manifests))}
     state_dir = state_dir.expanduser()
     with only_one(state_dir):
         plane = DevPlane(
