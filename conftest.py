@@ -52,6 +52,12 @@ def desktop_image(engine, docker_host):
 
 
 @pytest.fixture(scope="session")
+def web_image(engine, docker_host):
+    with Images(docker_host, engine.state) as images:
+        return images.ensure("web")
+
+
+@pytest.fixture(scope="session")
 def tiny_image(engine, docker_host):
     with Images(docker_host, engine.state) as images:
         return images.ensure("tiny")

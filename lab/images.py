@@ -36,8 +36,10 @@ NAMES = {
     "redis": "streamspace-lab/redis:1",
     "standin": "streamspace-lab/standin:1",
     "systemd": "streamspace-lab/systemd:1",
+    "web": "streamspace-lab/web:1",
 }
-_ON_BASE = NAMES.keys() - {"base", "tiny"}
+_ON = dict.fromkeys(NAMES.keys() - {"base", "tiny"}, "base") | {"web": "desktop"}
+"""The image that another is built on."""
 _RECIPES = Path(__file__).parent / "image"
 _HASH = "streamspace.lab.recipe"
 _SUITE = "bookworm"
@@ -71,8 +73,8 @@ class Images:
         recipe, tag = _recipe(name), NAMES[name]
         if self.recipe_of(tag) == recipe:
             return tag
-        if name in _ON_BASE:
-            base = self._ensure("base")
+        if name in _ON:
+            base = self._ensure(_ON[name])
             say(f"building the {name} image (about half a minute)")
             self._build(name, recipe, {"BASE": base})
         elif name == "tiny":
@@ -181,7 +183,7 @@ class Images:
 
 
 def _recipe(name: str) -> str:
-    digest = hashlib.sha256(_recipe("base").encode() if name in _ON_BASE else b"")
+    digest = hashlib.sha256(_recipe(_ON[name]).encode() if name in _ON else b"")
     for path in sorted((_RECIPES / name).iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -24,6 +24,7 @@ from streamspace_agent.health import (
     Commands,
     Election,
     Engine,
+    Gateway,
     Link,
     Role,
     Snapshot,
@@ -54,6 +55,7 @@ LEADER = Snapshot(
     ),
     sessions={"running": 3, "hibernated": 1},
     commands=Commands(running=1, open=2, done={"start_session": {"completed": 5, "failed": 1}}),
+    gateway=Gateway({"10.0.0.5:3000": ""}, 2, {"passed": 7}),
     outbox=4,
 )
 STANDBY = replace(LEADER, instance="host-2", role=Role.STANDBY, link=Link(), engine=Engine())
@@ -66,6 +68,7 @@ BLOCKED = replace(LEADER, loop_tick_age=MAX_TICK_AGE + 1)
         (LEADER, None),
         (STANDBY, None),
         (replace(LEADER, link=Link(last_error="connection refused")), "control plane: connection refused"),
+        (replace(LEADER, gateway=Gateway({"h:1": "in use"})), "WEB_GATEWAY=h:1: cannot listen there: in use"),
         (replace(LEADER, engine=Engine(last_error="no socket")), "engine does not answer: no socket"),
         (replace(STANDBY, election=Election(store_up=False, last_error="timeout")), "store does not answer: timeout"),
         (
@@ -370,6 +373,8 @@ def test_every_metric_of_the_table_is_exposed_with_its_value():
     assert found["streamspace_agent_leader_lost_total", (("reason", "lease lost"),)] == 1
     assert found["streamspace_agent_sessions", (("state", "running"),)] == 3
     assert found["streamspace_agent_sessions", (("state", "failed"),)] == 0
+    assert found["streamspace_agent_gateway_listening", (("address", "10.0.0.5:3000"),)] == 1
+    assert found["streamspace_agent_gateway_requests_total", (("outcome", "passed"),)] == 7
     done = "streamspace_agent_commands_total"
     assert found[done, (("action", "start_session"), ("outcome", "failed"))] == 1
     roles = {dict(labels)["role"]: value for (name, labels), value in found.items() if name == "streamspace_agent_role"}

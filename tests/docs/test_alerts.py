@@ -11,12 +11,14 @@ from lab import apt
 
 RULES = Path(__file__).resolve().parents[2] / "deployments/monitoring/alerts.yaml"
 LEADER, STANDBY = "host-a:9", "host-b:9"
+GATEWAY = 'streamspace_agent_gateway_listening{address="10.0.0.5:3000"}'
 HEALTHY = {
     LEADER: {
         "up": "1x90",
         'streamspace_agent_role{role="leader"}': "1x90",
         "streamspace_agent_link_up": "1x90",
         "streamspace_agent_engine_up": "1x90",
+        GATEWAY: "1x90",
         "streamspace_agent_election_store_up": "1x90",
         "streamspace_agent_alive": "1x90",
         "streamspace_agent_heartbeat_age_seconds": "12x90",
@@ -45,6 +47,7 @@ FIRES = [
     ("StreamspaceAgentLinkDown", LEADER, {"streamspace_agent_link_up": "1x60 0x30"}),
     ("StreamspaceAgentHeartbeatLate", LEADER, {"streamspace_agent_heartbeat_age_seconds": "12x60 13+60x30"}),
     ("StreamspaceAgentEngineDown", LEADER, {"streamspace_agent_engine_up": "1x60 0x30"}),
+    ("StreamspaceAgentWebGatewayDown", LEADER, {GATEWAY: "1x60 0x30"}),
     ("StreamspaceAgentElectionStoreDown", STANDBY, {"streamspace_agent_election_store_up": "1x60 0x30"}),
     ("StreamspaceAgentLeaderFrozen", STANDBY, {"streamspace_agent_leader_frozen": "0x60 1x30"}),
     ("StreamspaceAgentFrequentFailovers", LEADER, {"streamspace_agent_leader_gained_total": "1x60 2+1x30"}),

@@ -142,6 +142,10 @@ def test_the_core_alone_works_and_names_the_plugin_it_misses(environment):
     refused = environment.run("docker-agent", "run", check=False, STATE_DIR=str(environment.bin), **REQUIRED)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].endswith("pip install 'streamspace-agent[docker]'")
+    web = {"WEB_GATEWAY": "127.0.0.1:3000", "STATE_DIR": str(environment.bin)}
+    refused = environment.run("docker-agent", "run", check=False, **web, **REQUIRED)
+    assert refused.returncode == 2
+    assert "pip install 'streamspace-agent[gateway]'" in refused.stderr
     assert set(environment.plugins()) == {("commands", "sessions")}
 
 

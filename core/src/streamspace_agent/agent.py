@@ -14,6 +14,7 @@ from pathlib import Path
 from streamspace_agent import __version__, health, heap, logs, plugins
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
+from streamspace_agent.dispatcher import Counters
 from streamspace_agent.elector import Elector
 from streamspace_agent.elector.identity import Identity
 from streamspace_agent.elector.lease import Lease
@@ -25,7 +26,7 @@ from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.hints import Consulted, hints
 from streamspace_agent.journal import JournalError
-from streamspace_agent.leadership import Counters, Leadership
+from streamspace_agent.leadership import Leadership
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
 from streamspace_agent.occupancy import Occupancy
@@ -79,10 +80,13 @@ class Agent:
         consulted = Consulted(environ)
         self._driver = loader.runtime_driver(settings, consulted)
         self._backend = loader.election_backend(settings, consulted) if settings.enable_ha else StandaloneBackend()
+        self._gateway = loader.gateway(settings, consulted) if settings.web_gateway else None
         self._hints = tuple(hints(settings, environ, consulted.names))
         chosen = [plugins.choose(plugins.RUNTIME, settings.runtime_driver)]
         if settings.enable_ha:
             chosen.append(plugins.choose(plugins.ELECTION, settings.leader_election_backend))
+        if settings.web_gateway:
+            chosen.append(plugins.choose(plugins.GATEWAY, plugins.GATEWAY.only))
         self._plugins = {found.kind.name: f"{found.distribution} {found.version}" for found in chosen}
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
@@ -183,6 +187,7 @@ class Agent:
                 self._faults,
                 self._counters,
                 link_patience=self._link_patience if self._settings.enable_ha else None,
+                gateway=self._gateway,
             )
             self._hindrance, self._hindered = "", 0
             if self._stopping.is_set():
@@ -272,6 +277,7 @@ class Agent:
                 open=tenure.dispatcher.waiting if tenure else 0,
                 done=self._counters.by_action(),
             ),
+            gateway=self._gateway.status() if self._gateway else health.Gateway(),
             outbox=tenure.outbox.waiting if tenure else 0,
             hindrance=self._hindrance,
             loop_tick_age=time.monotonic() - self._ticked,

@@ -48,11 +48,13 @@ class Given:
 
     def chosen(self) -> dict["Kind", str]:
         """The chosen plugins' names, whether or not the settings are right."""
-        from streamspace_agent.plugins import ELECTION, RUNTIME
+        from streamspace_agent.plugins import ELECTION, GATEWAY, RUNTIME
 
         chosen = {RUNTIME: self.choice(RUNTIME.variable)}
         if self.choice("ENABLE_HA").lower() in {"1", "true", "yes", "on", "t", "y"}:
             chosen[ELECTION] = self.choice(ELECTION.variable)
+        if self.choice(GATEWAY.variable) not in {"", options.default_text("web_gateway")}:
+            chosen[GATEWAY] = GATEWAY.only
         return chosen
 
     def _missing_plugins(self) -> Iterator[str]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from streamspace_agent.addresses import listening, networks
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.units import parse_duration, parse_quantity
 
@@ -136,6 +137,16 @@ class Settings(Place):
         description="How the control plane passes screens on: deployed is careful never to crash its one queue for all viewers; "
         "repaired tells viewers why they are closed, for a control plane with a queue for each session",
     )
+    web_gateway: str | None = Field(
+        default=None,
+        description="Addresses, separated by commas, at which the leader answers for the sessions' web desktops; unset for none",
+        examples=["10.0.0.5:3000,10.0.0.5:8080"],
+    )
+    web_gateway_allow: str = Field(
+        default="private",
+        description="Networks, separated by commas, that may use WEB_GATEWAY; private stands for all private and loopback ones",
+        examples=["10.0.0.0/24,private"],
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Log level")
     log_format: Literal["text", "json"] = Field(default="text", description="Log format")
     tls_ca_file: Path | None = Field(
@@ -189,6 +200,17 @@ class Settings(Place):
             raise ValueError("its port must be a number up to 65535")
         if ports != sorted(ports):
             raise ValueError("its range of ports must begin with the lower one")
+        return value
+
+    @field_validator("web_gateway")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        return value if value is None or listening(value) else None
+
+    @field_validator("web_gateway_allow")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        networks(value)
         return value
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file")

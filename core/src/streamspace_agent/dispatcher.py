@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
@@ -54,6 +54,26 @@ async def _never_runs(command: Command, context: Context) -> Mapping[str, Any]:
 
 _REFUSED = Registered(_never_runs, "streamspace-agent")
 """Stands in for the handler of a command that is refused in its turn."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Over the process's life, across tenures."""
+
+    commands: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, actions: Iterable[str]) -> Self:
+        """Zeros from the start: Prometheus counts no increase where a series begins."""
+        return cls({(action, answer): 0 for action in actions for answer in ("complete", "failed")})
+
+    def by_action(self) -> dict[str, dict[str, int]]:
+        """Commands finished: by action, then ``completed`` or ``failed``."""
+        table: dict[str, dict[str, int]] = {}
+        for (action, answer), count in list(self.commands.items()):
+            table.setdefault(action, {})["completed" if answer == "complete" else "failed"] = count
+        return table
+
 
 MakeContext = Callable[[Command, list[Message]], Context]
 """Makes the context of one command; states that the handler reports are appended to the list."""

@@ -3,7 +3,9 @@
 import difflib
 import os
 from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_address
 
+from streamspace_agent.addresses import listening, networks, only_private, shown
 from streamspace_agent.config import ALIASES, Settings, is_secret, variable
 
 SIMILAR = 0.88
@@ -39,6 +41,7 @@ def hints(settings: Settings, environ: Mapping[str, str], plugins: Collection[st
             if field in settings.model_fields_set:
                 yield f"{variable(field)} has no effect without ENABLE_HA=true: this agent runs alone"
     yield from _empty_key(settings, environ)
+    yield from _open_gateway(settings)
     known = {variable(field) for field in Settings.model_fields} | ALIASES.keys()
     known |= {f"{name}_FILE" for name in known if is_secret(ALIASES.get(name, name.lower()))}
     known |= set(plugins)
@@ -54,3 +57,21 @@ def _empty_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     for name in ("AGENT_API_KEY", *ALIASES):
         if path := environ.get(f"{name}_FILE", "").strip():
             yield f"{name}_FILE: {path} is empty, so there is no API key"
+
+
+def _open_gateway(settings: Settings) -> Iterator[str]:
+    """A loud word where strangers could come in."""
+    if "web_gateway_allow" in settings.model_fields_set and not settings.web_gateway:
+        yield "WEB_GATEWAY_ALLOW has no effect without WEB_GATEWAY: nothing answers for web desktops"
+    beyond = not only_private(networks(settings.web_gateway_allow))
+    for host, port in listening(settings.web_gateway or ""):
+        try:
+            address = ip_address(host)
+        except ValueError:
+            continue  # a name: where it points is known when it is bound
+        if address.is_global or (address.is_unspecified and beyond):
+            yield (
+                f"WEB_GATEWAY={shown(host, port)} is open beyond private networks: whoever reaches it from a network in "
+                "WEB_GATEWAY_ALLOW is in every web session, without a password; bind it to a private address, or let "
+                "WEB_GATEWAY_ALLOW name the control plane alone"
+            )

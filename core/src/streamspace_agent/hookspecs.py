@@ -1,4 +1,4 @@
-"""The three hooks a plugin can implement.
+"""The four hooks a plugin can implement.
 
 Hooks are synchronous and only make objects; everything asynchronous lives on those objects. A plugin is a module
 named by an entry point in the group given below; the core imports the chosen plugin and no other.
@@ -14,6 +14,7 @@ from streamspace_agent.config import Settings
 
 if TYPE_CHECKING:
     from streamspace_agent.election import ElectionBackend
+    from streamspace_agent.gateway import Gateway
     from streamspace_agent.runtime import RuntimeDriver
 
 hookspec = pluggy.HookspecMarker("streamspace_agent")
@@ -36,6 +37,16 @@ def create_runtime_driver(settings: Settings, environ: Mapping[str, str]) -> "Ru
     Called once at start in the plugin whose entry-point name equals ``RUNTIME_DRIVER``. The same rules as for
     :func:`create_election_backend`; heavy client libraries are best imported at the driver's first call, since a
     standby may never need them.
+    """
+
+
+@hookspec(firstresult=True)
+def create_gateway(settings: Settings, environ: Mapping[str, str]) -> "Gateway":  # type: ignore[empty-body]
+    """Make the web gateway. Entry-point group ``streamspace_agent.gateway``.
+
+    Called once at start where ``WEB_GATEWAY`` is set, in the plugin whose entry-point name is ``gateway``. The same rules as for
+    :func:`create_election_backend`; it listens and connects only while this replica leads, and what it needs for that is best
+    imported then: a standby may never need it.
     """
 
 

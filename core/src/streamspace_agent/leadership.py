@@ -10,9 +10,9 @@ import logging
 import platform
 import socket
 import time
-from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
@@ -20,11 +20,13 @@ from streamspace_agent import __version__, logs, protocol
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
-from streamspace_agent.dispatcher import Dispatcher
+from streamspace_agent.dispatcher import Counters, Dispatcher
 from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.faults import Faults
+from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
+from streamspace_agent.idle import Idle
 from streamspace_agent.journal import Journal, JournalError, Message
 from streamspace_agent.link import Link, LinkDown
 from streamspace_agent.outbox import Outbox
@@ -75,25 +77,6 @@ class HandlerContext:
         self.states.append(self.reconciler.noted(session))
 
 
-@dataclass(slots=True)
-class Counters:
-    """Over the process's life, across tenures."""
-
-    commands: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, actions: Iterable[str]) -> Self:
-        """Zeros from the start: Prometheus counts no increase where a series begins."""
-        return cls({(action, answer): 0 for action in actions for answer in ("complete", "failed")})
-
-    def by_action(self) -> dict[str, dict[str, int]]:
-        """Commands finished: by action, then ``completed`` or ``failed``."""
-        table: dict[str, dict[str, int]] = {}
-        for (action, answer), count in list(self.commands.items()):
-            table.setdefault(action, {})["completed" if answer == "complete" else "failed"] = count
-        return table
-
-
 class Leadership:
     """The peer of the link, the owner of the dispatcher, the reader of the engine's events."""
 
@@ -108,6 +91,7 @@ class Leadership:
         counters: Counters,
         *,
         link_patience: float | None = None,
+        gateway: Gateway | None = None,
     ) -> None:
         """``link_patience``: seconds without a link after which leadership is given up; None for never."""
         self._settings = settings
@@ -137,13 +121,23 @@ class Leadership:
         clock = BoottimeClock()
         self.tunnels = Tunnels(driver.connect, lease.require, self.outbox.flushed, clock)
         self.reconciler.on_state = self.tunnels.note
+        self._idle = Idle(self.reconciler.sessions, self.tunnels.idle_for, driver.received, clock, gateway)
         self._timeouts = Timeouts(
             self.reconciler.sessions,
-            self.tunnels.idle_for,
+            self._idle.idle_for,
             self.dispatcher.order,
             clock,
             busy=lambda: self.dispatcher.lanes,
         )
+        self._web = GatewayContext(
+            self.reconciler.sessions,
+            lambda: self.dispatcher.lanes,
+            lambda: self.reconciler.adopted,
+            driver.connect,
+            self._idle.saw_input,
+            clock,
+        )
+        self._gateway = gateway
         self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes, send=self._send_usage)
         self.draining = False
         self.last_heartbeat = 0.0
@@ -171,6 +165,8 @@ class Leadership:
             self._task(self._prune_now_and_then(), "prune"),
             self._task(self._board.run(), "progress"),
             self._task(self._timeouts.run(), "timeouts"),
+            self._task(self._idle.run(), "idle"),
+            self._task(keep_serving(self._gateway, self._web), "gateway"),
             self._task(self._usage.run(self._settings.usage_interval), "usage"),
             self._task(self._give_up_without_link(), "link watch"),
         ]

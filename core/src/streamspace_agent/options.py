@@ -37,6 +37,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "hibernate_mode",
         "viewer_relay",
     ),
+    "Web desktops": ("web_gateway", "web_gateway_allow"),
     "Watching it": ("health_check_interval", "usage_interval", "health_address", "log_level", "log_format"),
 }
 """Which settings stand together in ``--help`` and in the README, in this order."""
@@ -110,7 +111,13 @@ def _metavar(field: str) -> str:
         return "|".join(choices)
     text = f"{info.annotation} {info.metadata}"
     kinds = {"BeforeValidator": "DURATION", "Path": "PATH", "float": "NUMBER", "int": "NUMBER"}
-    named = {"control_plane_url": "URL", "health_address": "HOST:PORT", "lock_file_path": "PATH"}
+    named = {
+        "control_plane_url": "URL",
+        "health_address": "HOST:PORT",
+        "web_gateway": "ADDRESSES",
+        "web_gateway_allow": "NETWORKS",
+        "lock_file_path": "PATH",
+    }
     return next((metavar for kind, metavar in kinds.items() if kind in text), named.get(field, "TEXT"))
 
 

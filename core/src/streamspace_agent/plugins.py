@@ -20,21 +20,30 @@ from streamspace_agent.commands import Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend
 from streamspace_agent.errors import AgentError, PluginError
+from streamspace_agent.gateway import Gateway
 from streamspace_agent.runtime import RuntimeDriver
 
 CORE = "streamspace-agent"
-Product = TypeVar("Product", ElectionBackend, RuntimeDriver)
+Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of plugin: its entry-point group, the variable that chooses it, and the core's extras that bring one."""
+    """A kind of plugin: its entry-point group, the variable that chooses it, and the core's extras that bring one.
+
+    ``only`` is the name of the one plugin of a kind whose variable does not name it.
+    """
 
     name: str
     group: str
     hook: str
     variable: str = ""
     extras: tuple[str, ...] = ()
+    only: str = ""
+
+    def wish(self, name: str) -> str:
+        """How an operator asked for the plugin."""
+        return f"the {self.name} plugin for {self.variable}" if self.only else f"{self.variable}={name}"
 
 
 ELECTION = Kind(
@@ -46,7 +55,10 @@ ELECTION = Kind(
 )
 RUNTIME = Kind("runtime", "streamspace_agent.runtime", "create_runtime_driver", "RUNTIME_DRIVER", ("docker",))
 COMMANDS = Kind("commands", "streamspace_agent.commands", "register_commands")
-KINDS = (ELECTION, RUNTIME, COMMANDS)
+GATEWAY = Kind(
+    "gateway", "streamspace_agent.gateway", "create_gateway", "WEB_GATEWAY", extras=("gateway",), only="gateway"
+)
+KINDS = (ELECTION, RUNTIME, COMMANDS, GATEWAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +109,9 @@ def choose(kind: Kind, name: str, found: Iterable[Found] | None = None) -> Found
         raise PluginError(_not_installed(kind, name, sorted({f.name for f in candidates})))
     if len(matches) > 1:
         owners = " and ".join(sorted(f.distribution for f in matches))
-        raise PluginError(f"{kind.variable}={name} is offered twice, by {owners}: uninstall one of them")
+        raise PluginError(f"{kind.wish(name)} is offered twice, by {owners}: uninstall one of them")
     if matches[0].problem:
-        raise PluginError(
-            f"{kind.variable}={name}: {matches[0].distribution} {matches[0].version} {matches[0].problem}"
-        )
+        raise PluginError(f"{kind.wish(name)}: {matches[0].distribution} {matches[0].version} {matches[0].problem}")
     return matches[0]
 
 
@@ -115,7 +125,7 @@ def _not_installed(kind: Kind, name: str, names: list[str]) -> str:
             fix += f" pip install '{CORE}[{near[0]}]'"
     else:
         fix = f"install the distribution that has an entry point {name!r} in the group {kind.group}"
-    return f"{kind.variable}={name} is not installed (installed: {', '.join(names) or 'none'}): {fix}"
+    return f"{kind.wish(name)} is not installed (installed: {', '.join(names) or 'none'}): {fix}"
 
 
 class Plugins:
@@ -154,6 +164,11 @@ class Plugins:
         found = found or choose(RUNTIME, settings.runtime_driver)
         hook = self._only_hook(found)
         return self._made(found, RuntimeDriver, hook, settings, environ)  # type: ignore[type-abstract]
+
+    def gateway(self, settings: Settings, environ: Mapping[str, str], found: Found | None = None) -> Gateway:
+        found = found or choose(GATEWAY, GATEWAY.only)
+        hook = self._only_hook(found)
+        return self._made(found, Gateway, hook, settings, environ)  # type: ignore[type-abstract]
 
     def commands(self, found: Iterable[Found] | None = None) -> Registry:
         """All installed command plugins, loaded, and what they registered."""

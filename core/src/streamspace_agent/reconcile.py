@@ -67,7 +67,8 @@ class Reconciler:
         self._told: set[str] = set()
         """Sessions told of since the running comparison began: what it was shown of them may be older."""
         self._comparing = asyncio.Lock()
-        self._adopted = False
+        self.adopted = False
+        """Whether the engine has been asked what runs: from then on ``sessions`` are all."""
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
@@ -144,8 +145,8 @@ class Reconciler:
         """Raises what the engine says instead of an answer: :meth:`follow` then tries again."""
         if not self.facts:
             self.facts = await self._driver.describe()
-        changed = await self.reconcile(adopting=not self._adopted)
-        self._adopted = True
+        changed = await self.reconcile(adopting=not self.adopted)
+        self.adopted = True
         self.engine.up, self.engine.last_error = True, ""
         log.info(
             "the engine answers: %s, %s reported", counted(len(self.sessions), "session"), counted(changed, "state")

@@ -269,6 +269,15 @@ class RuntimeDriver(ABC):
     async def stats(self, session_id: str) -> tuple[float, int] | None:
         """CPU in cores (average since the last call, or 0.0 at first) and memory in bytes of a running session; else None."""
 
+    async def received(self, session_id: str) -> int | None:
+        """Bytes that a running session has received from outside its container since that was started; None where it cannot be told.
+
+        Whether anybody uses a web desktop is judged by it where no gateway sees that: one of which it cannot be told is never
+        hibernated as idle.
+        """
+        del session_id
+        return None
+
     @abstractmethod
     async def check(self) -> list[Problem]:
         """Everything an operator should know: engine, API version, disk, address pools, network. Changes nothing."""

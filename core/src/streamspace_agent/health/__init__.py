@@ -60,6 +60,22 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """The web gateway of a replica that leads: where it listens, and what passes."""
+
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """``host:port`` as it was set, and why nothing listens there; "" where it listens. Empty while the replica does not lead."""
+    connections: int = 0
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """Requests ended since the process began, by outcome."""
+
+    def problems(self) -> Iterator[str]:
+        for address, error in self.addresses.items():
+            if error:
+                yield f"WEB_GATEWAY={address}: cannot listen there: {error}"
+
+
+@dataclass(frozen=True, slots=True)
 class Commands:
     """``running`` and ``open`` (received, no result yet) are counts now; ``done`` counts by action, then outcome
     (``completed``, ``failed``), since the process began.
@@ -96,6 +112,7 @@ class Snapshot:
     """Counts by state."""
     capacity: Mapping[str, int | str] = field(default_factory=dict)
     commands: Commands = field(default_factory=Commands)
+    gateway: Gateway = field(default_factory=Gateway)
     outbox: int = 0
     """Messages that wait for the control plane to take them."""
     hindrance: str = ""
@@ -126,6 +143,7 @@ class Snapshot:
                 problems.append(_because("no connection to the control plane", self.link.last_error))
             if not self.engine.up:
                 problems.append(_because("the container engine does not answer", self.engine.last_error))
+            problems += self.gateway.problems()
         return problems
 
     def _standby_problems(self) -> Iterator[str]:

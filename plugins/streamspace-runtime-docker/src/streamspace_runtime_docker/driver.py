@@ -242,6 +242,9 @@ class DockerDriver(RuntimeDriver):
     async def stats(self, session_id: str) -> tuple[float, int] | None:
         return await self._stats.read(session_id)
 
+    async def received(self, session_id: str) -> int | None:
+        return await self._stats.received(session_id)
+
     async def check(self) -> list[Problem]:
         return await self._check.problems()
 

@@ -17,6 +17,18 @@ class Stats:
     def forget(self, session_id: str) -> None:
         self._last.pop(session_id, None)
 
+    async def received(self, session_id: str) -> int | None:
+        """Bytes over all networks of its container, which count anew with each start; None where it has none, or does not run."""
+        if not valid_id(session_id):
+            return None
+        name = container_name(session_id)
+        try:
+            body = await self._engine.read(lambda client: client.stats(name, stream=False, one_shot=True))
+        except EngineError:
+            return None
+        networks = body.get("networks") or {}
+        return sum(int(network.get("rx_bytes", 0)) for network in networks.values()) if networks else None
+
     async def read(self, session_id: str) -> tuple[float, int] | None:
         if not valid_id(session_id):
             return None

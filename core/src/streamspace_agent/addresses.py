@@ -1,0 +1,82 @@
+"""Lists of addresses to listen on and of networks to listen to, as settings write them."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+PRIVATE = tuple(
+    map(
+        ip_network,
+        # RFC 1918, RFC 4193, and each family's loopback and link-local addresses.
+        (
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+        ),
+    )
+)
+"""What the word ``private`` in a list of networks stands for."""
+
+
+def listening(text: str) -> tuple[tuple[str, int], ...]:
+    """``HOST:PORT,HOST:PORT`` as pairs; an IPv6 host stands in brackets there and without them here. Raises ValueError."""
+    found = []
+    for item in _items(text):
+        host, _, port = item.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
+            raise ValueError(f"{item!r} is not host:port: write for example 0.0.0.0:3000,0.0.0.0:8080")
+        found.append((host, int(port)))
+    return tuple(dict.fromkeys(found))
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """``10.0.0.0/8,192.0.2.7,private`` as networks. Raises ValueError."""
+    found: list[Network] = []
+    for item in _items(text):
+        if item.lower() == "private":
+            found += PRIVATE
+            continue
+        try:
+            found.append(ip_network(item))
+        except ValueError as error:
+            raise ValueError(f"{item!r} is not a network: {error}; write for example 10.1.0.0/16,private") from None
+    return tuple(found)
+
+
+def shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def only_private(listed: Iterable[Network]) -> bool:
+    """Whether none of the networks reaches beyond private addresses."""
+    return all(any(_within(network, private) for private in PRIVATE) for network in listed)
+
+
+def _within(network: Network, other: Network) -> bool:
+    if isinstance(network, IPv4Network) and isinstance(other, IPv4Network):
+        return network.subnet_of(other)
+    if isinstance(network, IPv6Network) and isinstance(other, IPv6Network):
+        return network.subnet_of(other)
+    return False
+
+
+def source(peer: str) -> Address | None:
+    """A peer's address as a socket tells it (``::ffff:10.0.0.1``, ``fe80::1%eth0``), or None."""
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+def _items(text: str) -> list[str]:
+    return [item for part in text.split(",") if (item := part.strip())]

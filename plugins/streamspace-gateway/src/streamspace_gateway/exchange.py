@@ -1,0 +1,138 @@
+"""One connection of whoever asks (the control plane's proxy, nginx before the gateway): request after request."""
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+import h11
+
+from streamspace_agent.runtime import Session
+from streamspace_gateway import headers, names
+from streamspace_gateway.counters import Outcome
+from streamspace_gateway.names import Refusal
+from streamspace_gateway.passing import Passing
+from streamspace_gateway.peer import Peer
+from streamspace_gateway.shared import Shared
+
+log = logging.getLogger(__name__)
+
+HEAD_TIMEOUT = 10.0
+"""Seconds from the connection, and from a request's first byte, until its head must be there."""
+IDLE_TIMEOUT = 120.0
+"""Seconds that a connection may wait for its next request. Go's proxy closes its own after 90: who closes first loses no request."""
+LINGER = 2.0
+"""Seconds for which a body that nobody wants is read, so that the answer is not lost with it."""
+
+
+class Exchanges:
+    """The requests of one connection, one after another."""
+
+    def __init__(self, client: Peer, peer: str, shared: Shared) -> None:
+        self._client = client
+        self._peer = peer
+        self._shared = shared
+        self.session: Session | None = None
+        """Whose server is being asked now."""
+
+    async def run(self) -> None:
+        """Until the connection is over; it is closed then."""
+        try:
+            while await self._one():
+                self._client.http.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            await self._invalid(HTTPStatus(error.error_status_hint), f"this is no request: {error}")
+        except TimeoutError:
+            if self._client.http.trailing_data[0]:
+                await self._invalid(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
+        except OSError as error:
+            log.debug("web gateway: a connection from %s broke: %s", self._peer, error)
+        finally:
+            self._client.close()
+
+    async def _one(self) -> bool:
+        """One request; False when the connection can carry no other."""
+        request = await self._request()
+        if request is None:
+            return False
+        if refused := self._shared.access.refusal(self._peer):
+            self._shared.counters.count(Outcome.FORBIDDEN)
+            await self._answer(Refusal(HTTPStatus.FORBIDDEN, refused), request)
+        else:
+            await self._serve(request)
+        if self._client.http.their_state is h11.SEND_BODY:
+            await self._linger()
+        return self._client.between and not refused
+
+    async def _request(self) -> h11.Request | None:
+        """The next request's head; None where the connection ends before it."""
+        client = self._client
+        if not client.http.trailing_data[0]:
+            first = client.http.their_http_version is None
+            async with asyncio.timeout(HEAD_TIMEOUT if first else IDLE_TIMEOUT):
+                client.http.receive_data(await client.reader.read(65536))
+        async with asyncio.timeout(HEAD_TIMEOUT):
+            request = await client.event()
+        if not isinstance(request, h11.Request):
+            return None
+        if not headers.has_body(request):
+            await client.event()  # its end: there is nothing to wait for
+        return request
+
+    async def _serve(self, request: h11.Request) -> None:
+        found = self._find(request)
+        if isinstance(found, Refusal):
+            outcomes = {404: Outcome.NOT_FOUND, 503: Outcome.UNAVAILABLE}
+            self._shared.counters.count(outcomes.get(found.status, Outcome.INVALID))
+            await self._answer(found, request)
+            return
+        self.session = found
+        passing = Passing(self._client, request, found, self._shared)
+        try:
+            refusal = await passing.run()
+        finally:
+            self.session = None
+            self._shared.counters.count(passing.outcome)
+        if refusal is not None:
+            await self._answer(refusal, request)
+
+    def _find(self, request: h11.Request) -> Session | Refusal:
+        if not request.target.startswith(b"/") and request.target != b"*":
+            return Refusal(HTTPStatus.BAD_REQUEST, "the request's target must be a path")
+        host = headers.value(request.headers, b"host").decode("latin-1")
+        return names.find(host, self._shared.context)
+
+    async def _invalid(self, status: HTTPStatus, why: str) -> None:
+        self._shared.counters.count(Outcome.INVALID)
+        try:
+            await self._answer(Refusal(status, why), None)
+            await self._linger()
+        except (OSError, TimeoutError, h11.ProtocolError):
+            self._client.abort()
+
+    async def _answer(self, refusal: Refusal, request: h11.Request | None) -> None:
+        """An answer of the gateway's own; broken off where another has begun."""
+        client = self._client
+        if client.http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            client.abort()
+            return
+        text = f"{refusal.text}\n".encode()
+        head = [
+            (b"Content-Type", b"text/plain; charset=utf-8"),
+            (b"Content-Length", b"%d" % len(text)),
+            (b"Cache-Control", b"no-store"),
+        ]
+        if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            head.append((b"Retry-After", b"2"))
+        await client.send(h11.Response(status_code=refusal.status, reason=refusal.status.phrase, headers=head))
+        if request is None or request.method != b"HEAD":
+            await client.send(h11.Data(data=text))
+        await client.send(h11.EndOfMessage())
+
+    async def _linger(self) -> None:
+        """Read for a moment what nobody wants: a connection closed with unread bytes is reset, and its answer lost."""
+        try:
+            async with asyncio.timeout(LINGER):
+                while await self._client.reader.read(65536):
+                    pass
+        except (OSError, TimeoutError):
+            pass

@@ -1,0 +1,34 @@
+"""The gateway as the core knows it. Light: what serves is imported by the replica that leads."""
+
+from typing import ClassVar
+
+from streamspace_agent import addresses, health
+from streamspace_agent.gateway import Gateway, GatewayContext
+from streamspace_gateway.access import Access
+from streamspace_gateway.counters import Counters
+from streamspace_gateway.listeners import Listeners
+
+
+class WebGateway(Gateway):
+    name: ClassVar[str] = "gateway"
+
+    def __init__(self, listen: str, allow: str) -> None:
+        """Both as the settings hold them, which are checked by then."""
+        self._addresses = addresses.listening(listen)
+        self._allowed = addresses.networks(allow)
+        self._listeners = Listeners(self._addresses)
+        self._counters = Counters()
+
+    async def serve(self, context: GatewayContext) -> None:
+        from streamspace_gateway.server import Server  # noqa: PLC0415 - a standby does without
+
+        access = Access(self._allowed, lambda: (s.address for s in context.sessions.values() if s.address))
+        server = Server(context, access, self._counters)
+        try:
+            await self._listeners.run(server.protocol)
+        finally:
+            await server.aclose()
+
+    def status(self) -> health.Gateway:
+        counted = self._counters
+        return health.Gateway(dict(self._listeners.state), counted.connections, dict(counted.requests))

@@ -1,0 +1,77 @@
+"""Which headers go on, and which are between two neighbours only (RFC 9110, section 7.6.1)."""
+
+from collections.abc import Iterable
+
+import h11
+
+Items = list[tuple[bytes, bytes]]
+Headers = Iterable[tuple[bytes, bytes]]
+"""Names in lower case, as h11 gives them."""
+
+_BETWEEN_NEIGHBOURS = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NEVER_DROPPED = frozenset({b"host", b"content-length"})
+"""Whatever ``Connection`` names: without them the request would be another."""
+_UPGRADE: Items = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+
+
+def value(headers: Headers, name: bytes) -> bytes:
+    return next((v for n, v in headers if n == name), b"")
+
+
+def tokens(headers: Headers, name: bytes) -> set[bytes]:
+    """The words of a header that is a list, in lower case."""
+    return {word.strip().lower() for n, v in headers if n == name for word in v.split(b",") if word.strip()}
+
+
+def wants_websocket(request: h11.Request) -> bool:
+    return b"upgrade" in tokens(request.headers, b"connection") and b"websocket" in tokens(request.headers, b"upgrade")
+
+
+def has_body(request: h11.Request) -> bool:
+    return _chunked(request.headers) or value(request.headers, b"content-length") not in {b"", b"0"}
+
+
+def to_session(request: h11.Request) -> h11.Request:
+    """The request as the session's server gets it: the same target, the same Host, nothing added but the framing."""
+    headers = _passed(request)
+    if wants_websocket(request):
+        headers += _UPGRADE
+    if _chunked(request.headers):
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    return h11.Request(method=request.method, target=request.target, headers=headers)
+
+
+def to_client(response: h11.Response) -> h11.Response:
+    """The answer as whoever asked gets it; h11 adds the framing that it needs."""
+    headers = _passed(response)
+    if _chunked(response.headers):  # RFC 9112, section 6.3: a Content-Length beside it means nothing
+        headers = [item for item in headers if item[0].lower() != b"content-length"]
+    return h11.Response(status_code=response.status_code, reason=response.reason, headers=headers)
+
+
+def interim(response: h11.InformationalResponse) -> h11.InformationalResponse:
+    """100 (go on), 103 (early hints), or 101: the connection is a WebSocket from here on."""
+    headers = _passed(response) + (_UPGRADE if response.status_code == 101 else [])
+    return h11.InformationalResponse(status_code=response.status_code, reason=response.reason, headers=headers)
+
+
+def _chunked(headers: Headers) -> bool:
+    return any(name == b"transfer-encoding" for name, _ in headers)
+
+
+def _passed(message: h11.Request | h11.Response | h11.InformationalResponse) -> Items:
+    headers = message.headers
+    dropped = _BETWEEN_NEIGHBOURS | (tokens(headers, b"connection") - _NEVER_DROPPED)
+    return [(name, content) for name, content in headers.raw_items() if name.lower() not in dropped]
