@@ -10,7 +10,7 @@ from streamspace_agent import dispatcher, protocol, reconcile
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.journal import Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox, encode
-from streamspace_agent.runtime import Leftover, Session, SessionState
+from streamspace_agent.runtime import Leftover, Progress, Session, SessionState
 from tests.core.memory_driver import AGENT
 
 
@@ -65,6 +65,37 @@ async def test_a_death_that_could_not_be_journalled_is_reported_with_the_next_co
             await until(lambda: "states wait to be reported" in caplog.text)
         await running.tenure.reconciler.reconcile()
         await plane.wait_session("a", state="failed")
+
+
+async def test_a_state_that_could_not_be_queued_is_told_with_the_next_comparison(plane, lead, driver):
+    """Also where the control plane was last told a step: it would show `pending` for ever."""
+    async with lead(USAGE_INTERVAL="0") as running:
+        await plane.wait_agent(AGENT)
+        await plane.wait_command(await plane.start_session(session_id="a"))
+        await plane.wait_session("a", state="running")
+        await running.tenure._send_pending("a", Progress("waiting"))
+        await plane.wait_session("a", state="pending")
+        with unwritable(running), pytest.raises(JournalError):
+            await running.tenure.reconciler.reconcile()
+        await running.tenure.reconciler.reconcile()
+        await plane.wait_session("a", state="running")
+
+
+async def test_what_a_command_reported_counts_as_told_only_once_it_is_written(plane, lead, driver, caplog):
+    """A hand-over that comes first leaves it untold; and a state that a second try took back was none."""
+    driver.hold["a"] = asyncio.Event()
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session(session_id="a")
+        await until(lambda: running.tenure.reconciler.under_way == {"a"})
+        with unwritable(running):
+            driver.hold["a"].set()
+            await until(lambda: f"the outcome of command {command} waits" in caplog.text)
+            assert running.tenure.reconciler.sessions == {}
+            assert running.tenure.reconciler.under_way == {"a"}
+        await plane.wait_session("a", state="running")
+        await until(lambda: running.tenure.reconciler.under_way == set())
+        assert set(running.tenure.reconciler.sessions) == {"a"}
 
 
 async def test_what_was_delivered_but_not_forgotten_is_not_sent_again_after_a_reconnect(plane, lead, driver):

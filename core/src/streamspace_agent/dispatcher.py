@@ -37,11 +37,20 @@ ABANDON_TIMEOUT = 10.0
 """Seconds for the clean-up after a command that was cancelled."""
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """A session's state that a handler reported."""
+
+    message: Message
+    written: Callable[[], None]
+    """Called once the message is in the journal, and so will be delivered."""
+
+
 @dataclass(slots=True)
 class _Job:
     command: Command
     registered: Registered
-    states: list[Message] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     cancelled_for: str = ""
     """Why the dispatcher itself cancelled the job: it then ends as failed. Else a cancelled job stays open in the journal."""
@@ -75,7 +84,7 @@ class Counters:
         return table
 
 
-MakeContext = Callable[[Command, list[Message]], Context]
+MakeContext = Callable[[Command, list[State]], Context]
 """Makes the context of one command; states that the handler reports are appended to the list."""
 
 
@@ -314,14 +323,17 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - the answer matters more; reconcile finds what is left
             log.warning("could not clean up after command %s: %s", job.command.id, error)
 
-    async def _finish(self, command: Command, answer: Message, states: list[Message]) -> None:
+    async def _finish(self, command: Command, answer: Message, states: list[State]) -> None:
         """Record and queue the outcome."""
+        messages = [state.message for state in states]
         if command.id in self._orders:
-            await self._write(f"what {command.id} did waits", lambda: self._journal.finish_order(command.id, states))
+            await self._write(f"what {command.id} did waits", lambda: self._journal.finish_order(command.id, messages))
         else:
             await self._write(
-                f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, states)
+                f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, messages)
             )
+        for state in states:
+            state.written()
         self._outbox.wake()
         if command.id in self._orders:
             del self._orders[command.id]

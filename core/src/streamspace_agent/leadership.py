@@ -20,7 +20,7 @@ from streamspace_agent import __version__, logs, protocol
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
-from streamspace_agent.dispatcher import Counters, Dispatcher
+from streamspace_agent.dispatcher import Counters, Dispatcher, State
 from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import LeaseLost
@@ -63,7 +63,7 @@ class HandlerContext:
     board: ProgressBoard
     reconciler: Reconciler
     tunnels: Tunnels
-    states: list[Message]
+    states: list[State]
 
     def require_lease(self) -> None:
         self.lease.require()
@@ -74,7 +74,7 @@ class HandlerContext:
     def report(self, session: Session) -> None:
         self.board.done(session.session_id)
         self.tunnels.note(session, fresh=True)
-        self.states.append(self.reconciler.noted(session))
+        self.states.append(State(self.reconciler.message(session), lambda: self.reconciler.told(session)))
 
 
 class Leadership:
@@ -245,7 +245,7 @@ class Leadership:
                     counted(self.outbox.waiting, "message"),
                 )
 
-    def _context(self, command: Command, states: list[Message]) -> HandlerContext:
+    def _context(self, command: Command, states: list[State]) -> HandlerContext:
         del command
         return HandlerContext(
             self._settings, self._driver, self._capacity, self.lease, self._board, self.reconciler, self.tunnels, states

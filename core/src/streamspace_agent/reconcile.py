@@ -77,28 +77,25 @@ class Reconciler:
         """May be called from any thread."""
         return dict(Counter(str(session.state) for session in list(self.sessions.values())))
 
-    def noted(self, session: Session) -> Message:
-        """Remember what the control plane is about to be told of a session, and return the message that tells it."""
+    def message(self, session: Session) -> Message:
+        """What tells the control plane of a session; :meth:`told` follows once it is in the journal."""
+        self.on_state(session)
+        # The epoch of a report is the reporter's, not that of the session's first start.
+        told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
+        return Message("status", protocol.status(told))
+
+    def told(self, session: Session) -> None:
+        """Remember what the control plane is told of a session. Never before that is written: it would not be told again."""
         self._told.add(session.session_id)
         self.under_way.discard(session.session_id)
         if session.state is SessionState.TERMINATED:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
-        self.on_state(session)
-        # The epoch of a report is the reporter's, not that of the session's first start.
-        told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
-        return Message("status", protocol.status(told))
 
     def _report(self, session: Session) -> None:
-        before = self.sessions.get(session.session_id)
-        try:
-            self._outbox.put(self.noted(session))
-        except JournalError:  # not told, so not to be remembered as such: the next comparison tells it
-            self.sessions.pop(session.session_id, None)
-            if before is not None:
-                self.sessions[session.session_id] = before
-            raise
+        self._outbox.put(self.message(session))
+        self.told(session)
 
     async def follow(self) -> None:
         """Adopt what runs, then follow the engine's events, until cancelled."""

@@ -208,7 +208,8 @@ class RuntimeDriver(ABC):
         """Make the session run and return once it can be used, with what it was found to speak (see :class:`ReadyCheck`).
 
         One that speaks neither RFB nor HTTP in time is a CommandFailed whose message says what was tried on which port. A session that already runs is returned as it is; one half made by an interrupted start is completed; a
-        hibernated one is woken; a dead one is made anew on its old volumes. On failure nothing of this start stays behind except
+        hibernated one is woken; a dead one is made anew on its old volumes. Each of them only for the user whose it is
+        (else CommandFailed), and no other agent's. On failure nothing of this start stays behind except
         volumes that existed before it.
         """
 

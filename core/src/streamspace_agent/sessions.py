@@ -48,6 +48,8 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
     sessions = await context.driver.sessions()
     present = next((s for s in sessions if s.session_id == session_id), None)
     if present is not None and present.state is SessionState.RUNNING and present.command_id != command.id:
+        if (user := str(command.payload.get("user") or "")) and present.user != user:
+            raise CommandFailed("session_taken", f"the session {session_id} belongs to the user {present.user!r}")
         return present
     spec = _limited(templates.session_spec(command), context.settings)
     with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions, held):

@@ -9,6 +9,7 @@ import docker
 import pytest
 
 import streamspace_runtime_docker
+from lab.odd_engine import odd_engine
 from streamspace_agent.config import Settings
 from streamspace_agent.runtime import Mount, SessionSpec
 
@@ -41,7 +42,9 @@ async def make_driver(docker_host, network, run_label):
     made = []
     own = f"{run_label}-{next(_numbers)}"
 
-    def make(*, environ=None, agent_id=own, **settings):
+    def make(*, environ=None, agent_id=own, odd=None, **settings):
+        """``odd``: an engine that misbehaves, for the driver alone: what it made is removed by the real one."""
+        settings |= {"docker_host": odd.host} if odd else {}
         fields = {
             "agent_id": agent_id,
             "control_plane_url": "ws://127.0.0.1:1",
@@ -53,7 +56,7 @@ async def make_driver(docker_host, network, run_label):
         environ = {"PATH": os.environ["PATH"], "STOP_TIMEOUT": "3s", "LEFTOVER_GRACE": "0", **(environ or {})}
         driver = streamspace_runtime_docker.create_runtime_driver(Settings(**fields), environ)
         driver.agent_id = fields["agent_id"]
-        made.append((driver, fields["docker_host"]))
+        made.append((driver, docker_host if odd else fields["docker_host"]))
         return driver
 
     yield make
@@ -138,3 +141,10 @@ def eventually():
             return value
 
     return wait
+
+
+@pytest.fixture
+async def odd(docker_host):
+    """The engine as one that misbehaves, by rules that a test adds."""
+    async with odd_engine(docker_host) as odd:
+        yield odd

@@ -74,13 +74,36 @@ def test_a_failed_pull_is_explained(text, code):
         (0, False, None, SessionState.HIBERNATED),
         (137, False, None, SessionState.HIBERNATED),
         (255, False, None, SessionState.HIBERNATED),
-        (137, True, None, SessionState.FAILED),
+        (0, True, None, SessionState.HIBERNATED),
         (1, False, None, SessionState.FAILED),
         (0, False, Mark.ENDED, SessionState.FAILED),
     ],
 )
 def test_an_exited_container_is_judged_by_its_mark_and_then_its_exit_code(exit_code, oom, mark, state):
     assert judge(dataclasses.replace(EXITED, exit_code=exit_code, oom=oom), mark)[0] is state
+
+
+@pytest.mark.parametrize(
+    ("ended", "state", "words"),
+    [
+        (True, SessionState.FAILED, "ran out of memory"),
+        (False, SessionState.HIBERNATED, "while the engine or the agent was away; wake"),
+        (None, SessionState.HIBERNATED, "was away, or it ran out of memory; wake"),
+    ],
+)
+def test_a_killed_container_that_had_too_little_memory_once_died_of_it_only_where_that_is_known(ended, state, words):
+    found = dataclasses.replace(EXITED, exit_code=137, oom=True, oom_ended=ended)
+    told, reason = judge(found, None)
+    assert told is state
+    assert words in reason
+    assert ("ran out of memory" in judge(found, Mark.ENDED)[1]) == (ended is not False)
+
+
+def test_a_start_that_failed_is_no_end_of_the_session():
+    found = dataclasses.replace(EXITED, exit_code=128, error="no space left on device")
+    assert judge(found, None)[0] is SessionState.HIBERNATED
+    assert judge(found, Mark.ENDED)[0] is SessionState.FAILED
+    assert judge(dataclasses.replace(EXITED, exit_code=128), None)[0] is SessionState.FAILED
 
 
 def test_sleep_that_nobody_asked_for_carries_a_reason():

@@ -164,7 +164,7 @@ class RuntimeDriverSuite(Refusals, Looks, Speech):
     async def test_starting_what_runs_returns_it_as_it_is(self, bench: Bench) -> None:
         driver, spec = bench.driver(), bench.spec()
         first = await driver.start(spec, quiet)
-        again = await driver.start(replace(spec, command_id="another", user="somebody else"), quiet)
+        again = await driver.start(replace(spec, command_id="another", template="another"), quiet)
         assert known(again) == known(first)
         assert (await bench.driver().start(spec, quiet)).ready
 

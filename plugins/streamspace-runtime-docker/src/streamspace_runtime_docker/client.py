@@ -1,8 +1,10 @@
 """All that touches the docker SDK. Imported at the engine's first call, never before: it costs memory and time."""
 
+import io
 import json
 import re
 import socket
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -106,6 +108,28 @@ class Stream:
             CancellableStream(iter(()), self._response).close()
 
 
+def read_file(client: docker.APIClient, container: str, path: str, *, limit: int) -> bytes:
+    """A regular file out of a container, from which anything may come; b"" for one that is larger, a folder, a link.
+
+    Raises EngineError. The SDK reads an archive to its end, however long.
+    """
+    url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
+    with client.request("GET", url, params={"path": path}, stream=True, timeout=client.timeout) as response:
+        _check(response)
+        data = b""
+        for chunk in response.iter_content(tarfile.RECORDSIZE):
+            data += chunk
+            if len(data) >= limit + 4 * tarfile.RECORDSIZE:
+                break  # the header, with a long name and times perhaps, and the file: what is more is no file of that size
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            info = tar.next()
+            file = tar.extractfile(info) if info and info.isreg() and not info.sparse and info.size <= limit else None
+            return file.read(limit) if file else b""
+    except (tarfile.TarError, OSError, ValueError):
+        return b""
+
+
 def open_stream(
     client: docker.APIClient,
     method: str,
@@ -120,12 +144,17 @@ def open_stream(
     response = client.request(
         method, url, params=dict(params), headers=dict(headers), stream=True, timeout=(30.0, read_timeout)
     )
-    if response.status_code >= 400:
-        try:
-            text = str(response.json().get("message", ""))
-        except ValueError:
-            text = response.reason
-        finally:
-            response.close()
-        raise {404: NotFound, 409: Conflict}.get(response.status_code, EngineError)(response.status_code, text)
+    _check(response)
     return Stream(response)
+
+
+def _check(response: requests.Response) -> None:
+    if response.status_code < 400:
+        return
+    try:
+        text = str(response.json().get("message", ""))
+    except (ValueError, AttributeError):
+        text = response.reason
+    finally:
+        response.close()
+    raise {404: NotFound, 409: Conflict}.get(response.status_code, EngineError)(response.status_code, text)

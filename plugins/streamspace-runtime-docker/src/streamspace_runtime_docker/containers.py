@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from posixpath import normpath
 from typing import Any
 
 from streamspace_agent.config import Settings
@@ -12,6 +13,8 @@ from streamspace_runtime_docker.settings import DockerSettings
 
 # The names that Docker allows; shorter than its limit, so that prefix and volume names fit as well.
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+MARK = "/.streamspace-state"
+"""Where the agent marks a container (see :mod:`.marks`)."""
 _MINIMUM_MEMORY = 6 * 1024**2
 """Bytes; the engine refuses less."""
 
@@ -40,6 +43,8 @@ def check_spec(spec: SessionSpec) -> None:
             raise CommandFailed(
                 "invalid_template", f"volume {mount.name!r} at {mount.path!r} needs a plain name and an absolute path"
             )
+        if (normpath(mount.path.lstrip("/")) + "/").startswith(f"{MARK[1:]}/"):
+            raise CommandFailed("invalid_template", f"volume {mount.name!r} cannot be at {MARK}, which is the agent's")
     if spec.memory is not None and spec.memory < _MINIMUM_MEMORY:
         raise CommandFailed(
             "invalid_template", f"memory of {spec.memory} bytes is less than the engine's minimum of 6Mi"

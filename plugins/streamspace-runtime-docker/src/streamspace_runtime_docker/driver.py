@@ -20,8 +20,11 @@ from streamspace_agent.runtime import (
     SessionSpec,
     SessionState,
 )
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.attachments import Attachments
 from streamspace_runtime_docker.check import Check
 from streamspace_runtime_docker.containers import check_spec
+from streamspace_runtime_docker.ends import Ends
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Conflict, EngineError
 from streamspace_runtime_docker.events import Events
@@ -29,7 +32,7 @@ from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.leftovers import Leftovers
 from streamspace_runtime_docker.locks import Locks
 from streamspace_runtime_docker.making import Making
-from streamspace_runtime_docker.marks import Mark, Marks
+from streamspace_runtime_docker.marks import Mark, Marks, judge
 from streamspace_runtime_docker.networks import Networks
 from streamspace_runtime_docker.ports import Ports
 from streamspace_runtime_docker.pulls import Images
@@ -60,7 +63,8 @@ class DockerDriver(RuntimeDriver):
         )
         self._store = Store(engine, settings, own)
         self._marks = Marks(engine)
-        self._views = Views(self._store, self._marks)
+        self._ends = ends = Ends(engine)
+        self._views = Views(self._store, self._marks, ends)
         self._networks = networks = Networks(engine, settings, own)
         self._ports = Ports(settings.docker_host, networks)
         images = Images(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults)
@@ -77,7 +81,8 @@ class DockerDriver(RuntimeDriver):
             engine,
             self._store,
             self._views,
-            networks=networks,
+            attachments=Attachments(engine, networks, settings),
+            ends=ends,
             ports=self._ports,
             faults=self._faults,
             ready_timeout=settings.ready_timeout,
@@ -85,9 +90,15 @@ class DockerDriver(RuntimeDriver):
         )
         self._locks = Locks()
         self._events = Events(
-            engine, self._store, self._views, marks=self._marks, locks=self._locks, agent_id=settings.agent_id
+            engine,
+            self._store,
+            self._views,
+            marks=self._marks,
+            ends=ends,
+            locks=self._locks,
+            agent_id=settings.agent_id,
         )
-        self._leftovers = Leftovers(engine, self._store, self._making, settings, own.leftover_grace)
+        self._leftovers = Leftovers(engine, self._store, self._making, networks, settings, own.leftover_grace)
         self._stats = Stats(engine)
         self._check = Check(engine, networks, settings, own)
 
@@ -99,6 +110,8 @@ class DockerDriver(RuntimeDriver):
         check_spec(spec)
         async with self._locks.hold(spec.session_id):
             found = await self._store.find(spec.session_id)
+            if found and (user := found.labels.get(labels.USER, "")) != spec.user:
+                raise CommandFailed("session_taken", f"the container {found.name} belongs to the user {user!r}")
             if found and found.state == "removing":
                 await self._store.remove(found)
                 found = None
@@ -119,8 +132,9 @@ class DockerDriver(RuntimeDriver):
     ) -> Session:
         """Make the container, or complete one that never ran; ``used`` says that its volumes may hold data."""
         try:
-            container = found.id if found else await self._making.make(spec, report)
-            return await self._running.bring_up(container, report)
+            if found:
+                return await self._running.bring_back(found, report)
+            return await self._running.bring_up(await self._making.make(spec, report), report)
         except _INTERRUPTIONS:
             raise
         except Exception:
@@ -194,15 +208,24 @@ class DockerDriver(RuntimeDriver):
                 with suppress(Conflict):
                     await self._engine.change(lambda client: client.unpause(found.id))
                 return await self._running.awaited(found.id, report)
-            return await self._running.bring_up(found.id, report)
+            await self._keep_asleep(found)
+            return await self._running.bring_back(found, report)
         except CommandFailed:
             with suppress(EngineError, EngineUnavailable, LeaseLost):
                 now = await self._store.look(found.id)
                 if now and now.state == "running":
                     await self._sleep(now, pause=found.state == "paused")
-                elif now and now.state == "exited":
-                    await self._marks.write(now, Mark.ENDED)
+                elif now and now.state == "exited" and (found.state == "paused" or now.run != found.run):
+                    await self._marks.write(now, Mark.ENDED)  # it did run; one that was not even started sleeps on
             raise
+
+    async def _keep_asleep(self, found: Found) -> None:
+        """Mark what is taken for asleep by its exit code alone: the engine writes a start that fails over that."""
+        if found.state == "exited":
+            with suppress(EngineError):
+                mark = await self._marks.read(found)
+                if mark is None and judge(await self._ends.of(found), None)[0] is SessionState.HIBERNATED:
+                    await self._marks.write(found, Mark.HIBERNATED)
 
     async def prove(self, session_id: str) -> Session:
         """Without the lock, since it only looks: no stop waits for a session that does not answer."""

@@ -10,6 +10,8 @@ from typing import Any
 from streamspace_agent.errors import EngineUnavailable, LeaseLost, RuntimeDriverError
 from streamspace_agent.runtime import EventKind, RuntimeEvent, Session, SessionState
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.containers import container_name
+from streamspace_runtime_docker.ends import KILLED, NEWS, Ends
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Silent
 from streamspace_runtime_docker.found import Found
@@ -26,21 +28,19 @@ IDLE = 60.0
 _DIED, _REMOVED = ("die", "died"), ("destroy", "remove")
 _SETTLE = 5
 """Looks at a container that is said to have died and still shows as running, 0.2 s apart: Podman tells early."""
-KILLED = 137
-OOM_NEWS = 0.5
-"""Seconds that the news of an exhausted memory may come behind the news of the death that it caused."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between two tries to reach an engine that is away; doubled each time, with full jitter."""
 
 
 class Events:
     def __init__(
-        self, engine: Engine, store: Store, views: Views, *, marks: Marks, locks: Locks, agent_id: str
+        self, engine: Engine, store: Store, views: Views, *, marks: Marks, ends: Ends, locks: Locks, agent_id: str
     ) -> None:
         self._engine = engine
         self._store = store
         self._views = views
         self._marks = marks
+        self._ends = ends
         self._locks = locks
         self._filters = json.dumps(
             {"type": ["container"], "event": [*_DIED, *_REMOVED], "label": [f"{labels.AGENT}={agent_id}"]}
@@ -108,8 +108,8 @@ class Events:
         actor = line.get("Actor") or {}
         marks, container = actor.get("Attributes") or {}, str(actor.get("ID", ""))
         session_id = marks.get(labels.SESSION, "")
-        if not session_id or not container:
-            return
+        if not container or marks.get("name") != container_name(session_id):
+            return  # any container may bear our labels, by its image's
         try:
             if line.get("Action") in _DIED:
                 session = await self._died(session_id, container)
@@ -138,17 +138,19 @@ class Events:
             return None
         if await self._engine.outage():
             raise EngineUnavailable("the engine shuts down and takes its containers with it")
-        found = await self._with_late_news(found)
         self._views.forget(found.session_id)
+        found = await self._with_late_news(await self._ends.of(found))
         await self._marks.write(found, Mark.ENDED)
         return await self._views.session(found, Mark.ENDED)
 
     async def _with_late_news(self, found: Found) -> Found:
-        """A container that was killed, looked at until it would be known that this was for want of memory."""
+        """A container that was killed, looked at until it would be known that this was for want of memory: Podman's flag, which
+        has no events of that.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + OOM_NEWS
-        while found.exit_code == KILLED and not found.oom and loop.time() < deadline:
-            await asyncio.sleep(OOM_NEWS / 5)
+        deadline = loop.time() + NEWS
+        while found.oom_ended is None and found.exit_code == KILLED and not found.oom and loop.time() < deadline:
+            await asyncio.sleep(NEWS / 5)
             now = await self._store.look(found.id)
             if now is None or now.started_at != found.started_at:
                 break

@@ -13,7 +13,8 @@ from streamspace_runtime_docker import labels
 class Found:
     """``state`` is the engine's word: created, running, paused, restarting, removing, exited, dead (Podman: also configured,
     initialized, stopped, stopping). ``started_at`` is the engine's text, "" from a list. ``published`` maps a port to
-    where the engine publishes it.
+    where the engine publishes it, ``networks`` a network's name to its id, "" before the container's first start. ``network_mode``
+    is the network that it was made for.
     """
 
     id: str
@@ -23,13 +24,24 @@ class Found:
     image: str
     created_at: float
     address: str = ""
+    networks: Mapping[str, str] = field(default_factory=dict)
+    network_mode: str = ""
     published: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     started_at: str = ""
+    finished_at: str = ""
     exit_code: int = 0
     oom: bool = False
+    """Some process in it was killed for want of memory at some time; that it goes on until its end is another matter."""
+    oom_ended: bool | None = None
+    """Did want of memory end it? None: not known."""
     error: str = ""
     stop_signal: str = "SIGTERM"
     environment: frozenset[str] = frozenset()
+
+    @property
+    def run(self) -> str:
+        """Names one run of one container."""
+        return f"{self.id} {self.started_at}"
 
     @property
     def session_id(self) -> str:
@@ -43,13 +55,16 @@ class Found:
 _STATES = {"configured": "created", "initialized": "created", "stopped": "exited", "stopping": "running"}
 
 
-def listed(entry: Mapping[str, Any]) -> Found:
+def listed(entry: Mapping[str, Any], network: str) -> Found:
+    """From an entry of a list; ``network`` is the one whose address is the session's."""
     published = {
         int(port["PrivatePort"]): (str(port.get("IP", "")), int(port["PublicPort"]))
         for port in entry.get("Ports") or []
         if port.get("PublicPort")
     }
     state = str(entry.get("State", "")).lower()
+    mode = str((entry.get("HostConfig") or {}).get("NetworkMode", ""))
+    networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
     return Found(
         id=entry["Id"],
         name=(entry.get("Names") or [""])[0].lstrip("/"),
@@ -57,13 +72,17 @@ def listed(entry: Mapping[str, Any]) -> Found:
         state=_STATES.get(state, state),
         image=entry.get("Image", ""),
         created_at=float(entry.get("Created") or 0),
-        address=_address((entry.get("NetworkSettings") or {}).get("Networks")),
+        address=_address(networks, network, mode),
+        networks=_ids(networks),
+        network_mode=mode,
         published=published,
     )
 
 
-def inspected(body: Mapping[str, Any]) -> Found:
+def inspected(body: Mapping[str, Any], network_name: str) -> Found:
+    """From an inspection; ``network_name`` as in :func:`listed`."""
     state, config = body["State"], body["Config"]
+    mode = str((body.get("HostConfig") or {}).get("NetworkMode", ""))
     status = str(state.get("Status", "")).lower()
     network = body.get("NetworkSettings") or {}
     published = {
@@ -78,9 +97,12 @@ def inspected(body: Mapping[str, Any]) -> Found:
         state=_STATES.get(status, status),
         image=config.get("Image", ""),
         created_at=timestamp(body.get("Created", "")),
-        address=_address(network.get("Networks")),
+        address=_address(network.get("Networks") or {}, network_name, mode),
+        networks=_ids(network.get("Networks") or {}),
+        network_mode=mode,
         published=published,
         started_at=state.get("StartedAt", ""),
+        finished_at=state.get("FinishedAt", ""),
         exit_code=int(state.get("ExitCode") or 0),
         oom=bool(state.get("OOMKilled")),
         error=state.get("Error", ""),
@@ -89,11 +111,20 @@ def inspected(body: Mapping[str, Any]) -> Found:
     )
 
 
-def _address(networks: Mapping[str, Any] | None) -> str:
-    for network in (networks or {}).values():
-        if address := (network or {}).get("IPAddress") or (network or {}).get("GlobalIPv6Address"):
+def _address(networks: Mapping[str, Any], *names: str) -> str:
+    """The address on the first of the networks ``names``. An operator may have connected a container to others: those are not
+    asked, unless there is one only (Podman does not name the network that a container was made for).
+    """
+    only = list(networks) if len(networks) == 1 else []
+    for name in (*names, *only):
+        network = networks.get(name) or {}
+        if address := network.get("IPAddress") or network.get("GlobalIPv6Address"):
             return str(address)
     return ""
+
+
+def _ids(networks: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str((network or {}).get("NetworkID", "")) for name, network in networks.items()}
 
 
 def timestamp(text: str) -> float:

@@ -16,14 +16,18 @@ from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.found import timestamp
 from streamspace_runtime_docker.making import Making
+from streamspace_runtime_docker.networks import Networks
 from streamspace_runtime_docker.store import Store
 
 
 class Leftovers:
-    def __init__(self, engine: Engine, store: Store, making: Making, settings: Settings, grace: float) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, making: Making, networks: Networks, settings: Settings, grace: float
+    ) -> None:
         self._engine = engine
         self._store = store
         self._making = making
+        self._networks = networks
         self._network = settings.network_name
         self._mine = [f"{labels.AGENT}={settings.agent_id}"]
         self._grace = grace
@@ -37,7 +41,7 @@ class Leftovers:
             if f.state in {"created", "dead"} and self._unneeded(f.session_id, known)
             if (age := self._age(f.created_at)) >= self._grace
         ]
-        return left + await self._volumes(commands, known) + await self._networks()
+        return left + await self._volumes(commands, known) + await self._old_networks()
 
     @staticmethod
     def _unneeded(session_id: str, known: frozenset[str]) -> bool:
@@ -57,14 +61,14 @@ class Leftovers:
             if (age := self._age(timestamp(volume.get("CreatedAt", "")))) >= self._grace
         ]
 
-    async def _networks(self) -> list[Leftover]:
+    async def _old_networks(self) -> list[Leftover]:
         listed = await self._engine.read(lambda client: client.networks(filters={"label": self._mine}))
         left = []
         for entry in listed:
             if entry["Name"] == self._network:
                 continue
             body = await self._network_body(entry["Id"])
-            if body is not None and not body.get("Containers"):
+            if body is not None and not await self._networks.users(body):
                 age = self._age(timestamp(body.get("Created", "")))
                 left.append(
                     Leftover("network", entry["Name"], f"has no sessions, NETWORK_NAME is {self._network}", age)
@@ -97,6 +101,9 @@ class Leftovers:
             await self._making.remove_volume(name)
 
     async def _remove_network(self, name: str) -> None:
+        body = await self._network_body(name)
+        if body is None or await self._networks.users(body):
+            return
         try:
             await self._engine.change(lambda client: client.remove_network(name))
         except EngineError as error:

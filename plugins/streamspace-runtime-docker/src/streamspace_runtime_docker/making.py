@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -104,12 +105,22 @@ class Making:
                 body = await self._engine.read(lambda client: client.inspect_volume(name))
             except NotFound:
                 raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
-        owner = (body.get("Labels") or {}).get(labels.SESSION)
-        if owner != spec.session_id:
+        if owner := self._stranger(spec, body):
             raise CommandFailed(
                 "volume_taken",
-                f"the volume {name} belongs to {f'the session {owner}' if owner else 'no session'}: remove or rename it, or use another session id",
+                f"the volume {name} belongs to {owner}: remove or rename it, or use another session id",
             )
+
+    def _stranger(self, spec: SessionSpec, volume: Mapping[str, Any]) -> str:
+        """Whose the volume is, where that is not the session's: what is on it is not for other people's eyes."""
+        marks = volume.get("Labels") or {}
+        if not marks and volume.get("Scope") == "global":
+            return ""  # another host's agent made it, and the engine keeps labels to itself: its name has to do
+        if (session := marks.get(labels.SESSION)) != spec.session_id:
+            return f"the session {session}" if session else "no session"
+        if (agent := marks.get(labels.AGENT)) != self._settings.agent_id:
+            return f"the agent {agent}"
+        return "" if (user := marks.get(labels.USER)) == spec.user else f"the user {user!r}"
 
     def fits(self, found: Found, spec: SessionSpec) -> bool:
         """Is a container that never ran what this start would make? Another's may have other limits, whatever else is alike."""

@@ -1,9 +1,13 @@
 """A mark inside a container that says why it stopped: the engine keeps it, so every later agent reads the same truth.
 
 An engine's exit code cannot tell a session that was put to sleep from one that died. The mark is a small file that
-names the run it is about (the container's ``StartedAt``): it goes stale by itself with the next start.
+names the run it is about (the container's ``StartedAt``): it goes stale by itself with the next start. Whoever is root in a session
+can write there as well, so it is sealed with a number that stands in the container's labels, which nobody inside can see; and what
+is read there may be anything.
 """
 
+import hashlib
+import hmac
 import io
 import logging
 import tarfile
@@ -12,6 +16,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from streamspace_agent.runtime import SessionState
+from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.containers import MARK
+from streamspace_runtime_docker.ends import KILLED
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import EngineError, NotFound
 from streamspace_runtime_docker.found import Found
@@ -21,9 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATH = "/.streamspace-state"
-_LIMIT = 4096
-"""Bytes of mark that are read: a session whose user is root might have put anything there."""
+_LIMIT = 512
+"""Bytes; no mark is longer."""
 
 
 class Mark(StrEnum):
@@ -39,7 +45,7 @@ class Marks:
 
     async def write(self, found: Found, mark: Mark) -> None:
         """Put the mark for the container's latest run; where the engine refuses, the exit code has to tell."""
-        data = _pack(f"{mark} {found.started_at}\n")
+        data = _pack(_text(found, mark))
         try:
             await self._engine.change(lambda client: client.put_archive(found.id, "/", data))
         except NotFound:
@@ -53,34 +59,33 @@ class Marks:
             await self._engine.change(lambda client: client.put_archive(found.id, "/", _pack("\n")))
 
     async def read(self, found: Found) -> Mark | None:
-        """The mark, if it is about the container's latest run."""
+        """The mark, if it is about the container's latest run. Raises EngineError where the engine cannot tell."""
         try:
             text = await self._engine.read(lambda client: _fetch(client, found.id))
-        except EngineError:
+        except NotFound:
             return None  # no such file, which is usual, or no such container any more
-        word, _, started_at = text.strip().partition(" ")
-        return Mark(word) if word in set(Mark) and started_at and started_at == found.started_at else None
+        return next((mark for mark in Mark if text and hmac.compare_digest(text, _text(found, mark).encode())), None)
+
+
+def _text(found: Found, mark: Mark) -> str:
+    words = f"{mark} {found.started_at}"
+    seal = hmac.new(found.labels.get(labels.SEAL, "").encode(), words.encode(), hashlib.sha256).hexdigest()
+    return f"{words} {seal}\n"
 
 
 def _pack(text: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo(PATH.lstrip("/"))
+        info = tarfile.TarInfo(MARK.lstrip("/"))
         info.size, info.mode = len(text), 0o600
         tar.addfile(info, io.BytesIO(text.encode()))
     return buffer.getvalue()
 
 
-def _fetch(client: "docker.APIClient", container: str) -> str:
-    chunks, stat = client.get_archive(container, PATH)
-    if int(stat.get("size", 0)) > _LIMIT:
-        return ""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
-            file = tar.extractfile(tar.next() or tarfile.TarInfo())
-            return file.read(_LIMIT).decode("utf-8", "replace") if file else ""
-    except (tarfile.TarError, KeyError):
-        return ""
+def _fetch(client: "docker.APIClient", container: str) -> bytes:
+    from streamspace_runtime_docker.client import read_file  # noqa: PLC0415  # loads the SDK, at first use only
+
+    return read_file(client, container, MARK, limit=_LIMIT)
 
 
 # 0: ended when asked to; 137, 143: killed or terminated, as an engine does to all when it stops; 255: containerd lost the
@@ -88,20 +93,32 @@ def _fetch(client: "docker.APIClient", container: str) -> str:
 _STOPPED = {0, 137, 143, 255}
 
 
+# With an error of the engine's beside it, the exit code of a start that failed, written over the one of the run before.
+_NOT_STARTED = {126, 127, 128}
+
+
 def judge(found: Found, mark: Mark | None) -> tuple[SessionState, str]:
-    """State and reason of a container that has exited."""
+    """State and reason of a container that has exited. Where it cannot be known it sleeps: what died is thrown away."""
     if mark is Mark.HIBERNATED:
         return SessionState.HIBERNATED, ""
-    if mark is None and found.exit_code in _STOPPED and not found.oom:
-        return SessionState.HIBERNATED, "stopped while the engine or the agent was away; wake brings it back"
+    if mark is None and found.error and found.exit_code in _NOT_STARTED | _STOPPED:
+        return SessionState.HIBERNATED, f"the engine could not start it again: {found.error}; wake tries once more"
+    if mark is None and found.exit_code in _STOPPED and not found.oom_ended:
+        memory = ", or it ran out of memory" if found.oom and found.oom_ended is None else ""
+        return SessionState.HIBERNATED, f"stopped while the engine or the agent was away{memory}; wake brings it back"
     return SessionState.FAILED, ended(found)
 
 
 def ended(found: Found) -> str:
     """Why a container is not running, in words."""
     words = f"the session ended with exit code {found.exit_code}"
-    if found.oom:
+    if out_of_memory(found):
         words = f"the session ran out of memory and was killed (exit code {found.exit_code})"
     elif found.exit_code in {137, 143}:
         words += ", stopped or killed by something else than this agent"
     return f"{words}: {found.error}" if found.error else words
+
+
+def out_of_memory(found: Found) -> bool:
+    """Where nothing better is known, a container that was killed and once had too little memory died of that."""
+    return found.oom_ended or (found.oom_ended is None and found.oom and found.exit_code == KILLED)

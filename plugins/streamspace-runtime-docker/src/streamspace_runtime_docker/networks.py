@@ -27,6 +27,7 @@ class Network:
     its gateway does not tell whether that host is ours.
     """
 
+    id: str
     isolated: bool
     gateways: tuple[str, ...]
     bridge: str = ""
@@ -45,7 +46,8 @@ def read(body: Mapping[str, Any], docker_host: str) -> Network:
     options = body.get("Options") or {}
     # All engines number their networks alike: ours may have a bridge with the gateway of one on a remote engine.
     bridge = "" if docker_host.startswith("unix://") else options.get(BRIDGE) or f"br-{body.get('Id', '')[:12]}"
-    return Network(options.get(ICC) == "false", tuple(str(config.get("Gateway", "")) for config in configs), bridge)
+    gateways = tuple(str(config.get("Gateway", "")) for config in configs)
+    return Network(str(body.get("Id", "")), options.get(ICC) == "false", gateways, bridge)
 
 
 def _local(gateway: str) -> bool:
@@ -90,6 +92,13 @@ class Networks:
             return read(body, self._settings.docker_host)
         except NotFound:
             return None
+
+    async def users(self, body: Mapping[str, Any]) -> bool:
+        """Is a container on the network, or was one when it ended? One that sleeps needs it again, whosever it is."""
+        if body.get("Containers"):
+            return True
+        filters = {"network": [body["Id"]]}
+        return bool(await self._engine.read(lambda client: client.containers(all=True, filters=filters)))
 
     async def publish(self) -> bool:
         """Must ports be published for the agent to reach them?"""

@@ -7,11 +7,12 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.readiness import Stream, wait_ready
 from streamspace_agent.runtime import Progress, ReadyCheck, Report, Session, SessionState
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.attachments import Attachments
+from streamspace_runtime_docker.ends import Ends
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import EngineError, NotFound
 from streamspace_runtime_docker.found import Found
-from streamspace_runtime_docker.marks import ended
-from streamspace_runtime_docker.networks import Networks
+from streamspace_runtime_docker.marks import ended, out_of_memory
 from streamspace_runtime_docker.ports import Ports
 from streamspace_runtime_docker.store import Store
 from streamspace_runtime_docker.turns import Turns
@@ -28,7 +29,8 @@ class Running:
         store: Store,
         views: Views,
         *,
-        networks: Networks,
+        attachments: Attachments,
+        ends: Ends,
         ports: Ports,
         faults: Faults,
         ready_timeout: float,
@@ -37,7 +39,8 @@ class Running:
         self._engine = engine
         self._store = store
         self._views = views
-        self._networks = networks
+        self._attachments = attachments
+        self._ends = ends
         self._ports = ports
         self._faults = faults
         self._ready_timeout = ready_timeout
@@ -48,11 +51,16 @@ class Running:
         return self._start_concurrency or await self._engine.cores()
 
     async def bring_up(self, container: str, report: Report) -> Session:
-        """Start a container (running already is fine) and return once it can be used."""
+        """Start a container that was just made (running already is fine) and return once it can be used."""
         report(Progress("starting"))
         await self._start(container)
         self._faults.point("docker.after_start")
         return await self.awaited(container, report)
+
+    async def bring_back(self, found: Found, report: Report) -> Session:
+        """The same for one that was made, or ended, some time ago: what it is attached to may be gone or old."""
+        await self._attachments.mend(found)
+        return await self.bring_up(found.id, report)
 
     async def awaited(self, container: str, report: Report) -> Session:
         """As :meth:`ready`, as a step of a start or wake."""
@@ -66,10 +74,9 @@ class Running:
             async with self._turns.take():
                 await self._engine.change(lambda client: client.start(container))
         except EngineError as error:
-            # Docker looks the network up at start only; it may be gone since it was last seen.
-            if again and "network" in error.text.lower():
-                self._networks.forget()
-                await self._networks.ensure()
+            # Docker looks networks up at start only; one may be gone since it was last seen.
+            if again and "network" in error.text.lower() and (found := await self._store.look(container)):
+                await self._attachments.mend(found, anew=True)
                 await self._start(container, again=False)
             elif isinstance(error, NotFound) and "container" in error.text.lower():
                 raise CommandFailed("start_failed", "the container was removed while it was started") from error
@@ -84,7 +91,7 @@ class Running:
         return self._views.make(found, SessionState.RUNNING)
 
     async def _proved(self, found: Found) -> ReadyCheck:
-        port = labels.whole(found.labels, labels.PORT) or 0
+        port = labels.port(found.labels)
 
         def connect() -> "asyncio.Future[Stream]":
             return asyncio.ensure_future(self._ports.open(found, port))
@@ -107,6 +114,7 @@ class Running:
         if found is None:
             raise CommandFailed("session_ended", "the container was removed while its start was waited for")
         if found.state != "running":
-            code = "out_of_memory" if found.oom else "session_ended"
+            found = await self._ends.of(found)
+            code = "out_of_memory" if out_of_memory(found) else "session_ended"
             raise CommandFailed(code, f"{ended(found)}{await self._store.last_words(found)}")
         return found

@@ -28,12 +28,13 @@ class Store:
     def __init__(self, engine: Engine, settings: Settings, own: DockerSettings) -> None:
         self._engine = engine
         self._agent_id = settings.agent_id
+        self._network = settings.network_name
         self._stop_timeout = own.stop_timeout
         self._ours: OrderedDict[str, None] = OrderedDict()
 
     def was_our_doing(self, found: Found) -> bool:
         """Did this process end that run of the container?"""
-        return f"{found.id} {found.started_at}" in self._ours
+        return found.run in self._ours
 
     def was_removed(self, container_id: str) -> bool:
         """Did this process remove the container?"""
@@ -58,19 +59,24 @@ class Store:
     async def look(self, container: str) -> Found | None:
         """Any container by name or id."""
         try:
-            return inspected(await self._engine.read(lambda client: client.inspect_container(container)))
+            body = await self._engine.read(lambda client: client.inspect_container(container))
+            return inspected(body, self._network)
         except NotFound:
             return None
 
     async def list(self) -> list[Found]:
-        """Every container of this agent, from one call that cannot fail because one of them vanishes."""
+        """Every container of this agent, from one call that cannot fail because one of them vanishes.
+
+        Others may bear our labels: those of their image.
+        """
         filters = {"label": [f"{labels.AGENT}={self._agent_id}"]}
         entries = await self._engine.read(lambda client: client.containers(all=True, filters=filters))
-        return [found for entry in entries if (found := listed(entry)).session_id]
+        listed_ = [listed(entry, self._network) for entry in entries]
+        return [found for found in listed_ if found.session_id and found.name == container_name(found.session_id)]
 
     async def terminate(self, found: Found) -> None:
         """End the container's processes by its stop signal, later by force. Holds no thread while it waits."""
-        self._remember(f"{found.id} {found.started_at}")
+        self._remember(found.run)
         if found.state == "paused":
             with suppress(NotFound, Conflict):
                 await self._engine.change(lambda client: client.unpause(found.id))
@@ -88,7 +94,7 @@ class Store:
         except EngineError as error:
             if "not running" in error.text or "can only kill running" in error.text:
                 return False
-            self._ours.pop(f"{found.id} {found.started_at}", None)  # it runs on
+            self._ours.pop(found.run, None)  # it runs on
             raise
         return True
 

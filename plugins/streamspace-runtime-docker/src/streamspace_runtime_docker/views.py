@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.ends import Ends
+from streamspace_runtime_docker.errors import EngineError
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.marks import Mark, Marks, judge
 from streamspace_runtime_docker.store import Store
@@ -21,10 +23,11 @@ class _Proved:
 class Views:
     """Remembers which containers were seen usable, and what they spoke; everything else is read from the engine each time."""
 
-    def __init__(self, store: Store, marks: Marks) -> None:
+    def __init__(self, store: Store, marks: Marks, ends: Ends) -> None:
         self._store = store
         self._marks = marks
         self._proved: dict[str, _Proved] = {}
+        self._ends = ends
         self._words: dict[str, tuple[str, str]] = {}
 
     def saw_ready(self, found: Found, speaks: ReadyCheck) -> None:
@@ -40,6 +43,7 @@ class Views:
         """Its container is gone."""
         self._proved.pop(session_id, None)
         self._words.pop(session_id, None)
+        self._ends.forget(session_id)
 
     def is_ready(self, found: Found) -> bool:
         proved = self._of(found)
@@ -66,7 +70,12 @@ class Views:
             case "paused":
                 return SessionState.HIBERNATED, ""
             case "exited":
-                state, reason = judge(found, mark or await self._marks.read(found))
+                try:
+                    mark = mark or await self._marks.read(found)
+                except EngineError as error:
+                    return SessionState.HIBERNATED, f"the engine cannot show how it ended: {error.text}"
+                found = await self._ends.of(found)
+                state, reason = judge(found, mark)
                 return state, f"{reason}{await self._last_words(found)}" if state is SessionState.FAILED else reason
             case "created":
                 return SessionState.PENDING, "its start is under way or was interrupted"
@@ -78,9 +87,9 @@ class Views:
     async def _last_words(self, found: Found) -> str:
         """The log of a run that is over does not change: it is read once."""
         run, words = self._words.get(found.session_id, ("", ""))
-        if run != f"{found.id} {found.started_at}":
+        if run != found.run:
             words = await self._store.last_words(found)
-            self._words[found.session_id] = (f"{found.id} {found.started_at}", words)
+            self._words[found.session_id] = (found.run, words)
         return words
 
     async def sessions(self, containers: Iterable[Found]) -> list[Session]:
@@ -89,7 +98,12 @@ class Views:
         return [session for session in made if session and session.state is not SessionState.TERMINATED]
 
     async def _listed(self, found: Found) -> Session | None:
-        full = await self._store.look(found.id) if found.state == "exited" else found
+        """One that the engine cannot show more of keeps no other from being told."""
+        try:
+            full = await self._store.look(found.id) if found.state == "exited" else found
+        except EngineError as error:
+            reason = f"the engine cannot show how it ended: {error.text}"
+            return self.make(found, SessionState.HIBERNATED, reason)
         return await self.session(full) if full else None
 
     def make(self, found: Found, state: SessionState, reason: str = "") -> Session:
@@ -102,7 +116,7 @@ class Views:
             state=state,
             place=found.name,
             address=found.address,
-            port=labels.whole(marks, labels.PORT) or 0,
+            port=labels.port(marks),
             ready=self.is_ready(found),
             reason=reason,
             user=marks.get(labels.USER, ""),
