@@ -31,7 +31,7 @@ _JOURNAL_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logg
 _CHATTY = ("websockets", "urllib3", "docker", "redis")
 
 _NAME = r"x-agent-api-key|x-registry-auth|authorization|api[_-]?key|identitytoken|passw(?:or)?d|secret|token"
-_Q = r"\\*[\"']"  # a quote, also as JSON inside a JSON string has it
+_Q = r"\\{0,8}[\"']"  # a quote, also as JSON inside a JSON string has it
 # Bounded wherever a scan could begin again at each character: what is redacted may be megabytes, and hostile.
 _PATTERNS = (
     # redis://user:pass@host; a password may hold an @, so up to the last one before the path
@@ -39,7 +39,7 @@ _PATTERNS = (
     # a variable as a template lists it: what makes it a secret stands in its name
     (
         re.compile(
-            rf"(?P<kept>name{_Q}\s*:\s*{_Q}[^\"']{{0,100}}(?:{_NAME})[^\"']{{0,100}}{_Q}\s*,\s*{_Q}value{_Q}\s*:\s*{_Q})[^\"'\\]+",
+            rf"(?P<kept>name{_Q}\s{{0,20}}:\s{{0,20}}{_Q}[^\"']{{0,100}}(?:{_NAME})[^\"']{{0,100}}{_Q}\s{{0,20}},\s{{0,20}}{_Q}value{_Q}\s{{0,20}}:\s{{0,20}}{_Q})[^\"'\\]+",
             re.IGNORECASE,
         ),
         rf"\g<kept>{MASK}",

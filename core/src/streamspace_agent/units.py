@@ -4,13 +4,16 @@ import math
 import re
 from decimal import Decimal, InvalidOperation
 
+MAX_LENGTH = 100
+"""Characters of a duration or quantity; nobody writes more."""
+
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d)")
 _DURATIONS = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(
-    r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?P<suffix>[eE][+-]?[0-9]+|[KMGTPE]i|[numkMGTPE]?)"
+    r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?P<suffix>[eE][+-]?[0-9]+|[KMGTPE]i|[numkMGTPE]?)"
 )
 _SUFFIX = {
     "n": Decimal("1e-9"),
@@ -26,7 +29,9 @@ def parse_duration(text: str) -> float:
     """Seconds of ``30s``, ``1m30s``, ``500ms``, ``8h`` or a bare ``45``. Raises ValueError with an example."""
     text = text.strip()
     seconds = math.inf
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+    if len(text) > MAX_LENGTH:
+        pass
+    elif re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         seconds = float(text)
     elif _DURATIONS.fullmatch(text):
         seconds = sum(float(m["number"]) * _SECONDS[m["unit"]] for m in _DURATION.finditer(text))
@@ -37,7 +42,8 @@ def parse_duration(text: str) -> float:
 
 def parse_quantity(text: str | float) -> Decimal:
     """The exact number of a Kubernetes quantity: ``500m``, ``1.5``, ``2Gi``, ``100M``, ``1e3``. Raises ValueError."""
-    match = _QUANTITY.fullmatch(str(text).strip())
+    written = str(text).strip()
+    match = _QUANTITY.fullmatch(written) if len(written) <= MAX_LENGTH else None
     if match:
         suffix = match["suffix"]
         try:

@@ -22,6 +22,9 @@ from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound, S
 from streamspace_runtime_docker.transport import SocketAdapter
 from streamspace_runtime_docker.unreachable import explain
 
+MAX_TEXT = 4000
+"""Characters of an engine's own words that are kept: a registry, or a session, may have written most of them."""
+
 MINIMUM_API = (1, 41)
 """Docker Engine 20.10: one-shot stats, and the oldest engine this driver is tested on."""
 
@@ -52,7 +55,7 @@ def translate(error: Exception, docker_host: str) -> Exception:
     """The driver's own error for one of the SDK's; anything else as it is."""
     if isinstance(error, APIError):
         status = error.status_code or 500
-        text = " ".join(str(error.explanation or error).split())
+        text = " ".join(str(error.explanation or error)[:MAX_TEXT].split())
         if status == 503:
             return EngineUnavailable(f"the engine at {docker_host} is not ready: {text}")
         if re.search(r"already (in use|used|exists)", text):

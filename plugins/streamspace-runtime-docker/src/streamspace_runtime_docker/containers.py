@@ -9,6 +9,7 @@ from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import ReadyCheck, SessionSpec
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.references import checked
 from streamspace_runtime_docker.settings import DockerSettings
 
 # The names that Docker allows; shorter than its limit, so that prefix and volume names fit as well.
@@ -38,6 +39,7 @@ def check_spec(spec: SessionSpec) -> None:
             "invalid_session",
             f"session id {spec.session_id[:60]!r} cannot name a container: letters, digits, dots, dashes and underscores, at most 128",
         )
+    checked(spec.image)
     for mount in spec.mounts:
         if not valid_id(mount.name) or not mount.path.startswith("/"):
             raise CommandFailed(

@@ -67,7 +67,7 @@ class DockerDriver(RuntimeDriver):
         self._views = Views(self._store, self._marks, ends)
         self._networks = networks = Networks(engine, settings, own)
         self._ports = Ports(settings.docker_host, networks)
-        images = Images(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults)
+        images = Images(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults, own.allowed_images)
         self._making = Making(
             engine,
             self._store,

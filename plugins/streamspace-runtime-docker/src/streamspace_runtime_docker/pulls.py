@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from streamspace_agent.runtime import Progress, Report
 from streamspace_agent.units import format_bytes, format_seconds
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import EngineError, NotFound, Silent
+from streamspace_runtime_docker.references import allowed, checked, private
 
 
 @dataclass(slots=True)
@@ -59,9 +60,16 @@ class Pull:
     """One pull under way, and those who wait for it."""
 
     def __init__(
-        self, image: str, engine: Engine, turns: asyncio.Semaphore, stall_timeout: float, faults: Faults
+        self,
+        image: str,
+        engine: Engine,
+        turns: asyncio.Semaphore,
+        stall_timeout: float,
+        faults: Faults,
+        allowed: Collection[str] = (),
     ) -> None:
         self.image = image
+        self._allowed = allowed
         self.reports: list[Report] = []
         self.progress = Progress("pulling", detail="waits for other pulls" if turns.locked() else _ASKING)
         self._engine = engine
@@ -84,7 +92,13 @@ class Pull:
                 f"pulling {self.image} made no progress for {format_seconds(self._stall_timeout)} (PULL_STALL_TIMEOUT), {got}",
             ) from None
         except EngineError as error:
-            raise explain(self.image, error.text) from error
+            raise await self._explain(error.text) from error
+
+    async def _explain(self, text: str) -> CommandFailed:
+        """What an address says that need not be a registry is passed on only where the operator has named it as one."""
+        registry = checked(self.image).registry
+        trusted = any(entry.startswith(f"{registry}/") for entry in self._allowed)
+        return explain(self.image, text, quoted=trusted or not await private(registry))
 
     async def _read(self, moved: Callable[[], None]) -> None:
         from streamspace_runtime_docker.client import parse_image, registry_header  # noqa: PLC0415  # loads the SDK
@@ -101,7 +115,7 @@ class Pull:
         ) as lines:
             async for line in lines:
                 if error := line.get("error"):
-                    raise explain(self.image, str((line.get("errorDetail") or {}).get("message") or error))
+                    raise await self._explain(str((line.get("errorDetail") or {}).get("message") or error))
                 if layers.take(line):
                     moved()
                     self._show(layers.progress())
@@ -117,8 +131,11 @@ class Pull:
 class Images:
     """Which images the engine has. One that is there is never pulled again, whatever its tag (``latest`` included)."""
 
-    def __init__(self, engine: Engine, concurrency: int, stall_timeout: float, faults: Faults) -> None:
+    def __init__(
+        self, engine: Engine, concurrency: int, stall_timeout: float, faults: Faults, allowed: Collection[str]
+    ) -> None:
         self._engine = engine
+        self._allowed = allowed
         self._turns = asyncio.Semaphore(concurrency)
         self._stall_timeout = stall_timeout
         self._faults = faults
@@ -131,6 +148,10 @@ class Images:
 
     async def ensure(self, image: str, report: Report) -> None:
         """Return once the engine has the image. Raises CommandFailed."""
+        if not allowed(checked(image), self._allowed):
+            raise CommandFailed(
+                "image_not_allowed", f"sessions may not use {image}: ALLOWED_IMAGES is {', '.join(self._allowed)}"
+            )
         if image in self._known:
             return
         if not await self._present(image):
@@ -151,7 +172,9 @@ class Images:
     async def _pull(self, image: str, report: Report) -> None:
         pull = self._pulls.get(image)
         if pull is None:
-            pull = self._pulls[image] = Pull(image, self._engine, self._turns, self._stall_timeout, self._faults)
+            pull = self._pulls[image] = Pull(
+                image, self._engine, self._turns, self._stall_timeout, self._faults, self._allowed
+            )
         pull.reports.append(report)
         report(pull.progress)
         try:
@@ -193,10 +216,17 @@ _EXPLANATIONS = (
 )
 
 
-def explain(image: str, text: str) -> CommandFailed:
-    """A pull's failure in words that tell what to do; the engine's own words follow."""
-    text = " ".join(text.split())
+READ = 4000
+"""Characters of the engine's words that are looked at: a registry may have written some of them."""
+
+
+def explain(image: str, text: str, *, quoted: bool = True) -> CommandFailed:
+    """A pull's failure in words that tell what to do; the engine's own words follow where they may be ``quoted``, without what
+    it shows of an answer that was none of a registry's.
+    """
+    text = " ".join(text[:READ].split())
+    shown = text.partition(" response body")[0][:500]
     for pattern, code, words in _EXPLANATIONS:
         if re.search(pattern, text, re.IGNORECASE):
-            return CommandFailed(code, f"cannot pull {image}: {words} ({text[:500]})")
-    return CommandFailed("pull_failed", f"cannot pull {image}: {text[:500]}")
+            return CommandFailed(code, f"cannot pull {image}: {words}{f' ({shown})' if quoted else ''}")
+    return CommandFailed("pull_failed", f"cannot pull {image}: {shown if quoted else 'the registry refuses it'}")

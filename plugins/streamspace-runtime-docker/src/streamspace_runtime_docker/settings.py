@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from streamspace_agent.config import Bytes, Duration, Settings, explain
 from streamspace_agent.errors import ConfigError
+from streamspace_runtime_docker.references import pattern
 
 # What the init systems of the usual desktop images need while they run as root, before they drop to the user:
 # to own the home and runtime folders (CHOWN, DAC_OVERRIDE, FOWNER, FSETID), to become the user (SETUID, SETGID), to stop
@@ -53,6 +54,10 @@ class DockerSettings(BaseModel):
         default="auto",
         description="Publish sessions' ports on PUBLISH_ADDRESS: auto only where the agent cannot reach containers directly",
     )
+    allowed_images: tuple[str, ...] = Field(
+        default=(),
+        description="Registries and images that sessions may use, separated by commas: lscr.io, ghcr.io/team/*, docker.io/library/ubuntu; unset for all",
+    )
     leftover_grace: Duration = Field(
         default=60.0, ge=0, description="Age from which something half made under our labels counts as left over"
     )
@@ -61,6 +66,11 @@ class DockerSettings(BaseModel):
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("allowed_images", mode="before")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        return tuple(pattern(p.strip()) for p in value.split(",") if p.strip()) if isinstance(value, str) else value
 
     @field_validator("session_capabilities", mode="before")
     @classmethod
