@@ -122,4 +122,4 @@ async def private(registry: str) -> bool:
             found = await asyncio.get_running_loop().getaddrinfo(host, None)
     except OSError:
         return True
-    return not all(ipaddress.ip_address(address[0].partition("%")[0]).is_global for *_, address in found)
+    return not all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
