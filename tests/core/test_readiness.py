@@ -197,6 +197,12 @@ async def test_a_proxy_that_accepts_for_a_server_that_is_not_there_yet_costs_no_
     assert time.monotonic() - begun < 4
 
 
+@pytest.mark.parametrize("talk", [Server(b"SSH-2.0-OpenSSH_9\r\n"), Server(answer=b"HTTP/1.1 502 No\r\n"), Server()])
+async def test_a_server_that_proves_nothing_is_connected_to_ever_more_rarely(serve, talk):
+    await wait_ready(ReadyCheck.HTTP, await serve(talk), timeout=3)
+    assert 10 < talk.connections < 65
+
+
 @pytest.mark.parametrize(
     ("server", "found"),
     [

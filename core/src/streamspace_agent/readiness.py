@@ -19,8 +19,9 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Stream]]
 """Opens a new stream to the session's port; OSError while nothing listens there yet."""
 
-FIRST_POLL, POLL = 0.005, 0.05
-"""Seconds between two tries: a tenth of the time waited so far, within these bounds. A small session answers in milliseconds."""
+FIRST_POLL, POLL, CONNECTED_POLL = 0.005, 0.05, 0.5
+"""Seconds between two tries: a tenth of the time waited so far, within the first two bounds; once something took a connection,
+within the first and the last: some servers count those. A small session answers in milliseconds."""
 ANSWER_TIMEOUT = 5.0
 """Seconds that one open stream may stay silent. A server busy with its start answers late, but on that stream."""
 LISTEN = {ReadyCheck.VNC: 1.0, ReadyCheck.ANY: 0.5, ReadyCheck.HTTP: 0.0}
@@ -65,7 +66,8 @@ async def wait_ready(expected: ReadyCheck, connect: Connect, timeout: float, *, 
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             while (found := await search.attempt()) is None:
-                await asyncio.sleep(min(max((loop.time() - begun) / 10, FIRST_POLL), POLL))
+                longest = POLL if search.seen is _Seen.UNREACHED else CONNECTED_POLL
+                await asyncio.sleep(min(max((loop.time() - begun) / 10, FIRST_POLL), longest))
             return Proof(found)
     return Proof(None, search.tried)
 

@@ -139,6 +139,28 @@ async def test_a_session_answers_over_http(driver, make_spec, quiet):
     assert (await driver.start(spec, quiet)).ready
 
 
+async def test_a_desktop_that_refuses_its_host_for_too_many_connections_without_a_login_is_known_as_vnc(
+    make_driver, make_spec, desktop_image, quiet
+):
+    """TigerVNC, which then greets with RFB 3.3 and its reason."""
+    spec = make_spec(image=desktop_image, memory=512 * 1024**2, cpu=1.0, mounts=(), ready=ReadyCheck.ANY)
+    driver = make_driver()
+    await driver.start(spec, quiet)
+    answer = b""
+    for _ in range(20):
+        reader, writer = await driver.connect(spec.session_id, 5900)
+        async with asyncio.timeout(10):
+            answer = await reader.readexactly(12)
+            if answer == b"RFB 003.003\n":
+                answer += await reader.read()
+        writer.close()
+        if len(answer) > 12:
+            break
+    assert answer.endswith(b"Too many security failures")
+    proved = await make_driver().prove(spec.session_id)
+    assert (proved.ready, proved.ready_check) == (True, ReadyCheck.VNC)
+
+
 async def test_a_session_without_a_port_is_ready_once_it_runs(driver, make_spec, quiet):
     spec = make_spec(environment={"MODE": "hang"}, ready=ReadyCheck.NONE, port=0)
     assert (await driver.start(spec, quiet)).ready
