@@ -26,7 +26,8 @@ from streamspace_devplane.faults import Faults
 from streamspace_devplane.live import OVER
 from streamspace_devplane.registration import Door
 from streamspace_devplane.store import Row
-from streamspace_devplane.templates import screen
+from streamspace_devplane.streaming import streaming
+from streamspace_devplane.templates import read_manifest, screen
 
 LONGEST_WAIT = 60.0
 
@@ -180,15 +181,17 @@ class Api:
         agent_id = self._holder(session_id, wish.agent_id)
         if agent_id is None:
             agent_id, now = wish.agent_id or self._choose_agent(), time.time()
+            manifest = read_manifest(payload["templateManifest"])
+            kind = streaming(manifest)
             # One that waited too long for its agent would still be sent to it.
             self.store.change(
                 "DELETE FROM commands WHERE session_id = ? AND action = 'start_session' AND state = 'pending'",
                 session_id,
             )
             self.store.change(
-                "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen)"
-                " VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
-                session_id, agent_id, wish.user, wish.template, now, now, screen(payload["templateManifest"]),
+                "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen,"
+                " streaming_protocol, streaming_port) VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)",
+                session_id, agent_id, wish.user, wish.template, now, now, screen(manifest), kind.protocol, kind.port,
             )  # fmt: skip
         command_id = self._command(agent_id, "start_session", payload, wish.command_id)
         return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)

@@ -19,6 +19,7 @@ from streamspace_devplane.browsers import Labelled, SameOrigin
 from streamspace_devplane.hub import Hub
 from streamspace_devplane.live import Live
 from streamspace_devplane.registration import Door, Misbehaviour
+from streamspace_devplane.webproxy import WebProxy
 
 
 async def explain(request: Request, error: Exception) -> Response:
@@ -29,6 +30,8 @@ async def explain(request: Request, error: Exception) -> Response:
 
 
 def build(hub: Hub, door: Door, novnc: Path | None) -> Starlette:
+    web = WebProxy(hub)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         watch = asyncio.create_task(hub.watch())
@@ -38,6 +41,7 @@ def build(hub: Hub, door: Door, novnc: Path | None) -> Starlette:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await hub.relay.stop()
+            await web.aclose()
 
     viewers = Bridge(hub)
     return Starlette(
@@ -46,6 +50,7 @@ def build(hub: Hub, door: Door, novnc: Path | None) -> Starlette:
             WebSocketRoute("/api/v1/agents/connect", door.connect),
             WebSocketRoute("/api/v1/sessions/{session}/vnc", viewers.vnc),
             WebSocketRoute("/api/v1/vnc/{session}", viewers.vnc),  # the deployed one's own path
+            *web.routes(),
             *Api(door).routes(),
             *Live(hub).routes(),
             *pages.routes(novnc),

@@ -6,6 +6,8 @@ from starlette.websockets import WebSocket
 from streamspace_devplane.hub import Hub
 from streamspace_devplane.link import Link
 from streamspace_devplane.relay.repaired import LINK_GONE
+from streamspace_devplane.store import Row
+from streamspace_devplane.streaming import WEB
 
 
 class Bridge:
@@ -21,6 +23,8 @@ class Bridge:
             await self._deny(socket, 409, f"Session is not running (state: {row['state']})")
         elif row["agentId"] not in self.hub.links:
             await self._deny(socket, 503, f"agent {row['agentId']!r} is not connected")
+        elif row["streamingProtocol"] in WEB:
+            await socket.send_denial_response(self._session_url(row))
         elif hindrance := self.hub.relay.hindrance(row):
             await self._deny(socket, 409, hindrance)
         else:
@@ -33,6 +37,12 @@ class Bridge:
                 await socket.close(1011, LINK_GONE)
             else:
                 await self._bridge(socket, link, session_id)
+
+    def _session_url(self, row: Row) -> JSONResponse:
+        told = {"session_id": row["sessionId"], "protocol": row["streamingProtocol"]}
+        if not row["url"]:
+            return JSONResponse({"error": "Session URL not yet available", **told, "retry_after": 5}, 202)
+        return JSONResponse({"type": "http_session", **told, "url": row["url"], "port": row["streamingPort"]}, 200)
 
     async def _deny(self, socket: WebSocket, status: int, error: str) -> None:
         await socket.send_denial_response(JSONResponse({"error": error}, status))

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # these ask for a key, which no page has
+WEB_SESSIONS = "/api/v1/http/"
 LABEL = "x-streamspace-devplane"
 HEADERS = {
     LABEL: "development only",
@@ -33,9 +34,12 @@ class Labelled:
         self.headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        # What a session's own web server says of its pages holds for them.
+        headers = self.headers[:1] if scope.get("path", "").startswith(WEB_SESSIONS) else self.headers
+
         async def labelled(message: Any) -> None:
             if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
-                message["headers"] = [*message.get("headers", ()), *self.headers]
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         await self.app(scope, receive, labelled)

@@ -41,6 +41,7 @@ class Hub:
         """How often each agent has connected since this began."""
         self.viewers: dict[str, str] = {}
         """The mark of each session's latest viewer."""
+        self.web_gateway = settings.web_gateway
         self.listening = asyncio.Event()
         """Cleared while the blackhole is open."""
         self.listening.set()
@@ -203,7 +204,7 @@ class Hub:
             "UPDATE sessions SET state = ?, vnc_ready = ?, vnc_port = COALESCE(?, vnc_port), platform_metadata = ?,"
             " pod_name = COALESCE(?, pod_name), url = ?, statuses = statuses + 1, status_at = ?, last_activity = ? WHERE session_id = ?",
             state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), name if isinstance(name, str) else None,
-            f"/sessions/{session_id}/view" if state == "running" else None, now, now, session_id,
+            f"/api/v1/sessions/{session_id}/vnc" if payload.get("vncReady") and payload.get("vncPort") else "", now, now, session_id,
         )  # fmt: skip
         if not known:
             self.counters["unknownSession"] += 1

@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS sessions (
   state TEXT NOT NULL, url TEXT, pod_name TEXT, vnc_ready INTEGER NOT NULL DEFAULT 0, vnc_port INTEGER,
   platform_metadata TEXT NOT NULL DEFAULT '{}', statuses INTEGER NOT NULL DEFAULT 0,
   created_at REAL NOT NULL, status_at REAL NOT NULL, screen TEXT NOT NULL DEFAULT 'vnc',
-  last_activity REAL
+  last_activity REAL, streaming_protocol TEXT NOT NULL DEFAULT 'vnc', streaming_port INTEGER NOT NULL DEFAULT 5900
 );
 CREATE TABLE IF NOT EXISTS commands (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, command_id TEXT NOT NULL UNIQUE, agent_id TEXT NOT NULL, session_id TEXT,

@@ -223,6 +223,11 @@ async def run(
     type=click.Choice(["deployed", "repaired"]),
     help="Which kind of viewer relay to play; the agent's VIEWER_RELAY has to be the same. [default: deployed]",
 )
+@click.option(
+    "--web-gateway",
+    metavar="HOST[:PORT]",
+    help="Ask this address for web sessions, instead of resolving SESSION.streamspace.svc.cluster.local.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON once it serves.")
 @click.option(
     "--exit-with-stdin", is_flag=True, help="End when standard input does, so that no parent can leave it behind."
@@ -241,6 +246,7 @@ def serve(
     novnc: Path | None,
     pairs: tuple[str, ...],
     relay: str | None,
+    web_gateway: str | None,
     as_json: bool,
     exit_with_stdin: bool,
 ) -> None:
@@ -259,7 +265,8 @@ def serve(
         )
     if novnc and not is_novnc(novnc):
         raise click.BadParameter(f"{novnc} holds no core/rfb.js, so it is not noVNC", param_hint="--novnc")
-    settings = settings_from((*pairs, f'relay="{relay}"') if relay else pairs)
+    named = {"relay": relay, "web_gateway": web_gateway}
+    settings = settings_from((*pairs, *(f"{name}={json.dumps(value)}" for name, value in named.items() if value)))
     tls = tls_context(tls_cert, tls_key, client_ca)
     catalogue = load_folder(folder) if folder else Catalogue()
     for reason in catalogue.refused:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:\d{1,5})?$"
 BANNER = "development control plane: for development and tests only, not a StreamSpace installation"
 
 
@@ -40,6 +41,8 @@ class Settings:
     """A viewer that sent neither data nor a pong for so long is read no more."""
     crash_file: str | None = None
     """Gets a line of JSON where the deployed control plane would have died; `None`: STREAMSPACE_DEVPLANE_CRASHES names it."""
+    web_gateway: Annotated[str, Field(pattern=ADDRESS)] | None = None
+    """`HOST` or `HOST:PORT` that is asked for web sessions; `None`: SESSION.streamspace.svc.cluster.local, as it resolves."""
     registrations_per_minute: Count = 60
     log_vnc_data: bool = True
     """Write each `vnc_data` to the event log (its data cut); counters are kept either way."""

@@ -14,7 +14,10 @@ from typing import Any
 Row = dict[str, Any]
 JSON_COLUMNS = frozenset({"capacity", "metadata", "platform_metadata", "payload", "result"})
 BOOLEAN_COLUMNS = frozenset({"vnc_ready"})
-LATER_COLUMNS = {"screen": "TEXT NOT NULL DEFAULT 'vnc'", "last_activity": "REAL"}
+LATER_COLUMNS = {"screen": "TEXT NOT NULL DEFAULT 'vnc'", "last_activity": "REAL"} | {
+    "streaming_protocol": "TEXT NOT NULL DEFAULT 'vnc'",
+    "streaming_port": "INTEGER NOT NULL DEFAULT 5900",
+}
 PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
 ROUTINE = (  # signs of life and readings; Python writes what SQLite calls no JSON (NaN)
     "(type IN ('heartbeat', 'ping', 'pong') OR (type = 'status' AND CASE WHEN json_valid(payload)"

@@ -80,8 +80,6 @@ def screen(manifest: Any) -> str:
     """What a session of this template shows itself by: `vnc` (a viewer can be offered), `web` (its server speaks HTTP,
     as KasmVNC does) or `none`. A manifest that cannot be read says nothing against VNC.
     """
-    if isinstance(manifest, str):
-        manifest = _read(manifest)
     spec = manifest.get("spec") if isinstance(manifest, dict) else None
     sections = [spec.get(name) for name in ("vnc", "kasmvnc")] if isinstance(spec, dict) else []
     vnc, kasmvnc = (section if isinstance(section, dict) else None for section in sections or (None, None))
@@ -92,8 +90,10 @@ def screen(manifest: Any) -> str:
     return "vnc" if vnc is None and kasmvnc is None else "none"
 
 
-def _read(text: str) -> Any:
+def read_manifest(text: Any) -> Any:
     """The object in one of the forms of `in_form`; `None` where there is none."""
+    if not isinstance(text, str):
+        return text
     for form in (text, _decoded(text)):
         try:
             return json.loads(form)

@@ -14,6 +14,7 @@ from websockets.frames import Frame
 from streamspace_devplane import envelopes
 
 SCOPE_KEY = "streamspace.wire"
+AGENTS = "/api/v1/agents/"
 PONG = "streamspace.pong"
 """Stands between a connection's messages where a pong is due."""
 
@@ -91,6 +92,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self.wire = Wire(self, self.transport)
         self.app = with_wire(self.app, self.wire)
+
+    def handle_connect(self, event: Any) -> None:
+        """The limit for messages is for agents: neither viewers' WebSockets nor those of web sessions have one."""
+        if not event.path.startswith(AGENTS):
+            self.conn.max_message_size = None
+        super().handle_connect(event)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # uvicorn takes a refusal for no answer, and complains
 
     def handle_ping(self) -> None:
         """A ping is answered once the application has taken all messages before it.

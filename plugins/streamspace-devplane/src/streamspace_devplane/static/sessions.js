@@ -3,7 +3,7 @@ import { $, complain, el, Folded, forgive, keyed, openDialog, press, say, show }
 import { showSessionLog } from "./log.js";
 import { call, pathOf } from "./plane.js";
 import { Plot } from "./plot.js";
-import { bytes, cores, coresUsed, noView, span } from "./words.js";
+import { bytes, cores, coresUsed, noView, span, webPage } from "./words.js";
 
 const running = new Map();
 const ended = new Map();
@@ -138,7 +138,9 @@ class Card {
     say(this.busy, !underWay || starts || state === "terminated" ? "" : waits ? `${doing}: waiting for its agent`
       : age > PATIENCE ? `${doing}: not done after ${span(age)}` : `${doing} …`);
     show(this.plots, state === "running");
-    show(this.buttons.view, state === "running" && session.vncReady && !noView(session) && session.linked && !session.away);
+    const page = webPage(session);
+    Object.assign(this.buttons.view, page ? { href: page, target: "_blank" } : { href: pathOf(this.id, "view"), target: "" });
+    show(this.buttons.view, state === "running" && (page || session.vncReady) && !noView(session) && session.linked && !session.away);
     show(this.buttons.wake, state === "hibernated");
     show(this.buttons.hibernate, state === "running");
     show(this.buttons.stop, !over);

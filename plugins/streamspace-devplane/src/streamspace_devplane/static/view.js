@@ -2,7 +2,7 @@
 import { Channel } from "./channel.js";
 import { $, press, say, show } from "./dom.js";
 import { call, follow, pathOf, socketTo } from "./plane.js";
-import { noView } from "./words.js";
+import { noView, webPage } from "./words.js";
 
 const sessionId = named(location.pathname.split("/")[2]);
 const RETRY = [300, 1000, 2000, 4000]; // ms, after a connection that ended by itself
@@ -70,6 +70,7 @@ function look() {
   if (state === "pending" && lastStart?.state === "failed") return veil(`It was never started: ${lastStart.error}`);
   if (!agent?.connected) return veil(`Its agent is not connected. This page ${halt ? "says so" : "goes on"} when it is back.`);
   if (state === "hibernated") return veilOfSleep(last);
+  if (state === "running" && webPage(session)) return location.replace(webPage(session));
   if (state === "running" && noView(session)) return veil(`There is no view of it: ${noView(session)}.`);
   if (state === "pending" || !session.vncReady) return veilOfProgress(session);
   if (halt) return veil(halt.text, { text: halt.action, run: again });

@@ -31,4 +31,8 @@ const NO_VIEW = {
   web: "it serves a web page of its own, not VNC",
   none: "its template says that it has no desktop",
 };
-export const noView = ({ screen }) => NO_VIEW[screen] ?? "";
+// Where its own web pages are, for what the control plane takes for a web session.
+const WEB = new Set(["selkies", "guacamole", "kasm"]);
+export const webPage = ({ sessionId, streamingProtocol }) =>
+  (WEB.has(streamingProtocol) ? `/api/v1/http/${encodeURIComponent(sessionId)}/` : "");
+export const noView = (session) => (webPage(session) ? "" : NO_VIEW[session.screen] ?? "");

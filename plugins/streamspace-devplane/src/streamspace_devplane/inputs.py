@@ -1,0 +1,44 @@
+"""The deployed control plane's input filter: what looks like an attack in a query is answered 400, wherever it goes."""
+
+import re
+
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+
+SQL = re.compile(
+    r"union\s+select|select\s+.*\s+from|insert\s+into|delete\s+from|drop\s+table|update\s+.*\s+set|exec\s*\(|execute\s*\("
+    r"|script\s*>|javascript:|onerror\s*=|onload\s*=|--|#|/\*",
+    re.IGNORECASE,
+)
+COMMAND = re.compile(r"[;&|`]|\$\(")
+LDAP = ("*", "(", ")", "\\", "/", "\0")
+LONGEST = 10_000
+
+
+def suspicion(value: str) -> str | None:
+    if len(value.encode()) > LONGEST:
+        return f"value too long (max {LONGEST} characters)"
+    if "\0" in value:
+        return "null byte detected"
+    if SQL.search(value):
+        return "potential SQL injection detected"
+    if COMMAND.search(value):
+        return "potential command injection detected"
+    if sum(character in value for character in LDAP) >= 2:
+        return "potential LDAP injection detected"
+    return None
+
+
+def refused(name: str, value: str) -> Response | None:
+    problem = suspicion(value)
+    if problem is None:
+        return None
+    return JSONResponse({"error": "Invalid query parameter", "message": f"Parameter '{name}': {problem}"}, 400)
+
+
+def hostile(connection: HTTPConnection) -> Response | None:
+    """The answer to a request with a suspicious query, if it has one."""
+    for name, value in connection.query_params.multi_items():
+        if answer := refused(name, value):
+            return answer
+    return None

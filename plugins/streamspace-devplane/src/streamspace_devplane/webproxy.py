@@ -1,0 +1,277 @@
+"""The control plane's way to web sessions: `/api/v1/http/SESSION/...`, any method, WebSockets too.
+
+A reverse proxy that asks `http://SESSION.streamspace.svc.cluster.local:PORT/...` under that name. On Kubernetes the name
+is a service's; elsewhere it is the operator who makes it resolve, as `Settings.web_gateway` does here.
+"""
+
+import asyncio
+import contextlib
+import re
+import string
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from streamspace_devplane.browsers import WEB_SESSIONS, as_denial
+from streamspace_devplane.hub import Hub
+from streamspace_devplane.inputs import hostile
+from streamspace_devplane.streaming import WEB
+from streamspace_devplane.wire import SCOPE_KEY, Wire
+
+NAMESPACE = "streamspace"
+HOP_BY_HOP = frozenset(
+    {"connection", "proxy-connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"}
+    | {"transfer-encoding", "upgrade"}
+)
+CONNECT_PATIENCE = 30.0
+AS_IN_GO = "/$&+,:;=@-_.~"  # what Go's net/url leaves as it is in a path
+ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(?::(?P<port>\d{1,5}))?")
+
+
+def parse_address(text: str) -> tuple[str, int | None]:
+    """`HOST` or `HOST:PORT`; raises `ValueError`."""
+    found = ADDRESS.fullmatch(text)
+    if not found or int(found["port"] or 1) not in range(1, 65536):
+        raise ValueError(f"{text!r} is no HOST or HOST:PORT")
+    return found["host"].strip("[]"), int(found["port"]) if found["port"] else None
+
+
+class Target:
+    """Where one request goes."""
+
+    def __init__(self, session_id: str, port: int, gateway: str | None, scope: Any) -> None:
+        self.name = f"{session_id}.{NAMESPACE}.svc.cluster.local"
+        host, other_port = parse_address(gateway) if gateway else (self.name, None)
+        self.host, self.port = host, other_port or port
+        self.authority = f"{self.name}:{port}"
+        path = scope["path"].removeprefix(f"{WEB_SESSIONS}{session_id}") or "/"
+        query = quote(scope["query_string"], safe=string.punctuation)
+        self.path = quote(path, safe=AS_IN_GO) + (f"?{query}" if query else "")
+
+    @property
+    def url(self) -> httpx.URL:
+        return httpx.URL(scheme="http", host=self.host, port=self.port, raw_path=self.path.encode())
+
+
+class WebProxy:
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.store = hub.store
+        self._transport = httpx.AsyncHTTPTransport(
+            trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        )
+
+    def routes(self) -> list[BaseRoute]:
+        paths = ("/api/v1/http/{session}", "/api/v1/http/{session}/{path:path}")
+        return [
+            *(Route(path, _App(self.http)) for path in paths),
+            *(WebSocketRoute(path, _App(self.websocket)) for path in paths),
+        ]
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    def _target(self, connection: HTTPConnection) -> Target | Response:
+        session_id = connection.path_params["session"]
+        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
+        if problem := hostile(connection):
+            return problem
+        if row is None:
+            return JSONResponse({"error": "Session not found"}, 404)
+        if row["streamingProtocol"] not in WEB:
+            error = f"Session uses protocol '{row['streamingProtocol']}', not HTTP-based (use /vnc endpoint instead)"
+            return JSONResponse({"error": error}, 400)
+        if row["state"] != "running":
+            return JSONResponse({"error": f"Session is not running (state: {row['state']})"}, 409)
+        self.store.change("UPDATE sessions SET last_activity = ? WHERE session_id = ?", time.time(), session_id)
+        return Target(session_id, row["streamingPort"], self.hub.web_gateway, connection.scope)
+
+    # HTTP
+
+    async def http(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        target = self._target(request)
+        if isinstance(target, Response):
+            await target(scope, receive, send)
+            return
+        body = Body(request)
+        exchange = asyncio.create_task(self._exchange(request, body, target, send))
+        leaving = asyncio.create_task(body.left())
+        try:
+            await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if exchange.done():
+                exchange.result()
+        finally:
+            for task in (exchange, leaving):
+                task.cancel()
+            await asyncio.gather(exchange, leaving, return_exceptions=True)
+
+    async def _exchange(self, request: Request, body: "Body", target: Target, send: Any) -> None:
+        asked = httpx.Request(
+            request.method,
+            target.url,
+            headers=[("host", target.authority), *_passed_on(request)],
+            content=body.stream() if body.there else None,
+            extensions={"timeout": {"connect": CONNECT_PATIENCE}},
+        )
+        try:
+            answer = await self._transport.handle_async_request(asked)
+        except httpx.TransportError as error:
+            await _unreachable(error)(request.scope, request.receive, send)
+            return
+        except ClientDisconnect:
+            return
+        headers = [(name, value) for name, value in answer.headers.raw if name.lower().decode() not in HOP_BY_HOP]
+        try:
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+            async for data in answer.aiter_raw():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except httpx.TransportError:
+            wire: Wire = request.scope[SCOPE_KEY]  # half an answer must not look like a whole one
+            wire.abort()
+        except OSError:
+            pass  # the browser has left
+        finally:
+            await answer.aclose()
+
+    # WebSockets
+
+    async def websocket(self, scope: Any, receive: Any, send: Any) -> None:
+        browser = WebSocket(scope, receive, send)
+        target = self._target(browser)
+        if isinstance(target, Response):
+            await browser.receive()
+            await target({**scope, "type": "http"}, receive, as_denial(send))
+            return
+        try:
+            server = await connect(
+                f"ws://{target.authority}{target.path}",
+                host=target.host,
+                port=target.port,
+                additional_headers=[pair for pair in _passed_on(browser) if not pair[0].startswith("sec-websocket-")],
+                subprotocols=[Subprotocol(name) for name in scope["subprotocols"]] or None,
+                user_agent_header=None,
+                compression=None,
+                max_size=None,
+                ping_interval=None,
+                open_timeout=CONNECT_PATIENCE,
+                proxy=None,
+            )
+        except (OSError, InvalidHandshake, EOFError) as error:
+            await browser.receive()
+            await _refusal(error)({**scope, "type": "http"}, receive, as_denial(send))
+            return
+        async with server:
+            await browser.accept(subprotocol=server.subprotocol)
+            await _both_ways(browser, server)
+
+
+class _App:
+    """Starlette takes a function for an endpoint of its own kind, and an object for an application."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.call(scope, receive, send)
+
+
+def _passed_on(connection: HTTPConnection) -> list[tuple[str, str]]:
+    """The headers that go on, and who asked."""
+    named = {name.strip().lower() for name in connection.headers.get("connection", "").split(",")}
+    gone = HOP_BY_HOP | named | {"host", "x-forwarded-for", "expect"}
+    came = [*connection.headers.getlist("x-forwarded-for"), connection.client.host if connection.client else ""]
+    return [
+        *((name, value) for name, value in connection.headers.items() if name not in gone),
+        ("x-forwarded-for", ", ".join(filter(None, came))),
+    ]
+
+
+class Body:
+    """A request's body on its way, and the word that whoever sent it has left, which comes behind it."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._read = asyncio.Event()
+        self.there = "content-length" in request.headers or "transfer-encoding" in request.headers
+        if not self.there:
+            self._read.set()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        async for data in self._request.stream():
+            yield data
+        self._read.set()
+
+    async def left(self) -> None:
+        await self._read.wait()
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+
+
+def _unreachable(error: Exception) -> Response:
+    """In the words of the deployed one, JSON under the wrong type."""
+    if isinstance(error, httpx.ConnectError | OSError) and "refused" in _all_of(error):
+        message = "The session is still starting. Please wait and try again."
+        text = f'{{"error": "Session service not ready", "message": "{message}"}}'
+        return PlainTextResponse(text, 503)
+    return PlainTextResponse(f'{{"error": "Proxy error", "message": "{str(error) or type(error).__name__}"}}', 502)
+
+
+def _all_of(error: BaseException | None) -> str:
+    return "" if error is None else f"{error!r} {_all_of(error.__cause__ or error.__context__)}".lower()
+
+
+def _refusal(error: Exception) -> Response:
+    """What a server that wants no WebSocket answered, or why there is no answer."""
+    if isinstance(error, InvalidStatus):
+        answer = error.response
+        headers: Iterable[tuple[str, str]] = answer.headers.raw_items()
+        kept = {name: value for name, value in headers if name.lower() not in HOP_BY_HOP | {"content-length"}}
+        return Response(bytes(answer.body or b""), answer.status_code, kept)
+    return _unreachable(error)
+
+
+async def _both_ways(browser: WebSocket, server: ClientConnection) -> None:
+    jobs = [asyncio.create_task(job) for job in (_to_server(browser, server), _to_browser(browser, server))]
+    try:
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
+async def _to_server(browser: WebSocket, server: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while (message := await browser.receive())["type"] != "websocket.disconnect":
+            text, data = message.get("text"), message.get("bytes")
+            await server.send(text if text is not None else data or b"")
+        code = message.get("code") or 1000
+        await server.close(code if code in range(1000, 1004) or code in range(1007, 5000) else 1000)
+
+
+async def _to_browser(browser: WebSocket, server: ClientConnection) -> None:
+    wire: Wire = browser.scope[SCOPE_KEY]
+    try:
+        async for message in server:
+            await (browser.send_text(message) if isinstance(message, str) else browser.send_bytes(message))
+    except ConnectionClosed:
+        if server.close_code in (None, 1006):
+            wire.abort()
+            return
+    except (WebSocketDisconnect, RuntimeError):
+        return
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        code = server.close_code if server.close_code not in (None, 1005) else 1000
+        await browser.close(code or 1000, server.close_reason)
