@@ -6,10 +6,11 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from streamspace_agent import __version__, health, heap, logs, plugins
 from streamspace_agent.capacity import Capacity
@@ -25,7 +26,7 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.hints import Consulted, hints
-from streamspace_agent.journal import JournalError
+from streamspace_agent.journal import JournalError, highest_epoch
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
@@ -36,6 +37,7 @@ from streamspace_agent.timing import unheeded
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 TICK = 0.25
 """Seconds between two signs of life that the main loop gives the elector and the watchdog."""
@@ -47,6 +49,10 @@ HOLD_OFF = 10.0
 """Seconds for which a leader that gave up lets the others go first."""
 MAX_HOLD_OFF = 60.0
 """The same for one that could not use its journal, doubled each time up to this: as long as a disk may have room unnoticed."""
+BRIEF = 2.0
+"""Seconds: what ended a leadership sooner than this, unasked, may end the next one as well."""
+BRIEF_HOLD_OFF = 1.0
+"""The pause after such a one, doubled each time in a row up to MAX_HOLD_OFF."""
 SECOND_SIGNAL = 130
 """Exit code when a second signal ends the drain."""
 
@@ -102,6 +108,7 @@ class Agent:
         self._link_patience = LINK_PATIENCE
         self._hindrance = ""
         self._hindered = 0
+        self._brief = 0
         self._stopping = asyncio.Event()
         self._stop_reason = ""
         self._ticked = time.monotonic()
@@ -135,9 +142,13 @@ class Agent:
                     self._endpoint = stack.enter_context(endpoint)
                 stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
                 await self._elector.start()
-                await self._preflight()
-                self._notify.ready()
-                await self._stand_and_lead()
+                stopping = asyncio.create_task(self._stopping.wait(), name="stop")
+                try:
+                    await _unless(stopping, self._preflight())
+                    self._notify.ready()
+                    await self._stand_and_lead(stopping)
+                finally:
+                    stopping.cancel()
         finally:
             await self._elector.aclose()
             tick.cancel()
@@ -157,26 +168,27 @@ class Agent:
         if fatal := [f"{problem.message}: {problem.fix}" for problem in problems if problem.fatal]:
             raise PreflightError("\n".join(fatal))
 
-    async def _stand_and_lead(self) -> None:
+    async def _stand_and_lead(self, stopping: "asyncio.Task[bool]") -> None:
         """Stand for election and lead, any number of times, until told to stop."""
-        stopping = asyncio.create_task(self._stopping.wait(), name="stop")
-        try:
-            while not self._stopping.is_set():
-                candidacy = asyncio.create_task(self._elector.lead(), name="candidacy")
-                await asyncio.wait({candidacy, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not candidacy.done():
-                    candidacy.cancel()
-                    await asyncio.gather(candidacy, return_exceptions=True)
-                    break
-                await self._lead(candidacy.result())
-        finally:
-            stopping.cancel()
+        while not self._stopping.is_set():
+            if (lease := await _unless(stopping, self._stand())) is None:
+                break
+            await self._lead(lease)
+
+    async def _stand(self) -> Lease:
+        """Wait until this replica leads, in an epoch above all that its journal has seen.
+
+        A clock that was ahead leaves a high epoch there, which neither the corrected clock nor a store that forgot it exceeds.
+        """
+        seen = await asyncio.to_thread(highest_epoch, self._settings.agent_dir / "journal.db")
+        return await self._elector.lead(above=seen)
 
     async def _lead(self, lease: Lease) -> None:
         """One tenure, from a fresh lease to its release."""
         logs.set_epoch(lease.epoch)
         reason, hold_off, firm = "the tenure could not begin", 0.0, False
         connections = self._link.status.connections
+        began = time.monotonic()
         try:
             self._tenure = Leadership(
                 self._settings,
@@ -199,12 +211,16 @@ class Agent:
                 self._link_patience = LINK_PATIENCE
             elif self._tenure.gave_up:
                 self._link_patience = min(MAX_LINK_PATIENCE, 2 * self._link_patience)
-            hold_off = HOLD_OFF if self._tenure.gave_up else 0.0
+            if self._tenure.gave_up:
+                hold_off = HOLD_OFF
+            else:
+                hold_off, firm = self._brief_pause(lease, began, reason), True
         except LeaseLost as error:
             reason = str(error)
+            hold_off, firm = self._brief_pause(lease, began, reason), True
         except JournalError as error:  # of this replica's disk: another's may be better, and this one's may heal
             reason, firm = "it cannot use its journal", True
-            hold_off = min(MAX_HOLD_OFF, HOLD_OFF * 2**self._hindered)
+            hold_off = _doubled(HOLD_OFF, self._hindered)
             self._hindrance, self._hindered = str(error), self._hindered + 1
             log.error("cannot lead: %s; giving leadership back, trying again in %s", error, format_seconds(hold_off))  # noqa: TRY400 - the cause is known
         except Exception as error:
@@ -214,6 +230,23 @@ class Agent:
             self._tenure = None
             await self._elector.resign(lease, reason, hold_off=hold_off, firm=firm)
             logs.set_epoch(None)
+
+    def _brief_pause(self, lease: Lease, began: float, reason: str) -> float:
+        """Seconds to stand back after a leadership that ended almost at once though nobody asked for it; 0 after any other."""
+        lasted = time.monotonic() - began
+        if lasted >= BRIEF or self._stopping.is_set():
+            self._brief = 0
+            return 0.0
+        pause = _doubled(BRIEF_HOLD_OFF, self._brief)
+        self._brief += 1
+        log.error(
+            "leadership of epoch %d ended after %s: %s; standing for election again in %s",
+            lease.epoch,
+            format_seconds(lasted),
+            reason,
+            format_seconds(pause),
+        )
+        return pause
 
     async def _tick(self) -> None:
         every = self._notify.watchdog_every
@@ -284,6 +317,22 @@ class Agent:
             plugins=self._plugins,
             health_address=self._endpoint.address if self._endpoint else "",
         )
+
+
+def _doubled(first: float, times: int) -> float:
+    """``first`` doubled so many times, up to MAX_HOLD_OFF."""
+    return min(MAX_HOLD_OFF, first * 2.0 ** min(times, 16))
+
+
+async def _unless(stopping: "asyncio.Task[bool]", work: Coroutine[Any, Any, Result]) -> Result | None:
+    """The result of ``work``; None if the agent was told to stop before there was one. A hanging store keeps nobody."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _rfc3339(seconds: float) -> str:

@@ -142,7 +142,10 @@ class Journal:
                 raise sqlite3.DatabaseError(found)
             row = db.execute("SELECT epoch FROM tenure").fetchone()
             if row and row[0] > self._epoch:
-                raise LeaseLost(f"the journal was taken over in epoch {row[0]}")
+                raise LeaseLost(
+                    f"STATE_DIR: the journal {self._path} was used in epoch {row[0]}, above this leadership's {self._epoch}: "
+                    "another replica of this host leads, or its clock was ahead then"
+                )
             db.execute(
                 "INSERT INTO tenure VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch",
                 (self._epoch,),
@@ -272,6 +275,16 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+
+
+def highest_epoch(path: Path) -> int:
+    """The highest epoch that ever used the journal; 0 where that cannot be told. Read only, beside a running agent."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+            row = db.execute("SELECT epoch FROM tenure").fetchone()
+    except sqlite3.Error:  # none yet, or one of no use: who opens it to write says so
+        return 0
+    return int(row[0]) if row else 0
 
 
 def sessions_with_open_commands(path: Path) -> frozenset[str]:

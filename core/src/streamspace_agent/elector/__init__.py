@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -29,6 +30,9 @@ Result = TypeVar("Result")
 
 # Where a lease has no deadline, and so no margin, work gets this long to stop after the lease was lost.
 UNTIMED_GRACE = 1.0
+
+# A backend that kept a release waiting to its limit gets no more than this to be closed.
+LAST_WAIT = 1.0
 
 # The guard's last words may not keep it: a frozen log pipe is one way for a main loop to die.
 LAST_WORDS = 0.5
@@ -59,6 +63,7 @@ class Elector:
             stop_grace = UNTIMED_GRACE if timing.lease is None else timing.margin
         # A renewal under way, the tries of the release, and the pauses between them.
         self._patience = (1 + RELEASE_TRIES) * (timing.call_timeout + 1.0)
+        self._stuck = False
         self._exit = exit
         self._me = me
         self._guard = Guard(clock, timing.lease, stop_grace, self._leave)
@@ -83,14 +88,14 @@ class Elector:
         """The backend's own check, on the thread where the backend lives."""
         return await self._ask(self._replica.preflight())
 
-    async def lead(self) -> Lease:
-        """Wait until this replica leads. Cancelling it is safe at every moment.
+    async def lead(self, *, above: int = 0) -> Lease:
+        """Wait until this replica leads, in an epoch above ``above``. Cancelling it is safe at every moment.
 
         Raises :exc:`~streamspace_agent.errors.PreflightError` when the store says that this replica never can.
         """
         ticket = Ticket()
         try:
-            return await self._ask(self._replica.lead(ticket))
+            return await self._ask(self._replica.lead(ticket, above=above))
         except asyncio.CancelledError:
             self._post(self._replica.abandon(ticket))
             raise
@@ -107,6 +112,7 @@ class Elector:
         if done:
             resigning.result()
         else:
+            self._stuck = True
             lease.end(Ending.RESIGNED, reason)
             log.error("the election backend is stuck, epoch %d is not released", lease.epoch)
 
@@ -118,7 +124,10 @@ class Elector:
         return self._replica.status()
 
     async def aclose(self) -> None:
-        """End the threads and free the backend. Does not release a lease that was not resigned."""
+        """End the threads and free the backend. Does not release a lease that was not resigned.
+
+        Bounded: threads whose backend hangs in a call are left behind, and end with the process.
+        """
         loop = self._loop
         if loop is None:
             return
@@ -126,11 +135,17 @@ class Elector:
         self._closing.set()
         self._guard.attention.set()
         loop.call_soon_threadsafe(self._stop.set)
-        await asyncio.to_thread(self._join)
+        if not await asyncio.to_thread(self._join, LAST_WAIT if self._stuck else self._patience):
+            log.error(
+                "election backend %s hangs in a call: ending without it, a lease it holds ends by itself",
+                self._replica.backend_name,
+            )
 
-    def _join(self) -> None:
+    def _join(self, patience: float) -> bool:
+        end = time.monotonic() + patience
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     async def _ask(self, work: Coroutine[Any, Any, Result]) -> Result:
         if self._loop is None:

@@ -80,12 +80,17 @@ class Replica:
         finally:
             self._calls.discard(task)
 
+    @property
+    def backend_name(self) -> str:
+        return self._store.backend.name
+
     async def preflight(self) -> list[Problem]:
         return await self._store.preflight()
 
-    async def lead(self, ticket: Ticket | None = None) -> Lease:
-        """Wait until this replica leads. One at a time, and only after the lease before was resigned."""
+    async def lead(self, ticket: Ticket | None = None, *, above: int = 0) -> Lease:
+        """Wait until this replica leads, in an epoch above ``above``. One at a time, and only after the lease before was resigned."""
         async with self._call():
+            self._highest = max(self._highest, above)
             if self._tenure:
                 raise RuntimeError("lead() was called again before the lease was resigned")
             return await self._win(ticket)
