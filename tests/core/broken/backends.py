@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 
 from streamspace_agent.election import Grant, Held, Record
@@ -146,7 +147,7 @@ class CertifiesTheSilentDead(MemoryBackend):
 
 class CertifiesTheUnknownDead(MemoryBackend):
     async def holder_is_dead(self, record):
-        return record.holder not in {"one", "other"} or None
+        return record.holder == "elsewhere" or None
 
 
 class WaitsForEver(MemoryBackend):
@@ -182,6 +183,147 @@ class KeepsItsLockWhenCancelled(MemoryBackend):
         return record
 
 
+class HasEpochsOf32Bits(MemoryBackend):
+    """A column of the type INTEGER."""
+
+    async def acquire(self, me, seen):
+        if me.epoch_floor >= 2**31:
+            raise BackendUnavailable("integer out of range")
+        return await super().acquire(me, seen)
+
+
+class CutsNamesTo12(MemoryBackend):
+    length = 12
+
+    async def acquire(self, me, seen):
+        short = replace(me, instance=me.instance[: self.length], nonce=me.nonce[: self.length])
+        return await super().acquire(short, seen)
+
+
+class CutsNamesTo20(CutsNamesTo12):
+    length = 20
+
+
+class TakesUnderscoresForDashes(MemoryBackend):
+    """A store whose names know no underscore."""
+
+    @staticmethod
+    def key(agent_id):
+        return agent_id.replace("_", "-")
+
+
+class IgnoresTheCaseOfAgents(MemoryBackend):
+    key = staticmethod(str.lower)
+
+
+class CutsAgentsTo64(MemoryBackend):
+    @staticmethod
+    def key(agent_id):
+        return agent_id[:64]
+
+
+class AnswersTooLate(MemoryBackend):
+    async def _send(self):
+        await asyncio.sleep(1.5 * self.timing.call_timeout)
+        await super()._send()
+
+
+class BlocksItsLoopTooLong(MemoryBackend):
+    async def renew(self, grant):
+        time.sleep(1.5 * self.timing.call_timeout)  # noqa: ASYNC251 - the fault
+        return await super().renew(grant)
+
+
+class BlocksItsLoopInAnOutage(MemoryBackend):
+    async def observe(self):
+        try:
+            return await super().observe()
+        except BackendUnavailable:
+            time.sleep(1.5 * self.timing.call_timeout)  # noqa: ASYNC251 - the fault
+            raise
+
+
+class EndsLongAfterItsCancellation(MemoryBackend):
+    """A client library that says goodbye to a silent server."""
+
+    async def _send(self):
+        try:
+            await super()._send()
+        except asyncio.CancelledError:
+            await asyncio.sleep(10)
+            raise
+
+
+class RetriesBeyondItsCancellation(MemoryBackend):
+    async def renew(self, grant):
+        for _ in range(8):
+            with contextlib.suppress(BackendUnavailable, TimeoutError, asyncio.CancelledError):
+                return await asyncio.wait_for(super().renew(grant), 0.3)
+        raise BackendUnavailable("tried in vain")
+
+
+class TakesItsCancellationForAnOutage(MemoryBackend):
+    async def renew(self, grant):
+        try:
+            return await super().renew(grant)
+        except asyncio.CancelledError:
+            raise BackendUnavailable("cancelled") from None
+
+
+class SwallowsTheCancellationOfAWait(MemoryBackend):
+    async def wait_change(self, record, timeout):
+        with contextlib.suppress(asyncio.CancelledError):
+            await super().wait_change(record, timeout)
+
+
+class LooksBehindItsWaits(MemoryBackend):
+    """One connection, taken in turns."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.connection = asyncio.Lock()
+
+    async def observe(self):
+        async with self.connection:
+            return await super().observe()
+
+    async def wait_change(self, record, timeout):
+        async with self.connection:
+            await super().wait_change(record, timeout)
+
+
+class WaitsByBlocking(MemoryBackend):
+    async def wait_change(self, record, timeout):
+        end = time.monotonic() + timeout
+        while self.store.record == record and time.monotonic() < end:
+            time.sleep(0.02)  # noqa: ASYNC251 - the fault
+
+
+class PollsThoughItSaysThatItPushes(MemoryBackend):
+    async def wait_change(self, record, timeout):
+        end = asyncio.get_running_loop().time() + timeout
+        while await self.observe() == record and (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(0.5, left))
+
+
+class ComparesTheEpochAlone(MemoryBackend):
+    def _ours(self, grant):
+        there = self.store.record
+        return there if there and not there.released and there.epoch == grant.record.epoch else None
+
+
+class ComparesTheNonceAlone(MemoryBackend):
+    def _ours(self, grant):
+        there = self.store.record
+        return there if there and not there.released and there.nonce == grant.record.nonce else None
+
+
+SILENT = {EndsLongAfterItsCancellation, RetriesBeyondItsCancellation, TakesItsCancellationForAnOutage}
+"""Faults that only a silent store brings out, not one that refuses."""
+
+SLOW = SILENT | {AnswersTooLate, PollsThoughItSaysThatItPushes}
+"""Faults that take the suite more than a few seconds to be sure of."""
+
 FAULTS = {
     RenewsWhatItLost: "test_what_another_took_is_neither_renewed_nor_released_by_the_one_before",
     WritesOverTheNextHolder: "test_what_another_took_is_neither_renewed_nor_released_by_the_one_before",
@@ -208,4 +350,22 @@ FAULTS = {
     BurnsTheProcessorInWaiting: "test_waiting_is_no_busy_loop",
     MissesAChangeBeforeTheWait: "test_waiting_for_a_change_that_came_before_is_short_where_the_store_pushes",
     KeepsItsLockWhenCancelled: "test_a_cancelled_step_leaves_the_backend_usable_and_is_completed_by_the_next",
+    HasEpochsOf32Bits: "test_a_new_epoch_exceeds_the_stored_one_and_all_that_the_replica_has_ever_seen",
+    CutsNamesTo12: "test_a_grant_carries_who_took_it_and_every_replica_sees_the_same",
+    CutsNamesTo20: "test_a_grant_carries_who_took_it_and_every_replica_sees_the_same",
+    TakesUnderscoresForDashes: "test_two_agents_have_a_lease_each",
+    IgnoresTheCaseOfAgents: "test_two_agents_have_a_lease_each",
+    CutsAgentsTo64: "test_two_agents_have_a_lease_each",
+    AnswersTooLate: "test_every_call_is_answered_within_its_time",
+    BlocksItsLoopTooLong: "test_every_call_is_answered_within_its_time",
+    BlocksItsLoopInAnOutage: "test_a_call_in_an_outage_ends_with_its_time",
+    EndsLongAfterItsCancellation: "test_a_call_in_an_outage_ends_with_its_time",
+    RetriesBeyondItsCancellation: "test_a_call_in_an_outage_ends_with_its_time",
+    TakesItsCancellationForAnOutage: "test_a_cancelled_call_in_an_outage_ends_at_once_and_as_cancelled",
+    SwallowsTheCancellationOfAWait: "test_a_cancelled_wait_ends_at_once_and_as_cancelled",
+    LooksBehindItsWaits: "test_a_look_does_not_wait_for_a_wait",
+    WaitsByBlocking: "test_waiting_leaves_the_loop_free",
+    PollsThoughItSaysThatItPushes: "test_a_waiter_is_woken_by_the_change_where_the_store_pushes",
+    ComparesTheEpochAlone: "test_a_renewal_or_a_release_of_another_tenure_is_refused",
+    ComparesTheNonceAlone: "test_a_renewal_or_a_release_of_another_tenure_is_refused",
 }

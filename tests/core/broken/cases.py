@@ -28,15 +28,17 @@ class Backend(ElectionBackendSuite):
     @pytest.fixture
     def backend_factory(self, link):
         stores = collections.defaultdict(Store)
-        return lambda agent_id="agent-1": self.subject(stores[agent_id], TIMING, link=link)
+        key = getattr(self.subject, "key", str)
+        return lambda agent_id="agent-1": self.subject(stores[key(agent_id)], TIMING, link=link)
 
     @pytest.fixture
     def outage(self, link):
         @contextlib.contextmanager
         def away():
-            link.refuse = True
+            how = "cut" if self.subject in backends.SILENT else "refuse"
+            setattr(link, how, True)
             yield
-            link.refuse = False
+            setattr(link, how, False)
 
         return away
 
@@ -91,4 +93,5 @@ class Driver(RuntimeDriverSuite):
 
 for suite, module in ((Backend, backends), (OnDisk, stores), (Driver, drivers)):
     for broken in module.FAULTS:
-        globals()[f"Test{broken.__name__}"] = type(f"Test{broken.__name__}", (suite,), {"subject": broken})
+        more = {"time_limit": 20.0} if broken in backends.SLOW else {}
+        globals()[f"Test{broken.__name__}"] = type(f"Test{broken.__name__}", (suite,), {"subject": broken, **more})

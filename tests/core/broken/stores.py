@@ -113,8 +113,25 @@ class ForgetsTheAgentId(LinkBackend):
         super().__init__(folder, "agent")
 
 
+class MakesItsFolderByLooking(LinkBackend):
+    def __init__(self, folder, agent_id):
+        self._folder = folder / agent_id
+
+    async def observe(self):
+        self._folder.mkdir(exist_ok=True)
+        return await super().observe()
+
+
+class TriesThePreflightOutForGood(LinkBackend):
+    async def preflight(self):
+        (self._folder / "can-be-written").touch()
+        return []
+
+
 FAULTS = {
     LooksAndWritesWithoutATransaction: "test_of_many_at_once_exactly_one_gets_it",
     ReplacesWhereItShouldLink: "test_of_many_at_once_exactly_one_gets_it",
     ForgetsTheAgentId: "test_two_agents_have_a_lease_each",
+    MakesItsFolderByLooking: "test_looking_at_an_empty_store_creates_nothing",
+    TriesThePreflightOutForGood: "test_looking_at_an_empty_store_creates_nothing",
 }

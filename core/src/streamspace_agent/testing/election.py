@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ import pytest_asyncio
 from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Held, Record
 from streamspace_agent.errors import LeaseLost, PreflightError
 from streamspace_agent.testing.outages import (
+    NOW,
     PATIENCE,
     BackendFactory,
     Make,
@@ -30,12 +32,24 @@ from streamspace_agent.testing.outages import (
     grant_of,
     seen_by,
 )
+from streamspace_agent.testing.promptness import Promptness
 from streamspace_agent.testing.races import Races
 
 __all__ = ["BackendFactory", "ElectionBackendSuite", "Outage"]
 
 
-class ElectionBackendSuite(Races, Outages):
+NEIGHBOURS = [
+    pytest.param("agent-1", "agent-2", id="another"),
+    pytest.param("agent-1", "agent-10", id="longer"),
+    pytest.param("agent-1", "agent_1", id="underscore"),
+    pytest.param("agent-1", "agent.1", id="dot"),
+    pytest.param("agent-1", "Agent-1", id="case"),
+    pytest.param("agent" + 94 * "x" + "1", "agent" + 94 * "x" + "2", id="hundred"),
+]
+"""Agent ids that a store might take for one another."""
+
+
+class ElectionBackendSuite(Races, Outages, Promptness):
     """A backend that cannot pass one of these cannot carry a lease."""
 
     @pytest.fixture
@@ -78,6 +92,15 @@ class ElectionBackendSuite(Races, Outages):
         assert not [problem for problem in await backend.preflight() if problem.fatal]
         assert await backend.observe() is None
 
+    async def test_looking_at_an_empty_store_creates_nothing(self, make: Make, tmp_path: Path) -> None:
+        """``docker-agent check`` looks too, as root perhaps: what it made the agent could not open."""
+        one = await make()
+        before = _files(tmp_path)
+        await one.preflight()
+        await one.observe()
+        await one.wait_change(None, 0.1)
+        assert _files(tmp_path) == before
+
     async def test_looking_changes_nothing(self, make: Make) -> None:
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
@@ -99,26 +122,31 @@ class ElectionBackendSuite(Races, Outages):
 
     async def test_a_grant_carries_who_took_it_and_every_replica_sees_the_same(self, make: Make) -> None:
         one, other = await make(), await make()
-        me = candidate(one, floor=41)
+        me = candidate(one, floor=NOW + 41)
         grant = await grant_of(one, me)
         record = grant.record
         assert (record.agent_id, record.holder, record.nonce) == (me.agent_id, me.instance, me.nonce)
-        assert (record.epoch, record.released) == (42, False)
+        assert (record.host, len(record.container_id)) in {(me.host, 64), (me.host, 0)}, (
+            "a container's id is whole, or empty"
+        )
+        assert (record.epoch, record.released) == (NOW + 42, False)
         assert record.lease_ms == round((me.lease or 0) * 1000)
         for backend in (one, other):
-            assert (await seen_by(backend)).same_tenure(record)
+            seen = await seen_by(backend)
+            for name in ("agent_id", "holder", "nonce", "epoch", "lease_ms", "released", "host", "container_id"):
+                assert getattr(seen, name) == getattr(record, name), name
 
     async def test_a_new_epoch_exceeds_the_stored_one_and_all_that_the_replica_has_ever_seen(self, make: Make) -> None:
         """The second is what keeps epochs rising when a store has lost its own."""
         one, other = await make(), await make()
-        first = await grant_of(one, candidate(one, floor=1000))
-        assert first.record.epoch == 1001
+        first = await grant_of(one, candidate(one, floor=NOW + 1000))
+        assert first.record.epoch == NOW + 1001
         await one.release(first)
         second = await grant_of(other, candidate(other, "other", floor=0))
-        assert second.record.epoch == 1002
+        assert second.record.epoch == NOW + 1002
         await other.release(second)
-        third = await grant_of(one, candidate(one, "third", floor=5000))
-        assert third.record.epoch == 5001
+        third = await grant_of(one, candidate(one, "third", floor=NOW + 5000))
+        assert third.record.epoch == NOW + 5001
 
     async def test_a_held_lease_is_not_given_to_one_who_saw_an_older_record(self, make: Make) -> None:
         one, other = await make(), await make()
@@ -159,11 +187,14 @@ class ElectionBackendSuite(Races, Outages):
             assert again.record.same_tenure(grant.record)
             grant = await one.renew(again)
 
-    @pytest.mark.parametrize("agent_id", ["agent-2", "agent-10"])
-    async def test_two_agents_have_a_lease_each(self, make: Make, agent_id: str) -> None:
-        """Or the second is told by PreflightError that it needs a store of its own. A lease is never shared."""
-        one, theirs = await make(), await make(agent_id)  # a factory takes the agent id: see the module's docstring
-        grant = await grant_of(one, candidate(one))
+    @pytest.mark.parametrize(("ours", "agent_id"), NEIGHBOURS)
+    async def test_two_agents_have_a_lease_each(self, make: Make, ours: str, agent_id: str) -> None:
+        """Or the second is told by PreflightError that it needs a store of its own. A lease is never shared.
+
+        An agent id has 3 to 100 letters, digits, dots, dashes and underscores, and its case counts.
+        """
+        one, theirs = await make(ours), await make(agent_id)  # a factory takes the agent id: see the module's docstring
+        grant = await grant_of(one, candidate(one, agent_id=ours))
         before = await seen_by(one)
         try:
             assert await theirs.observe() is None, "one agent's record is shown to another agent"
@@ -192,7 +223,7 @@ class ElectionBackendSuite(Races, Outages):
 
     async def test_a_release_is_shown_as_released_and_frees_the_lease_for_a_higher_epoch(self, make: Make) -> None:
         one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one, floor=1000))
+        grant = await grant_of(one, candidate(one))
         await one.release(grant)
         seen = await seen_by(other)
         assert (seen.released, seen.epoch) == (True, grant.record.epoch)
@@ -330,6 +361,10 @@ class ElectionBackendSuite(Races, Outages):
             replace(grant.record, holder="elsewhere", nonce="elsewhere.2", container_id="f" * 64),
         ):
             assert await other.holder_is_dead(unknown) is not True
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
 
 
 async def _cancelled(task: "asyncio.Future[Any]", pause: float = 0.0) -> None:

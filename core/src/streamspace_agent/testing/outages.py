@@ -1,9 +1,10 @@
 """The part of the suite of election backends about silence: a store that does not answer has said neither yes nor no."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Record
 from streamspace_agent.errors import LeaseLost, PreflightError
@@ -22,10 +23,23 @@ class BackendFactory(Protocol):
 
 PATIENCE = 30.0
 """Seconds for what a store on a busy machine does at once."""
+TRIES = 5
+"""So often is tried what has to be quick."""
+HOPELESS = 3.0
+"""Seconds beyond ``call_timeout`` after which no other try is made: no machine is as busy as that."""
+SLACK = 1.25
+"""So much longer than ``call_timeout`` may a call take that is cancelled then, at the best of its tries."""
+
+NOW = 1_800_000_000_000
+"""An epoch's floor as an agent has it: Unix time in milliseconds, far beyond 32 bits."""
+HOST = "a-host-in-a-data-centre-far-away-whose-name-has-all-64-letters-1"
 
 
-def candidate(backend: ElectionBackend, name: str = "one", *, agent_id: str = AGENT_ID, floor: int = 0) -> Candidate:
-    return Candidate(agent_id, name, f"{name}-nonce.1", "host", "", backend.timing.lease, floor)
+def candidate(backend: ElectionBackend, name: str = "one", *, agent_id: str = AGENT_ID, floor: int = NOW) -> Candidate:
+    """Who stands for election, with a host, names and numbers as long as real ones."""
+    digits = hashlib.sha256(name.encode()).hexdigest()
+    instance, nonce = f"{HOST}-{digits[:12]}-{name}", f"{digits[:16]}.1000000"
+    return Candidate(agent_id, instance, nonce, HOST, digits, backend.timing.lease, floor)
 
 
 async def grant_of(backend: ElectionBackend, me: Candidate, within: float = PATIENCE) -> Grant:
@@ -54,6 +68,25 @@ async def outcome(backend: ElectionBackend, call: Awaitable[object]) -> object:
         return error
     except Exception:  # noqa: BLE001 - by the contract every other exception counts as "cannot tell"
         return None
+
+
+async def ended(backend: ElectionBackend, call: Callable[[], Awaitable[object]]) -> None:
+    """Call as the core does, whatever comes of it."""
+    task = asyncio.ensure_future(call())
+    await asyncio.wait([task], timeout=backend.timing.call_timeout)
+    task.cancel()
+    await asyncio.wait([task], timeout=HOPELESS)
+    await put_away(task)
+
+
+async def put_away(task: "asyncio.Future[Any]") -> None:
+    """End it, even if it swallows its cancellation: no test may hang on another's fault."""
+    for _ in range(100):
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.01)
+    if task.done() and not task.cancelled():
+        task.exception()  # looked at, so that nobody complains of it
 
 
 async def answered(call: Callable[[], Awaitable[Result]]) -> Result:
