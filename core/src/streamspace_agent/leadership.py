@@ -35,6 +35,7 @@ from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session, SessionState
 from streamspace_agent.sessions import START, WAKE
 from streamspace_agent.timeouts import Timeouts
+from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import counted, format_seconds
 from streamspace_agent.usage import Usage
@@ -62,7 +63,7 @@ class HandlerContext:
     lease: Lease
     board: ProgressBoard
     reconciler: Reconciler
-    tunnels: Tunnels
+    tunnels: Tunnels | DeployedTunnels
     states: list[State]
 
     def require_lease(self) -> None:
@@ -119,7 +120,8 @@ class Leadership:
             settled=self.dispatcher.start,
         )
         clock = BoottimeClock()
-        self.tunnels = Tunnels(driver.connect, lease.require, self.outbox.flushed, clock)
+        kind = Tunnels if settings.viewer_relay == "repaired" else DeployedTunnels
+        self.tunnels = kind(driver.connect, lease.require, self.outbox.flushed, clock)
         self.reconciler.on_state = self.tunnels.note
         self._idle = Idle(self.reconciler.sessions, self.tunnels.idle_for, driver.received, clock, gateway)
         self._timeouts = Timeouts(

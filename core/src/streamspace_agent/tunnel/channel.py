@@ -62,7 +62,11 @@ class Channel:
         budget: Budget,
         offer: Callable[["Channel"], None],
         clock: Clock,
+        filtered: bool = False,
     ) -> None:
+        """``filtered``: the viewer gets one update for each request and no more, one message at a time, and
+        :meth:`fall_silent` works.
+        """
         self.session_id = session_id
         self.greeting = greeting
         self.answered = not greeting
@@ -80,15 +84,27 @@ class Channel:
         self._budget = budget
         self._offer = offer
         self._clock = clock
-        self._viewer = ClientStream()
+        self._filtered = filtered
+        self._viewer = ClientStream(filtered=filtered)
         self._unread = [0, 0]
-        self._last_sent = clock.now()
+        self._last_sent = self._last_arrived = clock.now()
+        self.spoken = 0
+        """Bytes sent to the viewer beyond the greeting."""
+        self.held = False
+        """Nothing more is sent to the viewer, for now."""
+        self.steps = 0
+        """Messages sent, probes among them."""
+        self._confirmed = 0
+        """So many of them the viewer has read, or the control plane has had the time to say that it is gone. The next waits for that."""
+        self.deadline = float("inf")
+        """The clock's time after which nothing more may be sent to the viewer."""
         stream.arrived = self._arrived
         self._arrived()
 
     # From the server to the viewer
 
     def _arrived(self) -> None:
+        self._last_arrived = self._clock.now()
         if len(self._viewer.server_head) < HEAD:
             self._viewer.server_head = (self.greeting + self._stream.head)[:HEAD]
         self._offer_if_any()
@@ -105,12 +121,38 @@ class Channel:
     @property
     def waiting(self) -> int:
         """Bytes that wait to be sent to the viewer."""
-        return self._stream.waiting if self.answered and not self.ended.done() else 0
+        free = (
+            self.answered
+            and not self.held
+            and not (self._filtered and self._confirmed < self.steps)
+            and not self.ended.done()
+        )
+        return self._stream.waiting if free else 0
 
     @property
     def unread(self) -> int:
         """Messages sent that the viewer has not shown to have read."""
         return sum(self._unread)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes in those messages."""
+        return sum(self._sizes)
+
+    @property
+    def sent_since_sign(self) -> int:
+        """Messages sent since the viewer last showed that it reads."""
+        return self._unread[1]
+
+    @property
+    def last_sent(self) -> float:
+        """When the last message was sent to the viewer, by the clock."""
+        return self._last_sent
+
+    @property
+    def quiet_for(self) -> float:
+        """Seconds for which the server has said nothing, all it said before having been sent; 0 while something waits."""
+        return 0.0 if self._stream.waiting else self._clock.now() - max(self._last_arrived, self._last_sent)
 
     @property
     def silence(self) -> float:
@@ -120,7 +162,11 @@ class Channel:
 
     @property
     def allowed(self) -> bool:
-        return self._budget.allows(self.unread) and not (self._confined and self.unread >= FOREIGN_SHARE)
+        return (
+            self._budget.allows(self.unread)
+            and not (self._confined and self.unread >= FOREIGN_SHARE)
+            and self._clock.now() < self.deadline
+        )
 
     @property
     def _places(self) -> int:
@@ -157,6 +203,8 @@ class Channel:
         if not self._unread[1]:
             self._owes_since = self._last_sent
         self._sent(len(data))
+        self.steps += 1
+        self.spoken += len(data)
         self._ended_by_server()
         return data
 
@@ -181,8 +229,9 @@ class Channel:
     def received(self, data: bytes) -> Said:
         """Pass the viewer's bytes on; returns what they showed."""
         said = self._viewer.feed(data)
-        self._stream.write(data)
+        self._stream.write(self._viewer.passed() if self._filtered else data)
         if Said.READ in said:
+            self._confirmed = self.steps
             before, self.last_sign = self.last_sign, self._clock.now()
             self._owes_since = self.last_sign
             if self._viewer.foreign:
@@ -224,7 +273,29 @@ class Channel:
         except TimeoutError:
             self.end(End.BROKEN, "the session's server is too slow for the viewer's input")
 
+    @property
+    def stepwise(self) -> bool:
+        """Each message has to be confirmed before the next is sent."""
+        return self._filtered
+
+    def said(self) -> None:
+        """A message of the agent's own is sent to the viewer."""
+        self.steps += 1
+
+    def confirm(self, steps: int) -> None:
+        """The control plane has had the time to say that the viewer is gone, up to that message."""
+        self._confirmed = max(self._confirmed, steps)
+
+    def hold(self, held: bool) -> None:
+        """Send nothing more to the viewer, or go on."""
+        self.held = held
+        self._offer_if_any()
+
     # The end
+
+    def fall_silent(self) -> None:
+        """Ask the server for no further update, so that its stream comes to the end of a message; only where ``filtered``."""
+        self._viewer.hold_requests = True
 
     def has_ended(self, *how: End) -> bool:
         return self.ended.done() and self.ended.result().how in how

@@ -27,6 +27,10 @@ class Carrier(Protocol):
 
 SMALL = 4096
 """Bytes up to which what is ready goes before all that is larger: echoes of keys, cursor shapes."""
+SETTLES = 0.01
+"""Seconds from the control plane's having read a message until it has said that the message's viewer is gone, where it is (5 ms were
+seen). Such pauses also keep a viewer that tears its connection from meeting a write in the relay, which would end the control plane.
+"""
 OVERDRAFT = 2
 """Small messages may exceed the window by this factor."""
 
@@ -97,6 +101,24 @@ class Pump:
         try:
             self._require_lease()
             await self._carrier.send(kind, payload)
+        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
+            return False
+        return True
+
+    async def say(self, session_id: str, data: bytes, channel: Channel | None = None) -> bool:
+        """Send a viewer bytes of the agent's own, ahead of all data that waits; ``channel`` is its own, if it has one.
+
+        False when there is no connection.
+        """
+        if self._carrier is None:
+            return False
+        try:
+            self._require_lease()
+            if channel:
+                channel.said()
+            await self._carrier.send_text(protocol.vnc_data(session_id, data))
+            if channel:
+                await self._confirm(self._carrier, channel)
         except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
         return True
@@ -188,11 +210,27 @@ class Pump:
         data = channel.take(channel.size(self._window.size))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
-        if channel.waiting:
+        if channel.stepwise:
+            await self._confirm(carrier, channel)
+        elif channel.waiting:
             self.offer(channel)
         if probe := self._window.sent(len(data)):
             window, pong = self._window, asyncio.ensure_future(await carrier.ping())
             pong.add_done_callback(lambda pong: self._answered(window, probe, pong))
+
+    async def _confirm(self, carrier: Carrier, channel: Channel) -> None:
+        """Let the channel go on once the control plane has had the time to say that the message's viewer is gone."""
+        read, steps = asyncio.ensure_future(await carrier.ping()), channel.steps
+        read.add_done_callback(lambda read: self._read(channel, steps, read))
+
+    def _read(self, channel: Channel, steps: int, pong: asyncio.Future[float]) -> None:
+        if not _failed(pong):
+            asyncio.get_running_loop().call_later(SETTLES, self._settled, channel, steps)
+
+    def _settled(self, channel: Channel, steps: int) -> None:
+        channel.confirm(steps)
+        if channel.waiting:
+            self.offer(channel)
 
     def _answered(self, window: Window, probe: int, pong: asyncio.Future[float]) -> None:
         if not _failed(pong):

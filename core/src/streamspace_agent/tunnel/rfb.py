@@ -13,6 +13,7 @@ VERSION_SIZE = 12
 
 _NONE, _VNC_AUTH, _VENCRYPT, _PLAIN = 1, 2, 19, 256
 _EXTENDED_MOUSE_BUTTONS = -316
+_CONTINUOUS_UPDATES = -313
 _FENCE_IS_REQUEST = 0x80000000
 _UPDATE_REQUEST, _UPDATE_REQUEST_SIZE = 3, 10
 
@@ -39,10 +40,20 @@ class ClientStream:
     A stream that turns out to be foreign (an unknown security type or message) is judged by its pieces: each shows that the viewer
     reads, and each counts as a person's input unless it is made of nothing but update requests. So a session whose
     viewer cannot be understood hibernates too late rather than under somebody's hands.
+
+    With ``filtered``, the server is to be given :meth:`passed` instead of what was fed: whole messages, without an offer of continuous
+    updates (the server then sends one update for each request, and no more), and without requests while ``hold_requests``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, filtered: bool = False) -> None:
         self.foreign = False
+        self.hold_requests = False
+        """Keep requests for updates from the server: it falls silent once it has answered the last."""
+        self._filtered = filtered
+        self._passed = bytearray()
+        self._message = bytearray()
+        """What has been read of the present message, as long as it may still be changed or left out."""
+        self._conversing = False
         self.server_head = b""
         """The server's first bytes, up to 16: in RFB 3.3 they hold the security type."""
         self._held = bytearray()
@@ -54,23 +65,41 @@ class ClientStream:
     def feed(self, data: bytes) -> Said:
         """Read the next piece; returns what it showed."""
         if self.foreign:
+            self._passed += data if self._filtered else b""
             return _judge(data)
         self._said = Said.NOTHING
         self._held += data
         try:
             while self._needed < 0 or len(self._held) >= self._needed:
                 size = min(abs(self._needed), len(self._held))
-                piece = bytes(self._held[:size]) if self._needed > 0 else b""
+                piece = bytes(self._held[:size])
                 del self._held[:size]
+                if self._filtered:
+                    self._message += piece
+                    if not self._conversing or self._needed < 0:
+                        self._pass()
                 if self._needed < 0 and -self._needed > size:
                     self._needed += size
                     break
-                self._needed = self._reader.send(piece)
+                self._needed = self._reader.send(piece if self._needed > 0 else b"")
         except _Foreign:
             self.foreign = True
+            if self._filtered:
+                self._message += self._held
+                self._pass()
             self._held = bytearray()
             return self._said | _judge(data)
         return self._said
+
+    def passed(self) -> bytes:
+        """What the server is to be given of all that was fed since the last call."""
+        passed = bytes(self._passed)
+        self._passed.clear()
+        return passed
+
+    def _pass(self) -> None:
+        self._passed += self._message
+        self._message.clear()
 
     def _conversation(self) -> _Bytes:
         version = yield VERSION_SIZE
@@ -94,22 +123,30 @@ class ClientStream:
         expected = 16 * (security == _VNC_AUTH) + 1  # the response to the challenge, and ClientInit
         yield from _pass_over(expected - old)
         self._said |= Said.READ
+        self._conversing = True
         while True:
             (kind,) = yield 1
-            yield from self._message(kind)
+            yield from self._one_message(kind)
+            self._pass()
 
-    def _message(self, kind: int) -> _Bytes:
+    def _one_message(self, kind: int) -> _Bytes:
         match kind:
             case 0:  # SetPixelFormat
                 yield 19
             case 2:  # SetEncodings
                 header = yield 3
+                kept = bytearray()
                 for _ in range(int.from_bytes(header[1:])):
-                    encoding = int.from_bytes((yield 4), signed=True)
+                    encoding = int.from_bytes((code := (yield 4)), signed=True)
                     self._extended_buttons |= encoding == _EXTENDED_MOUSE_BUTTONS
+                    kept += code if encoding != _CONTINUOUS_UPDATES else b""
+                if self._filtered:
+                    self._message[2:] = (len(kept) // 4).to_bytes(2) + kept
             case 3:  # FramebufferUpdateRequest
                 yield 9
                 self._said |= Said.READ
+                if self.hold_requests:
+                    self._message.clear()
             case 4:  # KeyEvent
                 yield 7
                 self._said |= Said.INPUT

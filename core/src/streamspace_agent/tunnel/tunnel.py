@@ -2,27 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.announcement import Announcement
 from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.pace import KEEPS_UP
 from streamspace_agent.tunnel.pump import Pump
-from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE, Said
-from streamspace_agent.tunnel.stream import Stream, Streams
+from streamspace_agent.tunnel.rfb import VERSION, Said
+from streamspace_agent.tunnel.server import GREETING_TIMEOUT, Connect, is_over, read_greeting, reason_of
+from streamspace_agent.tunnel.stream import Stream
 
 log = logging.getLogger(__name__)
 
-Connect = Callable[[str, int], Awaitable[Streams]]
-
-GREETING_TIMEOUT = 10.0
-"""Seconds for a connection to the session and its server's greeting."""
 STALL = 10.0
 """Seconds without a sign that a viewer reads, with all sent to it that may wait unread, until it is given up."""
 LINGER = 2.0
@@ -225,12 +222,12 @@ class Tunnel:
             try:
                 async with asyncio.timeout(GREETING_TIMEOUT):
                     streams = await self._connect(session.session_id, session.port)
-                    greeting = b"" if self._silent else await _greeting(*streams)
+                    greeting = b"" if self._silent else await read_greeting(*streams)
                     stream = await Stream.over(streams, self._pump.buffers)
             except LeaseLost:
                 raise
             except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
-                why, level = _reason(error), logging.DEBUG if _is_over(error) else logging.WARNING
+                why, level = reason_of(error), logging.DEBUG if is_over(error) else logging.WARNING
             else:
                 self.working = True
                 return Channel(
@@ -319,28 +316,3 @@ class Tunnel:
         else:
             log.info("session %s: closing its viewer: %s", self.session.session_id, ended.why)
             await self._announcement.close_viewer(ended.why)
-
-
-async def _greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    try:
-        greeting = await reader.readexactly(VERSION_SIZE)
-    except BaseException:
-        writer.transport.abort()
-        raise
-    if not greeting.startswith(VERSION):
-        writer.transport.abort()
-        raise ConnectionError(f"its server does not speak RFB: it began with {greeting!r}")
-    return greeting
-
-
-def _is_over(error: Exception) -> bool:
-    """The session has ended or sleeps: a tunnel sees that before its owner hears of it, and only its owner knows whether it should."""
-    return isinstance(error, SessionNotFound) or (isinstance(error, CommandFailed) and error.code == "not_running")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no greeting within {GREETING_TIMEOUT:.0f} s"
-    if isinstance(error, EOFError):
-        return "its server closed the connection without a greeting"
-    return str(error) or type(error).__name__

@@ -10,7 +10,8 @@ import pybase64
 from streamspace_agent.elector.clock import Clock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.pump import Carrier, Pump
-from streamspace_agent.tunnel.tunnel import Connect, Tunnel
+from streamspace_agent.tunnel.server import Connect
+from streamspace_agent.tunnel.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 

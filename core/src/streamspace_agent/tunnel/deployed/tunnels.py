@@ -1,0 +1,449 @@
+"""The tunnels of one leadership, through the deployed relay: who is served, what is told to whom, and when to renew the connection."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pybase64
+
+from streamspace_agent import logs
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.errors import LeaseLost
+from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.tunnel.channel import Channel
+from streamspace_agent.tunnel.deployed.screen import MAX_EARLY, Phase, Screen, Viewer
+from streamspace_agent.tunnel.deployed.times import Times
+from streamspace_agent.tunnel.pump import Carrier, Pump
+from streamspace_agent.tunnel.rfb import Said
+from streamspace_agent.tunnel.server import Connect, Server, Unreachable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Greetings sent in one turn while somebody is served, whom they delay."""
+PLACES = 240
+"""Of the queue's 256: greetings and announcements that nobody has read take no more. The rest is for answers on their way."""
+PROBE_PLACES = 120
+"""As long as fewer places than these are taken, empty messages look for viewers that read a greeting and left."""
+
+BUSY = "another session of this host is being looked at, and this control plane carries one screen at a time: try again when it is closed"
+TIME_IS_UP = "this control plane cannot carry a screen for a minute without harm: open it again"
+RENEWED = "the connection to the session is being renewed: try again"
+
+
+class DeployedTunnels:
+    """The same as :class:`.tunnels.Tunnels`, for the relay described in :mod:`streamspace_agent.tunnel.deployed`."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        require_lease: Callable[[], None],
+        told: Callable[[], Awaitable[None]],
+        clock: Clock,
+        *,
+        times: Times | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._times = times or Times()
+        self._connect = connect
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - spreads messages, guards nothing
+        self._pump = Pump(require_lease, told, clock)
+        self._screens: dict[str, Screen] = {}
+        self._keeping: dict[str, asyncio.Task[None]] = {}
+        """The tasks that keep sessions' servers at hand."""
+        self._serving: set[asyncio.Task[None]] = set()
+        self._last_input: dict[str, float] = {}
+        self._standing = 0
+        """Messages that lie in the queue for nobody, as far as is known."""
+        self._connected_at = 0.0
+        self._renew = asyncio.Event()
+
+    # What the agent asks and tells
+
+    def works(self, session: Session) -> bool:
+        """Whether a person can use the session now, as far as its data path goes."""
+        if session.state is not SessionState.RUNNING or not session.ready:
+            return False
+        screen = self._screens.get(session.session_id)
+        return screen.server.working if screen and screen.server else not _has_server(session)
+
+    def idle_for(self, session_id: str) -> float:
+        """Seconds since a person last used the session, or since it was first seen to run."""
+        return self._clock.now() - self._last_input.setdefault(session_id, self._clock.now())
+
+    def note(self, session: Session, *, fresh: bool = False) -> None:
+        """A session is in this state now. ``fresh``: this leadership started or woke it, so nobody can be looking at it."""
+        screen = self._screens.get(session.session_id)
+        wanted = session.state is SessionState.RUNNING and _has_server(session)
+        if session.state is not SessionState.RUNNING:
+            self._last_input.pop(session.session_id, None)
+        if screen is not None and screen.server is not None and not (wanted and _same(screen.session, session)):
+            self._drop_server(screen, session.reason or f"the session is {session.state}")
+        if session.state in {SessionState.TERMINATED, SessionState.FAILED} and screen is not None and not screen.viewer:
+            del self._screens[session.session_id]
+        if not (wanted and session.ready):
+            return
+        self.idle_for(session.session_id)
+        if screen is None:
+            screen = Screen(session, None, self._clock.now() if fresh else self._connected_at, orphan=not fresh)
+            self._screens[session.session_id] = screen
+        if screen.server is None:
+            screen.session = session
+            screen.server = Server(session, self._connect, self._pump, self._clock)
+            self._keeping[session.session_id] = asyncio.create_task(
+                screen.server.run(),
+                name=f"server of {session.session_id}",
+                context=logs.context(session=session.session_id),
+            )
+
+    def _drop_server(self, screen: Screen, why: str) -> None:
+        screen.server = None
+        self._keeping.pop(screen.session_id).cancel()
+        if screen.viewer:
+            self._leave_soon(screen, screen.viewer, why)
+
+    # One connection
+
+    async def serve(self, carrier: Carrier) -> None:
+        """Serve one connection to the control plane until it is gone, or is to be made anew."""
+        now = self._clock.now()
+        self._connected_at, self._standing = now, 0
+        self._renew.clear()
+        for screen in self._screens.values():
+            screen.connected(now)
+        tasks = [
+            asyncio.create_task(self._pump.run(carrier), name="tunnels"),
+            asyncio.create_task(self._turns(), name="viewers"),
+            asyncio.create_task(self._renew.wait(), name="renewal of the connection"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._pump.down(carrier)
+            for screen in self._screens.values():
+                if screen.viewer and screen.viewer.channel:
+                    screen.viewer.channel.close()
+            for task in (*tasks, *self._serving):
+                task.cancel()
+            await asyncio.gather(*tasks, *self._serving, return_exceptions=True)
+
+    def _renew_because(self, why: str) -> None:
+        if not self._renew.is_set():
+            log.info("renewing the connection to the control plane: %s", why)
+            self._renew.set()
+
+    async def _turns(self) -> None:
+        while True:
+            await asyncio.sleep(self._times.turn)
+            now = self._clock.now()
+            viewed = [(screen, screen.viewer) for screen in self._screens.values() if screen.viewer]
+            # Not right behind what its relay may have ended at: then the greeting would lie in the queue.
+            if all(viewer.flows and now - _last_told(screen, viewer) > self._times.unsure for screen, viewer in viewed):
+                await self._greet(among_others=bool(viewed))
+            for screen, viewer in viewed:
+                if screen.viewer is viewer:
+                    await self._look_after(screen, viewer)
+            if not viewed:
+                await self._look_behind_greetings()
+
+    # Viewers
+
+    async def data(self, payload: Mapping[str, Any]) -> None:
+        """A ``vnc_data`` message: what a viewer said."""
+        screen, text = self._screens.get(str(payload.get("sessionId"))), payload.get("data")
+        if screen is None or text in (None, ""):
+            return
+        try:
+            data = pybase64.b64decode(text, validate=True)
+        except (ValueError, TypeError):
+            if screen.viewer:
+                await self._leave(screen, screen.viewer, "its viewer sent what is not base64")
+            return
+        viewer = screen.viewer
+        if viewer is None:
+            if not screen.begins(data):
+                return  # late words of a viewer whose relay has ended, or of an earlier connection's
+            viewer = self._begin(screen)
+        viewer.heard = self._clock.now()
+        if len(viewer.head) < len(screen.greeting):
+            viewer.head += data[: len(screen.greeting)]
+        if viewer.phase is Phase.LEAVING:
+            return
+        if viewer.channel is None:
+            viewer.early += data
+            if len(viewer.early) > MAX_EARLY:
+                await self._leave(screen, viewer, "its viewer said too much before it was served")
+        else:
+            await self._pass_on(screen, viewer.channel, data)
+
+    async def _pass_on(self, screen: Screen, channel: Channel, data: bytes) -> None:
+        if channel.ended.done():
+            return
+        said = channel.received(data)
+        if Said.READ in said:
+            self._pump.released()
+        if Said.INPUT in said:
+            self._last_input[screen.session_id] = self._clock.now()
+        await channel.drained()
+
+    def _begin(self, screen: Screen) -> Viewer:
+        """A viewer has answered: so its relay has emptied the queue, at least up to the greeting."""
+        now = self._clock.now()
+        others = [other for other in self._screens.values() if other is not screen]
+        rivals = [other.viewer for other in others if other.viewer]
+        since = screen.clear
+        if screen.silent:
+            since = now - self._times.round_trip  # it speaks first, and at once
+        elif screen.lies and not rivals and now - screen.greeted_at > self._times.round_trip:
+            # Its greeting had lain there. Any other relay would have taken it, so until just now there was none.
+            since = max(since, now - self._times.round_trip)
+            for other in others:
+                other.clear = max(other.clear, since)
+        for other in others:
+            other.lies = False
+        self._standing = 0
+        screen.lies = screen.greeted = False
+        viewer = screen.viewer = Viewer(since, now, Phase.PARKED, now, now)
+        if rivals:
+            for rival in rivals:
+                if rival.channel:
+                    rival.channel.hold(held=True)
+        else:
+            self._serve(screen, viewer)
+        return viewer
+
+    def _serve(self, screen: Screen, viewer: Viewer) -> None:
+        viewer.enter(Phase.SERVED, self._clock.now())
+        task = asyncio.create_task(
+            self._served(screen, viewer),
+            name=f"viewer of {screen.session_id}",
+            context=logs.context(session=screen.session_id),
+        )
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _served(self, screen: Screen, viewer: Viewer) -> None:
+        server = screen.server
+        if server is None:
+            await self._leave(screen, viewer, "the session does not run")
+            return
+        try:
+            channel = await server.take()
+            try:
+                why = await self._converse(screen, viewer, channel)
+            finally:
+                channel.close()
+                self._pump.released()
+                server.give_back()
+        except LeaseLost:
+            return  # all ends with the leadership
+        except Unreachable as error:
+            why = f"the session's server cannot be reached: {error}"
+        except Exception:
+            log.exception("session %s: its viewer failed for a reason that is a fault of the agent", screen.session_id)
+            why = RENEWED
+        await self._leave(screen, viewer, why)
+
+    async def _converse(self, screen: Screen, viewer: Viewer, channel: Channel) -> str:
+        """Carry the bytes of one viewer until that ends; returns why."""
+        if viewer.phase is not Phase.SERVED:
+            return ""
+        if channel.greeting != screen.greeting and not screen.silent:
+            screen.greeting = channel.greeting
+            return "the session's server speaks another version of RFB than it did: try again"
+        channel.deadline = viewer.since + self._times.safe
+        viewer.channel = channel
+        early = bytes(viewer.early)
+        viewer.early.clear()
+        await self._pass_on(screen, channel, early)
+        await asyncio.wait({channel.ended})
+        return channel.ended.result().why
+
+    async def _look_after(self, screen: Screen, viewer: Viewer) -> None:
+        now = self._clock.now()
+        channel, age = viewer.channel, now - viewer.since
+        if viewer.phase is Phase.PARKED and now - viewer.phase_since > self._times.patience:
+            await self._leave(screen, viewer, BUSY)
+        elif viewer.phase is Phase.SERVED and channel is not None:
+            if channel.silence > self._times.stall and self._pump.blocks(channel):
+                await self._leave(screen, viewer, f"the viewer has not read for {channel.silence:.0f} s")
+            elif age > self._times.stay:
+                channel.fall_silent()
+                if channel.quiet_for > self._times.quiet or age > self._times.stay + self._times.goodbye:
+                    await self._leave(screen, viewer, TIME_IS_UP)
+            elif channel.settle():
+                self._pump.released()
+        elif viewer.phase is Phase.SERVED and age > self._times.stay + self._times.goodbye:
+            await self._leave(screen, viewer, TIME_IS_UP)
+        if viewer.phase is Phase.LEAVING and (
+            now - viewer.phase_since > self._times.lingers or not self._safe(screen, now)
+        ):
+            self._renew_because(f"a viewer of session {screen.session_id} has gone or has not, nobody can tell")
+        elif now - screen.said_at > self._times.probe * self._rng.uniform(2 / 3, 4 / 3):
+            await self._say_to_all(screen, b"")
+
+    def _leave_soon(self, screen: Screen, viewer: Viewer, why: str) -> None:
+        task = asyncio.create_task(self._leave(screen, viewer, why), name=f"viewer of {screen.session_id} leaving")
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _leave(self, screen: Screen, viewer: Viewer, why: str) -> None:
+        """End a viewer, in words that its own side understands."""
+        if viewer.phase is Phase.LEAVING or screen.viewer is not viewer:
+            return
+        log.info("session %s: ending its viewer: %s", screen.session_id, why)
+        viewer.enter(Phase.LEAVING, self._clock.now())
+        if viewer.channel:
+            viewer.channel.close()
+            self._pump.released()
+        if not screen.silent:
+            await self._say_to_all(screen, viewer.refusal(why))
+        viewer.channel = None
+
+    def closed(self, payload: Mapping[str, Any]) -> None:
+        """A ``vnc_close`` message: the relay of a viewer has ended."""
+        screen = self._screens.get(str(payload.get("sessionId")))
+        if screen is None:
+            return
+        now = self._clock.now()
+        viewer = screen.viewer
+        if viewer is None:
+            # Of a viewer that read the greeting and said nothing, and was found by what was just sent; or of one of an earlier connection.
+            if screen.orphan and now - screen.said_at > self._times.unsure:
+                screen.orphan = False
+            elif screen.greeted:
+                screen.freed(now, self._times.unnoticed)
+            return
+        screen.freed(now, self._times.unnoticed)
+        if viewer.channel:
+            viewer.channel.close()
+            self._pump.released()
+        if screen.server is None and screen.session.state is not SessionState.RUNNING:
+            self._screens.pop(screen.session_id, None)
+        self._next(viewer)
+
+    def _next(self, gone: Viewer) -> None:
+        """That viewer's relay has ended: let the one who waited be served, or go on."""
+        viewed = [(screen, screen.viewer) for screen in self._screens.values() if screen.viewer]
+        for screen in self._screens.values():
+            if not viewed:
+                screen.lies = False  # thrown away by the relay that was there
+        if len(viewed) != 1:
+            return
+        [(screen, viewer)] = viewed
+        if viewer.phase is Phase.PARKED:
+            self._serve(screen, viewer)
+        elif viewer.channel and viewer.channel.held:
+            came = max(gone.since, gone.answered - self._times.unnoticed)
+            if viewer.channel.sent_since_sign and viewer.channel.last_sent > came:
+                self._leave_soon(
+                    screen, viewer, "what was on its way to it may have been lost to another session's viewer"
+                )
+            else:
+                viewer.channel.hold(held=False)
+
+    # What lies in the queue
+
+    def _safe(self, screen: Screen, now: float) -> bool:
+        """Whether a message for this session can do no harm."""
+        return now - (screen.viewer.since if screen.viewer else screen.clear) < self._times.safe
+
+    async def _say(self, screen: Screen, data: bytes) -> bool:
+        """Send a viewer bytes of the agent's own, if that can do no harm."""
+        now = self._clock.now()
+        channel = screen.viewer.channel if screen.viewer else None
+        if not self._safe(screen, now) or not await self._pump.say(screen.session_id, data, channel):
+            return False
+        screen.said_at = now
+        return True
+
+    async def _say_to_all(self, screen: Screen, data: bytes) -> None:
+        """Say it as often as there are relays: they take turns, so that its own gets one, and others throw theirs away."""
+        for _ in [other for other in self._screens.values() if other.viewer]:
+            await self._say(screen, data)
+
+    async def _greet(self, *, among_others: bool) -> None:
+        """Send what greetings are missing. ``among_others``: somebody's relay is there, and throws away those that are not its own."""
+        now, sent = self._clock.now(), 0
+        for screen in list(self._screens.values()):
+            if screen.server is None or screen.viewer or screen.lies:
+                continue
+            if among_others and (sent >= AT_ONCE or now - screen.greeted_at < self._times.greet_again):
+                continue
+            if not self._safe(screen, now):
+                if not among_others:
+                    self._renew_because(f"nobody can tell who waits for session {screen.session_id}")
+                    return
+                continue
+            if screen.server.greeting is None and now - screen.clear < self._times.first_greeting:
+                continue
+            if not among_others and self._standing + 2 > PLACES:
+                continue
+            if (
+                among_others and self._rng.random() < 0.5
+            ):  # a relay of its own gets every second message: let it be this one soon
+                await self._pump.say(screen.session_id, b"")
+            if await self._greet_one(screen):
+                sent += 1
+                screen.lies = not among_others
+
+    async def _greet_one(self, screen: Screen) -> bool:
+        session = screen.session
+        if not screen.announced:
+            ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
+            if not await self._pump.tell("vnc_ready", ready):
+                return False
+            screen.announced = True
+            self._standing += 1
+        if screen.viewer or screen.server is None:
+            return False  # it changed while that was sent
+        if screen.silent:
+            return True
+        # Before it is sent: the answer may be here before control comes back.
+        screen.greeting = screen.server.greeting or screen.greeting
+        screen.greeted, screen.greeted_at, screen.probes = True, self._clock.now(), 0
+        self._standing += 1
+        return await self._say(screen, screen.greeting)
+
+    async def _look_behind_greetings(self) -> None:
+        """Find viewers that read a greeting and left without a word."""
+        now, stale = self._clock.now(), False
+        for screen in list(self._screens.values()):
+            if screen.server is None or screen.viewer or not screen.lies or screen.silent:
+                continue
+            stale |= now - self._connected_at > self._times.stale and not self._safe(screen, now)
+            if screen.probes >= len(self._times.probes_after) or self._standing >= PROBE_PLACES:
+                continue
+            if now - screen.greeted_at > self._times.probes_after[screen.probes] and await self._say(screen, b""):
+                screen.probes += 1
+                self._standing += 1
+        if stale:
+            self._renew_because(
+                "greetings have lain in its queue for long, and may have been read by viewers that left"
+            )
+
+    async def aclose(self) -> None:
+        tasks = [*self._keeping.values(), *self._serving]
+        for task in tasks:
+            task.cancel()
+        self._screens.clear()
+        self._keeping.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _last_told(screen: Screen, viewer: Viewer) -> float:
+    return max(screen.said_at, viewer.channel.last_sent if viewer.channel and viewer.channel.spoken else 0.0)
+
+
+def _has_server(session: Session) -> bool:
+    return session.port > 0 and session.ready_check is not ReadyCheck.NONE
+
+
+def _same(old: Session, new: Session) -> bool:
+    """Whether a tunnel made for the one serves the other."""
+    return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)

@@ -1,0 +1,171 @@
+"""A session's server, as a tunnel meets it: connecting, its greeting, and what its failures mean."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.elector.clock import Clock
+from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.runtime import ReadyCheck, Session
+from streamspace_agent.tunnel.channel import Channel
+from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE
+from streamspace_agent.tunnel.stream import Stream, Streams
+
+log = logging.getLogger(__name__)
+
+Connect = Callable[[str, int], Awaitable[Streams]]
+
+GREETING_TIMEOUT = 10.0
+"""Seconds for a connection to the session and its server's greeting."""
+REFUSAL = b"RFB 003.003\n\0\0\0\0"
+"""How TigerVNC begins when it refuses a connection before any handshake: RFB 3.3, no security type, then the reason (RFC 6143, 7.1.2)."""
+REFUSAL_FOLLOWS = 0.05
+"""Seconds after a greeting of RFB 3.3 in which a refusal's second half is on its way."""
+REFUSED_PAUSE = 60.0
+"""Seconds until a server that refused is connected to again for nobody: each connection without a login makes its ban longer."""
+
+
+class Unreachable(Exception):
+    """The session's server cannot be reached, or refuses; the message says why."""
+
+
+async def read_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The 12 bytes with which a server of RFB begins. Raises ConnectionError, EOFError; the connection is then closed."""
+    try:
+        greeting = await reader.readexactly(VERSION_SIZE)
+        if greeting == REFUSAL[:VERSION_SIZE]:
+            await _raise_if_refused(reader)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    if not greeting.startswith(VERSION):
+        writer.transport.abort()
+        raise ConnectionError(f"its server does not speak RFB: it began with {greeting!r}")
+    return greeting
+
+
+async def _raise_if_refused(reader: asyncio.StreamReader) -> None:
+    """A server of RFB 3.3 waits for the viewer's version; one that goes on by itself refuses."""
+    with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(REFUSAL_FOLLOWS):
+            head = await reader.readexactly(8)
+            reason = await reader.read(min(200, int.from_bytes(head[4:])))
+            raise Refused(f"its server refuses connections: {reason.decode(errors='replace')}")
+
+
+class Refused(ConnectionError):
+    """The server is there, and takes nobody now."""
+
+
+def is_over(error: Exception) -> bool:
+    """The session has ended or sleeps: a tunnel sees that before its owner hears of it, and only its owner knows whether it should."""
+    return isinstance(error, SessionNotFound) or (isinstance(error, CommandFailed) and error.code == "not_running")
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no greeting within {GREETING_TIMEOUT:.0f} s"
+    if isinstance(error, EOFError):
+        return "its server closed the connection without a greeting"
+    return str(error) or type(error).__name__
+
+
+class Server:
+    """Keeps one connection to a session's server open and greeted in advance, while no viewer has one.
+
+    It shows that the server is there, and the next viewer takes it, so that no connection is made for nothing: servers count
+    those without a login, and shut everybody out after a few.
+    """
+
+    def __init__(self, session: Session, connect: Connect, pump: Pump, clock: Clock) -> None:
+        self.session = session
+        self._connect = connect
+        self._pump = pump
+        self._clock = clock
+        self._silent = session.ready_check is not ReadyCheck.VNC
+        self._spare: Channel | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.working = self._silent
+        """The server has been reached and has greeted, and nothing was heard to the contrary."""
+        self.greeting: bytes | None = b"" if self._silent else None
+        """What it greeted with last; None before it did."""
+
+    async def run(self) -> None:
+        """Keep the spare connection until cancelled. A server that waits for its client needs none."""
+        backoff = Backoff(base=0.2, cap=REFUSED_PAUSE, healthy_after=10 * REFUSED_PAUSE)
+        told = ""
+        try:
+            while not self._silent:
+                await self._idle.wait()
+                try:
+                    self._spare = spare = await self._open()
+                except LeaseLost:
+                    return
+                except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
+                    pause = self._failed(error, told) or backoff.delay()
+                    told = reason_of(error)
+                else:
+                    told = ""
+                    began = self._clock.now()
+                    await asyncio.wait({spare.ended})
+                    backoff.worked_for(self._clock.now() - began)
+                    if not self._idle.is_set():
+                        continue  # a viewer took it
+                    self._drop_spare()
+                    pause = backoff.delay()
+                await asyncio.sleep(pause)
+        finally:
+            self.working = False
+            self._drop_spare()
+
+    def _failed(self, error: Exception, told: str) -> float:
+        """Note a failed connection; returns the seconds that it asks us to wait, 0 for the usual."""
+        self.working = isinstance(error, Refused)
+        if (why := reason_of(error)) != told:
+            level = logging.DEBUG if is_over(error) else logging.WARNING
+            log.log(level, "session %s cannot be viewed: %s", self.session.session_id, why)
+        return REFUSED_PAUSE if self.working else 0.0
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    async def take(self) -> Channel:
+        """A connection whose greeting has been read, for a viewer, until :meth:`give_back`. Raises Unreachable, LeaseLost."""
+        self._idle.clear()
+        spare, self._spare = self._spare, None
+        if spare is not None and not spare.ended.done():
+            return spare
+        try:
+            return await self._open()
+        except LeaseLost:
+            raise
+        except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
+            self._failed(error, "")
+            raise Unreachable(reason_of(error)) from error
+
+    def give_back(self) -> None:
+        """The viewer's connection is of no more use."""
+        self._idle.set()
+
+    async def _open(self) -> Channel:
+        session = self.session
+        async with asyncio.timeout(GREETING_TIMEOUT):
+            streams = await self._connect(session.session_id, session.port)
+            greeting = b"" if self._silent else await read_greeting(*streams)
+            stream = await Stream.over(streams, self._pump.buffers)
+        self.working, self.greeting = True, greeting
+        return Channel(
+            session.session_id,
+            stream,
+            greeting,
+            budget=self._pump.budget,
+            offer=self._pump.offer,
+            clock=self._clock,
+            filtered=not self._silent,
+        )
