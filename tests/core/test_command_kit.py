@@ -1,6 +1,8 @@
 """The command kit: the agent's own commands pass, and each way to break the contract is named."""
 
 import asyncio
+import contextlib
+import time
 import types
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from streamspace_agent import hookimpl, sessions
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import SessionState
+from streamspace_agent.testing import commands
 from streamspace_agent.testing.commands import CommandKit
 
 TEMPLATE = {"spec": {"baseImage": "greets", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}}
@@ -107,6 +110,70 @@ async def turns_cancellation_into_failure(command, context):
     return {}
 
 
+BEGUN = []
+
+
+async def gets_stuck_halfway(command, context):
+    await asyncio.sleep(0)
+    context.require_lease()
+    if BEGUN:
+        raise CommandFailed("busy", "the notice is being written")
+    BEGUN.append(command.id)
+    await asyncio.sleep(0.01)
+    WORLD[:] = ["written"]
+    BEGUN.clear()
+    return {}
+
+
+async def waits_for_ever_after_an_interruption(command, context):
+    context.require_lease()
+    while BEGUN:
+        await asyncio.sleep(0.1)
+    BEGUN.append(command.id)
+    await asyncio.sleep(0.01)
+    WORLD[:] = ["written"]
+    BEGUN.clear()
+    return {}
+
+
+async def asks_long_before(command, context):
+    context.require_lease()
+    await asyncio.sleep(1)
+    WORLD[:] = ["written"]
+    return {}
+
+
+async def asks_before_the_first_effect_only(command, context):
+    context.require_lease()
+    WORLD[:] = ["first"]
+    await asyncio.sleep(1)
+    WORLD[:] = ["first", "second"]
+    return {}
+
+
+async def blocks_the_loop(command, context):
+    context.require_lease()
+    time.sleep(1)  # noqa: ASYNC251 - the fault
+    WORLD[:] = ["written"]
+    return {}
+
+
+async def swallows_its_cancellation(command, context):
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0.01)
+    context.require_lease()
+    WORLD[:] = ["written"]
+    return {}
+
+
+async def works_on_after_its_cancellation(command, context):
+    try:
+        await asyncio.sleep(0.01)
+    finally:
+        await asyncio.sleep(8)
+    return {}
+
+
 @pytest.mark.parametrize(
     ("handler", "complaint"),
     [
@@ -122,10 +189,20 @@ async def turns_cancellation_into_failure(command, context):
         (acts_before_it_refuses, "had effects before it refused"),
         (speaks_in_sentences, "no stable word"),
         (turns_cancellation_into_failure, "turned its cancellation into"),
+        (gets_stuck_halfway, "stuck after an interruption halfway: run again, it ends with CommandFailed"),
+        (waits_for_ever_after_an_interruption, "did not end within 1 s"),
+        (asks_long_before, "effects more than 0.5 s after the lease was lost"),
+        (asks_before_the_first_effect_only, "effects more than 0.5 s after the lease was lost"),
+        (blocks_the_loop, "blocked the event loop for"),
+        (swallows_its_cancellation, "swallowed its cancellation"),
+        (works_on_after_its_cancellation, "did not end within 5 s of its cancellation"),
     ],
 )
-async def test_a_handler_that_breaks_the_contract_is_told_how(handler, complaint):
+async def test_a_handler_that_breaks_the_contract_is_told_how(handler, complaint, monkeypatch):
     WORLD.clear()
+    BEGUN.clear()
+    if "for_ever" in handler.__name__:
+        monkeypatch.setattr(commands, "WHOLE", 1.0)
     bad = [{}] if "payload" in handler.__name__ or "refuses" in handler.__name__ or "speaks" in handler.__name__ else []
     kit = CommandKit(plugin_with(handler))
     with pytest.raises(Exception, match=complaint):

@@ -1,9 +1,10 @@
 """Runtime drivers with one fault each, and the standard test that must name it."""
 
 import asyncio
+import time
 from dataclasses import replace
 
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, SessionNotFound
 from streamspace_agent.runtime import Capabilities, EventKind, ReadyCheck, RuntimeEvent, SessionState
 from streamspace_agent.testing.engine import MemoryDriver, MemoryEngine
 
@@ -179,6 +180,51 @@ class DeclaresNothing(MemoryDriver):
     capabilities = Capabilities(frozenset(), pull_progress=False, many_hosts=False)
 
 
+class DeletesDataWithoutLeave(MemoryDriver):
+    async def stop(self, session_id, *, delete_volumes=False):
+        await super().stop(session_id)
+        if delete_volumes:
+            gone = {volume for volume in self.engine.volumes if volume[0] == session_id}
+            self.engine.volumes -= gone
+            self.engine.used -= gone
+
+
+class CleansUpWithoutLeave(MemoryDriver):
+    async def start(self, spec, report):
+        try:
+            return await super().start(spec, report)
+        except LeaseLost as error:
+            if not isinstance(error.__context__, CommandFailed):
+                raise
+            self.engine.sessions.pop(spec.session_id)
+            self.engine.volumes -= {volume for volume in self.engine.volumes if volume[0] == spec.session_id}
+            raise error.__context__ from None
+
+
+class BlocksTheLoop(MemoryDriver):
+    async def start(self, spec, report):
+        time.sleep(1)  # noqa: ASYNC251 - the fault
+        return await super().start(spec, report)
+
+
+class SpinsWhileItWaits(MemoryDriver):
+    async def events(self):
+        async for event in super().events():
+            yield event
+            while event.kind is EventKind.RESYNC and not self.engine.watchers[-1].qsize():
+                await asyncio.sleep(0)
+
+
+class TriesWithoutAPause(MemoryDriver):
+    async def events(self):
+        if self.engine.down:
+            yield RuntimeEvent(EventKind.ENGINE_DOWN, reason="away")
+        while self.engine.down:
+            await asyncio.sleep(0)
+        async for event in super().events():
+            yield event
+
+
 FAULTS = {
     NeverAsksForLeave: "test_a_start_is_refused_before_its_first_effect_and_at_every_later_one",
     AsksOnceAStart: "test_a_lease_lost_while_a_start_goes_on_lets_no_later_effect_through",
@@ -206,4 +252,9 @@ FAULTS = {
     FindsOutOnlyOnce: "test_after_a_wake_it_is_told_what_the_session_speaks_now",
     FailsWithoutSayingWhatItTried: "test_a_session_that_speaks_neither_fails_and_says_what_was_tried_where",
     DeclaresNothing: "test_it_declares_its_name_and_what_it_can",
+    DeletesDataWithoutLeave: "test_data_is_deleted_with_leave_only",
+    CleansUpWithoutLeave: "test_the_clean_up_of_a_failed_start_needs_leave_too",
+    BlocksTheLoop: "test_no_verb_blocks_the_loop",
+    SpinsWhileItWaits: "test_waiting_for_events_is_no_busy_loop",
+    TriesWithoutAPause: "test_waiting_for_events_is_no_busy_loop",
 }

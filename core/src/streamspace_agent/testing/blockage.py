@@ -9,6 +9,9 @@ from typing import Self
 SAMPLE = 0.02
 """Seconds between two looks at the loop."""
 
+DELAY = 0.1
+"""Seconds that count of a look which came late: what is more, the machine was too busy to run either thread."""
+
 LIMIT = 0.5
 """Seconds for which a call may keep the loop from running, as the suites measure it: what nobody does by accident. On the
 agent's loop run heartbeats, lease checks and all screens, so that 50 ms are seen there already."""
@@ -50,23 +53,7 @@ class Blockage:
         wall, used = time.monotonic(), time.process_time()
         while not self._end.wait(SAMPLE):
             now, using = time.monotonic(), time.process_time()
-            passed = min(now - wall, max(2 * SAMPLE, using - used))
+            passed = min(now - wall, max(DELAY, using - used))
             still = still + passed if self._beats == seen else 0.0
             wall, used, seen = now, using, self._beats
             self.longest = max(self.longest, still)
-
-
-async def processor_share(seconds: float) -> float:
-    """The part of one processor that this process uses while nothing is asked of it; the least of three looks."""
-    least = 1.0
-    for _ in range(3):
-        wall, used = time.monotonic(), time.process_time()
-        await asyncio.sleep(seconds)
-        least = min(least, (time.process_time() - used) / (time.monotonic() - wall))
-        if least < IDLE:
-            break
-    return least
-
-
-IDLE = 0.15
-"""The part of one processor that waiting may cost."""

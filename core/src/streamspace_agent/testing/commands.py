@@ -10,7 +10,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from streamspace_agent import protocol
 from streamspace_agent.capacity import Capacity
@@ -18,7 +18,9 @@ from streamspace_agent.commands import Command, Registered, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.testing.blockage import LIMIT, Blockage
 from streamspace_agent.testing.engine import MemoryDriver
+from streamspace_agent.testing.interruptions import ENDS, GRACE, MOST, WHOLE, Watched
 
 EPOCH = 7
 
@@ -96,19 +98,34 @@ class CommandKit:
         ``effects`` tells what the handler changes, as a value that can be compared; the sessions of the kit's engine
         are looked at anyway.
         """
-        await self._refuses(action, bad_payloads, effects)
-        await self._does_nothing_without_a_lease(action, payload, effects)
-        await self._survives_a_cancellation(action, payload)
+        async with Blockage() as blockage:
+            await self._refuses(action, bad_payloads, effects)
+            await self._does_nothing_without_a_lease(action, payload, effects)
+            await self._survives_interruptions(action, payload, effects)
+            result = await self._runs_again_and_again(action, payload, effects)
+        assert blockage.longest < LIMIT, f"{action} blocked the event loop for {blockage.longest:.1f} s"
+        return result
+
+    async def _runs_again_and_again(
+        self, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
+    ) -> object:
         untouched = self._world(effects)
-        result = await self.run(action, payload)
+        result = await self._whole(action, payload)
         assert self.context.asked or self._world(effects) == untouched, (
             f"{action} had effects without calling require_lease()"
         )
         self._fits_a_frame(action, result)
         after = self._world(effects)
-        self._fits_a_frame(action, await self.run(action, payload, attempt=2))
+        self._fits_a_frame(action, await self._whole(action, payload, attempt=2))
         assert self._world(effects) == after, f"{action} is not idempotent: a second run changed something"
         return result
+
+    async def _whole(self, action: str, payload: Mapping[str, Any], *, attempt: int = 1) -> object:
+        running = asyncio.ensure_future(self.run(action, payload, attempt=attempt))
+        done, _ = await asyncio.wait([running], timeout=WHOLE)
+        running.cancel()
+        assert done, f"{action} did not end within {WHOLE:g} s"
+        return running.result()
 
     async def _refuses(self, action: str, payloads: Iterable[Mapping[str, Any]], effects: Callable[[], object]) -> None:
         before = self._world(effects)
@@ -133,14 +150,80 @@ class CommandKit:
             await self.run(action, payload, leads=False)
         assert self._world(effects) == before, f"{action} had effects although the lease was lost"
 
-    async def _survives_a_cancellation(self, action: str, payload: Mapping[str, Any]) -> None:
-        """What a cancelled run left half done, the runs after it have to complete."""
-        running = asyncio.ensure_future(self.run(action, payload))
-        await asyncio.sleep(0)
-        running.cancel()
-        await asyncio.wait([running])
-        if not running.cancelled() and (error := running.exception()) is not None:
+    async def _survives_interruptions(
+        self, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
+    ) -> None:
+        """Cancelled at each of its waits in turn, and without the lease from there on; what that left half done, the runs
+        after it have to complete.
+        """
+        for wait in range(1, MOST + 1):
+            if not await self._cancelled_at(wait, action, payload):
+                break
+            await self._loses_the_lease_at(wait, action, payload, effects)
+
+    async def _cancelled_at(self, wait: int, action: str, payload: Mapping[str, Any]) -> bool:
+        """False where it has no such wait, and was run to its end."""
+        loop = asyncio.get_running_loop()
+        reached = asyncio.Event()
+
+        def cancel(number: int) -> None:
+            if number == wait:
+                reached.set()
+                loop.call_soon(running.cancel)
+
+        async def run() -> object:
+            return await Watched(self.run(action, payload), cancel)
+
+        running = asyncio.ensure_future(run())
+        waiting = asyncio.ensure_future(reached.wait())
+        await asyncio.wait([running, waiting], timeout=WHOLE, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        await asyncio.wait([running], timeout=ENDS)
+        if not running.done():
+            running.cancel()
+            when = f"within {ENDS:g} s of its cancellation" if reached.is_set() else f"within {WHOLE:g} s"
+            raise AssertionError(f"{action} did not end {when}")
+        if not reached.is_set():
+            if wait > 1 and (error := running.exception()):
+                self._is_stuck(action, error)
+            return False
+        if running.cancelled():
+            return True
+        if error := running.exception():
             raise AssertionError(f"{action} turned its cancellation into {error!r}") from error
+        raise AssertionError(f"{action} swallowed its cancellation: it went on, and returned a result")
+
+    async def _loses_the_lease_at(
+        self, wait: int, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
+    ) -> None:
+        """Effects that it asked for before may still come about, those of :data:`GRACE` later were not asked for."""
+        worlds: list[object] = []
+        timers: list[asyncio.TimerHandle] = []
+
+        def lose(number: int) -> None:
+            if number == wait:
+                self.context.leads = False
+                timers.append(asyncio.get_running_loop().call_later(GRACE, lambda: worlds.append(self._world(effects))))
+
+        try:
+            async with asyncio.timeout(WHOLE):
+                await Watched(self.run(action, payload), lose)
+        except (LeaseLost, CommandFailed) as error:
+            if not timers:
+                self._is_stuck(action, error)
+        except TimeoutError as error:
+            raise AssertionError(f"{action} did not end within {WHOLE:g} s") from error
+        for timer in timers:
+            timer.cancel()
+        assert not worlds or self._world(effects) == worlds[0], (
+            f"{action} had effects more than {GRACE:g} s after the lease was lost: call require_lease() immediately before each"
+        )
+
+    @staticmethod
+    def _is_stuck(action: str, error: BaseException) -> NoReturn:
+        raise AssertionError(
+            f"{action} is stuck after an interruption halfway: run again, it ends with {error!r}"
+        ) from error
 
     def _fits_a_frame(self, action: str, result: object) -> None:
         assert isinstance(result, Mapping), f"{action} must return a mapping, returned {result!r}"

@@ -16,11 +16,13 @@ pytest.register_assert_rewrite(
     "streamspace_agent.testing.commands",
     "streamspace_agent.testing.election",
     "streamspace_agent.testing.looks",
+    "streamspace_agent.testing.loops",
     "streamspace_agent.testing.outages",
     "streamspace_agent.testing.promptness",
     "streamspace_agent.testing.races",
     "streamspace_agent.testing.refusals",
     "streamspace_agent.testing.runtime",
+    "streamspace_agent.testing.speech",
     "streamspace_agent.testing.suite",
 )
 

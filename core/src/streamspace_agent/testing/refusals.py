@@ -2,9 +2,10 @@
 
 import pytest
 
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.runtime import Progress, RuntimeDriver, SessionSpec, SessionState
 from streamspace_agent.testing.bench import Bench, DataOf, Refusing, quiet
+from streamspace_agent.testing.engine import Behaviour
 from streamspace_agent.testing.suite import Suite
 
 
@@ -63,6 +64,29 @@ class Refusals(Suite):
             assert await bench.state(spec.session_id) is after
             await other.stop(spec.session_id, delete_volumes=True)
         assert refusing.asked > 0, f"{verb}() had its effects without asking the guard"
+
+    async def test_data_is_deleted_with_leave_only(self, bench: Bench, data_of: DataOf) -> None:
+        """Also where the data is all that is left of the session."""
+        driver, spec = bench.driver(), bench.spec()
+        await driver.start(spec, quiet)
+        await driver.stop(spec.session_id)
+        with pytest.raises(LeaseLost):
+            await bench.driver(guard=Refusing(0)).stop(spec.session_id, delete_volumes=True)
+        assert await data_of(spec.session_id)
+
+    async def test_the_clean_up_of_a_failed_start_needs_leave_too(self, bench: Bench, data_of: DataOf) -> None:
+        """Whoever leads by then may have started the same session, and it would be theirs that is removed.
+
+        Either error may come through, the start's or the guard's.
+        """
+        await bench.driver().start(bench.spec(), quiet)  # what is made once for all sessions is there
+        allowed = Refusing(1000)
+        await bench.driver(guard=allowed).start(bench.spec(), quiet)
+        spec = bench.spec(Behaviour.DIES)
+        with pytest.raises((LeaseLost, CommandFailed)):
+            await bench.driver(guard=Refusing(allowed.asked)).start(spec, quiet)
+        assert await bench.state(spec.session_id) is not None
+        assert await data_of(spec.session_id)
 
     @staticmethod
     async def _call(driver: RuntimeDriver, verb: str, spec: SessionSpec) -> None:

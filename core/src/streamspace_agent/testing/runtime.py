@@ -40,6 +40,7 @@ from streamspace_agent.testing.bench import (
 )
 from streamspace_agent.testing.engine import Behaviour
 from streamspace_agent.testing.looks import Looks
+from streamspace_agent.testing.loops import Loops
 from streamspace_agent.testing.refusals import Refusals
 from streamspace_agent.testing.speech import Speech
 
@@ -48,7 +49,7 @@ __all__ = ["Behaviour", "DataOf", "DriverFactory", "MakeSpec", "RuntimeDriverSui
 PHASES = ("pulling", "creating", "starting", "waiting")
 
 
-class RuntimeDriverSuite(Refusals, Looks, Speech):
+class RuntimeDriverSuite(Refusals, Looks, Speech, Loops):
     """A driver that cannot pass one of these loses sessions, doubles them, or acts without a lease."""
 
     @pytest.fixture

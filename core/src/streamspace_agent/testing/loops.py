@@ -1,0 +1,75 @@
+"""The part of the suite of runtime drivers about the agent's event loop: nothing blocks it, nothing spins on it."""
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from streamspace_agent.runtime import RuntimeDriver
+from streamspace_agent.testing.bench import PATIENCE, Bench, echoes, listening, quiet
+from streamspace_agent.testing.blockage import LIMIT, Blockage
+from streamspace_agent.testing.suite import Suite
+
+PASSES = 200
+"""Passes of the event loop a second that waiting for events may cost: with a pause of 5 ms there are no more."""
+
+
+class Loops(Suite):
+    async def test_no_verb_blocks_the_loop(self, bench: Bench) -> None:
+        """Heartbeats, the lease and everybody's screens run on it."""
+        driver, spec = bench.driver(), bench.spec()
+        session = await driver.start(bench.spec(), quiet)  # what is imported or set up once is no matter
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "start": lambda: driver.start(spec, quiet),
+            "prove": lambda: driver.prove(spec.session_id),
+            "inspect": lambda: driver.inspect(spec.session_id),
+            "sessions": driver.sessions,
+            "connect": lambda: echoes(driver, session, b"free"),
+            "stats": lambda: driver.stats(spec.session_id),
+            "leftovers": lambda: driver.leftovers(frozenset()),
+            "check": driver.check,
+            "describe": driver.describe,
+            "hibernate": lambda: driver.hibernate(spec.session_id),
+            "wake": lambda: driver.wake(spec.session_id, quiet),
+            "stop": lambda: driver.stop(spec.session_id, delete_volumes=True),
+        }
+        for name, call in calls.items():
+            async with Blockage() as blockage:
+                await call()
+            assert blockage.longest < LIMIT, f"{name}() blocked the event loop for {blockage.longest:.1f} s"
+
+    @pytest.mark.parametrize("engine_away", [False, True])
+    async def test_waiting_for_events_is_no_busy_loop(self, bench: Bench, engine_away: bool) -> None:
+        driver = bench.driver(engine_away=engine_away)
+        passes = await asyncio.to_thread(_passes_while_idle, driver, engine_away)
+        assert passes < PASSES, f"the event loop made {passes} passes in a second in which nothing happened"
+
+
+class _Counting(selectors.DefaultSelector):
+    passes = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.passes += 1
+        return super().select(timeout)
+
+
+def _passes_while_idle(driver: RuntimeDriver, engine_away: bool) -> int:
+    """On a loop with nothing else on it. The least of three looks: something may happen on the engine."""
+    selector = _Counting()
+
+    async def look() -> int:
+        least = 1_000_000
+        async with asyncio.timeout(PATIENCE), listening(driver, resync=not engine_away):
+            await asyncio.sleep(0.3)
+            for _ in range(3):
+                before = selector.passes
+                await asyncio.sleep(1.0)
+                least = min(least, selector.passes - before)
+                if least < PASSES:
+                    break
+        return least
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        return runner.run(look())
