@@ -6,6 +6,7 @@ remembers the highest epoch that opened it, and a writer of an older one gets ``
 process (WAL, synchronous=NORMAL); the loss of power may cost the last of them, never the file's consistency.
 """
 
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from streamspace_agent.errors import AgentError, LeaseLost
+from streamspace_agent.private import open_private, private_folder, require_private
 from streamspace_agent.rescue import finish, rescue
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ def _cause(path: Path, error: Exception) -> str:
     if not isinstance(error, OSError) and code not in _STORAGE:
         return _line(error)
     text = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.errno == errno.EPERM:
+        return f"{error.filename}: {text}"
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -114,7 +118,7 @@ class Journal:
         self.on_damage: Callable[[JournalError], None] = lambda _error: None
         """Called when the file turns out to be damaged: only the next :class:`Journal` can mend it."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(path.parent)
             self._db = self._open()
         except (OSError, sqlite3.Error) as error:
             raise _cannot("use", path, error) from error
@@ -131,9 +135,11 @@ class Journal:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
+        os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
+        for suffix in ("-wal", "-shm"):
+            require_private(self._path.with_name(self._path.name + suffix))
         db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
         try:
-            self._path.chmod(0o600)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)

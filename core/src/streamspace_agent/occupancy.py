@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from streamspace_agent.errors import PreflightError
+from streamspace_agent.private import open_private, private_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,12 @@ class Occupancy:
 
     def __enter__(self) -> Self:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = self._path.open("a+", encoding="ascii")
+            private_folder(self._path.parent)
+            self._file = os.fdopen(
+                open_private(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+", encoding="ascii"
+            )
         except OSError as error:
-            raise PreflightError(f"STATE_DIR: cannot write {self._path}: {_why(error)}") from None
+            raise PreflightError(f"STATE_DIR: cannot write {error.filename or self._path}: {_why(error)}") from None
         try:
             fcntl.flock(self._file, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,4 +66,4 @@ class Occupancy:
 
 
 def _why(error: OSError) -> str:
-    return os.strerror(error.errno or errno.EIO).lower()
+    return (error.strerror or os.strerror(error.errno or errno.EIO)).lower()

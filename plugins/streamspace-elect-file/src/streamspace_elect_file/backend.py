@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
+from streamspace_agent.private import open_private
 from streamspace_elect_file import place
 from streamspace_elect_file.entry import Entry, read, write
 from streamspace_elect_file.fence import Fence
@@ -31,8 +33,8 @@ SETTLE = CHECK_EVERY + 1.0 + 0.5
 # a whole standby uses 0.5 % of a core. A blocked flock would wake in 1.3 ms, but could not be cancelled.
 POLL = 0.05
 
-# Not for everybody: whoever can open a file can also lock it, even for reading only.
-MODE = 0o640
+# A lock that nobody writes about for this long is somebody's who is no agent: an agent writes as soon as it has it.
+STRANGE_AFTER = 5.0
 
 
 class FileBackend(ElectionBackend):
@@ -48,6 +50,7 @@ class FileBackend(ElectionBackend):
         self._held: Record | None = None
         self._bare_since: float | None = None
         self._mute = False
+        self._strange_since: float | None = None
         # A child forked without exec would inherit the lock and keep it beyond our death.
         os.register_at_fork(after_in_child=_forgetter(weakref.ref(self)))
 
@@ -126,14 +129,32 @@ class FileBackend(ElectionBackend):
             self._let_go()
         # The last folder only: a misspelt path must fail, not become another lock, and with it a second leader.
         self._path.parent.mkdir(exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        # For nobody else: whoever can open a file can also lock it, even for reading only.
+        descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
         try:
-            if _lock(descriptor) and self._in_place(descriptor):
-                self._descriptor, self._bare_since = descriptor, None
+            if not _lock(descriptor):
+                self._wonder(read(descriptor))
+            elif self._in_place(descriptor):
+                self._descriptor, self._bare_since, self._strange_since = descriptor, None, None
         finally:
             if self._descriptor != descriptor:
                 os.close(descriptor)
         return self._descriptor
+
+    def _wonder(self, entry: Entry | None) -> None:
+        """The lock is somebody else's. Say so, once, where that is no agent's, by what the file says: it would be waited for in silence."""
+        if entry is not None and not entry.record.released and Path(f"/proc/{entry.pid}").exists():
+            self._strange_since = None
+            return
+        now = asyncio.get_running_loop().time()
+        self._strange_since = self._strange_since or now
+        if STRANGE_AFTER <= now - self._strange_since < math.inf:
+            self._strange_since = math.inf
+            log.warning(
+                "LOCK_FILE_PATH: %s is locked by a process that writes nothing to it, so by no agent: `fuser %s` shows which",
+                self._path,
+                self._path,
+            )
 
     async def renew(self, grant: Grant) -> Grant:
         descriptor = self._mine(grant)
@@ -167,7 +188,7 @@ class FileBackend(ElectionBackend):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError:
             await asyncio.sleep(min(POLL, timeout))
             return
@@ -199,7 +220,7 @@ class FileBackend(ElectionBackend):
         return self._descriptor if held is not None and grant.record.same_tenure(held) else None
 
     def _look(self) -> tuple[Entry | None, int]:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             return read(descriptor), os.fstat(descriptor).st_ino
         finally:

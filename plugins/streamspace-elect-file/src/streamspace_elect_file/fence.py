@@ -69,7 +69,7 @@ class Fence:
         return f"killed container {container[:12]}, {how}" if silent() and self._engine.kill(container) else ""
 
     def _end_process(self, lock: Path, silent: Callable[[], bool]) -> str:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             entry, place = read(descriptor), os.fstat(descriptor)
         finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from streamspace_agent.election import Problem
 from streamspace_agent.elector.identity import container_id
+from streamspace_agent.private import foreign
 
 VARIABLE = "LOCK_FILE_PATH"
 
@@ -59,6 +60,8 @@ def in_container(table: str, root: Path = Path("/")) -> bool:
 
 def judge(path: Path) -> list[Problem]:
     """Everything that speaks against a lock file at this path, on this host as it is now."""
+    if path.is_symlink():
+        return [Problem(f"{VARIABLE}: {path} is a symbolic link, which is not followed", "remove it, or name the file")]
     path = path.resolve()
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     return [*judge_mount(path, mount_of(path, table), contained=in_container(table)), *judge_access(path)]
@@ -89,20 +92,23 @@ def judge_mount(path: Path, mount: Mount | None, *, contained: bool) -> Iterator
 def judge_access(path: Path) -> Iterator[Problem]:
     """Can the file be made and written, as this user? Changes nothing."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except FileNotFoundError:
         yield from _judge_folder(path)
         return
     except OSError as error:
         yield Problem(f"{VARIABLE}: cannot look at {path}: {error.strerror}", f"let {_user()} enter {path.parent}")
         return
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         yield Problem(f"{VARIABLE}: {path} is not a regular file", f"set {VARIABLE} to the path of a file")
     elif not os.access(path, os.R_OK | os.W_OK):
         yield Problem(
             f"{VARIABLE}: {path} cannot be written by {_user()}{_read_only(path)}",
             "run every replica as the same user, or give the file to it",
         )
+    elif words := foreign(found):
+        # Root may only be looking, for an agent that runs as another user.
+        yield Problem(f"{VARIABLE}: {path}: {words}", "run every replica as the same user", fatal=os.geteuid() != 0)
 
 
 def _judge_folder(path: Path) -> Iterator[Problem]:

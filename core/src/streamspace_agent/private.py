@@ -1,0 +1,70 @@
+"""Files that nobody but the agent may have put where they are: never through a link, never of another user, never open to others.
+
+An agent often runs as root, in folders that an operator has named: what somebody has planted there would be written as root.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+MODE = 0o600
+
+
+def open_private(path: Path, flags: int, mode: int = MODE) -> int:
+    """A descriptor of a regular file that is ours alone; made where ``flags`` say so.
+
+    Raises OSError: a PermissionError whose text says what is wrong and what mends it for a file that is not ours. One that others
+    may read is closed to them.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP or (error.errno == errno.EMLINK and path.is_symlink()):
+            raise _refusal(path, "it is a symbolic link, which is not followed: remove it") from None
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _refusal(path, "it is not a regular file")
+        if words := foreign(found):
+            raise _refusal(path, words)
+        if found.st_mode & 0o077:
+            os.fchmod(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require_private(path: Path) -> None:
+    """Raises as :func:`open_private`, and not where there is nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        os.close(open_private(path, os.O_RDONLY))
+
+
+def private_folder(path: Path) -> None:
+    """Make the folder where it is missing. Raises OSError as above for one that is not ours alone."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise _refusal(
+            path, "it is a symbolic link, which is not followed: remove it, or name the folder it stands for"
+        )
+    if words := foreign(found):
+        raise _refusal(path, words)
+
+
+def foreign(found: os.stat_result) -> str:
+    """Why something is not ours alone to write, with the remedy; "" where it is."""
+    me = os.geteuid()
+    if found.st_uid != me:
+        return f"it belongs to user {found.st_uid}, and the agent is user {me}: give it to that one, or remove it"
+    if found.st_mode & 0o022:
+        return f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o}): chmod go-w"
+    return ""
+
+
+def _refusal(path: Path, words: str) -> PermissionError:
+    return PermissionError(errno.EPERM, words, str(path))
