@@ -243,6 +243,14 @@ def test_a_message_cannot_forge_another_line_or_drive_a_terminal(log):
     assert not {"\x1b", "\r"} & set(stream.getvalue())
 
 
+def test_what_some_readers_take_for_the_end_of_a_line_is_shown_as_what_it_is(log):
+    stream = configured()
+    log.info("name\u20282026-01-01T00:00:00Z INFO    forged\u2029x\x85y\u202ez")
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "name\\u20282026" in stream.getvalue()
+    assert "\\u2029x\\x85y\\u202ez" in stream.getvalue()
+
+
 def test_for_journald_lines_have_a_priority_and_no_time(log):
     with tempfile.TemporaryFile("w+") as stream:
         stat = os.fstat(stream.fileno())

@@ -325,3 +325,17 @@ def test_whatever_is_sent_gives_a_spec_or_a_refusal_that_can_be_sent(payload, te
 def test_whatever_frame_arrives_is_decoded_or_called_malformed(frame):
     for message in protocol.decode(frame):
         assert isinstance(message, protocol.Envelope | protocol.Malformed)
+
+
+def test_the_environment_is_passed_on_to_the_last_character():
+    key = "-----BEGIN KEY-----\nabc\n-----END KEY-----\n"
+    made = spec({"env": [{"name": "KEY", "value": key}]}, environment={"PROMPT": "  > "})
+    assert made.environment == {"KEY": key, "PROMPT": "  > "}
+
+
+def test_more_ports_or_volumes_than_a_session_can_have_are_refused():
+    many = [{"name": f"p{i}", "containerPort": 1000 + i} for i in range(65)]
+    assert "65 ports: a session can have 64" in refusal({"ports": many})
+    assert len(spec({"ports": many[:64]}).ports) == 64
+    mounts = [{"name": f"v{i}", "mountPath": f"/v{i}"} for i in range(65)]
+    assert "65 volumeMounts: a session can have 64" in refusal({"volumeMounts": mounts})

@@ -142,6 +142,7 @@ def _in_words(facts: Mapping[str, str]) -> str:
     """``Docker 28.2.2, API 1.50, overlay2, Debian GNU/Linux 12``: what a driver tells, without the names that say no more."""
     spoken = {"engine": f"{{}} {facts.get('engineVersion', '')}", "engineVersion": "", "apiVersion": "API {}"}
     spoken |= {"storageDriver": "{}", "operatingSystem": "{}", "architecture": "{}", "cgroupVersion": "cgroup v{}"}
+    spoken["sessionsIsolated"] = ""  # where they are not, that is a finding
     parts = (spoken.get(name, f"{name} {{}}").format(value).strip() for name, value in facts.items() if value)
     text = ", ".join(part for part in parts if part)
     return text[:1].upper() + text[1:]

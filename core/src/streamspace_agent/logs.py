@@ -56,6 +56,8 @@ _PATTERNS = (
 )
 # What a line must not carry: control characters could forge lines or drive the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+# Line and paragraph separators, which some readers end a line at, and what turns the direction of writing.
+_CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))}
 
 _bound: ContextVar[Mapping[str, str | int]] = ContextVar("streamspace_agent_log_fields", default=MappingProxyType({}))
 _process: dict[str, str | int] = {}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from streamspace_agent.commands import Command
 from streamspace_agent.errors import CommandFailed
@@ -24,6 +24,8 @@ MAX_MEMORY = 2**50
 MIN_CPU = Decimal("0.01")  # the Docker Engine's own minimum
 MAX_CPU = 4096
 MAX_PATH = 500
+MAX_PORTS = 64  # each may cost a proxy process on the engine's host
+MAX_VOLUMES = 64
 DEFAULT_VNC_PORT = 5900
 HOME_MOUNTS = frozenset({"home", "user-home"})
 DEFAULT_HOME = "/config"  # where the images of linuxserver.io, which most templates name, keep the user's home
@@ -39,6 +41,18 @@ def _text(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
+
+
+def _verbatim(value: Any) -> str:
+    text = _text(value)
+    if not isinstance(text, str | int | float):
+        raise ValueError("should be a valid string")  # noqa: TRY004 - as pydantic's own validators do
+    str(text).encode()  # a surrogate is a ValueError
+    return str(text)
+
+
+Verbatim = Annotated[str, PlainValidator(_verbatim)]
+"""With the white space at its edges: a PEM key needs its last newline."""
 _OrEmpty = BeforeValidator(lambda v: {} if v is None else v)
 _OrNone = BeforeValidator(lambda v: [] if v is None else v)
 _OrFalse = BeforeValidator(lambda v: False if v is None else v)
@@ -72,7 +86,7 @@ class _Port(_Lenient):
 
 class _Variable(_Lenient):
     name: str
-    value: Text = ""
+    value: Verbatim = ""
 
 
 class _VolumeMount(_Lenient):
@@ -119,7 +133,7 @@ class _StartSession(_Lenient):
     persistent_home: Annotated[bool, _OrFalse] = Field(default=False, alias="persistentHome")
     idle_timeout: Text = Field("", alias="idleTimeout")
     max_duration: Text = Field("", alias="maxSessionDuration")
-    environment: Annotated[dict[str, Text], _OrEmpty] = {}
+    environment: Annotated[dict[str, Verbatim], _OrEmpty] = {}
 
 
 def session_id(payload: Mapping[str, Any]) -> str:
@@ -146,6 +160,9 @@ def session_spec(command: Command) -> SessionSpec:
         raise CommandFailed(
             "invalid_template", f"templateManifest.spec.baseImage {spec.base_image[:60]!r} is not an image name"
         )
+    for what, given, limit in (("ports", spec.ports, MAX_PORTS), ("volumeMounts", spec.volume_mounts, MAX_VOLUMES)):
+        if len(given) > limit:
+            raise CommandFailed("invalid_template", f"the template has {len(given)} {what}: a session can have {limit}")
     ports = tuple(
         Port(_port(p.container_port, f"ports[{i}].containerPort"), p.name, p.protocol.lower() or "tcp")
         for i, p in enumerate(spec.ports)

@@ -106,3 +106,17 @@ async def test_a_session_is_listed_with_what_it_shows_itself_by(plane: DevPlane,
         "firefox": "web",
         "notebook": "none",
     }
+
+
+@pytest.mark.parametrize("older", [True, False])
+async def test_nobody_else_can_read_what_is_kept_not_even_in_a_folder_of_everybodys(tmp_path, older):
+    path = tmp_path / "plane.db"
+    tmp_path.chmod(0o755)
+    if older:
+        path.touch(mode=0o644)
+    async with DevPlane(db=path) as plane:
+        await plane.issue_key("agent-1")
+        assert {
+            file.name: file.stat().st_mode & 0o077 for file in tmp_path.iterdir() if file.name.startswith("plane.db")
+        } != {}
+        assert not any(file.stat().st_mode & 0o077 for file in tmp_path.iterdir() if file.name.startswith("plane.db"))

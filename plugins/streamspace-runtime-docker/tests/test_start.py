@@ -107,6 +107,8 @@ async def test_a_container_is_limited_and_stripped_of_privileges(driver, spec, q
     host = body["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (64 * 1024**2, 64 * 1024**2, 500_000_000)
     assert (host["PidsLimit"], host["ShmSize"]) == (2048, 1024**3)
+    assert host["CgroupnsMode"] == "private"
+    assert host["Ulimits"] == [{"Name": "core", "Soft": 0, "Hard": 0}]
     assert host["CapDrop"] == ["ALL"]
     assert "NET_RAW" not in host["CapAdd"]
     assert "SETUID" in host["CapAdd"]

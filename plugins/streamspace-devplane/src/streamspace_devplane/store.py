@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import secrets
 import sqlite3
 import time
@@ -69,6 +70,9 @@ class Store:
 
     def __init__(self, path: Path | str, events_kept: int | None = None) -> None:
         self.events_kept = events_kept
+        if path != ":memory:":  # it holds keys, and may lie in a folder that others can look into
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            Path(path).chmod(0o600)
         self.db = sqlite3.connect(path, isolation_level=None)
         try:
             set_up(self.db)

@@ -12,11 +12,23 @@ from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.units import format_bytes
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Unreachable
-from streamspace_runtime_docker.networks import Networks, not_isolated
+from streamspace_runtime_docker.networks import (
+    FILTER,
+    REMOVE_ONE,
+    Networks,
+    ambiguous,
+    not_filtered,
+    not_isolated,
+    read,
+)
 from streamspace_runtime_docker.settings import DockerSettings
 
 LOW_DISK = 5 * 1024**3
 """Bytes; the room that one usual desktop image takes while it is unpacked."""
+SAFE = (
+    "`docker image prune -a` takes images that no session uses, which are pulled again when needed "
+    "(never `docker system prune` or `docker container prune`: they take sleeping sessions)"
+)
 RISKY = {"SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "DAC_READ_SEARCH", "BPF", "SYS_RAWIO"}
 
 
@@ -37,7 +49,7 @@ class Check:
             return [Problem(str(error), "wait until it has started, or look at its log")]
         except RuntimeDriverError as error:
             return [Problem(str(error), "update the engine, or point DOCKER_HOST to another", fatal=True)]
-        return [*engine_problems(info), *self._disk(info), *self._capabilities(), *await self._network()]
+        return [*engine_problems(info), *self._disk(info), *self._capabilities(), *await self._network(info)]
 
     def _disk(self, info: Mapping[str, Any]) -> Iterator[Problem]:
         root = Path(str(info.get("DockerRootDir", "")))
@@ -47,7 +59,7 @@ class Check:
         if free < LOW_DISK:
             yield Problem(
                 f"{format_bytes(free)} free in the engine's folder {root}, a desktop image needs about {format_bytes(LOW_DISK)}",
-                "free some: docker system prune, or move data-root to a larger disk",
+                f"free some: {SAFE}; or move data-root to a larger disk",
                 fatal=False,
             )
 
@@ -59,11 +71,16 @@ class Check:
                 fatal=False,
             )
 
-    async def _network(self) -> list[Problem]:
+    async def _network(self, info: Mapping[str, Any]) -> list[Problem]:
         name, problems = self._settings.network_name, []
-        network = await self._networks.look()
-        if network is None:
+        bodies = await self._networks.named()
+        if not bodies:
             return await self._address_pool()
+        network = read(bodies[0], self._host)
+        if len(bodies) > 1:
+            fix = f"the agent removes those without sessions when it starts one; where none is: {REMOVE_ONE}"
+            problems.append(Problem(ambiguous(name, bodies), fix, fatal=False))
+        problems += [Problem(text, FILTER, fatal=False) for text in not_filtered(info, network)]
         if not network.isolated:
             problems.append(
                 Problem(
@@ -106,7 +123,7 @@ class Check:
         return [
             Problem(
                 f"the engine has {len(networks)} bridge networks, its default address pools end at about 31: {self._settings.network_name} may not fit",
-                "docker network prune, or widen default-address-pools in daemon.json",
+                "remove networks that nobody needs by name (not `docker network prune`: it takes those of sleeping sessions), or widen default-address-pools in daemon.json",
                 fatal=False,
             )
         ]
@@ -114,7 +131,12 @@ class Check:
     async def facts(self) -> Mapping[str, str]:
         version = await self._engine.read(lambda client: client.version())
         info = await self._engine.read(lambda client: client.info())
+        network = await self._networks.look()
+        apart = network is None or (network.isolated and not not_filtered(info, network))
+        if info.get("BridgeNfIptables") is False:
+            apart = False
         return {
+            "sessionsIsolated": "yes" if apart else "no",
             "engine": engine_name(info, version),
             "engineVersion": str(version.get("Version", "")),
             "apiVersion": str(version.get("ApiVersion", "")),

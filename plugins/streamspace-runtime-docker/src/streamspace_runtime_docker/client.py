@@ -114,23 +114,41 @@ class Stream:
 def read_file(client: docker.APIClient, container: str, path: str, *, limit: int) -> bytes:
     """A regular file out of a container, from which anything may come; b"" for one that is larger, a folder, a link.
 
-    Raises EngineError. The SDK reads an archive to its end, however long.
+    Raises EngineError.
     """
-    url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
-    with client.request("GET", url, params={"path": path}, stream=True, timeout=client.timeout) as response:
-        _check(response)
-        data = b""
-        for chunk in response.iter_content(tarfile.RECORDSIZE):
-            data += chunk
-            if len(data) >= limit + 4 * tarfile.RECORDSIZE:
-                break  # the header, with a long name and times perhaps, and the file: what is more is no file of that size
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(_archive(client, container, path, limit)), mode="r:") as tar:
             info = tar.next()
             file = tar.extractfile(info) if info and info.isreg() and not info.sparse and info.size <= limit else None
             return file.read(limit) if file else b""
     except (tarfile.TarError, OSError, ValueError):
         return b""
+
+
+def folder_entry(client: docker.APIClient, container: str, path: str) -> tarfile.TarInfo | None:
+    """Owner and mode of a folder in a container, None for what is none. Raises EngineError."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(_archive(client, container, path, 0)), mode="r:") as tar:
+            info = tar.next()
+            return info if info and info.isdir() else None
+    except (tarfile.TarError, OSError, ValueError):
+        return None
+
+
+def _archive(client: docker.APIClient, container: str, path: str, limit: int) -> bytes:
+    """The beginning of an archive: its first header, with a long name perhaps, and ``limit`` bytes of the first file.
+
+    The SDK reads an archive to its end, however long.
+    """
+    url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
+    data = b""
+    with client.request("GET", url, params={"path": path}, stream=True, timeout=client.timeout) as response:
+        _check(response)
+        for chunk in response.iter_content(tarfile.RECORDSIZE):
+            data += chunk
+            if len(data) >= limit + 4 * tarfile.RECORDSIZE:
+                break
+    return data
 
 
 def open_stream(

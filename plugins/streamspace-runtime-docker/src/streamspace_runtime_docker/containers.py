@@ -54,7 +54,7 @@ def check_spec(spec: SessionSpec) -> None:
 
 
 def create_body(
-    spec: SessionSpec, settings: Settings, own: DockerSettings, *, publish: bool, host_cpus: int
+    spec: SessionSpec, settings: Settings, own: DockerSettings, *, publish: bool, host_cpus: int, podman: bool = False
 ) -> dict[str, Any]:
     ports = [f"{number}/{protocol}" for number, protocol in _ports(spec)]
     return {
@@ -78,6 +78,11 @@ def create_body(
             "CapDrop": ["ALL"],
             "CapAdd": list(own.session_capabilities),
             "SecurityOpt": ["no-new-privileges:true"],
+            # On cgroup v1 the engine's own default shows a session where it stands among the host's.
+            "CgroupnsMode": "private",
+            # A core file of a browser's size is nothing to fill a disk with. The rest is as the engine's default-ulimits say,
+            # which Podman forgets where one is given.
+            **({} if podman else {"Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}]}),
             "PidsLimit": own.session_pids_limit,
             "ShmSize": own.session_shm_size,
             # Whatever the engine's default driver: one whose log can be read back, and that cannot fill the disk.

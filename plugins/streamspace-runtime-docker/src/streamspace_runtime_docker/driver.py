@@ -41,6 +41,7 @@ from streamspace_runtime_docker.settings import DockerSettings
 from streamspace_runtime_docker.stats import Stats
 from streamspace_runtime_docker.store import Store
 from streamspace_runtime_docker.views import Views
+from streamspace_runtime_docker.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +69,13 @@ class DockerDriver(RuntimeDriver):
         self._networks = networks = Networks(engine, settings, own)
         self._ports = Ports(settings.docker_host, networks)
         images = Images(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults, own.allowed_images)
+        self._volumes = Volumes(engine, settings)
         self._making = Making(
             engine,
             self._store,
             images=images,
             networks=networks,
+            volumes=self._volumes,
             faults=self._faults,
             settings=settings,
             own=own,
@@ -98,7 +101,7 @@ class DockerDriver(RuntimeDriver):
             locks=self._locks,
             agent_id=settings.agent_id,
         )
-        self._leftovers = Leftovers(engine, self._store, self._making, networks, settings, own.leftover_grace)
+        self._leftovers = Leftovers(engine, self._store, self._volumes, networks, settings, own.leftover_grace)
         self._stats = Stats(engine)
         self._check = Check(engine, networks, settings, own)
 
@@ -133,8 +136,12 @@ class DockerDriver(RuntimeDriver):
         """Make the container, or complete one that never ran; ``used`` says that its volumes may hold data."""
         try:
             if found:
-                return await self._running.bring_back(found, report)
-            return await self._running.bring_up(await self._making.make(spec, report), report)
+                await self._making.complete(spec)
+                session = await self._running.bring_back(found, report)
+            else:
+                session = await self._running.bring_up(await self._making.make(spec, report), report)
+            self._volumes.settled(spec)
+            return session
         except _INTERRUPTIONS:
             raise
         except Exception:
@@ -151,7 +158,8 @@ class DockerDriver(RuntimeDriver):
 
     async def stop(self, session_id: str, *, delete_volumes: bool = False) -> None:
         async with self._locks.hold(session_id):
-            if found := await self._store.find(session_id):
+            found = await self._store.find(session_id)
+            if found:
                 if found.state in {"running", "paused", "restarting"}:
                     await self._store.terminate(found)
                 self._faults.point("docker.after_stop")
@@ -159,7 +167,7 @@ class DockerDriver(RuntimeDriver):
             self._forget(session_id)
             self._views.drop(session_id)
             if delete_volumes:
-                await self._making.remove_volumes(session_id)
+                await self._volumes.remove_all(session_id, found)
 
     async def hibernate(self, session_id: str) -> Session:
         async with self._locks.hold(session_id):
@@ -275,6 +283,7 @@ class DockerDriver(RuntimeDriver):
         return await self._check.facts()
 
     async def aclose(self) -> None:
+        self._volumes.close()
         self._engine.close()
 
     def _allowed(self) -> None:

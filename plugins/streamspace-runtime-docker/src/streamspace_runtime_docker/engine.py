@@ -49,7 +49,8 @@ class Engine:
         self._readers: set[Reader] = set()
         self._client: docker.APIClient | None = None
         self._lock = threading.Lock()
-        self._cores = 0
+        self._info: Mapping[str, Any] = {}
+        self._podman: bool | None = None
 
     async def read(self, call: Call[T]) -> T:
         """Run a call without side effects. Raises EngineUnavailable, NotFound, Conflict or EngineError."""
@@ -60,10 +61,21 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._calls, self._run, call, True)
 
     async def cores(self) -> int:
-        """Processors of the engine's host; asked once."""
-        if not self._cores:
-            self._cores = int((await self.read(lambda client: client.info())).get("NCPU") or 1)
-        return self._cores
+        """Processors of the engine's host."""
+        return int((await self._about()).get("NCPU") or 1)
+
+    async def is_podman(self) -> bool:
+        if self._podman is None:
+            version = await self.read(lambda client: client.version())
+            names = {str(component.get("Name", "")) for component in version.get("Components") or []}
+            self._podman = "Podman Engine" in names
+        return self._podman
+
+    async def _about(self) -> Mapping[str, Any]:
+        """What the engine says of itself and its host; asked once."""
+        if not self._info:
+            self._info = await self.read(lambda client: client.info())
+        return self._info
 
     def _run(self, call: Call[T], changes: bool) -> T:
         from streamspace_runtime_docker.client import translate  # noqa: PLC0415  # loads the SDK, at first use only

@@ -26,6 +26,9 @@ class Found:
     address: str = ""
     networks: Mapping[str, str] = field(default_factory=dict)
     network_mode: str = ""
+    volumes: tuple[str, ...] = ()
+    """Names of the volumes that are mounted in it, nameless ones left out."""
+    user: str = ""
     published: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     started_at: str = ""
     finished_at: str = ""
@@ -75,6 +78,7 @@ def listed(entry: Mapping[str, Any], network: str) -> Found:
         address=_address(networks, network, mode),
         networks=_ids(networks),
         network_mode=mode,
+        volumes=_volumes(entry),
         published=published,
     )
 
@@ -100,6 +104,8 @@ def inspected(body: Mapping[str, Any], network_name: str) -> Found:
         address=_address(network.get("Networks") or {}, network_name, mode),
         networks=_ids(network.get("Networks") or {}),
         network_mode=mode,
+        volumes=_volumes(body),
+        user=str(config.get("User") or ""),
         published=published,
         started_at=state.get("StartedAt", ""),
         finished_at=state.get("FinishedAt", ""),
@@ -121,6 +127,11 @@ def _address(networks: Mapping[str, Any], *names: str) -> str:
         if address := network.get("IPAddress") or network.get("GlobalIPv6Address"):
             return str(address)
     return ""
+
+
+def _volumes(body: Mapping[str, Any]) -> tuple[str, ...]:
+    mounts = (mount for mount in body.get("Mounts") or [] if mount.get("Type") == "volume")
+    return tuple(str(mount["Name"]) for mount in mounts if str(mount.get("Name", "")).startswith("streamspace-"))
 
 
 def _ids(networks: Mapping[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ never ran is left over once nobody knows its session, and with it the volumes th
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,19 +14,19 @@ from streamspace_agent.runtime import Leftover
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
-from streamspace_runtime_docker.found import timestamp
-from streamspace_runtime_docker.making import Making
+from streamspace_runtime_docker.found import Found, timestamp
 from streamspace_runtime_docker.networks import Networks
 from streamspace_runtime_docker.store import Store
+from streamspace_runtime_docker.volumes import Volumes
 
 
 class Leftovers:
     def __init__(
-        self, engine: Engine, store: Store, making: Making, networks: Networks, settings: Settings, grace: float
+        self, engine: Engine, store: Store, volumes: Volumes, networks: Networks, settings: Settings, grace: float
     ) -> None:
         self._engine = engine
         self._store = store
-        self._making = making
+        self._volumes = volumes
         self._networks = networks
         self._network = settings.network_name
         self._mine = [f"{labels.AGENT}={settings.agent_id}"]
@@ -34,14 +34,14 @@ class Leftovers:
 
     async def find(self, known: frozenset[str]) -> list[Leftover]:
         containers = await self._store.list()
-        commands = {f.command_id for f in containers if f.state == "created" and self._unneeded(f.session_id, known)}
+        unborn = [f for f in containers if f.state == "created" and self._unneeded(f.session_id, known)]
         left = [
             Leftover("container", f.name, f"never ran, and no session {f.session_id} is known", age)
             for f in containers
             if f.state in {"created", "dead"} and self._unneeded(f.session_id, known)
             if (age := self._age(f.created_at)) >= self._grace
         ]
-        return left + await self._volumes(commands, known) + await self._old_networks()
+        return left + await self._their_volumes(unborn) + await self._old_networks()
 
     @staticmethod
     def _unneeded(session_id: str, known: frozenset[str]) -> bool:
@@ -51,13 +51,11 @@ class Leftovers:
     def _age(created_at: float) -> float:
         return max(0.0, time.time() - created_at) if created_at else 0.0
 
-    async def _volumes(self, commands: set[str], known: frozenset[str]) -> list[Leftover]:
-        answer = await self._engine.read(lambda client: client.volumes(filters={"label": self._mine}))
+    async def _their_volumes(self, unborn: Iterable[Found]) -> list[Leftover]:
+        volumes = [volume for found in unborn for volume in await self._volumes.of(found)]
         return [
             Leftover("volume", volume["Name"], "made by a start that never ran", age)
-            for volume in answer.get("Volumes") or []
-            if (marks := volume.get("Labels") or {}).get(labels.COMMAND) in commands
-            if marks.get(labels.SESSION) not in known
+            for volume in volumes
             if (age := self._age(timestamp(volume.get("CreatedAt", "")))) >= self._grace
         ]
 
@@ -98,7 +96,7 @@ class Leftovers:
 
     async def _remove_volume(self, name: str) -> None:
         with suppress(Conflict):
-            await self._making.remove_volume(name)
+            await self._volumes.remove(name)
 
     async def _remove_network(self, name: str) -> None:
         body = await self._network_body(name)

@@ -4,7 +4,8 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,11 @@ class Network:
     isolated: bool
     gateways: tuple[str, ...]
     bridge: str = ""
+    name: str = ""
+    ipv6: bool = False
+
+    def holes(self) -> list[str]:
+        return [] if self.isolated else [not_isolated(self.name)]
 
     @property
     def direct(self) -> bool:
@@ -47,7 +53,8 @@ def read(body: Mapping[str, Any], docker_host: str) -> Network:
     # All engines number their networks alike: ours may have a bridge with the gateway of one on a remote engine.
     bridge = "" if docker_host.startswith("unix://") else options.get(BRIDGE) or f"br-{body.get('Id', '')[:12]}"
     gateways = tuple(str(config.get("Gateway", "")) for config in configs)
-    return Network(str(body.get("Id", "")), options.get(ICC) == "false", gateways, bridge)
+    name, ipv6 = str(body.get("Name", "")), bool(body.get("EnableIPv6"))
+    return Network(str(body.get("Id", "")), options.get(ICC) == "false", gateways, bridge, name, ipv6)
 
 
 def _local(gateway: str) -> bool:
@@ -80,18 +87,58 @@ class Networks:
         """The network, made when missing."""
         async with self._lock:
             if self._known is None:
-                self._known = await self.look() or await self._make()
-                if not self._known.isolated:
-                    log.warning("%s", not_isolated(self._settings.network_name))
+                await self._settle()
+                self._known = await self.look()
+                if self._known is None:
+                    name = self._settings.network_name
+                    raise CommandFailed("network_failed", f"the network {name} vanished right after it was made")
+                for problem in (*self._known.holes(), *not_filtered(await self._info(), self._known)):
+                    log.warning("%s", problem)
             return self._known
 
     async def look(self) -> Network | None:
+        """As it is now; of several with its name the one that is kept."""
+        bodies = await self.named()
+        return read(bodies[0], self._settings.docker_host) if bodies else None
+
+    async def named(self) -> list[Mapping[str, Any]]:
+        """Every network of that name, the one that is kept first. Engines up to 24 make a second one where two ask at the same time."""
         name = self._settings.network_name
         try:
-            body = await self._engine.read(lambda client: client.inspect_network(name))
-            return read(body, self._settings.docker_host)
+            return [await self._engine.read(lambda client: client.inspect_network(name))]
         except NotFound:
-            return None
+            return []
+        except EngineError as error:
+            if "ambiguous" not in error.text:
+                raise
+        return await self._listed()
+
+    async def _listed(self) -> list[Mapping[str, Any]]:
+        name, found = self._settings.network_name, []
+        for entry in await self._engine.read(lambda client: client.networks(names=[name])):
+            if entry["Name"] == name:  # the engine takes a part of a name as well
+                with suppress(NotFound):
+                    body = await self._engine.read(lambda client, network=entry["Id"]: client.inspect_network(network))  # type: ignore[misc]
+                    found.append((not await self.users(body), str(body.get("Created", "")), str(body["Id"]), body))
+        # All agents choose the same one: first one that is in use, then the oldest.
+        return [body for *_, body in sorted(found, key=lambda each: each[:3])]
+
+    async def _settle(self) -> None:
+        """One network of the name, whatever others do at this moment."""
+        bodies = await self.named()
+        if not bodies:
+            await self._make()
+            bodies = await self._listed()
+        for spare in bodies[1:]:
+            if await self.users(spare):
+                raise CommandFailed("network_failed", f"{ambiguous(self._settings.network_name, bodies)}: {REMOVE_ONE}")
+            with suppress(NotFound):
+                await self._engine.change(lambda client, network=spare["Id"]: client.remove_network(network))  # type: ignore[misc]
+            log.warning("%s: removed %s", ambiguous(self._settings.network_name, bodies), spare["Id"][:12])
+
+    async def _info(self) -> Mapping[str, Any]:
+        info: Mapping[str, Any] = await self._engine.read(lambda client: client.info())
+        return info
 
     async def users(self, body: Mapping[str, Any]) -> bool:
         """Is a container on the network, or was one when it ended? One that sleeps needs it again, whosever it is."""
@@ -106,7 +153,7 @@ class Networks:
             return not (await self.ensure()).direct
         return self._own.publish_ports == "always"
 
-    async def _make(self) -> Network:
+    async def _make(self) -> None:
         name = self._settings.network_name
         marks = labels.common(self._settings.agent_id)
         try:
@@ -122,11 +169,31 @@ class Networks:
             fix = "remove networks that nobody uses, or widen default-address-pools in the engine's daemon.json"
             hint = f": {fix}" if "address pool" in error.text else ""
             raise CommandFailed("network_failed", f"cannot create the network {name}: {error.text}{hint}") from error
-        made = await self.look()
-        if made is None:
-            raise CommandFailed("network_failed", f"the network {name} vanished right after it was made")
-        return made
+
+
+REMOVE_ONE = "stop the sessions of one of them and remove it, `docker network rm ID`"
+
+
+def ambiguous(name: str, bodies: Collection[Mapping[str, Any]]) -> str:
+    ids = ", ".join(str(body["Id"])[:12] for body in bodies)
+    return f"the engine has {len(bodies)} networks with the name {name} ({ids}), of which it takes none"
 
 
 def not_isolated(name: str) -> str:
     return f"sessions on the network {name} can reach each other: it exists without {ICC}=false"
+
+
+def not_filtered(info: Mapping[str, Any], network: Network) -> list[str]:
+    """Why the engine's host does not keep sessions apart although their network is made so. Engines from 28 do not tell."""
+    if not network.isolated:
+        return []
+    switches = {"BridgeNfIptables": "bridge-nf-call-iptables"}
+    switches |= {"BridgeNfIp6tables": "bridge-nf-call-ip6tables"} if network.ipv6 else {}
+    return [
+        f"sessions on one network can reach each other: net.bridge.{switch} is 0 on the engine's host, so no rule of the firewall sees them"
+        for key, switch in switches.items()
+        if info.get(key) is False
+    ]
+
+
+FILTER = "`modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1`, and keep both in /etc/modules-load.d and /etc/sysctl.d"

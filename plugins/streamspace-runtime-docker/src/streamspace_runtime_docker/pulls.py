@@ -190,7 +190,11 @@ class Images:
 # What engines and registries say, in the order in which it is looked for: Docker's and Podman's wording.
 _EXPLANATIONS = (
     (r"no space left", "disk_full", "the engine's disk is full"),
-    (r"toomanyrequests|rate limit", "pull_rate_limited", "the registry allows no more pulls for now"),
+    (
+        r"toomanyrequests|too many requests|rate limit|(?:HTTP|status(?: code)?:?|error:|:) 429\b",
+        "pull_rate_limited",
+        "the registry allows no more pulls for now",
+    ),
     (
         r"manifest unknown|manifest for .* not found|name unknown",
         "image_not_found",
