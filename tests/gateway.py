@@ -30,9 +30,18 @@ class Asker:
 
     def __init__(self, port):
         self.port = port
+        self._writers = []
 
     async def stream(self):
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def hang_up(self):
+        """Every stream that is still open; a moment later none is."""
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
     async def raw(self, data):
         """Everything that comes back until the connection ends."""
@@ -62,6 +71,8 @@ class House(Asker):
         self.adopted = True
         self.used = []
         self.connects = []
+        self.failure = None
+        self._handling = set()
         self.servers = {}
         super().__init__(free_port())
         self.gateway = WebGateway(f"127.0.0.1:{self.port}", allow)
@@ -78,8 +89,9 @@ class House(Asker):
     @contextlib.asynccontextmanager
     async def open(cls, **options):
         house = cls(**options)
-        async with house.serving(), contextlib.AsyncExitStack() as house.stack:
+        async with contextlib.AsyncExitStack() as house.stack, house.serving():
             yield house
+            await house.hang_up()
 
     @contextlib.asynccontextmanager
     async def serving(self):
@@ -93,6 +105,8 @@ class House(Asker):
 
     async def connect(self, session_id, port):
         self.connects.append(session_id)
+        if self.failure is not None:
+            raise self.failure
         if self.sessions[session_id].state is not SessionState.RUNNING:
             raise CommandFailed("not_running", "the session does not run")
         return await asyncio.open_connection("127.0.0.1", port)
@@ -101,16 +115,27 @@ class House(Asker):
         """A session whose web server is `handler(reader, writer)`, for one connection."""
 
         async def serve(reader, writer):
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await handler(reader, writer)
-            writer.close()
+            handling = asyncio.current_task()
+            self._handling.add(handling)
+            try:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    await handler(reader, writer)
+            finally:
+                self._handling.discard(handling)
+                writer.close()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-        self.stack.callback(server.close)
+        self.stack.push_async_callback(self._end, server)
         self.servers[session_id] = server
         port = server.sockets[0].getsockname()[1]
         self.put(session_id, port=port, **more)
         return server
+
+    async def _end(self, server):
+        server.close()
+        for task in self._handling:
+            task.cancel()
+        await asyncio.gather(*self._handling, return_exceptions=True)
 
     def put(self, session_id, state=SessionState.RUNNING, **more):
         made = Session(session_id, state, f"place-{session_id}", ready=True, ready_check=ReadyCheck.HTTP)

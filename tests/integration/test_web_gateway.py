@@ -1,9 +1,12 @@
 """Web desktops through the gateway: a real agent, a real engine, an image as the public catalogue's are."""
 
 import asyncio
+import contextlib
+import time
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from lab.process import free_port
 from tests.core.vnc import GREETING
@@ -17,8 +20,7 @@ def web_desktop(web_image):
     spec = {
         "baseImage": web_image,
         "defaultResources": {"memory": "512Mi", "cpu": "1000m"},
-        "ports": [{"name": "http", "containerPort": 3000, "protocol": "TCP"}],
-        "kasmvnc": {"enabled": True, "port": 3000},
+        "ports": [{"name": "vnc", "containerPort": 3000, "protocol": "TCP"}],
     }
     return {"metadata": {"name": "web"}, "spec": spec}
 
@@ -61,3 +63,72 @@ async def test_a_hibernated_session_is_told_to_be_asleep_and_its_open_websocket_
     assert (answer.status, answer.text) == (503, "the session is hibernated: wake it first\n")
     await plane.wait_command(await plane.wake_session(sid("web")), timeout=60)
     assert (await gateway.get(sid("web"), "/vnc.html")).status == 200
+
+
+UPDATE_REQUEST, KEY = b"\x03\x01" + bytes(8), b"\x04\x01\x00\x00\x00\x00\x00a"
+
+
+async def page(screen):
+    """Say what noVNC says until the picture is asked for."""
+    assert await asyncio.wait_for(screen.recv(), 10) == GREETING
+    for message in (GREETING, b"\x01", b"\x01"):
+        await screen.send(message)
+
+
+async def say_every(screen, message, pause):
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await screen.send(message)
+            await asyncio.sleep(pause)
+
+
+async def test_a_web_desktop_sleeps_under_an_open_page_and_not_under_a_persons_hands(
+    started, plane, gateway, web_desktop
+):
+    for name in ("looked-at", "used"):
+        command = await plane.start_session("web", session_id=sid(name), manifest=web_desktop, idleTimeout="8s")
+        await plane.wait_command(command, timeout=60)
+    async with websocket(gateway, sid("looked-at")) as seen, websocket(gateway, sid("used")) as used:
+        await asyncio.gather(page(seen), page(used))
+        talks = [
+            asyncio.create_task(say_every(seen, UPDATE_REQUEST, 0.2)),
+            asyncio.create_task(say_every(used, KEY, 2.0)),
+            asyncio.create_task(drained(seen)),
+            asyncio.create_task(drained(used)),
+        ]
+        slept = await plane.wait_session(sid("looked-at"), "hibernated", timeout=30)
+        assert "idle_timeout" in slept["reason"]
+        await asyncio.sleep(10)
+        assert (await plane.session(sid("used")))["state"] == "running"
+        for talk in talks:
+            talk.cancel()
+    await plane.wait_session(sid("used"), "hibernated", timeout=30)
+
+
+async def drained(screen):
+    with contextlib.suppress(ConnectionClosed):
+        async for _ in screen:
+            pass
+
+
+async def test_without_a_gateway_a_web_desktop_sleeps_only_while_nothing_comes_in(
+    make_agent, plane, agent_id, web_desktop, docker_client
+):
+    await (await make_agent()).start()
+    await plane.wait_agent(agent_id)
+    command = await plane.start_session("web", session_id=sid("direct"), manifest=web_desktop, idleTimeout="5s")
+    await plane.wait_command(command, timeout=60)
+    (container,) = docker_client.containers.list(filters={"label": f"streamspace.agent={agent_id}"})
+    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    reader, writer = await asyncio.open_connection(network["IPAddress"], 3000)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 45:  # a person of whom the agent sees nothing
+        writer.write(b"GET /vnc.html HTTP/1.1\r\nHost: x\r\n\r\n")
+        while await asyncio.wait_for(reader.read(65536), 10):
+            pass
+        writer.close()
+        reader, writer = await asyncio.open_connection(network["IPAddress"], 3000)
+        await asyncio.sleep(0.5)
+        assert (await plane.session(sid("direct")))["state"] == "running"
+    writer.close()
+    assert "idle_timeout" in (await plane.wait_session(sid("direct"), "hibernated", timeout=100))["reason"]

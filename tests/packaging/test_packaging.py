@@ -142,10 +142,6 @@ def test_the_core_alone_works_and_names_the_plugin_it_misses(environment):
     refused = environment.run("docker-agent", "run", check=False, STATE_DIR=str(environment.bin), **REQUIRED)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].endswith("pip install 'streamspace-agent[docker]'")
-    web = {"WEB_GATEWAY": "127.0.0.1:3000", "STATE_DIR": str(environment.bin)}
-    refused = environment.run("docker-agent", "run", check=False, **web, **REQUIRED)
-    assert refused.returncode == 2
-    assert "pip install 'streamspace-agent[gateway]'" in refused.stderr
     assert set(environment.plugins()) == {("commands", "sessions")}
 
 
@@ -158,6 +154,14 @@ def test_an_extra_brings_its_plugin_from_a_folder_of_wheels_and_no_other(environ
     ((_, plugin),) = [item for item in plugins.items() if item[0][0] != "commands"]
     assert (plugin["name"], plugin["distribution"]) == (extra, EXTRAS[extra])
     assert plugin["usable"], plugin["problem"]
+
+
+def test_an_agent_without_the_gateway_that_it_is_asked_for_ends_and_names_the_line_that_mends_it(environment):
+    from_wheels(environment, "streamspace-agent[docker]")
+    web = {"WEB_GATEWAY": "127.0.0.1:3000", "STATE_DIR": str(environment.bin)}
+    refused = environment.run("docker-agent", "run", check=False, **web, **REQUIRED)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].endswith("pip install 'streamspace-agent[gateway]'")
 
 
 SUITE = """

@@ -44,6 +44,7 @@ class Idle:
         self._gateway = gateway
         self._last_use: dict[str, float] = {}
         self._counted: dict[str, int] = {}
+        self._looked: dict[str, float] = {}
 
     def saw_input(self, session_id: str) -> None:
         """A person used the session's web desktop just now."""
@@ -56,7 +57,10 @@ class Idle:
         if session is None or session.ready_check is not ReadyCheck.HTTP:
             return through_viewers
         now = self._clock.now()
-        return min(through_viewers, now - self._last_use.setdefault(session_id, now))
+        last_use = self._last_use.setdefault(session_id, now)
+        # By its network no session is idle for longer than has been looked at: in the time since, it may have been used.
+        until = now if self._gateway is not None else self._looked.get(session_id, last_use)
+        return min(through_viewers, max(0.0, until - last_use))
 
     async def run(self) -> None:
         """Look now and then at what does not tell by itself, until cancelled."""
@@ -69,6 +73,7 @@ class Idle:
         running = {s.session_id: s for s in web if s.state is SessionState.RUNNING}
         for session_id in self._last_use.keys() - running.keys():
             del self._last_use[session_id]
+            self._looked.pop(session_id, None)
         self._counted = {i: count for i, count in self._counted.items() if i in running}
         if self._gateway is not None:
             if any(self._gateway.status().addresses.values()):  # who cannot come in is not seen to do anything
@@ -78,6 +83,7 @@ class Idle:
         for session_id, session in running.items():
             if session.idle_timeout and await self._in_use(session_id):
                 self.saw_input(session_id)
+            self._looked[session_id] = self._clock.now()
 
     async def _in_use(self, session_id: str) -> bool:
         before = self._counted.pop(session_id, None)

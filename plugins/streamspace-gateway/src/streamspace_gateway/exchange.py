@@ -61,7 +61,7 @@ class Exchanges:
             await self._serve(request)
         if self._client.http.their_state is h11.SEND_BODY:
             await self._linger()
-        return self._client.between and not refused
+        return self._client.between
 
     async def _request(self) -> h11.Request | None:
         """The next request's head; None where the connection ends before it."""
@@ -121,6 +121,8 @@ class Exchanges:
             (b"Content-Length", b"%d" % len(text)),
             (b"Cache-Control", b"no-store"),
         ]
+        if refusal.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
+            head.append((b"Connection", b"close"))
         if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
             head.append((b"Retry-After", b"2"))
         await client.send(h11.Response(status_code=refusal.status, reason=refusal.status.phrase, headers=head))
@@ -131,6 +133,7 @@ class Exchanges:
     async def _linger(self) -> None:
         """Read for a moment what nobody wants: a connection closed with unread bytes is reset, and its answer lost."""
         try:
+            self._client.writer.write_eof()
             async with asyncio.timeout(LINGER):
                 while await self._client.reader.read(65536):
                     pass

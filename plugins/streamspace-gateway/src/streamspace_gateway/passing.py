@@ -49,7 +49,7 @@ class Passing:
         except _Broken as error:
             log.warning("web gateway: session %s: its server broke off in an answer: %s", self._id, error)
             self.outcome = Outcome.BROKEN
-            self._client.abort()  # seen as an error: an orderly end might pass for the whole answer
+            self._client.reset()
         except SessionNotFound:
             return self._refused(Outcome.NOT_FOUND, "the session is gone")
         except CommandFailed as error:

@@ -1,6 +1,9 @@
 """One end of the way: a byte stream that speaks HTTP/1.1, as its server or its client."""
 
 import asyncio
+import socket
+import struct
+from contextlib import suppress
 from typing import TypeVar
 
 import h11
@@ -46,9 +49,18 @@ class Peer:
     def close(self) -> None:
         """Close it once what was written is sent, or soon, where the other end does not take it."""
         transport = self.writer.transport
+        unsent = not transport.is_closing() and transport.get_write_buffer_size()
         transport.close()
-        if transport.get_write_buffer_size():
+        if unsent:
             asyncio.get_running_loop().call_later(UNSENT, transport.abort)
+
+    def reset(self) -> None:
+        """End it so that the other side sees an error: an orderly end might pass for the end of an answer."""
+        with suppress(OSError):
+            connection = self.writer.get_extra_info("socket")
+            # Closed with a linger time of 0 it sends a reset (Linux, socket(7)).
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     def abort(self) -> None:
         self.writer.transport.abort()

@@ -32,16 +32,16 @@ class ClientProtocol(asyncio.StreamReaderProtocol):
 
     def __init__(self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._reader = asyncio.StreamReader(limit=READ_AHEAD, loop=self._loop)
-        super().__init__(self._reader, loop=self._loop)
-        self._serve = serve
-        self._task: asyncio.Future[None] | None = None
+        self._incoming = asyncio.StreamReader(limit=READ_AHEAD, loop=self._loop)
+        super().__init__(self._incoming, loop=self._loop)
+        self._handle = serve
+        self._serving: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
-        writer = asyncio.StreamWriter(transport, self, self._reader, self._loop)
-        self._task = asyncio.ensure_future(self._serve(self._reader, writer))
+        writer = asyncio.StreamWriter(transport, self, self._incoming, self._loop)
+        self._serving = asyncio.ensure_future(self._handle(self._incoming, writer))
 
     def eof_received(self) -> bool:
         super().eof_received()
@@ -49,8 +49,8 @@ class ClientProtocol(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._task is not None:
-            self._task.cancel()
+        if self._serving is not None:
+            self._serving.cancel()
 
 
 class Server:
@@ -62,7 +62,7 @@ class Server:
         self._sweeping = asyncio.create_task(self._sweep(), name="web gateway sweep")
 
     def protocol(self) -> asyncio.Protocol:
-        return ClientProtocol(self._serve)
+        return ClientProtocol(self._handle)
 
     async def aclose(self) -> None:
         """Break every connection off."""
@@ -73,7 +73,7 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._shared.servers.sweep(())
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         address = writer.get_extra_info("peername")

@@ -20,6 +20,7 @@ MAX_IDLE = 8
 MAX_IDLE_AGE = 4.0
 """Seconds that such a connection waits; many servers close theirs after five."""
 PROBE_TIMEOUT = 5.0
+READ_AHEAD = 64 * 1024
 _PROBE = b"GET / HTTP/1.1\r\nHost: session\r\nUser-Agent: streamspace-gateway\r\nConnection: close\r\n\r\n"
 
 
@@ -98,13 +99,24 @@ class SessionServers:
         session_id, _, port = place
         reader, writer = await self._connect(session_id, port)
         try:
-            if encrypted:
-                async with asyncio.timeout(PROBE_TIMEOUT):
-                    await writer.start_tls(self._tls)
+            return await self._encrypted(writer) if encrypted else (reader, writer)
         except BaseException:
             writer.transport.abort()
             raise
-        return reader, writer
+
+    async def _encrypted(self, writer: asyncio.StreamWriter) -> Stream:
+        """TLS over an open stream. With a reader of its own: StreamWriter.start_tls leaves the old one, which would go on holding up the
+        stream beneath and hang there (CPython 3.11).
+        """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=READ_AHEAD, loop=loop)
+        protocol = _Beneath(writer, reader, loop)
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            transport = await loop.start_tls(writer.transport, protocol, self._tls)
+        if transport is None:
+            raise ConnectionError("it closed the connection instead of speaking TLS")
+        protocol.connection_made(transport)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _asks_for_tls(self, place: Place) -> bool | None:
         """Whether the server answers inside TLS only. Some say so in plain text, with a 400; others hang up. None: it never answered."""
@@ -122,7 +134,7 @@ class SessionServers:
             with suppress(OSError, EOFError, ValueError):
                 async with asyncio.timeout(PROBE_TIMEOUT):
                     if encrypted:
-                        await writer.start_tls(self._tls)
+                        reader, writer = await self._encrypted(writer)
                     writer.write(_PROBE)
                     words = (await reader.readline()).split()
                 if len(words) >= 2 and words[0].startswith(b"HTTP/") and words[1].isdigit():
@@ -130,6 +142,16 @@ class SessionServers:
         finally:
             writer.transport.abort()
         return 0
+
+
+class _Beneath(asyncio.StreamReaderProtocol):
+    """Keeps the writer of the stream beneath: one that is forgotten closes its connection."""
+
+    def __init__(
+        self, beneath: asyncio.StreamWriter, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(reader, loop=loop)
+        self.beneath = beneath
 
 
 def _any_certificate() -> ssl.SSLContext:
