@@ -118,7 +118,7 @@ class House(Asker):
             handling = asyncio.current_task()
             self._handling.add(handling)
             try:
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                     await handler(reader, writer)
             finally:
                 self._handling.discard(handling)

@@ -78,5 +78,12 @@ def source(peer: str) -> Address | None:
     return mapped or address
 
 
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _items(text: str) -> list[str]:
     return [item for part in text.split(",") if (item := part.strip())]

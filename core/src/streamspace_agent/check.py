@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
 
-from streamspace_agent import link, registration
+from streamspace_agent import gateway_names, link, registration
+from streamspace_agent.addresses import is_loopback
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
@@ -87,6 +87,8 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
             yield Finding(
                 "plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} can be used"
             )
+        if settings.web_gateway:
+            plugins.gateway(settings, consulted)
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
@@ -102,9 +104,14 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
         steps.append(partial(_engine, driver))
     steps.append(partial(_control_plane, settings))
     steps.append(partial(_election, settings, backend))
+    steps.append(partial(_gateway, settings))
     for step in steps:
         for finding in await step():
             yield finding
+
+
+async def _gateway(settings: Settings) -> list[Finding]:
+    return _of_problems("gateway", *await gateway_names.look(settings))
 
 
 async def _state_dir(settings: Settings) -> list[Finding]:
@@ -181,7 +188,7 @@ async def _control_plane(settings: Settings) -> list[Finding]:
         context = tls_context(settings)
         if context:
             found.append(_certificate(await _greet(host, port, context)))
-        elif not _is_loopback(host):
+        elif not is_loopback(host):
             message = "CONTROL_PLANE_URL is not encrypted: the API key and people's screens can be read on the way"
             found.append(Finding(subject, Level.WARNING, message, "use wss://"))
     except AgentError as error:
@@ -390,10 +397,3 @@ def _text(error: OSError) -> str:
         return (error.reason or str(error)).replace("_", " ").lower()
     # Resolver errors are negative and carry a text; asyncio's "Connect call failed" hides the system's.
     return os.strerror(error.errno) if error.errno and error.errno > 0 else (error.strerror or str(error))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from streamspace_agent.runtime import ReadyCheck, SessionState
+from streamspace_gateway import exchange
 from tests.gateway import DOMAIN, answering, head_of, parse
 
 
@@ -80,11 +81,22 @@ async def test_a_session_whose_start_is_under_way_is_starting(house):
     assert (answer.status, answer.text) == (503, "the session is starting: try again in a moment\n")
 
 
-async def test_a_leader_that_does_not_know_its_sessions_yet_asks_for_a_moment(house):
+async def test_a_request_waits_until_a_new_leader_knows_its_sessions(house, monkeypatch):
     house.adopted = False
-    assert (await house.get("ann")).status == 503
+    asked = asyncio.create_task(house.get("ann"))
+    await asyncio.sleep(0.2)
+    await house.session("ann", answering(b"of ann"))
     house.adopted = True
-    assert (await house.get("ann")).status == 404
+    assert (await asked).body == b"of ann"
+    house.adopted = False
+    unknown = asyncio.create_task(house.get("nobody"))
+    await asyncio.sleep(0.2)
+    assert not unknown.done()
+    house.adopted = True
+    assert (await unknown).status == 404
+    house.adopted = False
+    monkeypatch.setattr(exchange, "ADOPT_PATIENCE", 0.2)
+    assert (await house.get("nobody")).status == 503
 
 
 async def test_a_session_that_speaks_no_http_has_no_web_desktop(house):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from http import HTTPStatus
 
 import h11
@@ -20,6 +21,8 @@ HEAD_TIMEOUT = 10.0
 """Seconds from the connection, and from a request's first byte, until its head must be there."""
 IDLE_TIMEOUT = 120.0
 """Seconds that a connection may wait for its next request. Go's proxy closes its own after 90: who closes first loses no request."""
+ADOPT_PATIENCE = 10.0
+"""Seconds that a request waits for a new leader to know its sessions."""
 LINGER = 2.0
 """Seconds for which a body that nobody wants is read, so that the answer is not lost with it."""
 
@@ -80,6 +83,9 @@ class Exchanges:
 
     async def _serve(self, request: h11.Request) -> None:
         found = self._find(request)
+        if isinstance(found, Refusal) and not self._shared.context.adopted():
+            await self._adopted()  # a person who loads the page again after a takeover does so once
+            found = self._find(request)
         if isinstance(found, Refusal):
             outcomes = {404: Outcome.NOT_FOUND, 503: Outcome.UNAVAILABLE}
             self._shared.counters.count(outcomes.get(found.status, Outcome.INVALID))
@@ -100,6 +106,12 @@ class Exchanges:
             return Refusal(HTTPStatus.BAD_REQUEST, "the request's target must be a path")
         host = headers.value(request.headers, b"host").decode("latin-1")
         return names.find(host, self._shared.context)
+
+    async def _adopted(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ADOPT_PATIENCE):
+                while not self._shared.context.adopted():
+                    await asyncio.sleep(0.05)
 
     async def _invalid(self, status: HTTPStatus, why: str) -> None:
         self._shared.counters.count(Outcome.INVALID)
