@@ -37,7 +37,7 @@ test: env
 faults: env
 	@$(BIN)/python -m lab faults
 
-bench: bench-sessions bench-footprint bench-standby bench-tunnel bench-failover
+bench: bench-sessions bench-footprint bench-standby bench-tunnel bench-failover bench-gateway
 bench-%: env
 	$(BIN)/python -m lab bench $*
 

@@ -85,8 +85,11 @@ async def say_every(screen, message, pause):
 async def test_a_web_desktop_sleeps_under_an_open_page_and_not_under_a_persons_hands(
     started, plane, gateway, web_desktop
 ):
-    for name in ("looked-at", "used"):
-        command = await plane.start_session("web", session_id=sid(name), manifest=web_desktop, idleTimeout="8s")
+    names = [sid("looked-at"), sid("used")]
+    starts = [
+        await plane.start_session("web", session_id=name, manifest=web_desktop, idleTimeout="12s") for name in names
+    ]
+    for command in starts:
         await plane.wait_command(command, timeout=60)
     async with websocket(gateway, sid("looked-at")) as seen, websocket(gateway, sid("used")) as used:
         await asyncio.gather(page(seen), page(used))
@@ -98,7 +101,7 @@ async def test_a_web_desktop_sleeps_under_an_open_page_and_not_under_a_persons_h
         ]
         slept = await plane.wait_session(sid("looked-at"), "hibernated", timeout=30)
         assert "idle_timeout" in slept["reason"]
-        await asyncio.sleep(10)
+        await asyncio.sleep(14)
         assert (await plane.session(sid("used")))["state"] == "running"
         for talk in talks:
             talk.cancel()

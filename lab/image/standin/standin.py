@@ -9,6 +9,7 @@ healthy    200 for the path in HEALTH (/health), 503 for every other
 kasmvnc    HTTP inside TLS only, with a certificate of its own, and 401: as KasmVNC does
 mute       takes connections and says nothing
 closing    waits to be spoken to, then closes
+bulk       as much as the path names (/1000000) as fast as it is taken; after an upgrade it sends every byte back
 """
 
 import contextlib
@@ -24,6 +25,7 @@ Talk = Callable[[socket.socket], None]
 LATE = float(os.environ.get("LATE", "3"))
 HEALTH = os.environ.get("HEALTH", "/health")
 BEGUN = time.monotonic()
+ZEROS = memoryview(bytes(1 << 20))
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 TLS.load_cert_chain("/etc/desktop.crt", "/etc/desktop.key")
 
@@ -86,6 +88,20 @@ def closing(connection: socket.socket) -> None:
     connection.recv(1)
 
 
+def bulk(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while path := asked(connection):
+        if path == "/echo":
+            connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            while piece := connection.recv(65536):
+                connection.sendall(piece)
+            return
+        left = int(path[1:] or 0)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % left)
+        while left:
+            left -= connection.send(ZEROS[:left])
+
+
 TALKS: dict[str, Talk] = {
     "rfb": rfb,
     "slow-rfb": slow_rfb,
@@ -96,6 +112,7 @@ TALKS: dict[str, Talk] = {
     "kasmvnc": kasmvnc,
     "mute": mute,
     "closing": closing,
+    "bulk": bulk,
 }
 
 

@@ -290,7 +290,10 @@ async def test_a_server_that_speaks_only_tls_with_a_certificate_of_its_own_is_sp
                     sink.write(data)
                 sink.close()
 
-            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+            try:
+                await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+            finally:
+                far_writer.close()
 
         await house.session("ann", front)
     for _ in range(3):

@@ -34,6 +34,7 @@ class Exchanges:
         self._client = client
         self._peer = peer
         self._shared = shared
+        self._asked = False
         self.session: Session | None = None
         """Whose server is being asked now."""
 
@@ -41,7 +42,7 @@ class Exchanges:
         """Until the connection is over; it is closed then."""
         try:
             while await self._one():
-                self._client.http.start_next_cycle()
+                pass
         except h11.RemoteProtocolError as error:
             await self._invalid(HTTPStatus(error.error_status_hint), f"this is no request: {error}")
         except TimeoutError:
@@ -64,19 +65,21 @@ class Exchanges:
             await self._serve(request)
         if self._client.http.their_state is h11.SEND_BODY:
             await self._linger()
-        return self._client.between
+        if self._client.between:
+            self._client.http.start_next_cycle()
+        return self._client.http.our_state is h11.IDLE
 
     async def _request(self) -> h11.Request | None:
         """The next request's head; None where the connection ends before it."""
         client = self._client
         if not client.http.trailing_data[0]:
-            first = client.http.their_http_version is None
-            async with asyncio.timeout(HEAD_TIMEOUT if first else IDLE_TIMEOUT):
-                client.http.receive_data(await client.reader.read(65536))
+            async with asyncio.timeout(IDLE_TIMEOUT if self._asked else HEAD_TIMEOUT):
+                client.http.receive_data(await client.read())
         async with asyncio.timeout(HEAD_TIMEOUT):
             request = await client.event()
         if not isinstance(request, h11.Request):
             return None
+        self._asked = True
         if not headers.has_body(request):
             await client.event()  # its end: there is nothing to wait for
         return request
@@ -145,9 +148,9 @@ class Exchanges:
     async def _linger(self) -> None:
         """Read for a moment what nobody wants: a connection closed with unread bytes is reset, and its answer lost."""
         try:
-            self._client.writer.write_eof()
+            self._client.transport.write_eof()
             async with asyncio.timeout(LINGER):
-                while await self._client.reader.read(65536):
+                while await self._client.read():
                     pass
         except (OSError, TimeoutError):
             pass

@@ -39,6 +39,15 @@ def wants_websocket(request: h11.Request) -> bool:
     return b"upgrade" in tokens(request.headers, b"connection") and b"websocket" in tokens(request.headers, b"upgrade")
 
 
+def is_chunked(message: h11.Request | h11.Response) -> bool:
+    return _chunked(message.headers)
+
+
+def goes_on(message: h11.Request | h11.Response) -> bool:
+    """Whether the connection may carry another message after this one and its answer."""
+    return message.http_version >= b"1.1" and b"close" not in tokens(message.headers, b"connection")
+
+
 def has_body(request: h11.Request) -> bool:
     return _chunked(request.headers) or value(request.headers, b"content-length") not in {b"", b"0"}
 

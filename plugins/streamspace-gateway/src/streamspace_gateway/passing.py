@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 STALLED = 60.0
 """Seconds that the body of a request may stand still."""
+LONG = 64 * 1024
+"""Bytes of a body from which it goes from connection to connection, past the parsers that would copy it."""
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that may be sent again where a connection that had waited turns out to be closed (RFC 9110, section 9.2.2)."""
 
@@ -68,7 +70,7 @@ class Passing:
         return Refusal(status.get(outcome, HTTPStatus.BAD_GATEWAY), text)
 
     def _unreached(self, error: Exception) -> Refusal:
-        if self._client.writer.transport.is_closing():
+        if self._client.transport.is_closing():
             raise error
         log.info("web gateway: session %s: its server cannot be asked: %s", self._id, error)
         if not self._session.ready:
@@ -118,7 +120,10 @@ class Passing:
                 await self._carry_websocket(answer, server)
             else:
                 await self._client.send(headers.to_client(answer))
-                await self._pass_body(server)
+                if size := self._poured(answer):
+                    await self._pour_body(server, answer, size)
+                else:
+                    await self._pass_body(server)
                 self.outcome = Outcome.PASSED
         finally:
             if sending is not None:
@@ -136,6 +141,24 @@ class Passing:
             if event.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
                 return event
             await self._client.send(headers.interim(event))
+
+    def _poured(self, answer: h11.Response) -> int:
+        """The length of a body that is worth to pass by the parsers; 0 for any other."""
+        if self._request.method == b"HEAD" or answer.status_code in {204, 304} or headers.is_chunked(answer):
+            return 0
+        size = int(headers.value(answer.headers, b"content-length") or 0)
+        return size if size >= LONG and self._client.http.their_state is h11.DONE else 0
+
+    async def _pour_body(self, server: Peer, answer: h11.Response, size: int) -> None:
+        try:
+            await server.pour(self._client, size)
+        except OSError as error:
+            raise _Broken(error, began=True) from error
+        await self._client.room()
+        if headers.goes_on(self._request):
+            self._client.begin_anew()
+        if headers.goes_on(answer):
+            server.begin_anew()
 
     async def _pass_body(self, server: Peer) -> None:
         while True:

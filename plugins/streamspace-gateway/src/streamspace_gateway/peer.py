@@ -1,32 +1,57 @@
-"""One end of the way: a byte stream that speaks HTTP/1.1, as its server or its client."""
+"""One end of the way: a connection that speaks HTTP/1.1, as its server or its client, and may be poured into another."""
 
 import asyncio
 import socket
 import struct
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
 
 import h11
 
-CHUNK = 256 * 1024
-"""Bytes read at once: as much as asyncio takes from a socket."""
 MAX_HEAD = 32 * 1024
 """Bytes of a request's head: twice what browsers' cookies come to."""
 MAX_ANSWER_HEAD = 128 * 1024
+AHEAD = 256 * 1024
+"""Bytes read, and written, before the other end has taken them: what asyncio reads at once may come on top."""
 UNSENT = 10.0
 """Seconds that a closed connection may take to deliver what was written to it."""
 
-E = TypeVar("E", h11.Request, h11.Response, h11.InformationalResponse, h11.Data, h11.EndOfMessage)
+E = h11.Request | h11.Response | h11.InformationalResponse | h11.Data | h11.EndOfMessage
 Role = type[h11.CLIENT] | type[h11.SERVER]
+CLOSED = "it closed the connection"
 
 
-class Peer:
-    """Memory is bounded by the stream's own limits: nothing is read before what was read has been taken by the other end."""
+class Peer(asyncio.Protocol):
+    """Memory is bounded: nothing more is read while what was read has not been taken.
 
-    def __init__(self, role: Role, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.http = h11.Connection(role, MAX_HEAD if role is h11.SERVER else MAX_ANSWER_HEAD)
-        self.reader = reader
-        self.writer = writer
+    Bytes go from the socket to the parser, or as they come to another peer: streams of asyncio's would copy them three times more.
+    """
+
+    def __init__(self, role: Role, *, on_lost: Callable[[], None] = lambda: None) -> None:
+        self._role = role
+        self._on_lost = on_lost
+        self.http = self._anew()
+        self.transport: asyncio.Transport
+        self._waiting: deque[bytes] = deque()
+        self._held = 0
+        self._paused = False
+        self.ended = False
+        """Nothing more will come."""
+        self._error: Exception | None = None
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._sink: Peer | None = None
+        self._source: Peer | None = None
+        self._saw: Callable[[bytes], None] | None = None
+        self._left: int | None = None
+        self._poured: asyncio.Future[None] | None = None
+
+    def _anew(self) -> h11.Connection:
+        return h11.Connection(self._role, MAX_HEAD if self._role is h11.SERVER else MAX_ANSWER_HEAD)
+
+    # HTTP
 
     async def event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """The next that comes. Raises RemoteProtocolError for what is no HTTP or ends too early, OSError for a broken connection."""
@@ -34,21 +59,147 @@ class Peer:
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
                 return event
-            self.http.receive_data(await self.reader.read(CHUNK))
+            self.http.receive_data(await self.read())
+
+    async def read(self) -> bytes:
+        """What came, b"" at the end."""
+        while not self._waiting:
+            if self._error is not None:
+                raise ConnectionResetError(str(self._error) or CLOSED)
+            if self.ended:
+                return b""
+            self._more.clear()
+            await self._more.wait()
+        data = self._waiting.popleft()
+        self._held -= len(data)
+        self._read_on()
+        return data
 
     async def send(self, event: E) -> None:
         """Returns once there is room for the next."""
-        self.writer.writelines(self.http.send_with_data_passthrough(event) or [])
-        await self.writer.drain()
+        self.transport.writelines(self.http.send_with_data_passthrough(event) or [])
+        await self.room()
+
+    async def room(self) -> None:
+        await self._room.wait()
+        if self.transport.is_closing():
+            raise ConnectionResetError(CLOSED)
 
     @property
     def between(self) -> bool:
         """Whether one exchange is over and the connection may carry another."""
         return self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
 
+    def begin_anew(self) -> None:
+        """After a body that was poured, of which the parser has seen nothing: the next message is the first again."""
+        self.http = self._anew()
+
+    # Pouring
+
+    def pour(
+        self, sink: "Peer", size: int | None = None, saw: Callable[[bytes], None] | None = None
+    ) -> asyncio.Future[None]:
+        """Write to ``sink`` what comes, ``size`` bytes or all until the end, as fast as it takes it. ``saw`` sees each piece.
+
+        Done when that is over; ConnectionResetError where the end comes before ``size`` bytes. The parser sees nothing of
+        it: it is of no use afterwards, unless :meth:`begin_anew` is called.
+        """
+        held, _ = self.http.trailing_data
+        pieces, self._held = [held, *self._waiting], 0
+        self._waiting.clear()
+        self._sink, self._saw, self._left = sink, saw, size
+        self._poured = asyncio.get_running_loop().create_future()
+        sink._source = self  # noqa: SLF001 - it is one of us
+        for piece in pieces:
+            if piece:
+                self.data_received(piece)
+        self._read_on()
+        if self.ended:
+            self._stop_pouring()
+        return self._poured
+
+    def _pour(self, data: bytes, sink: "Peer") -> None:
+        if self._saw is not None:
+            self._saw(data)
+        rest = b""
+        if self._left is not None:
+            if len(data) > self._left:
+                data, rest = data[: self._left], data[self._left :]
+            self._left -= len(data)
+        sink.transport.write(data)
+        if self._left == 0:
+            self._stop_pouring()
+            if rest:
+                self.data_received(rest)
+
+    def _stop_pouring(self) -> None:
+        poured, sink = self._poured, self._sink
+        self._sink = self._poured = None
+        if sink is not None:
+            sink._source = None  # noqa: SLF001
+        if poured is not None and not poured.done():
+            if self._left:
+                poured.set_exception(ConnectionResetError(str(self._error or CLOSED)))
+            else:
+                poured.set_result(None)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read, unless too much waits here or at the sink."""
+        full = self._held >= AHEAD if self._sink is None else not self._sink._room.is_set()  # noqa: SLF001
+        if full == self._paused or self.ended:
+            return
+        self._paused = full
+        if full:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    # asyncio's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=AHEAD)
+
+    def data_received(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._pour(data, self._sink)
+            return
+        self._waiting.append(data)
+        self._held += len(data)
+        self._more.set()
+        self._read_on()
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+        if self._source is not None:
+            self._source._read_on()  # noqa: SLF001
+
+    def resume_writing(self) -> None:
+        self._room.set()
+        if self._source is not None:
+            self._source._read_on()  # noqa: SLF001
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._more.set()
+        self._stop_pouring()
+        return False  # who says no more waits for nothing either: the transport closes
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._error = exc
+        self.ended = True
+        self._more.set()
+        self._room.set()
+        self._stop_pouring()
+        self._on_lost()
+
+    # Ends
+
     def close(self) -> None:
         """Close it once what was written is sent, or soon, where the other end does not take it."""
-        transport = self.writer.transport
+        transport = self.transport
         unsent = not transport.is_closing() and transport.get_write_buffer_size()
         transport.close()
         if unsent:
@@ -57,10 +208,10 @@ class Peer:
     def reset(self) -> None:
         """End it so that the other side sees an error: an orderly end might pass for the end of an answer."""
         with suppress(OSError):
-            connection = self.writer.get_extra_info("socket")
+            connection = self.transport.get_extra_info("socket")
             # Closed with a linger time of 0 it sends a reset (Linux, socket(7)).
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        self.transport.abort()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -21,36 +21,25 @@ from streamspace_gateway.shared import Shared
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 1.0
-READ_AHEAD = 64 * 1024
-"""Bytes; asyncio stops reading at twice as many."""
 _LOST = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
 """A peer that vanished without a word (Linux, tcp(7)): noticed after a minute and a half."""
 
 
-class ClientProtocol(asyncio.StreamReaderProtocol):
+class Client(Peer):
     """A connection whose task is cancelled as soon as the other side is gone: it may just wait for a session's server."""
 
-    def __init__(self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._incoming = asyncio.StreamReader(limit=READ_AHEAD, loop=self._loop)
-        super().__init__(self._incoming, loop=self._loop)
-        self._handle = serve
-        self._serving: asyncio.Future[None] | None = None
+    def __init__(self, serve: Callable[["Client"], Coroutine[Any, Any, None]]) -> None:
+        super().__init__(h11.SERVER, on_lost=self._cancel)
+        self._serve = serve
+        self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
-        writer = asyncio.StreamWriter(transport, self, self._incoming, self._loop)
-        self._serving = asyncio.ensure_future(self._handle(self._incoming, writer))
+        self._task = asyncio.create_task(self._serve(self), name="web gateway")
 
-    def eof_received(self) -> bool:
-        super().eof_received()
-        return False  # who says no more waits for nothing either: the transport closes
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._serving is not None:
-            self._serving.cancel()
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
 
 class Server:
@@ -62,7 +51,7 @@ class Server:
         self._sweeping = asyncio.create_task(self._sweep(), name="web gateway sweep")
 
     def protocol(self) -> asyncio.Protocol:
-        return ClientProtocol(self._handle)
+        return Client(self._serve)
 
     async def aclose(self) -> None:
         """Break every connection off."""
@@ -73,21 +62,21 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._shared.servers.sweep(())
 
-    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, client: Client) -> None:
         task = asyncio.current_task()
         assert task is not None
-        address = writer.get_extra_info("peername")
+        address = client.transport.get_extra_info("peername")
         peer = str(address[0]) if address else ""
-        _notice_loss(writer.get_extra_info("socket"))
-        exchanges = self._open[task] = Exchanges(Peer(h11.SERVER, reader, writer), peer, self._shared)
+        _notice_loss(client.transport.get_extra_info("socket"))
+        exchanges = self._open[task] = Exchanges(client, peer, self._shared)
         self._shared.counters.connections += 1
         try:
             await exchanges.run()
         except Exception:
             log.exception("web gateway: a connection from %s failed", peer)
-            writer.transport.abort()
+            client.abort()
         except asyncio.CancelledError:
-            writer.transport.abort()
+            client.abort()
         finally:
             self._shared.counters.connections -= 1
             del self._open[task]

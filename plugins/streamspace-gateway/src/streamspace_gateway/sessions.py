@@ -3,14 +3,13 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import h11
 
 from streamspace_agent.readiness import Stream
 from streamspace_agent.runtime import Session
-from streamspace_gateway.peer import Peer
+from streamspace_gateway.peer import CLOSED, Peer
 
 Place = tuple[str, str, int]
 """Session id, container, port: what a connection leads to."""
@@ -20,8 +19,11 @@ MAX_IDLE = 8
 MAX_IDLE_AGE = 4.0
 """Seconds that such a connection waits; many servers close theirs after five."""
 PROBE_TIMEOUT = 5.0
-READ_AHEAD = 64 * 1024
-_PROBE = b"GET / HTTP/1.1\r\nHost: session\r\nUser-Agent: streamspace-gateway\r\nConnection: close\r\n\r\n"
+_PROBE = h11.Request(
+    method="GET",
+    target="/",
+    headers=[("Host", "session"), ("User-Agent", "streamspace-gateway"), ("Connection", "close")],
+)
 
 
 def place_of(session: Session) -> Place:
@@ -60,7 +62,7 @@ class SessionServers:
         now = asyncio.get_running_loop().time()
         while known.idle and not fresh:
             waiting = known.idle.pop()
-            if now - waiting.idle_since <= MAX_IDLE_AGE and not waiting.peer.reader.at_eof():
+            if now - waiting.idle_since <= MAX_IDLE_AGE and not waiting.peer.ended:
                 return waiting
             waiting.peer.abort()
         if known.encrypted is None:
@@ -68,7 +70,7 @@ class SessionServers:
                 if known.encrypted is None:
                     known.encrypted = await self._asks_for_tls(place)
         try:
-            return Upstream(place, Peer(h11.CLIENT, *await self._stream(place, encrypted=bool(known.encrypted))))
+            return Upstream(place, await self._peer(place, encrypted=bool(known.encrypted)))
         except ssl.SSLError:
             known.encrypted = None  # another server has the port by now
             raise
@@ -76,10 +78,12 @@ class SessionServers:
     def give_back(self, upstream: Upstream) -> None:
         """An exchange is over: keep its connection for another if it can carry one."""
         known = self._known.get(upstream.place)
-        if known is None or not upstream.peer.between or len(known.idle) >= MAX_IDLE:
-            upstream.peer.close()
+        peer = upstream.peer
+        if peer.between:
+            peer.http.start_next_cycle()
+        if known is None or peer.http.our_state is not h11.IDLE or peer.ended or len(known.idle) >= MAX_IDLE:
+            peer.close()
             return
-        upstream.peer.http.start_next_cycle()
         upstream.used, upstream.idle_since = True, asyncio.get_running_loop().time()
         known.idle.append(upstream)
 
@@ -95,28 +99,27 @@ class SessionServers:
             if place not in running:
                 del self._known[place]
 
-    async def _stream(self, place: Place, *, encrypted: bool) -> Stream:
+    async def _peer(self, place: Place, *, encrypted: bool) -> Peer:
         session_id, _, port = place
         reader, writer = await self._connect(session_id, port)
+        peer = _Taken(writer)
         try:
-            return await self._encrypted(writer) if encrypted else (reader, writer)
+            if encrypted:
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    transport = await asyncio.get_running_loop().start_tls(writer.transport, peer, self._tls)
+                if transport is None:
+                    raise ConnectionResetError(CLOSED)
+                peer.connection_made(transport)
+            else:
+                writer.transport.set_protocol(peer)
+                peer.connection_made(writer.transport)
+                reader.feed_eof()
+                if early := await reader.read():
+                    peer.data_received(early)
         except BaseException:
             writer.transport.abort()
             raise
-
-    async def _encrypted(self, writer: asyncio.StreamWriter) -> Stream:
-        """TLS over an open stream. With a reader of its own: StreamWriter.start_tls leaves the old one, which would go on holding up the
-        stream beneath and hang there (CPython 3.11).
-        """
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=READ_AHEAD, loop=loop)
-        protocol = _Beneath(writer, reader, loop)
-        async with asyncio.timeout(PROBE_TIMEOUT):
-            transport = await loop.start_tls(writer.transport, protocol, self._tls)
-        if transport is None:
-            raise ConnectionError("it closed the connection instead of speaking TLS")
-        protocol.connection_made(transport)
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        return peer
 
     async def _asks_for_tls(self, place: Place) -> bool | None:
         """Whether the server answers inside TLS only. Some say so in plain text, with a 400; others hang up. None: it never answered."""
@@ -128,30 +131,30 @@ class SessionServers:
 
     async def _status(self, place: Place, *, encrypted: bool) -> int:
         """The status of an answer to a first request; 0 where none comes. Raises what ``connect`` does."""
-        session_id, _, port = place
-        reader, writer = await self._connect(session_id, port)
         try:
-            with suppress(OSError, EOFError, ValueError):
-                async with asyncio.timeout(PROBE_TIMEOUT):
-                    if encrypted:
-                        reader, writer = await self._encrypted(writer)
-                    writer.write(_PROBE)
-                    words = (await reader.readline()).split()
-                if len(words) >= 2 and words[0].startswith(b"HTTP/") and words[1].isdigit():
-                    return int(words[1])
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                peer = await self._peer(place, encrypted=encrypted)
+        except ssl.SSLError:
+            return 0
+        try:
+            await peer.send(_PROBE)
+            await peer.send(h11.EndOfMessage())
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                while isinstance(event := await peer.event(), h11.InformationalResponse):
+                    pass
+            return event.status_code if isinstance(event, h11.Response) else 0
+        except (OSError, h11.RemoteProtocolError):
+            return 0
         finally:
-            writer.transport.abort()
-        return 0
+            peer.abort()
 
 
-class _Beneath(asyncio.StreamReaderProtocol):
-    """Keeps the writer of the stream beneath: one that is forgotten closes its connection."""
+class _Taken(Peer):
+    """A connection that was made as a pair of asyncio's streams. A writer that is forgotten closes its connection, so it is kept."""
 
-    def __init__(
-        self, beneath: asyncio.StreamWriter, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(reader, loop=loop)
-        self.beneath = beneath
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        super().__init__(h11.CLIENT)
+        self._writer = writer
 
 
 def _any_certificate() -> ssl.SSLContext:
