@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from lab.process import free_port
 from tests.core.vnc import GREETING
-from tests.gateway import DOMAIN, Asker
+from tests.gateway import DOMAIN, Asker, until_async
 from tests.names import sid
 
 
@@ -99,13 +100,13 @@ async def test_a_web_desktop_sleeps_under_an_open_page_and_not_under_a_persons_h
             asyncio.create_task(drained(seen)),
             asyncio.create_task(drained(used)),
         ]
-        slept = await plane.wait_session(sid("looked-at"), "hibernated", timeout=30)
-        assert "idle_timeout" in slept["reason"]
+        await plane.wait_session(sid("looked-at"), state="hibernated", timeout=30)
+        assert f"session {sid('looked-at')}: hibernate_session: idle_timeout" in started.log
         await asyncio.sleep(14)
         assert (await plane.session(sid("used")))["state"] == "running"
         for talk in talks:
             talk.cancel()
-    await plane.wait_session(sid("used"), "hibernated", timeout=30)
+    await plane.wait_session(sid("used"), state="hibernated", timeout=30)
 
 
 async def drained(screen):
@@ -117,7 +118,7 @@ async def drained(screen):
 async def test_without_a_gateway_a_web_desktop_sleeps_only_while_nothing_comes_in(
     make_agent, plane, agent_id, web_desktop, docker_client
 ):
-    await (await make_agent()).start()
+    agent = await (await make_agent()).start()
     await plane.wait_agent(agent_id)
     command = await plane.start_session("web", session_id=sid("direct"), manifest=web_desktop, idleTimeout="5s")
     await plane.wait_command(command, timeout=60)
@@ -126,7 +127,7 @@ async def test_without_a_gateway_a_web_desktop_sleeps_only_while_nothing_comes_i
     reader, writer = await asyncio.open_connection(network["IPAddress"], 3000)
     begun = time.monotonic()
     while time.monotonic() - begun < 45:  # a person of whom the agent sees nothing
-        writer.write(b"GET /vnc.html HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /vnc.html HTTP/1.0\r\n\r\n")
         while await asyncio.wait_for(reader.read(65536), 10):
             pass
         writer.close()
@@ -134,4 +135,41 @@ async def test_without_a_gateway_a_web_desktop_sleeps_only_while_nothing_comes_i
         await asyncio.sleep(0.5)
         assert (await plane.session(sid("direct")))["state"] == "running"
     writer.close()
-    assert "idle_timeout" in (await plane.wait_session(sid("direct"), "hibernated", timeout=100))["reason"]
+    await plane.wait_session(sid("direct"), state="hibernated", timeout=100)
+    assert "idle_timeout" in agent.log
+
+
+async def test_an_address_that_another_program_holds_ends_nothing_and_is_told_until_it_is_free(
+    make_agent, plane, agent_id, gateway, web_desktop
+):
+    with socket.create_server(("127.0.0.1", gateway.port)):
+        agent = await (await make_agent(WEB_GATEWAY=f"127.0.0.1:{gateway.port}")).start()
+        await plane.wait_agent(agent_id)
+        command = await plane.start_session("web", session_id=sid("web"), manifest=web_desktop)
+        await plane.wait_command(command, timeout=60)
+        code, (status,) = await agent.ask("status")
+        said = "address already in use"
+        assert (code, status["role"], status["ready"]) == (0, "leader", False)
+        assert status["gateway"]["addresses"] == {f"127.0.0.1:{gateway.port}": said}
+        assert status["problems"] == [f"WEB_GATEWAY=127.0.0.1:{gateway.port}: cannot listen there: {said}"]
+        assert f"cannot listen there: {said}" in agent.log
+    page = await until_async(lambda: gateway.get(sid("web"), "/vnc.html"))
+    assert page.status == 200
+    _, (status,) = await agent.ask("status")
+    assert (status["ready"], status["gateway"]["addresses"]) == (True, {f"127.0.0.1:{gateway.port}": ""})
+    assert status["gateway"]["requests"]["passed"] == 1
+
+
+async def test_a_web_desktop_that_speaks_only_https_is_served_over_http(started, plane, gateway, web_image):
+    spec = {
+        "baseImage": web_image,
+        "defaultResources": {"memory": "512Mi", "cpu": "1000m"},
+        "ports": [{"name": "https", "containerPort": 6901}],
+        "env": [{"name": "WEB_PORT", "value": "6901"}, {"name": "CERTIFICATE", "value": "1"}],
+    }
+    template = {"metadata": {"name": "kasm"}, "spec": spec}
+    command = await plane.start_session("kasm", session_id=sid("kasm"), manifest=template)
+    await plane.wait_command(command, timeout=60)
+    assert "<title>noVNC</title>" in (await gateway.get(sid("kasm"), "/vnc.html")).text
+    async with websocket(gateway, sid("kasm")) as screen:
+        assert await asyncio.wait_for(screen.recv(), 10) == GREETING
