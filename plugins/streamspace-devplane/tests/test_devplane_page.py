@@ -96,11 +96,11 @@ async def test_the_feed_begins_with_everything_and_goes_on_with_what_changes(pla
     assert [(row["agentId"], row["connected"]) for row in state["agents"]] == [(AGENT, True)]
     [session] = state["sessions"]
     assert (session["sessionId"], session["lastCommand"]["action"]) == ("s-1", "start_session")
-    usage = {"cpuCores": 0.5, "memoryBytes": 1000}
-    await agent.send("status", sessionId="s-1", state="running", vncReady=True, platformMetadata={"usage": usage})
+    limits = {"cpuLimitCores": 0.5, "memoryLimitBytes": 1000}
+    await agent.send("status", sessionId="s-1", state="running", vncReady=True, platformMetadata=limits)
     await plane.wait_session("s-1", state="running")
-    [session] = (await feed(plane, "cpuCores"))[0][1]["sessions"]
-    assert session["platformMetadata"]["usage"] == usage
+    [session] = (await feed(plane, "cpuLimitCores"))[0][1]["sessions"]
+    assert session["platformMetadata"] == limits
 
 
 async def test_a_feed_that_was_interrupted_goes_on_after_its_last_line(plane: DevPlane, agent: Agent) -> None:
@@ -191,8 +191,12 @@ async def test_a_sessions_log_holds_its_commands_and_messages_apart_from_its_rea
 ) -> None:
     command = await plane.start_session(session_id=HOSTILE)
     await plane.start_session(session_id="other")
-    for metadata in ({}, {"usage": {"memoryBytes": 1}}):
-        await agent.send("status", sessionId=HOSTILE, state="running", platformMetadata=metadata)
+    await agent.send("status", sessionId=HOSTILE, state="running")
+    for used in ({"memory": 1}, {"cpu": 0.5, "memory": 2}):
+        await agent.send(
+            "heartbeat", status="online", activeSessions=1, sessions={HOSTILE: used, "other": {"memory": 9}}
+        )
+    await agent.send("heartbeat", status="online", activeSessions=1, sessions={HOSTILE: "much"})
     await agent.send("vnc_data", sessionId=HOSTILE, data="UkZC")
     await agent.send("status", sessionId="other", state="running")
     await plane.wait_session("other", state="running")
@@ -200,7 +204,7 @@ async def test_a_sessions_log_holds_its_commands_and_messages_apart_from_its_rea
     log = (await http.get(path)).json()
     assert [row["commandId"] for row in log["commands"]] == [command]
     assert [row["type"] for row in log["events"]] == ["status"]
-    assert [row["payload"]["platformMetadata"]["usage"] for row in log["readings"]] == [{"memoryBytes": 1}]
+    assert [(row["cpu"], row["memory"]) for row in log["readings"]] == [(None, 1), (0.5, 2)]
     assert (await http.get("/api/v1/sessions/nobody/log")).status_code == 404
 
 

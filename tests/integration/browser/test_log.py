@@ -7,7 +7,7 @@ from playwright.async_api import expect
 from tests.integration.browser.cards import card
 from tests.integration.browser.puppet import Puppet
 
-READING = {"usage": {"cpuCores": 0.1, "memoryBytes": 2**27}}
+READING = {"cpu": 0.1, "memory": 2**27}
 
 
 def lines(visitor):
@@ -21,7 +21,7 @@ async def test_the_log_keeps_what_it_shows_however_many_readings_come(plane, age
         await expect(lines(home).filter(has_text="complete")).to_have_count(1)
         shown = await lines(home).all_inner_texts()
         for _ in range(450):
-            await puppet.status("one", state="running", vncReady=True, platformMetadata=READING)
+            await puppet.say("heartbeat", status="online", activeSessions=1, sessions={"one": READING})
         await puppet.status("one", state="running", vncReady=True, platformMetadata={"reason": "the last"})
         await expect(lines(home).first).to_contain_text("the last")
         assert (await lines(home).all_inner_texts())[1:] == shown

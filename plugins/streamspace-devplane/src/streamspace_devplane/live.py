@@ -127,16 +127,13 @@ class Live:
         return int(self.store.db.execute("SELECT COUNT(*) FROM sessions WHERE state = ?", (state,)).fetchone()[0])
 
     async def log(self, request: Request) -> Response:
-        """What is known of one session: its last commands and messages, and the last `readings` of its use,
-        which are messages too; the newest last.
-        """
+        """What is known of one session: its last commands and messages, and the last `readings` of its use; the newest last."""
         session_id = request.path_params["session"]
-        if self.store.row("SELECT 1 FROM sessions WHERE session_id = ?", session_id) is None:
+        if (session := self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)) is None:
             return JSONResponse({"error": f"no session {session_id!r}"}, 404)
         commands = self.store.rows(
             "SELECT * FROM commands WHERE session_id = ? ORDER BY seq DESC LIMIT ?", session_id, SESSION_LINES
         )[::-1]
-        events, readings = (
-            self.store.session_log(session_id, SESSION_LINES, readings=wanted) for wanted in (False, True)
-        )
+        events = self.store.session_log(session_id, SESSION_LINES)
+        readings = self.store.readings(session["agentId"], session_id, SESSION_LINES)
         return JSONResponse({"commands": commands, "events": events, "readings": readings})

@@ -20,10 +20,7 @@ LATER_COLUMNS = {"screen": "TEXT NOT NULL DEFAULT 'vnc'", "last_activity": "REAL
     "streaming_port": "INTEGER NOT NULL DEFAULT 5900",
 }
 PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
-ROUTINE = (  # signs of life and readings; Python writes what SQLite calls no JSON (NaN)
-    "(type IN ('heartbeat', 'ping', 'pong') OR (type = 'status' AND CASE WHEN json_valid(payload)"
-    " THEN json_extract(payload, '$.platformMetadata.usage') IS NOT NULL ELSE 0 END))"
-)
+ROUTINE = "type IN ('heartbeat', 'ping', 'pong')"  # signs of life, and readings with them
 COMMAND_STEPS = {
     "ack": ("acks", "acked_at"),
     "completed": ("completes", "finished_at"),
@@ -225,14 +222,23 @@ class Store:
         sql = f"SELECT * FROM ({newest.format('NOT ' + ROUTINE)}) UNION ALL SELECT * FROM ({newest.format(ROUTINE)}) ORDER BY seq"  # noqa: S608 - own constants
         return self.rows(sql, after, limit, after, routine_limit), int(last)
 
-    def session_log(self, session_id: str, limit: int, *, readings: bool) -> list[Row]:
-        """The last messages about one session, oldest first: those with `readings` of its use, or all others, without
-        the bytes of its viewers.
-        """
+    def session_log(self, session_id: str, limit: int) -> list[Row]:
+        """The last messages about one session, oldest first, without the bytes of its viewers."""
         self.flush()
         sql = (  # in the words of the index events_of_session
             "SELECT * FROM events WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.sessionId') END = ?"
-            " AND type != 'vnc_data' AND (json_extract(payload, '$.platformMetadata.usage') IS NOT NULL) = ?"
-            " ORDER BY seq DESC LIMIT ?"
+            " AND type != 'vnc_data' ORDER BY seq DESC LIMIT ?"
         )
-        return self.rows(sql, session_id, readings, limit)[::-1]
+        return self.rows(sql, session_id, limit)[::-1]
+
+    def readings(self, agent_id: str, session_id: str, limit: int) -> list[Row]:
+        """What the last heartbeats of its agent say that one session uses, oldest first: time, cpu, memory."""
+        self.flush()
+        sql = "SELECT time, payload FROM events WHERE type = 'heartbeat' AND agent_id = ? ORDER BY seq DESC LIMIT ?"
+        found = []
+        for row in self.rows(sql, agent_id, limit)[::-1]:
+            sessions = row["payload"].get("sessions") if isinstance(row["payload"], dict) else None
+            used = sessions.get(session_id) if isinstance(sessions, dict) else None
+            if isinstance(used, dict):
+                found.append({"time": row["time"], "cpu": used.get("cpu"), "memory": used.get("memory")})
+        return found

@@ -25,7 +25,7 @@ export function addToLog(rows) {
     if (actions.size > ACTIONS) actions.delete(actions.keys().next().value);
     const line = lineOf(row, true);
     line.dataset.text = `${line.textContent} ${JSON.stringify(row.payload)}`.toLowerCase();
-    line.dataset.routine = ROUTINE.has(row.type) || Boolean(row.payload.platformMetadata?.usage);
+    line.dataset.routine = ROUTINE.has(row.type);
     sift(line);
     log.prepend(line);
   }
@@ -61,20 +61,22 @@ function lineOf(row, withAgent) {
   return el("li", { className: `${row.direction}${problem ? " problem" : ""}` }, details);
 }
 
+const use = ([id, { cpu, memory }]) =>
+  [id, Number.isFinite(cpu) && `${cores(cpu)} cores`, Number.isFinite(memory) && bytes(memory)].filter(Boolean).join(" ");
+
 function summary({ type, payload }) {
   const about = payload.platformMetadata ?? {};
   switch (type) {
     case "command":
       return [payload.action, payload.payload?.sessionId].filter(Boolean).join(" ");
     case "status": {
-      const { progress, usage } = about;
+      const { progress } = about;
       const more = progress ? `${progress.phase}${Number.isFinite(progress.percent) ? ` ${progress.percent} %` : ""}`
-        : usage ? [Number.isFinite(usage.cpuCores) && `${cores(usage.cpuCores)} cores`, `${bytes(usage.memoryBytes)}`].filter(Boolean).join(", ")
         : about.reason;
       return [payload.sessionId, payload.state, more].filter(Boolean).join(" ");
     }
     case "heartbeat":
-      return `${payload.status}, ${payload.activeSessions} sessions`;
+      return [payload.status, `${payload.activeSessions} sessions`, ...Object.entries(payload.sessions ?? {}).map(use)].join(", ");
     default: {
       const subject = payload.sessionId ?? actions.get(payload.commandId) ?? payload.commandId;
       return [subject, payload.reason ?? payload.error ?? payload.cause].filter(Boolean).join(": ");

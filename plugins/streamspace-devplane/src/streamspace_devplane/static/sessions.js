@@ -50,6 +50,9 @@ function stateOf(session) {
 export function noteUsage(rows) {
   for (const row of rows) {
     if (row.type === "status") running.get(row.payload.sessionId)?.measured(row.time, row.payload);
+    if (row.type === "heartbeat") {
+      for (const [id, used] of Object.entries(row.payload.sessions ?? {})) running.get(id)?.used(row.time, used);
+    }
   }
 }
 
@@ -90,20 +93,24 @@ class Card {
     try {
       const { readings } = await call("GET", pathOf(this.id, "log"));
       for (const plot of [this.cpu, this.memory]) plot.points = [];
-      for (const row of readings) this.measured(row.time, row.payload);
+      for (const row of readings) this.used(row.time, row);
     } catch {
       // the plots begin with what comes
     }
   }
 
-  measured(time, { state, platformMetadata }) {
-    const usage = platformMetadata?.usage;
-    if (usage) {
-      if (Number.isFinite(usage.cpuCores)) this.cpu.add(time, usage.cpuCores, usage.cpuLimitCores);
-      if (Number.isFinite(usage.memoryBytes)) this.memory.add(time, usage.memoryBytes, usage.memoryLimitBytes);
-    } else if (state !== "running") {
-      for (const plot of [this.cpu, this.memory]) plot.clear();
+  measured(time, { state }) {
+    for (const plot of [this.cpu, this.memory]) {
+      if (state !== "running") plot.clear();
+      plot.draw();
     }
+  }
+
+  // `cpu` in cores, `memory` in bytes.
+  used(time, { cpu, memory }) {
+    const { cpuLimitCores, memoryLimitBytes } = this.session?.platformMetadata ?? {};
+    if (Number.isFinite(cpu)) this.cpu.add(time, cpu, cpuLimitCores);
+    if (Number.isFinite(memory)) this.memory.add(time, memory, memoryLimitBytes);
     for (const plot of [this.cpu, this.memory]) plot.draw();
   }
 
