@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from streamspace_agent import config
+from streamspace_agent import config, repeats
 from streamspace_agent.dispatcher import Counters
 from streamspace_agent.elector import Elector
 from streamspace_agent.elector.identity import Identity
@@ -14,9 +14,16 @@ from streamspace_agent.link import Link
 from streamspace_agent.plugins import COMMANDS, Plugins, installed
 from streamspace_agent.registration import Keys, Registrar
 from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.tls import Trust
 from streamspace_devplane import DevPlane
 from streamspace_devplane import Settings as PlaneSettings
 from tests.core.memory_driver import AGENT, MemoryDriver
+
+
+@pytest.fixture(autouse=True)
+def _answers_come_once(monkeypatch):
+    """Tests count answers; `test_repeats` is about those that come again."""
+    monkeypatch.setattr(repeats, "AFTER", 600.0)
 
 
 @pytest.fixture
@@ -70,7 +77,8 @@ def lead(make_settings, driver):
         lease = await elector.lead()
         rng = random.Random(7)
         keys = Keys(settings, lambda _secret: None)
-        link = Link(settings, keys, None, rng, Registrar(settings, keys, None, rng))
+        trust = Trust(settings)
+        link = Link(settings, keys, trust, rng, Registrar(settings, keys, trust, rng))
         registry = Plugins().commands([found for found in installed(COMMANDS) if found.name == "sessions"])
         tenure = Leadership(settings, lease, driver, registry, link, Faults({}), Counters(), link_patience=60.0)
         running = Running(tenure, elector, lease, asyncio.create_task(tenure.run()))

@@ -276,3 +276,17 @@ def test_commands_beside_the_agent_need_its_id_and_state_folder_only():
 
 def test_secrets_are_the_key_and_the_redis_url():
     assert {field for field in Settings.model_fields if is_secret(field)} == {"agent_api_key", "redis_url"}
+
+
+@pytest.mark.parametrize(
+    ("agent_id", "says"),
+    [
+        ("docker--prod", "AGENT_ID must not hold two dashes in a row: the control plane's filter takes them for SQL"),
+        ("docker-prod..", "AGENT_ID must not end with two dots: the control plane's filter"),
+    ],
+)
+def test_an_agent_id_that_the_control_plane_filters_out_is_refused_with_the_reason(agent_id, says):
+    with pytest.raises(ConfigError) as caught:
+        load({**REQUIRED, "AGENT_ID": agent_id})
+    (problem,) = caught.value.problems
+    assert problem.startswith(says)

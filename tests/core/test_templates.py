@@ -12,6 +12,7 @@ from streamspace_agent.commands import Command
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import Mount, Port, ReadyCheck
 from streamspace_agent.templates import session_spec
+from tests.core.decoded import decode
 
 IMAGE = {"baseImage": "desk:1"}
 
@@ -323,7 +324,7 @@ def test_whatever_is_sent_gives_a_spec_or_a_refusal_that_can_be_sent(payload, te
     st.text() | st.binary() | JSON.map(json.dumps) | JSON.map(lambda p: json.dumps({"type": "command", "payload": p}))
 )
 def test_whatever_frame_arrives_is_decoded_or_called_malformed(frame):
-    for message in protocol.decode(frame):
+    for message in decode(frame):
         assert isinstance(message, protocol.Envelope | protocol.Malformed)
 
 

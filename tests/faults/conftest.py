@@ -1,6 +1,7 @@
 """Agent processes as in tests/integration, and what goes wrong around them."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -30,13 +31,17 @@ def until():
 
 @pytest.fixture
 def outcomes(plane):
-    """How often each command was answered: `{command id: ["complete", ...]}`, as the messages arrived."""
+    """The different answers to each command, in order: `{command id: ["complete", ...]}`. One that came again word for word, since
+    the control plane may have written over it, counts once."""
 
     async def collect(after=0):
         found = {}
         for event in await plane.events(after, direction="from_agent"):
             if event["type"] in {"complete", "failed"}:
-                found.setdefault(event["payload"]["commandId"], []).append(event["type"])
-        return found
+                answer = (event["type"], json.dumps(event["payload"], sort_keys=True))
+                answers = found.setdefault(event["payload"]["commandId"], [])
+                if answer not in answers:
+                    answers.append(answer)
+        return {command: [kind for kind, _ in answers] for command, answers in found.items()}
 
     return collect

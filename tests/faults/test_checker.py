@@ -90,13 +90,13 @@ def test_work_in_an_epoch_that_nobody_led_is_found():
     assert len(checker.late_work(checker.tenures(handover()), [did("begin", 2.0, epoch=7)])) == 1
 
 
-def registered(*epochs):
-    return [{"type": "register", "payload": {"body": {"metadata": {"epoch": epoch}}}} for epoch in epochs]
+def heard(*epochs):
+    return [{"type": "heartbeat", "payload": {"epoch": epoch}} for epoch in epochs]
 
 
 def test_an_older_epoch_that_the_control_plane_accepts_after_a_newer_is_found():
-    assert checker.older_accepted(registered(10, 10, 11, 12)) == []
-    assert checker.older_accepted(registered(10, 11, 10)) == ["epoch 10 registered after epoch 11"]
+    assert checker.older_accepted(heard(10, 10, 11, 12)) == []
+    assert checker.older_accepted(heard(10, 11, 10)) == ["epoch 10 was heard after epoch 11"]
 
 
 def said(kind, command, **more):

@@ -9,8 +9,9 @@ import pytest
 import trustme
 
 from lab.loopback import served
-from streamspace_agent.check import Level, check
+from streamspace_agent.check import check
 from streamspace_agent.config import load
+from streamspace_agent.findings import Level
 from streamspace_devplane import DevPlane
 from tests.names import UNKNOWN_HOST
 
@@ -70,8 +71,8 @@ async def test_an_agent_registers_and_connects_through_it(make_agent, plane, age
 
 async def test_a_password_that_is_not_taken_is_told_with_its_variable(make_agent, proxy, variables, until):
     agent = await (await make_agent(**variables, HTTPS_PROXY=f"http://agent:wrong-one@127.0.0.1:{proxy}")).start()
-    await until(lambda: "407" in agent.log)
-    assert "HTTPS_PROXY" in agent.log
+    await until(lambda: "HTTPS_PROXY: " in agent.log)
+    assert ": 407 " in agent.log
     assert "wrong-one" not in agent.log
     assert await agent.terminate() == 0
 

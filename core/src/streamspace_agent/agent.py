@@ -27,13 +27,15 @@ from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.hints import Consulted, hints
 from streamspace_agent.journal import JournalError, highest_epoch
+from streamspace_agent.keys import Keys, key_file
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.link import Link
 from streamspace_agent.notify import Notifier
 from streamspace_agent.occupancy import Occupancy
-from streamspace_agent.registration import Keys, Registrar, tls_context
+from streamspace_agent.registration import Registrar
 from streamspace_agent.standalone import StandaloneBackend
 from streamspace_agent.timing import unheeded
+from streamspace_agent.tls import Trust
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -99,9 +101,9 @@ class Agent:
         logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)
         self._elector = Elector(self._backend, self._identity, trace=Trace(environ, self._identity.instance))
         rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
-        keys = Keys(settings, logs.hide)
-        context = tls_context(settings)
-        self._link = Link(settings, keys, context, rng, Registrar(settings, keys, context, rng))
+        keys = Keys(settings, logs.hide, key_file(environ))
+        trust = Trust(settings)
+        self._link = Link(settings, keys, trust, rng, Registrar(settings, keys, trust, rng))
         self._notify = Notifier(environ)
         self._counters = Counters.of(self._registry.actions)
         self._tenure: Leadership | None = None
@@ -298,7 +300,7 @@ class Agent:
                 since=_rfc3339(link.since),
                 reconnects=max(0, link.connections - 1),
                 last_error=link.last_error,
-                heartbeat_age=time.monotonic() - tenure.last_heartbeat if tenure and tenure.last_heartbeat else None,
+                heartbeat_age=time.monotonic() - tenure.heartbeats.last if tenure and tenure.heartbeats.last else None,
             ),
             engine=health.Engine(up=tenure.reconciler.engine.up, last_error=tenure.reconciler.engine.last_error)
             if tenure

@@ -18,14 +18,25 @@ class Backoff:
         self._healthy_after = healthy_after
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self.failures = 0
+        self._quick = True
+        self._worked = False
 
     def worked_for(self, seconds: float) -> None:
-        """Tell how long the last try worked before it ended."""
+        """Tell how long the last try worked before it ended; one that never worked tells nothing.
+
+        The next delay is short then, whatever failed before: once, and again after a healthy period.
+        """
+        self._worked = True
         if seconds >= self._healthy_after:
             self.failures = 0
+            self._quick = True
 
     def delay(self) -> float:
         """Seconds to wait before the next try."""
-        ceiling = min(self._cap, self._base * 2.0 ** min(self.failures, 16))
+        exponent = min(self.failures, 16)
+        if self._worked and self._quick:
+            exponent, self._quick = 0, False
+        self._worked = False
+        ceiling = min(self._cap, self._base * 2.0**exponent)
         self.failures += 1
         return self._rng.uniform(0, ceiling)

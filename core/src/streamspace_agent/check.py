@@ -5,60 +5,34 @@ control plane would close the running agent's, and send this one the commands th
 """
 
 import asyncio
-import base64
-import json
 import os
 import socket
 import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
-import urllib3
-
-from streamspace_agent import gateway_names, link, registration
+from streamspace_agent import gateway_names
 from streamspace_agent.addresses import is_loopback
+from streamspace_agent.check_http import over_http
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
-from streamspace_agent.health import Role
-from streamspace_agent.health.replicas import replicas
+from streamspace_agent.findings import Finding, Level
 from streamspace_agent.hints import Consulted, hints
-from streamspace_agent.logs import hide, redact
 from streamspace_agent.plugins import Plugins
-from streamspace_agent.registration import Keys, http_client, proxy_for, reason, tls_context
+from streamspace_agent.proxies import proxy_for
+from streamspace_agent.registration import reason
 from streamspace_agent.runtime import RuntimeDriver
 from streamspace_agent.timing import unheeded
+from streamspace_agent.tls import tls_context
 from streamspace_agent.units import format_seconds
 
 CALL_TIMEOUT = 10.0
 ENGINE_TIMEOUT = 30.0
-MAX_SKEW = 30.0
-"""Seconds between this clock and the control plane's that are worth a warning: certificates and people's logs suffer."""
 CERTIFICATE_WARNING = 14 * 86400.0
-IN_USE = "in use by the agent that runs here and is connected"
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FATAL = "FATAL"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """``subject`` is what was looked at; ``fix`` is "" where nothing is to be done."""
-
-    subject: str
-    level: Level
-    message: str
-    fix: str = ""
 
 
 def of_error(subject: str, error: AgentError, fix: str = "") -> list[Finding]:
@@ -184,7 +158,7 @@ async def _control_plane(settings: Settings) -> list[Finding]:
     found.append(Finding(subject, Level.OK, f"{'the proxy ' if proxy else ''}{host}:{port} accepts connections"))
     try:
         if proxy:
-            return [*found, *await asyncio.to_thread(_http, settings, tls_context(settings))]
+            return [*found, *await asyncio.to_thread(over_http, settings, tls_context(settings))]
         context = tls_context(settings)
         if context:
             found.append(_certificate(await _greet(host, port, context)))
@@ -201,7 +175,7 @@ async def _control_plane(settings: Settings) -> list[Finding]:
             message = f"no TLS with {host}:{port}: the port speaks plain HTTP"
             return [*found, Finding(subject, Level.FATAL, message, "use ws:// in CONTROL_PLANE_URL, or its TLS port")]
         return [*found, Finding(subject, Level.FATAL, f"no TLS with {host}:{port}: {_text(error)}", fix)]
-    return [*found, *await asyncio.to_thread(_http, settings, context)]
+    return [*found, *await asyncio.to_thread(over_http, settings, context)]
 
 
 async def _greet(host: str, port: int, context: ssl.SSLContext | None) -> Mapping[str, object]:
@@ -245,110 +219,6 @@ def _bad_certificate(host: str, error: ssl.SSLCertVerificationError) -> Finding:
     return Finding("control plane", Level.FATAL, f"the certificate of {host} is not trusted: {text}", fix)
 
 
-def _http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
-    """The key, the WebSocket's path and the clock.
-
-    The key is tried with a registration that lacks its required ``platform``: the control plane looks at the key first and
-    then refuses the rest, so that nothing is written there. The same with a wrong key tells whether that holds.
-    """
-    found: list[Finding] = []
-    running = [r.document for r in replicas(settings.agent_dir) if r.document]
-    with http_client(settings, context) as http:
-        keys = Keys(settings, hide)
-        try:
-            first = _post(http, settings, keys.headers())
-            found.append(_clock(first))
-            connected = any(document.get("link", {}).get("connected") for document in running)
-            if connected:
-                found.append(Finding("key", Level.OK, IN_USE))
-            else:
-                found += _unconnected(running)
-                found.append(_key(settings, keys, first, partial(_post, http, settings)))
-            if connected:
-                found.append(Finding("websocket", Level.OK, IN_USE))
-            elif first.status != 404:  # at an address that is no control plane's its answer would tell nothing
-                found.append(_websocket(http, settings, keys))
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
-            if proxy_for(settings):
-                fix = "check user and password in HTTPS_PROXY, and that the proxy lets CONTROL_PLANE_URL through"
-            found.append(Finding("control plane", Level.FATAL, f"no HTTP answer: {reason(error)}", fix))
-    return found
-
-
-def _unconnected(running: Iterable[Mapping[str, Any]]) -> Iterable[Finding]:
-    """What the leader that runs here says keeps it from a connection, such as an approval that it waits for."""
-    for document in running:
-        if document.get("role") == Role.LEADER and (error := document.get("link", {}).get("last_error")):
-            yield Finding("control plane", Level.WARNING, f"the agent that runs here has no connection: {error}")
-
-
-def _post(http: urllib3.PoolManager, settings: Settings, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-    body = json.dumps({"agentId": settings.agent_id}).encode()
-    headers = {"Content-Type": "application/json", **headers}
-    return http.request("POST", settings.http_url + registration.PATH, body=body, headers=headers)
-
-
-def _key(
-    settings: Settings,
-    keys: Keys,
-    first: urllib3.BaseHTTPResponse,
-    post: Callable[[Mapping[str, str]], urllib3.BaseHTTPResponse],
-) -> Finding:
-    said = _said(first)
-    if first.status in {401, 403}:
-        said = said.removeprefix(": ")
-        message = registration.key_refused(settings, first.status, said, has_key=bool(keys.current))
-        return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
-    if first.status == 404:
-        message = f"{settings.http_url} has no {registration.PATH}: HTTP 404{said}"
-        fix = "check that CONTROL_PLANE_URL is the control plane's base URL; if it is, set AGENT_API_KEY to this agent's key"
-        return Finding("key", Level.FATAL, message, fix)
-    if first.status == 429 or first.status >= 500:
-        return Finding("key", Level.WARNING, f"cannot tell: HTTP {first.status}{said}", "try again later")
-    if not keys.current:
-        return Finding("key", Level.OK, "accepted without an API key (client certificate)")
-    wrong = post({registration.KEY_HEADER: "0" * 64})
-    if wrong.status in {401, 403}:
-        return Finding("key", Level.OK, "the control plane accepts the API key")
-    message = f"cannot tell without registering: HTTP {first.status} to this key, HTTP {wrong.status} to a wrong one"
-    return Finding("key", Level.WARNING, message, "start the agent: it says at once when the key is refused")
-
-
-def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys) -> Finding:
-    """Ask for an upgrade without an agent id: refused by the control plane itself, or stopped by something before it."""
-    headers = {
-        **keys.headers(),
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
-    }
-    answer = http.request("GET", settings.http_url + link.PATH, headers=headers, preload_content=False)
-    try:
-        said = "" if answer.status == 101 else _said(answer)
-    finally:
-        answer.close()
-    fix = "let the proxy in front of the control plane pass WebSocket upgrades (Upgrade and Connection headers)"
-    if answer.status in {426, 502, 503, 504} or "upgrade" in said.lower() or answer.status in range(200, 400):
-        return Finding("websocket", Level.FATAL, f"{link.PATH} does not upgrade: HTTP {answer.status}{said}", fix)
-    if answer.status == 101 or "json" in answer.headers.get("Content-Type", ""):
-        message = f"the control plane itself answers at {link.PATH} (HTTP {answer.status})"
-        return Finding("websocket", Level.OK, message)
-    return Finding("websocket", Level.WARNING, f"{link.PATH}: HTTP {answer.status}{said}, from a proxy perhaps", fix)
-
-
-def _clock(answer: urllib3.BaseHTTPResponse) -> Finding:
-    try:
-        skew = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return Finding("clock", Level.OK, "not compared: the control plane tells no time")
-    if abs(skew) > MAX_SKEW:
-        message = f"this host's clock is {format_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the control plane's"
-        return Finding("clock", Level.WARNING, message, "synchronise both (chrony, systemd-timesyncd)")
-    return Finding("clock", Level.OK, f"within {MAX_SKEW:.0f} s of the control plane's")
-
-
 async def _election(settings: Settings, backend: ElectionBackend | None) -> list[Finding]:
     if not settings.enable_ha:
         return [Finding("election", Level.OK, "off: ENABLE_HA is false, this agent runs alone")]
@@ -376,18 +246,6 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
         fine = f"the store answers; {record.holder} leads in epoch {record.epoch}{since}"
     found = _of_problems("election", problems, fine)
     return found if not problems or fatal else [*found, Finding("election", Level.OK, fine)]
-
-
-def _said(answer: urllib3.BaseHTTPResponse) -> str:
-    """What a refusal says, on one line, with a colon before it."""
-    text = answer.data.decode("utf-8", "replace")
-    try:
-        value = json.loads(text)
-        text = str(value.get("error") or value.get("message") or "") if isinstance(value, dict) else text
-    except ValueError:
-        pass
-    text = redact(" ".join(text.split()))[:200]
-    return text and f": {text}"
 
 
 def _text(error: OSError) -> str:

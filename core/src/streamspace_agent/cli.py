@@ -213,7 +213,8 @@ def check(given: Given, *, as_json: bool) -> None:
     """
     import asyncio
 
-    from streamspace_agent.check import Finding, Level, check, of_error
+    from streamspace_agent.check import check, of_error
+    from streamspace_agent.findings import Finding, Level
 
     found: list[Finding] = []
 

@@ -43,6 +43,20 @@ class Place(BaseModel):
         description="Folder of the journal, the agent's own key and status sockets",
     )
 
+    @field_validator("agent_id")
+    @classmethod
+    def _passes_filter(cls, value: str) -> str:
+        """The control plane's input filter answers 400 to a query with ``--`` in it, and to a path with ``../``."""
+        if "--" in value:
+            raise ValueError(
+                "must not hold two dashes in a row: the control plane's filter takes them for SQL and refuses the agent"
+            )
+        if value.endswith(".."):
+            raise ValueError(
+                "must not end with two dots: the control plane's filter takes the agent's address for a way out of a folder, so that nobody could approve it"
+            )
+        return value
+
     @field_validator("state_dir", "lock_file_path", check_fields=False)
     @classmethod
     def _absolute(cls, value: Path | str) -> Path | str:
@@ -78,12 +92,14 @@ class Settings(Place):
     max_memory: float = Field(default=128, gt=0, description="Maximum memory for all sessions together, in GB (GiB)")
     max_sessions: int = Field(default=100, ge=0, description="Maximum concurrent sessions")
     health_check_interval: Duration = Field(
-        default=30.0, ge=1, description="Heartbeat interval, at most 40s since the control plane gives up at 45s"
+        default=30.0,
+        ge=1,
+        description="Longest time between two heartbeats, at most 40s since the control plane gives up at 45s",
     )
     usage_interval: Duration = Field(
         default=10.0,
         ge=0,
-        description="How often running sessions' CPU and memory are told to the control plane, 0 for never",
+        description="How often running sessions' CPU and memory are read, and told with a heartbeat of its own, 0 for never",
     )
     enable_ha: bool = Field(default=False, description="Enable HA mode: replicas elect one leader")
     leader_election_backend: str = Field(
@@ -174,7 +190,7 @@ class Settings(Place):
             raise ValueError("must be a URL such as wss://control.example.com")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must hold neither credentials nor a query: the key belongs in AGENT_API_KEY")
-        return value.rstrip("/")
+        return parts.scheme + value[len(parts.scheme) :].rstrip("/")  # written in capitals it is no other
 
     @field_validator("health_check_interval")
     @classmethod

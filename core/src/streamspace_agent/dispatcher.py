@@ -20,8 +20,9 @@ from streamspace_agent.commands import Command, Context, Registered, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.faults import Faults
-from streamspace_agent.journal import Entry, Journal, JournalError, Message
+from streamspace_agent.journal import UNREADABLE, Entry, Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox
+from streamspace_agent.repeats import Repeats
 from streamspace_agent.units import counted
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,9 @@ class Dispatcher:
         *,
         epoch: int,
         faults: Faults,
+        repeats: Repeats,
     ) -> None:
+        self._repeats = repeats
         self._registry = registry
         self._journal = journal
         self._outbox = outbox
@@ -150,6 +153,7 @@ class Dispatcher:
         action = str(payload.get("action") or "")
         action = protocol.cut(action if action.isprintable() else ascii(action), 200)
         known = self._journal.receive(command_id, action, body if isinstance(body, dict) else {})
+        self._repeats.arrived(command_id)
         self._outbox.wake()
         if known is not None:
             log.info(
@@ -186,7 +190,7 @@ class Dispatcher:
             if entry.order:
                 self._orders[entry.id] = lambda: True
             command = Command(entry.id, entry.action, entry.payload, self._epoch, entry.attempts + 1)
-            problem = ""
+            problem = "" if entry.readable else UNREADABLE
             if entry.attempts >= MAX_ATTEMPTS:
                 problem = f"interrupted: the agent ended {entry.attempts} times while it ran this command"
             log.info(
@@ -332,6 +336,7 @@ class Dispatcher:
             await self._write(
                 f"the outcome of command {command.id} waits", lambda: self._journal.finish(command.id, answer, messages)
             )
+            self._repeats.answered(command.id)
         for state in states:
             state.written()
         self._outbox.wake()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from streamspace_agent import protocol
 from streamspace_agent.errors import AgentError, LeaseLost
 from streamspace_agent.private import open_private, private_folder, require_private
 from streamspace_agent.rescue import finish, rescue
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 7 * 86400.0
 """How long a finished command's answer is remembered for a repeat of the command."""
+
+UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
+MAX_DEPTH = 200
+"""Levels of nesting that are read back: more than are ever taken from the control plane or a driver's result."""
 
 LEAST_ROOM = 256 * 1024
 """Bytes free below which an error of the disk's is put down to a full one: SQLite's files grow in steps."""
@@ -38,7 +43,7 @@ CREATE TABLE IF NOT EXISTS commands (
 CREATE INDEX IF NOT EXISTS open_commands ON commands (seq) WHERE answer_type IS NULL;
 CREATE TABLE IF NOT EXISTS orders (
   id TEXT PRIMARY KEY, action TEXT NOT NULL, payload TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 1);
-CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, told TEXT);
 CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, payload TEXT NOT NULL);
 """
 
@@ -106,6 +111,8 @@ class Entry:
     attempts: int
     answer: Message | None
     order: bool = False
+    readable: bool = True
+    """False where the file holds no payload that can be read: it is empty here."""
 
 
 class Journal:
@@ -115,6 +122,8 @@ class Journal:
         """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost."""
         self._epoch = epoch
         self._path = path
+        self.previous_epoch = 0
+        """The one that the file was last opened in, 0 for a new file."""
         self.on_damage: Callable[[JournalError], None] = lambda _error: None
         """Called when the file turns out to be damaged: only the next :class:`Journal` can mend it."""
         try:
@@ -143,6 +152,8 @@ class Journal:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
+            if "told" not in {row[1] for row in db.execute("PRAGMA table_info(sessions)")}:
+                db.execute("ALTER TABLE sessions ADD COLUMN told TEXT")  # a journal of an older version
             (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
@@ -152,6 +163,7 @@ class Journal:
                     f"STATE_DIR: the journal {self._path} was used in epoch {row[0]}, above this leadership's {self._epoch}: "
                     "another replica of this host leads, or its clock was ahead then"
                 )
+            self.previous_epoch = row[0] if row else 0
             db.execute(
                 "INSERT INTO tenure VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch",
                 (self._epoch,),
@@ -252,7 +264,7 @@ class Journal:
     def pending(self, after: int, limit: int = 100) -> list[tuple[int, Message]]:
         """Queued messages with a number above ``after``, in order."""
         rows = self._read("SELECT seq, type, payload FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-        return [(seq, Message(kind, json.loads(payload))) for seq, kind, payload in rows]
+        return [(seq, Message(kind, _object(payload) or {})) for seq, kind, payload in rows]
 
     def delivered(self, up_to: int) -> None:
         """Forget messages that the control plane has taken."""
@@ -268,9 +280,38 @@ class Journal:
         ((count,),) = self._read("SELECT count(*) FROM outbox WHERE seq > ?", after)
         return int(count)
 
-    def sessions(self) -> frozenset[str]:
-        """Ids of the sessions that the control plane was last told to be there, in whatever tenure."""
-        return frozenset(i for (i,) in self._read("SELECT id FROM sessions"))
+    def sessions(self) -> dict[str, str]:
+        """What the control plane was last told of each session (:func:`protocol.told`), "" where that is not known, in whatever tenure.
+
+        A session that was told ``terminated`` is not among them.
+        """
+        return {i: told or "" for i, told in self._read("SELECT id, told FROM sessions")}
+
+    def doubt(self) -> None:
+        """Another host's leader may have told the control plane something else since: what it was told is not known any more."""
+        with self._write() as db:
+            db.execute("UPDATE sessions SET told = NULL")
+
+    def forget(self, session_ids: Iterable[str]) -> None:
+        """Forget sessions of which the control plane need not be told any more."""
+        with self._write() as db:
+            db.executemany("DELETE FROM sessions WHERE id = ?", [(session_id,) for session_id in session_ids])
+
+    def received_since(self, moment: float, limit: int) -> list[str]:
+        """Ids of the last commands received after this Unix time, the oldest first."""
+        query = "SELECT id FROM commands WHERE received > ? ORDER BY seq DESC LIMIT ?"
+        return [i for (i,) in self._read(query, moment, limit)][::-1]
+
+    def answer_again(self, command_ids: Iterable[str], others: Iterable[Message] = ()) -> None:
+        """Queue the answers of these commands once more, an ``ack`` for those that are open; and ``others``."""
+        with self._write() as db:
+            for command_id in command_ids:
+                row = db.execute("SELECT answer_type, answer FROM commands WHERE id = ?", (command_id,)).fetchone()
+                if row and row[0]:
+                    db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", row)
+                elif row:
+                    _put(db, [Message("ack", {"commandId": command_id})])
+            _put(db, others)
 
     def prune(self) -> None:
         """Forget answers older than :data:`KEEP_SECONDS`."""
@@ -302,17 +343,29 @@ def sessions_with_open_commands(path: Path) -> frozenset[str]:
             rows = db.execute("SELECT payload FROM commands WHERE answer_type IS NULL").fetchall()
     except sqlite3.Error as error:
         raise _cannot("read", path, error) from error
-    return frozenset(str(json.loads(payload).get("sessionId")) for (payload,) in rows)
+    return frozenset(str((_object(payload) or {}).get("sessionId")) for (payload,) in rows)
 
 
 _ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"
 
 
 def _entry(row: tuple[str, str, str, int, str | None, str | None]) -> Entry:
-    command_id, action, payload, attempts, kind, answer = row
-    return Entry(
-        command_id, action, json.loads(payload), attempts, Message(kind, json.loads(answer or "{}")) if kind else None
-    )
+    command_id, action, text, attempts, kind, said = row
+    payload = _object(text)
+    answer = None
+    if kind is not None:
+        told = _object(said or "{}")
+        answer = Message(kind, told) if told is not None else Message("failed", protocol.failed(command_id, UNREADABLE))
+    return Entry(command_id, action, payload or {}, attempts, answer, readable=payload is not None)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """None for what is no JSON object, or nested too deep to be read."""
+    try:
+        value = protocol.parse(text, MAX_DEPTH)
+    except (ValueError, TypeError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _json(payload: Mapping[str, Any]) -> str:
@@ -324,6 +377,9 @@ def _put(db: sqlite3.Connection, messages: Iterable[Message]) -> None:
     for message in messages:
         db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", (message.type, _json(message.payload)))
         if message.type == "status":
-            over = message.payload.get("state") in {"terminated", "failed"}
-            change = "DELETE FROM sessions WHERE id = ?" if over else "INSERT OR IGNORE INTO sessions VALUES (?)"
-            db.execute(change, (str(message.payload.get("sessionId")),))
+            session_id = str(message.payload.get("sessionId"))
+            if message.payload.get("state") == "terminated":
+                db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+            else:
+                change = "INSERT INTO sessions VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET told = excluded.told"
+                db.execute(change, (session_id, protocol.told(message.payload)))

@@ -11,7 +11,7 @@ import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -26,12 +26,14 @@ from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
+from streamspace_agent.heartbeat import Heartbeats
 from streamspace_agent.idle import Idle
 from streamspace_agent.journal import Journal, JournalError, Message
-from streamspace_agent.link import Link, LinkDown
+from streamspace_agent.link import Link, LinkDown, raise_worst
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
+from streamspace_agent.repeats import Repeats
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session, SessionState
 from streamspace_agent.sessions import START, WAKE
 from streamspace_agent.timeouts import Timeouts
@@ -46,9 +48,7 @@ PRUNE_EVERY = 3600.0
 HEAD_START = 0.5
 """Seconds that the engine waits at most for the link: its SDK is loaded at the first call (a standby has no use for it), and
 that would make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
-SECOND_BEAT = 2.0
-"""Seconds from the first heartbeat of a connection to the next. The first comes before the sessions are adopted and their
-servers have greeted: a host full of them would be shown empty for a whole interval."""
+NOT_BASE64 = "?"
 FLUSH_TIMEOUT = 5.0
 """Seconds that a hand-over waits for the control plane to take the last results; the rest stays in the journal."""
 
@@ -104,9 +104,19 @@ class Leadership:
         self._counters = counters
         self._capacity = Capacity.of(settings)
         self._journal = Journal(settings.agent_dir / "journal.db", lease.epoch)
+        if settings.enable_ha and self._journal.previous_epoch != lease.follows:
+            self._journal.doubt()  # another host's replica led in between
         self.outbox = Outbox(self._journal, lease.require)
+        self._repeats = Repeats(self._journal, self.outbox)
         self.dispatcher = Dispatcher(
-            registry, self._journal, self.outbox, self._context, settings, epoch=lease.epoch, faults=faults
+            registry,
+            self._journal,
+            self.outbox,
+            self._context,
+            settings,
+            epoch=lease.epoch,
+            faults=faults,
+            repeats=self._repeats,
         )
         self._board = ProgressBoard(self._send_pending, lambda: self.dispatcher.lanes)
         self.dispatcher.outcomes = counters.commands
@@ -115,7 +125,7 @@ class Leadership:
             driver,
             self.outbox,
             lease,
-            before=self._journal.sessions,
+            journal=self._journal,
             busy=lambda: self.dispatcher.lanes,
             settled=self.dispatcher.start,
         )
@@ -140,9 +150,9 @@ class Leadership:
             clock,
         )
         self._gateway = gateway
-        self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes, send=self._send_usage)
+        self._usage = Usage(driver, self.reconciler.sessions, busy=lambda: self.dispatcher.lanes)
+        self.heartbeats = Heartbeats(self._usage, self._heartbeat, self._send)
         self.draining = False
-        self.last_heartbeat = 0.0
         self.ends_agent = False
         """The hand-over is for good: the control plane asked this agent to shut down."""
         self.gave_up = False
@@ -159,6 +169,7 @@ class Leadership:
         Raises JournalError where the journal is of no more use.
         """
         self._driver.guard = self.lease.require
+        self._repeats.recover()
         self.dispatcher.recover(self._journal.open_commands())
         tasks = [
             self._task(self._link.run(self), "link"),
@@ -170,6 +181,7 @@ class Leadership:
             self._task(self._idle.run(), "idle"),
             self._task(keep_serving(self._gateway, self._web), "gateway"),
             self._task(self._usage.run(self._settings.usage_interval), "usage"),
+            self._task(self._repeats.run(), "repeats"),
             self._task(self._give_up_without_link(), "link watch"),
         ]
         ended: asyncio.Task[str] = self._task(self.lease.ended(), "lease")
@@ -235,8 +247,10 @@ class Leadership:
         self.draining = True
         with contextlib.suppress(TimeoutError):  # a socket that takes nothing keeps nobody from handing over
             async with asyncio.timeout(FLUSH_TIMEOUT):
-                await self._heartbeat()
+                await self.heartbeats.beat()
         await self.dispatcher.drain(self._settings.drain_timeout)
+        with contextlib.suppress(JournalError):
+            self._repeats.flush()
         if self._link.status.connected:
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
@@ -271,17 +285,19 @@ class Leadership:
         }
         return self._capacity.as_payload(), metadata
 
+    async def described(self) -> None:
+        await self.reconciler.described.wait()
+
     async def connected(self, link: Link) -> None:
         """Serve one connection: heartbeats, whatever is in the outbox, and viewers."""
         tasks = [
-            self._task(self._heartbeats(), "heartbeats"),
+            self._task(self.heartbeats.run(self._settings.health_check_interval), "heartbeats"),
             self._task(self.outbox.deliver(link.send_text, link.ping), "outbox"),
             self._task(self.tunnels.serve(link), "tunnels"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            raise_worst(done)
         finally:
             for task in tasks:
                 task.cancel()
@@ -291,10 +307,10 @@ class Leadership:
         if not self.lease.valid():
             return
         if isinstance(message, protocol.Malformed):
-            log.warning(
-                "dropped a malformed message: %s: %s", message.reason, protocol.cut(logs.redact(message.text), 300)
-            )
+            log.warning("dropped a malformed message: %s: %s", message.reason, logs.redact(message.text)[:300])
             await self._refuse(message.command_id, f"malformed_message: {message.reason}")
+            if message.session_id:  # a stream with a hole in it is of no use any more
+                await self.tunnels.data({"sessionId": message.session_id, "data": NOT_BASE64})
         elif message.type == "vnc_data":
             await self.tunnels.data(message.payload)
         elif message.type == "vnc_close":
@@ -331,30 +347,19 @@ class Leadership:
         if not command_id:
             return
         answer = Message("failed", protocol.failed(command_id, problem))
+        self._repeats.arrived(command_id, answer)
         try:
             self.outbox.put(answer)
         except JournalError:
             await self._send(answer.type, answer.payload)
 
-    async def _heartbeats(self) -> None:
-        every = self._settings.health_check_interval
-        pause = min(SECOND_BEAT, every)
-        while True:
-            await self._heartbeat()
-            await asyncio.sleep(pause)
-            pause = every
-
-    async def _heartbeat(self) -> None:
-        sent = await self._send(
-            "heartbeat",
-            {
-                "status": "draining" if self.draining else "online",
-                "activeSessions": sum(map(self.tunnels.works, self.reconciler.sessions.values())),
-                "capacity": self._capacity.as_payload(),
-            },
-        )
-        if sent:
-            self.last_heartbeat = time.monotonic()
+    def _heartbeat(self) -> dict[str, Any]:
+        return {
+            "status": "draining" if self.draining else "online",
+            "activeSessions": sum(map(self.tunnels.works, self.reconciler.sessions.values())),
+            "capacity": self._capacity.as_payload(),
+            "epoch": self.lease.epoch,
+        }
 
     async def _send(self, kind: str, payload: Mapping[str, Any]) -> bool:
         """Send what is worthless later: dropped when there is no connection."""
@@ -377,10 +382,6 @@ class Leadership:
     async def _send_pending(self, session_id: str, step: Progress) -> None:
         self.reconciler.under_way.add(session_id)
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
-
-    async def _send_usage(self, session: Session, cpu: float | None, memory: int) -> None:
-        session = replace(session, epoch=self.lease.epoch)  # as in every report, the reporter's
-        await self._send("status", protocol.usage(session, cpu, memory))
 
     async def _prune_now_and_then(self) -> None:
         while True:

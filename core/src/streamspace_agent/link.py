@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import random
-import ssl
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -15,7 +14,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.config import Settings
-from streamspace_agent.registration import Keys, Registrar, proxy_for, reason, retry_after
+from streamspace_agent.frames import Decoder
+from streamspace_agent.keys import Keys
+from streamspace_agent.proxies import proxy_for
+from streamspace_agent.registration import Registrar, reason
+from streamspace_agent.replies import Reply
+from streamspace_agent.tls import Trust, certificate_hint
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -26,13 +30,15 @@ OPEN_TIMEOUT = 10.0
 PING_EVERY = 10.0
 PING_TIMEOUT = 15.0
 CLOSE_TIMEOUT = 1.0
-# The control plane packs all that waits into one frame: up to 256 messages of viewers' bytes.
-MAX_INCOMING = 256 * 1024**2
-LONG_FRAME = 64 * 1024
+# The control plane packs all that waits into one message, up to 256 of them: as many as it likes, but in parts of this size.
+MAX_PART = 64 * 1024**2
 
 RENEWED = "renewed by this agent"
 RENEW_AFTER = 2.0
 """Seconds that a connection must have lasted to be renewed without the back-off."""
+# Seconds from connecting until changed facts are registered: a link that is closed again soon shall not show as online.
+FACTS_AFTER = 5.0
+
 CLOSED = "closed by the control plane"
 # It closes a connection when the same agent id connects again: so often in a row, that is the likeliest reason.
 RIVAL_AFTER = 4
@@ -57,6 +63,9 @@ class Peer(Protocol):
     def registration(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Capacity and metadata."""
 
+    async def described(self) -> None:
+        """Return once :meth:`registration` has all that can be known."""
+
 
 @dataclass(slots=True)
 class LinkStatus:
@@ -71,12 +80,10 @@ class LinkStatus:
 class Link:
     """One a process; :meth:`run` once a leadership."""
 
-    def __init__(
-        self, settings: Settings, keys: Keys, context: ssl.SSLContext | None, rng: random.Random, registrar: Registrar
-    ) -> None:
+    def __init__(self, settings: Settings, keys: Keys, trust: Trust, rng: random.Random, registrar: Registrar) -> None:
         self._settings = settings
         self._keys = keys
-        self._context = context
+        self._trust = trust
         self._rng = rng
         self._registrar = registrar
         self._socket: ClientConnection | None = None
@@ -84,12 +91,13 @@ class Link:
         registrar.on_problem = self._not_registered
 
     def _not_registered(self, problem: str) -> None:
-        self.status.last_error = problem
+        if not self.status.connected:
+            self.status.last_error = problem
 
     async def run(self, peer: Peer) -> None:
         """Keep connected until cancelled. Raises Refused when the control plane says no for good."""
         backoff = Backoff(rng=self._rng)
-        registered = False
+        registered = self._registrar.known
         complaint = ""
         try:
             while True:
@@ -98,25 +106,26 @@ class Link:
                     if not registered:
                         await self._registrar.register(*peer.registration())
                         registered = True
+                    self._keys.look()
                     peer.require_lease()
                     began = time.monotonic()
-                    ended = await self._connection(peer)
-                    lasted = time.monotonic() - began
-                    if ended == RENEWED and lasted >= RENEW_AFTER:
+                    ended = await self._connection(peer, backoff)
+                    if ended == RENEWED and time.monotonic() - began >= RENEW_AFTER:
                         continue
-                    backoff.worked_for(lasted)
                     if backoff.failures >= RIVAL_AFTER and ended.startswith(CLOSED):
                         ended += RIVAL.format(self._settings.agent_id)
                 except InvalidStatus as error:
-                    code = error.response.status_code
+                    response = error.response
+                    reply = Reply.of(response.status_code, response.headers, response.body)
                     # Registering again tells why, and whether that is final.
-                    registered = code not in {401, 403, 404}
-                    wait = retry_after(error.response.headers) or 0.0
-                    ended = f"the control plane answered HTTP {code}"
+                    registered = not (reply.by_control_plane and reply.status in {401, 403, 404})
+                    wait = reply.wait
+                    ended = f"the answer is {reply.refusal(self._settings.http_url + PATH, PATH)}"
                 except InvalidURI as error:
                     ended = f"CONTROL_PLANE_URL: {error}"
                 except (OSError, InvalidHandshake, ConnectionClosed, EOFError, LinkDown) as error:
                     ended = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
+                    ended += certificate_hint(self._settings, error)
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
                 if ended != complaint or backoff.failures <= 1:
@@ -131,40 +140,51 @@ class Link:
         finally:
             await self.close()
 
-    async def _connection(self, peer: Peer) -> str:
+    async def _connection(self, peer: Peer, backoff: Backoff) -> str:
         """One connection from handshake to end; returns why it ended."""
         uri = f"{self._settings.ws_url}{PATH}?agent_id={self._settings.agent_id}"
-        async with connect(
+        async with _Connect(
             uri,
-            ssl=self._context,
+            ssl=self._trust.context(),
             additional_headers=self._keys.headers(),
             compression=None,
             open_timeout=OPEN_TIMEOUT,
             ping_interval=None,  # see _watch
             close_timeout=CLOSE_TIMEOUT,
-            max_size=MAX_INCOMING,
+            max_size=(None, MAX_PART),
             proxy=proxy_for(self._settings) or None,
         ) as socket:
             peer.require_lease()
             self._up(socket)
+            began = time.monotonic()
             reader = asyncio.create_task(self._read(socket, peer), name="link reader")
             worker = asyncio.create_task(peer.connected(self), name="link worker")
             watch = asyncio.create_task(self._watch(socket), name="link watch")
+            facts = asyncio.create_task(self._tell_facts(peer), name="link facts")
+            tasks = (reader, worker, watch, facts)
             try:
-                done, _ = await asyncio.wait({reader, worker, watch}, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                raise_worst(done)
             except ConnectionClosed as closed:
                 return _why(closed)
             finally:
                 self._down()
+                backoff.worked_for(time.monotonic() - began)
                 if watch.done():
                     socket.transport.abort()
-                for task in (reader, worker, watch):
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(reader, worker, watch, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 _cut_off_soon(socket)
         return RENEWED
+
+    async def _tell_facts(self, peer: Peer) -> NoReturn:
+        """Register again beside the connection if the facts have changed: nothing that is sent meanwhile is lost for it."""
+        await asyncio.sleep(FACTS_AFTER)
+        await peer.described()
+        await self._registrar.refresh(*peer.registration())
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def _watch(self, socket: ClientConnection) -> NoReturn:
         """End a connection whose peer is silent. The library's own watch waits without limit for room in a full socket before it counts."""
@@ -178,11 +198,12 @@ class Link:
 
     async def _read(self, socket: ClientConnection, peer: Peer) -> None:
         while True:
-            frame = await socket.recv(decode=False)  # as bytes: a long one shall not be there twice
-            for message in protocol.decode(frame):
-                await peer.received(message)
-                if len(frame) > LONG_FRAME:
-                    await asyncio.sleep(0)  # others have their turn between the messages of a packed frame
+            decoder = Decoder()
+            async for part in socket.recv_streaming(decode=False):
+                for message in decoder.feed(part):
+                    await _deliver(message, peer)
+            for message in decoder.close():
+                await _deliver(message, peer)
 
     def _up(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -223,6 +244,31 @@ class Link:
         """Cut the connection at once, without a word: another may lead already."""
         if self._socket is not None:
             self._socket.transport.abort()
+
+
+def raise_worst(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Raise what ended these tasks, if anything did. Of several errors the one that is no lost connection; others are logged."""
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+    errors.sort(key=lambda error: isinstance(error, (ConnectionClosed, LinkDown, OSError)))
+    for error in errors[1:]:
+        if not isinstance(error, (ConnectionClosed, LinkDown, OSError)):
+            log.error("the link ended for another reason as well: %s", reason(error), exc_info=error)
+    if errors:
+        raise errors[0]
+
+
+class _Connect(connect):
+    """Follows no redirect: the key would go to another host, which would then be the control plane."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def _deliver(message: protocol.Envelope | protocol.Malformed | None, peer: Peer) -> None:
+    if message is None:
+        await asyncio.sleep(0)  # others have their turn between the messages of a packed frame
+    else:
+        await peer.received(message)
 
 
 def _cut_off_soon(socket: ClientConnection) -> None:

@@ -78,6 +78,8 @@ class Outbox:
 def encode(message: Message) -> str:
     """The frame for a message; what is too large goes out without what made it so, "" where nothing is left to send."""
     payload = message.payload
+    if not payload:  # a row that could not be read
+        return ""
     try:
         return protocol.encode(message.type, payload)
     except ValueError as error:

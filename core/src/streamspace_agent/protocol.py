@@ -5,7 +5,7 @@ Several envelopes may share a frame, separated by newlines. Every envelope is
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,10 @@ MAX_TEXT = 4_000
 """Characters of an error or reason that goes to the control plane."""
 MAX_ID = 256
 """Characters of a command id; a longer one cannot be a real one, and could not be answered inside a frame."""
+MAX_SHOWN = 1_000
+"""Characters that are kept of what is no envelope."""
+MAX_DEPTH = 64
+"""Objects and arrays inside one another; what is deeper could not be read back from the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,48 +34,56 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A piece of a frame that is no envelope. ``command_id`` is set where one could still be read."""
+    """A piece of a frame that is no envelope; ``text`` is its beginning, at most :data:`MAX_SHOWN` characters.
+
+    ``command_id`` is set where one could still be read, ``session_id`` where it was a viewer's data for that session.
+    """
 
     reason: str
     text: str
     command_id: str = ""
+    session_id: str = ""
 
 
 class TooLarge(ValueError):
     """An envelope would exceed :data:`MAX_FRAME`."""
 
 
-def decode(frame: str | bytes) -> Iterator[Envelope | Malformed]:
-    """The envelopes of one frame, in order; bad pieces come out as :class:`Malformed`, never as an exception.
-
-    A frame may hold tens of megabytes of viewers' bytes: never more than one envelope of it is held a second time.
-    """
-    whole = frame.encode("utf-8", "replace") if isinstance(frame, str) else frame
-    start = 0
-    while start < len(whole):
-        found = whole.find(b"\n", start)
-        end = found if found >= 0 else len(whole)
-        piece = whole[start:end].decode("utf-8", "replace")
-        start = end + 1
-        if piece and not piece.isspace():
-            yield _decode_one(piece)
-
-
-def _decode_one(piece: str) -> Envelope | Malformed:
+def parse(text: str, max_depth: int = MAX_DEPTH) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, or nested deeper than that many objects and arrays."""
     try:
-        value = json.loads(piece)
-    except (ValueError, RecursionError) as error:
-        return Malformed(f"not JSON: {error}", piece)
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {max_depth} levels") from None
+    level: list[Any] = [value]
+    for _ in range(max_depth + 1):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _members(outer)]
+        if not level:
+            return value
+    raise ValueError(f"nested deeper than {max_depth} levels")
+
+
+def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def envelope(piece: str) -> Envelope | Malformed:
+    """One envelope; what is none comes out as :class:`Malformed`, never as an exception."""
+    shown = piece[:MAX_SHOWN]
+    try:
+        value = parse(piece)
+    except ValueError as error:
+        return Malformed(f"not JSON: {error}", shown)
     if not isinstance(value, dict):
-        return Malformed("not a JSON object", piece)
+        return Malformed("not a JSON object", shown)
     payload = value.get("payload")
     command_id = _command_id(payload) or _command_id(value)
     if not isinstance(value.get("type"), str):
-        return Malformed("no message type", piece, command_id)
+        return Malformed("no message type", shown, command_id)
     if payload is None:
         payload = {}
     if not isinstance(payload, dict):
-        return Malformed("its payload is not an object", piece, command_id)
+        return Malformed("its payload is not an object", shown, command_id)
     return Envelope(value["type"], payload)
 
 
@@ -124,6 +136,8 @@ def status(session: Session) -> dict[str, Any]:
         **_spoken(session),
         **session.details,
     }
+    limits = {"cpuLimitCores": session.cpu, "memoryLimitBytes": session.memory}
+    metadata |= {name: limit for name, limit in limits.items() if limit}
     if session.reason:
         metadata["reason"] = cut(session.reason)
     return {
@@ -135,20 +149,11 @@ def status(session: Session) -> dict[str, Any]:
     }
 
 
-def usage(session: Session, cpu: float | None, memory: int) -> dict[str, Any]:
-    """The ``status`` payload of a running session with what it uses now, for people; it changes no state.
-
-    ``cpu`` in cores (None: not measured yet), ``memory`` in bytes; the limits are the session's own, absent for none.
-    """
-    figures = {
-        "cpuCores": None if cpu is None else round(cpu, 4),
-        "cpuLimitCores": session.cpu,
-        "memoryBytes": memory,
-        "memoryLimitBytes": session.memory,
-    }
-    payload = status(session)
-    payload["platformMetadata"]["usage"] = {name: value for name, value in figures.items() if value is not None}
-    return payload
+def told(payload: Mapping[str, Any]) -> str:
+    """What a ``status`` payload writes at the control plane, to be compared with a later one's: first what changes, then where it is."""
+    place = payload.get("platformMetadata", {}).get("podName") or ""
+    state = f"{payload.get('state')} {'ready' if payload.get('vncReady') else 'unready'}"
+    return f"{state} {payload.get('vncPort') or 0} {place}"
 
 
 def pending(session_id: str, step: Progress, epoch: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
-from streamspace_agent.journal import JournalError, Message
+from streamspace_agent.journal import Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
 from streamspace_agent.units import counted
@@ -37,7 +37,7 @@ class EngineStatus:
 class Reconciler:
     """The sessions of one tenure, as last reported and as the engine shows them.
 
-    ``before`` tells the sessions that the control plane was told to be there, by whichever tenure; ``busy`` those
+    ``journal`` knows what the control plane was told, by whichever tenure; ``busy`` are the sessions
     that have a command under way: they are left to it. ``settled`` is called each time
     the engine has been asked for the first time or has failed to answer: from then on commands need not wait for it.
     """
@@ -48,18 +48,18 @@ class Reconciler:
         outbox: Outbox,
         lease: Lease,
         *,
-        before: Callable[[], Collection[str]],
+        journal: Journal,
         busy: Callable[[], Collection[str]],
         settled: Callable[[], None],
     ) -> None:
         self._driver = driver
         self._outbox = outbox
         self._lease = lease
-        self._before = before
+        self._journal = journal
         self._busy = busy
         self._settled = settled
         self.sessions: dict[str, Session] = {}
-        """Sessions as last reported to the control plane."""
+        """Sessions as the control plane last heard of them."""
         self.on_state: Callable[[Session], None] = lambda _session: None
         """Called with each state before it is reported."""
         self.under_way: set[str] = set()
@@ -72,6 +72,8 @@ class Reconciler:
         self.engine = EngineStatus()
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
+        self.described = asyncio.Event()
+        """Set once it has."""
 
     def count_by_state(self) -> dict[str, int]:
         """May be called from any thread."""
@@ -88,10 +90,18 @@ class Reconciler:
         """Remember what the control plane is told of a session. Never before that is written: it would not be told again."""
         self._told.add(session.session_id)
         self.under_way.discard(session.session_id)
+        self._take(session)
+
+    def _take(self, session: Session) -> None:
         if session.state is SessionState.TERMINATED:
             self.sessions.pop(session.session_id, None)
         else:
             self.sessions[session.session_id] = session
+
+    def _adopt(self, session: Session) -> None:
+        """Know a session of which the control plane need not be told."""
+        self.on_state(session)
+        self._take(session)
 
     def _report(self, session: Session) -> None:
         self._outbox.put(self.message(session))
@@ -142,6 +152,7 @@ class Reconciler:
         """Raises what the engine says instead of an answer: :meth:`follow` then tries again."""
         if not self.facts:
             self.facts = await self._driver.describe()
+            self.described.set()
         changed = await self.reconcile(adopting=not self.adopted)
         self.adopted = True
         self.engine.up, self.engine.last_error = True, ""
@@ -176,32 +187,57 @@ class Reconciler:
     async def _compare(self, *, adopting: bool) -> int:
         self._told, before = set(), set(self._busy())
         shown = {s.session_id: s for s in await self._driver.sessions()}
+        told = self._journal.sessions()
         busy = before.union(self._busy(), self._told)
         reports: list[Session] = []
         for session_id, session in shown.items():
             unborn = session.state is SessionState.PENDING and not adopting
-            if session_id not in busy and not unborn and (_unproved(session) or not self._heard(session)):
+            if session_id in busy or unborn:
+                continue
+            if _unproved(session) or not self._heard(session, told, adopting=adopting):
                 reports.append(session)
-        expected = self.sessions.keys() | self.under_way | (set(self._before()) if adopting else set())
+            elif not _same(self.sessions.get(session_id), session):
+                self._adopt(session)
+        over = {i for i, said in told.items() if said.startswith(f"{SessionState.FAILED} ")}
+        expected = self.sessions.keys() | self.under_way | (told.keys() if adopting else set())
+        ended: list[str] = []
         for session_id in expected - shown.keys() - busy:
             last = self.sessions.get(session_id)
-            if last is not None and last.state is SessionState.FAILED:
-                del self.sessions[session_id]  # its end was reported
+            if session_id in over and session_id not in self.under_way:  # its end was reported
+                self.sessions.pop(session_id, None)
+                ended.append(session_id)
             elif last is None and session_id in self.under_way:
                 reports.append(Session(session_id, SessionState.FAILED, "", reason=NOTHING_CAME))
             else:
                 reports.append(Session(session_id, SessionState.TERMINATED, "", reason=GONE))
+        if ended:
+            self._journal.forget(ended)
         reports = await asyncio.gather(*(self._proved(session) for session in reports))
-        newer = self._told.union(self._busy())
-        reports = [s for s in reports if s.session_id not in newer and not self._heard(s)]
+        told, newer = self._journal.sessions(), self._told.union(self._busy())
+        changed = 0
         for session in reports:
-            self._tell_change(session)
-            self._report(session)
-        return len(reports)
+            if session.session_id in newer:
+                continue
+            if self._heard(session, told, adopting=adopting):
+                self._adopt(session)
+            else:
+                self._tell_change(session)
+                self._report(session)
+                changed += 1
+        return changed
 
-    def _heard(self, session: Session) -> bool:
-        """The control plane has been told this, and nothing since."""
-        return session.session_id not in self.under_way and _same(self.sessions.get(session.session_id), session)
+    def _heard(self, session: Session, told: Mapping[str, str], *, adopting: bool) -> bool:
+        """The control plane has been told this, and nothing since: to tell it again would write over what a person asked for meanwhile.
+
+        A session that another process saw ready has a little longer to prove it to this one.
+        """
+        if session.session_id in self.under_way:
+            return False
+        now, before = _told(session), told.get(session.session_id, "")
+        if not adopting:
+            # Where a session is matters between processes; one and the same may learn more of it as it goes.
+            return now.split()[:2] == before.split()[:2]
+        return now == before or (_unproved(session) and _told(replace(session, ready=True)) == before)
 
     def _tell_change(self, session: Session) -> None:
         """Log a state that came about while nobody looked; at the adoption those that run or sleep are only counted."""
@@ -240,6 +276,10 @@ class Reconciler:
             self._lease.require()
             log.info("removing a left-over %s %s: %s", leftover.kind, leftover.name, leftover.reason)
             await self._driver.remove(leftover)
+
+
+def _told(session: Session) -> str:
+    return protocol.told(protocol.status(session))
 
 
 def _unproved(session: Session) -> bool:

@@ -1,143 +1,43 @@
-"""Registering with the control plane over HTTP, and the agent's own API key.
+"""Registering with the control plane over HTTP.
 
 First contact may be made with a shared bootstrap key; an administrator may have to approve; the control plane may then hand out
-a key of the agent's own, which is kept in ``STATE_DIR`` (mode 0600) and used from then on.
+a key of the agent's own. Final is only what the control plane itself says, and only to an agent that it has never accepted.
 """
 
 import asyncio
 import json
 import logging
-import os
 import random
 import ssl
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import unquote
 
 import urllib3
 
 from streamspace_agent import protocol
+from streamspace_agent.acceptance import Acceptance
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.config import Settings
-from streamspace_agent.errors import ConfigError, Refused
+from streamspace_agent.errors import Refused
+from streamspace_agent.keys import Keys
+from streamspace_agent.proxies import proxy_for
+from streamspace_agent.replies import Reply, read
+from streamspace_agent.tls import Trust, causes, certificate_hint
 
 log = logging.getLogger(__name__)
 
 PATH = "/api/v1/agents/register"
-KEY_HEADER = "X-Agent-API-Key"
-APPROVAL_POLL = 30.0  # protocol, section 1: ask again every 30 s
+APPROVAL_POLL = 30.0
+"""Seconds until an agent that waits for approval asks again; doubled each time. Each asking makes it look online."""
+MAX_APPROVAL_POLL = 300.0
+SLOWLY = 60.0
+"""Seconds between two tries of an agent that was accepted before and is refused now."""
+LOUD_EVERY = 300.0
+"""Seconds after which a refusal that lasts is told again."""
 CALL_TIMEOUT = 10.0
 AGAIN = "trying again until it works"
-
-
-class Keys:
-    """Which API key to use: the agent's own once it has one, else the configured one.
-
-    The agent's own is kept in a file that replicas on one host share: any of them may be the one to be given it.
-    """
-
-    def __init__(self, settings: Settings, hide: Callable[[str], None]) -> None:
-        self._path = settings.agent_dir / "api-key"
-        self._configured = settings.agent_api_key.get_secret_value() if settings.agent_api_key else ""
-        self._hide = hide
-        self._refused = ""
-        self._own = self._read()
-        for key in (self._configured, self._own):
-            if key:
-                hide(key)
-
-    @property
-    def current(self) -> str:
-        return self._own or self._configured
-
-    def headers(self) -> dict[str, str]:
-        return {KEY_HEADER: self.current} if self.current else {}
-
-    def keep(self, key: str) -> None:
-        """Use this key from now on, and after a restart."""
-        self._hide(key)
-        if key == self.current:
-            return
-        self._own, self._refused = key, self._read()  # what lies there may stay, where nothing can be written
-        try:
-            write_private(self._path, key)
-            log.info("the control plane gave this agent a key of its own: kept in %s", self._path)
-        except OSError as error:
-            log.warning(
-                "STATE_DIR: cannot keep the agent's own key in %s (%s): it is used until the process ends",
-                self._path,
-                error,
-            )
-
-    def look(self) -> bool:
-        """Take a key that another replica was given meanwhile. True when there is one."""
-        kept = self._read()
-        if kept in {"", self._own, self._refused}:
-            return False
-        self._hide(kept)
-        self._own = kept
-        return True
-
-    def fall_back(self) -> bool:
-        """Give up a kept key that was refused. True when another one is left to try."""
-        if self.look():
-            return True
-        if not self._own or not self._configured or self._own == self._configured:
-            return False
-        log.warning("the key kept in %s was refused: trying the configured key", self._path)
-        self._own, self._refused = "", self._own
-        return True
-
-    def _read(self) -> str:
-        try:
-            return self._path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            return ""
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context for the control plane, or None for a plain connection. Raises ConfigError."""
-    if not settings.http_url.startswith("https"):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca_file)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError([f"TLS_CA_FILE: {settings.tls_ca_file} cannot be used: {error}"]) from None
-    if settings.tls_cert_file and settings.tls_key_file:
-        try:
-            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigError([f"TLS_CERT_FILE, TLS_KEY_FILE: cannot be used together: {error}"]) from None
-    return context
-
-
-def proxy_for(settings: Settings) -> str:
-    """The environment's proxy on the way to the control plane, "" for none; only TLS goes through one. Raises ConfigError."""
-    parts = urlsplit(settings.http_url)
-    proxy = getproxies().get("https", "") if parts.scheme == "https" else ""
-    if not proxy or proxy_bypass(parts.netloc):
-        return ""
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if not proxy.lower().startswith(("http://", "https://")) or not urlsplit(proxy).hostname:
-        kind = proxy.partition("://")[0]
-        raise ConfigError(
-            [f"HTTPS_PROXY: a proxy of the kind {kind}:// cannot be used; write http://[USER:PASSWORD@]HOST:PORT"]
-        )
-    return proxy
 
 
 def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.PoolManager:
@@ -157,82 +57,117 @@ def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.P
 class Registrar:
     """Registers this agent until it is accepted. One object a process."""
 
-    def __init__(self, settings: Settings, keys: Keys, context: ssl.SSLContext | None, rng: random.Random) -> None:
+    def __init__(self, settings: Settings, keys: Keys, trust: Trust, rng: random.Random) -> None:
         self._settings = settings
+        self._trust = trust
         self._keys = keys
         self._rng = rng
+        self._acceptance = Acceptance(settings)
+        self._asked = 0
+        """Answers in a row that an administrator has to approve this agent first."""
         self.on_problem: Callable[[str], None] = lambda _problem: None
         """Called with what keeps this agent from being accepted, at each try."""
-        self._http = http_client(settings, context)
+        self._context = trust.context()
+        self._http = http_client(settings, self._context)
+
+    @property
+    def known(self) -> bool:
+        """Has the control plane accepted this agent before?"""
+        return self._acceptance.known
+
+    async def refresh(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Register again if these are not the facts that were registered last. As :meth:`register` otherwise."""
+        if not self._acceptance.holds(self._body(capacity, metadata)):
+            await self.register(capacity, metadata)
 
     async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Return once the control plane has accepted this agent. Retries without end what may heal.
 
-        Raises :exc:`Refused` for what does not: rejected, or a key that is bad or unknown.
+        Raises :exc:`Refused` for what does not: rejected, or a key that is bad or unknown of an agent that was never accepted.
         """
-        body = json.dumps(
-            {
-                "agentId": self._settings.agent_id,
-                "platform": self._settings.platform,
-                "region": self._settings.region,
-                "capacity": dict(capacity),
-                "metadata": dict(metadata),
-            }
-        ).encode()
+        body = self._body(capacity, metadata)
         self._keys.look()
         backoff = Backoff(rng=self._rng)
-        complaint = ""
+        complaint, told = "", 0.0
         while True:
             try:
-                response = await asyncio.to_thread(self._post, body)
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                delay, problem = backoff.delay(), f"{reason(error)}; {AGAIN}"
+                reply = await asyncio.to_thread(self._post, json.dumps(body).encode())
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                hint = certificate_hint(self._settings, error)
+                delay, problem = backoff.delay(), f"{reason(error)}{hint}; {AGAIN}"
+                level = logging.WARNING
             else:
-                answer = _object(response.data)
-                if response.status in {200, 201}:
-                    self._accepted(answer)
+                if reply.status in {200, 201} and reply.body.keys() & {"agentId", "agent"}:
+                    self._accepted(body, reply.body)
                     return
-                delay, problem = self._next_try(response, answer, backoff)
+                delay, problem, level = self._next_try(reply, backoff)
             self.on_problem(problem)
-            if problem != complaint:  # once, not at every try
-                log.warning("cannot register at CONTROL_PLANE_URL=%s: %s", self._settings.control_plane_url, problem)
-                complaint = problem
+            now = time.monotonic()
+            if problem != complaint or (level >= logging.ERROR and now - told >= LOUD_EVERY):  # not at every try
+                log.log(level, "cannot register at CONTROL_PLANE_URL=%s: %s", self._settings.control_plane_url, problem)
+                complaint, told = problem, now
             await asyncio.sleep(delay)
 
-    def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
-        headers = {"Content-Type": "application/json", **self._keys.headers()}
-        return self._http.request("POST", self._settings.http_url + PATH, body=body, headers=headers)
+    def _body(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "agentId": self._settings.agent_id,
+            "platform": self._settings.platform,
+            "region": self._settings.region,
+            "capacity": dict(capacity),
+            "metadata": dict(metadata),
+        }
 
-    def _accepted(self, answer: Mapping[str, Any]) -> None:
+    def _post(self, body: bytes) -> Reply:
+        if (context := self._trust.context()) is not self._context:
+            self._context, self._http = context, http_client(self._settings, context)
+        headers = {"Content-Type": "application/json", **self._keys.headers()}
+        url = self._settings.http_url + PATH
+        return read(self._http.request("POST", url, body=body, headers=headers, preload_content=False), CALL_TIMEOUT)
+
+    def _accepted(self, body: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        self._asked = 0
         nested = answer.get("agent")
         for part in (nested if isinstance(nested, dict) else {}, answer):
             key = part.get("apiKey")
             if isinstance(key, str) and key:
                 self._keys.keep(key)
-                return
+                break
+        self._acceptance.keep(body)
 
-    def _next_try(
-        self, response: urllib3.BaseHTTPResponse, answer: Mapping[str, Any], backoff: Backoff
-    ) -> tuple[float, str]:
-        """Seconds until the next try and the reason for it, or Refused."""
-        said = str(answer.get("error") or answer.get("message") or "").strip()[:300]
-        approval = answer.get("approvalStatus")
-        if response.status == 202:
-            waits = f"waits for an administrator's approval of {self._settings.agent_id}"
-            return APPROVAL_POLL * self._rng.uniform(0.8, 1.2), f"{waits}; asks again every {APPROVAL_POLL:.0f} s"
-        if response.status == 429 or response.status >= 500:
-            wait = max(backoff.delay(), retry_after(response.headers) or 0.0)
-            return wait, f"HTTP {response.status}{said and ': ' + said}; {AGAIN}"
-        if response.status in {401, 403, 404}:
-            if approval == "rejected":
-                raise Refused(
-                    f"an administrator rejected agent {self._settings.agent_id}: ask them to approve it, or use another AGENT_ID"
-                )
+    def _next_try(self, reply: Reply, backoff: Backoff) -> tuple[float, str, int]:
+        """Seconds until the next try, the reason for it and how loud to say it, or Refused."""
+        agent_id, answer = self._settings.agent_id, reply.refusal(self._settings.http_url + PATH, PATH)
+        if reply.status == 202 and reply.body.get("approvalStatus") == "pending":
+            pause = min(APPROVAL_POLL * 2.0 ** min(self._asked, 16), MAX_APPROVAL_POLL)
+            self._asked += 1
+            waits = f"waits for an administrator's approval of {agent_id}"
+            every = f"asks again every {APPROVAL_POLL:.0f} s, later every {MAX_APPROVAL_POLL / 60:.0f} min"
+            return pause * self._rng.uniform(0.8, 1.2), f"{waits}; {every}", logging.WARNING
+        if reply.status == 429 or reply.status >= 500:
+            return max(backoff.delay(), reply.wait), f"{answer}; {AGAIN}", logging.WARNING
+        if not reply.by_control_plane:  # what stands in between says nothing about this agent
+            address = f"POST {self._settings.http_url}{PATH}"
+            return (
+                backoff.delay(),
+                f"{address} is not answered by the control plane: {answer}; check CONTROL_PLANE_URL and the proxy in front of it; {AGAIN}",
+                logging.ERROR,
+            )
+        if reply.body.get("approvalStatus") == "rejected":
+            raise Refused(
+                f"an administrator rejected agent {agent_id}: ask them to approve it, or use another AGENT_ID"
+            )
+        problem = f"the control plane refused the registration of {agent_id}: {answer}"
+        if reply.status in {401, 403, 404}:
             if self._keys.fall_back():
-                return 0.0, f"the kept key was refused; {AGAIN}"
-            raise Refused(key_refused(self._settings, response.status, said, has_key=bool(self._keys.current)))
-        raise Refused(
-            f"the control plane refused the registration of {self._settings.agent_id}: HTTP {response.status}{said and ': ' + said}"
+                return 0.0, f"the kept key was refused; {AGAIN}", logging.WARNING
+            problem = key_refused(self._settings, reply.status, reply.said, has_key=bool(self._keys.current))
+        if not self.known:
+            raise Refused(problem)
+        # It was accepted before: an outage or a database put back is likelier than an end that is meant.
+        return (
+            SLOWLY * self._rng.uniform(0.8, 1.2),
+            f"{problem}; it was accepted before, so it goes on asking",
+            logging.ERROR,
         )
 
 
@@ -253,29 +188,14 @@ def key_refused(settings: Settings, status: int, said: str, *, has_key: bool) ->
     return f"{cause} for agent {settings.agent_id}: {answer}{said and ': ' + said}; {check}"
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After header in its numeric form, at most an hour."""
-    value = headers.get("Retry-After", "")
-    return min(3600.0, float(value)) if value.isdigit() else None
-
-
 def reason(error: BaseException) -> str:
     """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
     proxy = ""
-    for _ in range(10):
-        if type(error).__name__ == "ProxyError":  # urllib3's or websockets'
+    for cause in causes(error):
+        if type(cause).__name__ == "ProxyError":  # urllib3's or websockets'
             proxy = "HTTPS_PROXY: "
-        inner = [error.__cause__, getattr(error, "reason", None), *error.args]
-        error = next((cause for cause in inner if isinstance(cause, BaseException)), error)
+        error = cause
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
     text = " ".join(str(error).split()) or type(error).__name__
     return protocol.cut(proxy + text, 300)
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

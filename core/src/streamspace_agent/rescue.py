@@ -15,7 +15,7 @@ from pathlib import Path
 
 _TABLES = {
     "tenure": ("one", "epoch"),
-    "sessions": ("id",),
+    "sessions": ("id", "told"),
     "orders": ("id", "action", "payload", "attempts"),
     "commands": ("seq", "id", "action", "payload", "received", "attempts", "answer_type", "answer"),
     "outbox": ("seq", "type", "payload"),
@@ -96,7 +96,9 @@ def _copy(path: Path, new: sqlite3.Connection, table: str) -> bool:
 def _rows(path: Path, table: str, order: str) -> Iterator[tuple[object, ...]]:
     # Read only: nothing is moved from the log into the damaged file.
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as old:
-        yield from old.execute(f"SELECT {', '.join(_TABLES[table])} FROM {table} ORDER BY rowid {order}")  # noqa: S608 - as above
+        there = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}  # an older version's has fewer
+        columns = ", ".join(name if name in there else f"NULL AS {name}" for name in _TABLES[table])
+        yield from old.execute(f"SELECT {columns} FROM {table} ORDER BY rowid {order}")  # noqa: S608 - as above
 
 
 def _sound(row: dict[str, object]) -> bool:
@@ -107,6 +109,6 @@ def _sound(row: dict[str, object]) -> bool:
         try:
             if not isinstance(text, str) or not isinstance(json.loads(text), dict):
                 return False
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return True

@@ -97,13 +97,13 @@ def late_work(all_tenures, work):
 
 
 def older_accepted(events):
-    """The control plane let an older epoch register after a newer one."""
+    """The control plane heard an older epoch after a newer one."""
     found, highest = [], 0
     for event in events:
-        if event["type"] == "register":
-            epoch = event["payload"]["body"]["metadata"]["epoch"]
+        if event["type"] == "heartbeat":
+            epoch = event["payload"]["epoch"]
             if epoch < highest:
-                found.append(f"epoch {epoch} registered after epoch {highest}")
+                found.append(f"epoch {epoch} was heard after epoch {highest}")
             highest = max(highest, epoch)
     return found
 

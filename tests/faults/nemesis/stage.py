@@ -288,12 +288,12 @@ class Stage:
         """Wall-clock time at which the control plane accepted a leader whose epoch is `above` that one."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            newer = False
-            for event in self.plane.hub.store.events(after, limit=100_000, direction="plane"):
-                if event["type"] == "register":
-                    newer = event["payload"]["body"]["metadata"]["epoch"] > above
-                elif event["type"] == "connected" and newer:
-                    return event["time"]
+            connected = None
+            for event in self.plane.hub.store.events(after, limit=100_000):
+                if event["type"] == "connected":
+                    connected = event["time"]
+                elif event["type"] == "heartbeat" and connected and event["payload"]["epoch"] > above:
+                    return connected
             await asyncio.sleep(0.02)
         raise AssertionError(f"no leader after epoch {above} within {timeout:g} s: {self.state()}")
 
@@ -307,7 +307,7 @@ class Stage:
 
     def violations(self):
         all_tenures, work = self.tenures(), checker.read(self.work)
-        events = self.plane.hub.store.events(limit=1_000_000, type="register")
+        events = self.plane.hub.store.events(limit=1_000_000, type="heartbeat")
         return {
             "overlaps": checker.overlaps(all_tenures) + checker.late_work(all_tenures, work),
             "epochs_out_of_order": checker.epochs_out_of_order(all_tenures) + checker.older_accepted(events),

@@ -92,7 +92,9 @@ class Campaign:
         if self._unconfirmed:
             # It may be the echo of an earlier attempt, and the others' watch runs from that one.
             asked_at, grant = await self._confirm(grant)
-        lease = Lease(grant, self._store.timing, asked_at, self._clock)
+        lease = Lease(
+            grant, self._store.timing, asked_at, self._clock, follows=record.epoch if record is not None else 0
+        )
         if not lease.valid():
             raise BackendUnavailable("the lease was granted too late to be used")
         return Won(lease, opening, record)

@@ -38,8 +38,10 @@ class Lease:
     confirmed. Once over it never comes back.
     """
 
-    def __init__(self, grant: Grant, timing: Timing, asked_at: float, clock: Clock) -> None:
+    def __init__(self, grant: Grant, timing: Timing, asked_at: float, clock: Clock, *, follows: int = 0) -> None:
+        """``follows`` is the epoch of the leadership before, 0 where the store holds none."""
         self.epoch = grant.record.epoch
+        self.follows = follows
         self.began = clock.now()
         self.ending: Ending | None = None
         self.ended_at = math.inf

@@ -1,0 +1,109 @@
+"""HTTP replies to the agent's requests: who speaks, what it says, how long to wait before the next try.
+
+Everything here is input: bounded in size and depth, and cleaned before it stands in a message.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urljoin
+
+import urllib3
+
+from streamspace_agent import protocol
+from streamspace_agent.logs import redact
+
+MAX_REPLY = 256 * 1024
+"""Bytes of a reply's body that are read; an agent object takes about one thousand."""
+MAX_WAIT = 300.0
+"""Seconds that a server may ask this agent to wait, whatever number it names."""
+MAX_SAID = 300
+REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """``body`` is the JSON object of the reply, empty for anything else."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+    text: str
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], data: bytes | bytearray) -> Self:
+        text = data[:MAX_REPLY].decode("utf-8", "replace")
+        try:
+            value = protocol.parse(text)
+        except ValueError:
+            value = None
+        return cls(status, headers, value if isinstance(value, dict) else {}, text)
+
+    @property
+    def by_control_plane(self) -> bool:
+        """Is it the control plane's own? A proxy in front of it answers in text, or in JSON without these keys."""
+        return any(isinstance(self.body.get(key), str) and self.body[key] for key in ("error", "approvalStatus"))
+
+    @property
+    def said(self) -> str:
+        """What it says for people, in one line: its ``error``, or else ``message``, and its ``details``."""
+        head = _line(self.body.get("error")) or _line(self.body.get("message"))
+        return protocol.cut(": ".join(filter(None, (head, _line(self.body.get("details"))))), MAX_SAID)
+
+    @property
+    def wait(self) -> float:
+        """Seconds that it asks to wait, from its header or its body; 0 where it names no usable number."""
+        return _seconds(self.headers.get("Retry-After")) or _seconds(self.body.get("retryAfter"))
+
+    def redirect(self, url: str, path: str) -> str:
+        """The base address that a redirect of ``url`` points at, "" for no redirect; ``path`` is what was asked for there."""
+        location = self.headers.get("Location", "")
+        if self.status not in REDIRECTS or not location:
+            return ""
+        try:
+            target = urljoin(url, location).partition("?")[0]
+        except ValueError:
+            target = location
+        return protocol.cut(_line(target.removesuffix(path)), MAX_SAID)
+
+    def refusal(self, url: str, path: str) -> str:
+        """``HTTP 403: the reason``, and for a redirect where it points and which setting that belongs in."""
+        if target := self.redirect(url, path):
+            return f"HTTP {self.status}, a redirect to {target}, which is not followed: if that is the control plane, set CONTROL_PLANE_URL to it"
+        return f"HTTP {self.status}{self.said and ': ' + self.said}"
+
+
+def read(response: urllib3.BaseHTTPResponse, timeout: float) -> Reply:
+    """The reply of a response that was not preloaded. Reads no more than :data:`MAX_REPLY` bytes, and for no longer than ``timeout`` seconds."""
+    data, end = bytearray(), time.monotonic() + timeout
+    try:
+        while len(data) < MAX_REPLY and time.monotonic() < end:
+            piece = response.read1(MAX_REPLY - len(data), decode_content=False)
+            if not piece:
+                break
+            data += piece
+    finally:
+        response.close()
+    return Reply.of(response.status, response.headers, data)
+
+
+def _line(value: object) -> str:
+    """Text, or a list of texts, on one line without what a terminal would act upon."""
+    if isinstance(value, dict):
+        value = [f"{key}: {item}" for key, item in list(value.items())[:10]]
+    if isinstance(value, list):
+        value = "; ".join(item[:MAX_SAID] for item in value[:10] if isinstance(item, str))
+    if not isinstance(value, str):
+        return ""
+    text = " ".join(value[: 4 * MAX_SAID].split())
+    return redact(text if text.isprintable() else ascii(text)[1:-1])
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 10:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        return 0.0
+    return float(min(value, MAX_WAIT))
