@@ -1,0 +1,145 @@
+"""How the link comes back: from silence, from a proxy's answers, from redirects, and with which reason."""
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosedError
+
+from streamspace_agent import config, link
+from streamspace_agent.keys import Keys
+from streamspace_agent.link import Link, LinkDown, raise_worst
+from streamspace_agent.registration import Registrar
+from streamspace_agent.tls import Trust
+from tests.core.memory_driver import AGENT
+from tests.core.test_registration import TEXT_404, UNKNOWN, answering
+
+
+class Peer:
+    def require_lease(self):
+        pass
+
+    def registration(self):
+        return {}, {}
+
+    async def described(self):
+        pass
+
+    async def connected(self, link):
+        await asyncio.Event().wait()
+
+    async def received(self, message):
+        pass
+
+
+@pytest.fixture
+async def linked(tmp_path, monkeypatch):
+    """`linked(url)`: a link of an agent that was accepted there before, as it runs."""
+    running = []
+
+    def start(url):
+        settings = config.load(
+            {"AGENT_ID": AGENT, "CONTROL_PLANE_URL": url, "AGENT_API_KEY": "k" * 64, "STATE_DIR": str(tmp_path)}
+        )
+        keys, trust, rng = Keys(settings, lambda _secret: None), Trust(settings), random.Random(1)
+        registrar = Registrar(settings, keys, trust, rng)
+        registrar._acceptance.keep(registrar._body({}, {}))
+        made = Link(settings, keys, trust, rng, registrar)
+        running.append(asyncio.create_task(made.run(Peer())))
+        return made
+
+    yield start
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_of_the_handshake_does_not_take_the_key_elsewhere(linked, status):
+    async with answering(TEXT_404) as (other, asked_there):
+        target = other.replace("ws://", "http://")
+        async with answering((status, "", {"Location": f"{target}{link.PATH}?agent_id={AGENT}"})) as (url, asked):
+            made = linked(url)
+            await until(lambda: len(asked) >= 2 and made.status.last_error)
+        assert asked_there == []
+    assert f"HTTP {status}, a redirect to {target}, which is not followed" in made.status.last_error
+    assert "set CONTROL_PLANE_URL to it" in made.status.last_error
+
+
+async def test_a_proxys_404_does_not_make_a_known_agent_register(linked):
+    async with answering(TEXT_404) as (url, asked):
+        linked(url)
+        await until(lambda: len(asked) >= 3)
+    assert {head.split()[1].partition("?")[0] for head in asked} == {link.PATH}
+
+
+async def test_the_control_planes_own_404_makes_it_register(linked):
+    async with answering(UNKNOWN) as (url, asked):
+        linked(url)
+        await until(lambda: len(asked) >= 2)
+    assert [head.split()[0] for head in asked[:2]] == ["GET", "POST"]
+
+
+async def test_a_link_that_worked_for_long_and_fell_silent_is_made_again_at_once(linked, monkeypatch):
+    monkeypatch.setattr(link, "PING_EVERY", 0.1)
+    monkeypatch.setattr(link, "PING_TIMEOUT", 0.2)
+    made, delays = [], []
+
+    class Backoff(link.Backoff):
+        def __init__(self, **more):
+            super().__init__(healthy_after=0.2, **more)
+            self.failures, self._quick = 12, False  # as after an outage
+            made.append(self)
+
+        def delay(self):
+            delays.append(self.failures)
+            return min(0.05, super().delay())
+
+    monkeypatch.setattr(link, "Backoff", Backoff)
+
+    async def silent(reader, writer):
+        pass
+
+    async def talk(socket):
+        socket.transport.pause_reading()  # it answers no ping
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, ping_interval=None) as server:
+        there = linked(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await until(lambda: len(delays) >= 1)
+        assert there.status.last_error == "no answer to a ping within 200 ms"
+        assert delays[0] == 0
+
+
+async def test_of_two_errors_at_once_the_one_that_is_no_lost_connection_is_raised_and_none_is_lost(caplog):
+    async def fail(error):
+        raise error
+
+    def tasks(*errors):
+        return [asyncio.create_task(fail(error)) for error in errors]
+
+    lost = [LinkDown("silent"), ConnectionClosedError(None, None)]
+    for errors in ([*lost, ValueError("ours")], [ValueError("ours"), *lost]):
+        ended = tasks(*errors)
+        await asyncio.wait(ended)
+        with pytest.raises(ValueError, match="ours"):
+            raise_worst(ended)
+    ended = tasks(ValueError("first"), KeyError("second"), lost[0])
+    await asyncio.wait(ended)
+    with pytest.raises((ValueError, KeyError)):
+        raise_worst(ended)
+    (told,) = [record for record in caplog.records if "the link ended for another reason as well" in record.message]
+    assert told.exc_info
+    with contextlib.suppress(LinkDown):
+        ended = tasks(lost[0])
+        await asyncio.wait(ended)
+        raise_worst(ended)
+        pytest.fail("nothing was raised")
