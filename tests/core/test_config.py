@@ -1,7 +1,7 @@
 import pytest
 
 from streamspace_agent import logs
-from streamspace_agent.config import Settings, is_secret, load, load_place, variable
+from streamspace_agent.config import Settings, is_secret, load, load_place, secret, variable
 from streamspace_agent.errors import ConfigError
 
 REQUIRED = {"AGENT_ID": "docker-prod-us-east-1", "CONTROL_PLANE_URL": "wss://control.example.com"}
@@ -290,3 +290,15 @@ def test_an_agent_id_that_the_control_plane_filters_out_is_refused_with_the_reas
         load({**REQUIRED, "AGENT_ID": agent_id})
     (problem,) = caught.value.problems
     assert problem.startswith(says)
+
+
+def test_a_plugin_reads_a_secret_of_its_own_from_its_variable_or_the_file_that_is_named(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("from the file\n")
+    assert secret("STORE_PASSWORD", {}) is None
+    assert secret("STORE_PASSWORD", {"STORE_PASSWORD": " said "}) == "said"
+    assert secret("STORE_PASSWORD", {"STORE_PASSWORD_FILE": str(file)}) == "from the file"
+    with pytest.raises(ConfigError, match="STORE_PASSWORD and STORE_PASSWORD_FILE are both set: keep one of them"):
+        secret("STORE_PASSWORD", {"STORE_PASSWORD": "said", "STORE_PASSWORD_FILE": str(file)})
+    with pytest.raises(ConfigError, match=f"STORE_PASSWORD_FILE: cannot read {tmp_path}/none: No such file"):
+        secret("STORE_PASSWORD", {"STORE_PASSWORD_FILE": str(tmp_path / "none")})

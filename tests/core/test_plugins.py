@@ -58,8 +58,8 @@ class Site:
         )
         info.joinpath("entry_points.txt").write_text(f"[streamspace_agent.{kind}]\n{entry or dist} = {module}\n")
 
-    def run(self, *command):
-        environ = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    def run(self, *command, **environ):
+        environ = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", **environ}
         return subprocess.run(command, env=environ, check=False, capture_output=True, text=True, timeout=60)
 
     def choose(self, name):
@@ -242,12 +242,65 @@ def test_the_list_of_plugins_shows_why_one_cannot_be_used_and_survives_it(site):
     command = (sys.executable, "-m", "streamspace_agent", "plugins")
     result = site.run(*command, "--enable-ha", "--leader-election-backend", "good", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)["plugins"]}
-    assert (rows["good"]["usable"], rows["good"]["chosen"]) == (True, True)
-    assert (rows["exits"]["usable"], rows["exits"]["chosen"]) == (False, False)
+    assert (rows["good"]["loads"], rows["good"]["chosen"]) == (True, True)
+    assert (rows["exits"]["loads"], rows["exits"]["chosen"]) == (False, False)
     assert "SystemExit: 7" in rows["exits"]["problem"]
     assert "needs streamspace-agent<0.1" in rows["old"]["problem"]
-    assert rows["sessions"]["usable"]
+    assert rows["sessions"]["loads"]
     text = site.run(*command, "--enable-ha", "--leader-election-backend", "old")
     assert text.returncode == 1
     assert next(line for line in text.stdout.splitlines() if line.startswith("* election")).split()[2] == "old"
     assert "tiny-old 1.0 needs streamspace-agent<0.1" in text.stderr
+
+
+def test_a_plugin_that_can_be_loaded_is_not_called_usable(site):
+    """What its hook or its store says is found out by ``check`` only."""
+    site.add("tiny-raises", RAISES, entry="raises")
+    listed = site.run(sys.executable, "-m", "streamspace_agent", "plugins", **chosen("raises"))
+    line = next(line for line in listed.stdout.splitlines() if line.startswith("* election"))
+    assert line.split()[1:] == ["election", "raises", "tiny-raises", "1.0", "loads"]
+    assert listed.returncode == 0
+
+
+RAISES = """
+    import streamspace_agent
+
+    @streamspace_agent.hookimpl
+    def create_election_backend(settings, environ):
+        return environ["NOT_THERE"]
+"""
+
+AWAY = BACKEND.replace(
+    'name = "{name}"',
+    """name = "{name}"
+
+        async def preflight(self):
+            from streamspace_agent.errors import BackendUnavailable
+            try:
+                raise OSError(2, "no such file")
+            except OSError as error:
+                raise BackendUnavailable("TINY_DB: /nowhere: cannot be opened") from error""",
+)
+
+
+def chosen(name):
+    given = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9", "ENABLE_HA": "true"}
+    return {**given, "LEADER_ELECTION_BACKEND": name}
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_hook_that_raises_shows_its_traceback_where_debugging_is_on_and_only_there(site, tmp_path, command):
+    site.add("tiny-raises", RAISES, entry="raises")
+    for level, shown in (("info", False), ("debug", True)):
+        more = {**chosen("raises"), "LOG_LEVEL": level, "STATE_DIR": str(tmp_path / "state")}
+        done = site.run(sys.executable, "-m", "streamspace_agent", command, **more)
+        output = done.stdout + done.stderr
+        assert "plugin raises of tiny-raises 1.0 failed: KeyError: 'NOT_THERE'" in output
+        assert ('return environ["NOT_THERE"]' in output) == shown
+
+
+def test_a_check_shows_a_backends_own_words_with_the_variable_that_they_name(site, tmp_path):
+    site.add("tiny-away", AWAY.format(name="away"), entry="away")
+    more = {**chosen("away"), "STATE_DIR": str(tmp_path / "state")}
+    done = site.run(sys.executable, "-m", "streamspace_agent", "check", **more)
+    assert "the election store does not answer: TINY_DB: /nowhere: cannot be opened" in done.stdout

@@ -1,8 +1,10 @@
 """Every kind of broken backend and driver fails the conformance suites, in the test that names its fault."""
 
+import itertools
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,22 +14,30 @@ from tests.core.broken import backends, drivers, stores
 CASES = Path(__file__).parent / "broken" / "cases.py"
 FAULTS = {broken.__name__: test for module in (backends, stores, drivers) for broken, test in module.FAULTS.items()}
 
+PARTS = 3
+"""Side by side: most of them wait most of the time."""
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Class and test to what became of it, from a pytest of its own in strict asyncio mode, as a plugin's author may have it."""
-    report = tmp_path_factory.mktemp("report") / "report.xml"
+    folder = tmp_path_factory.mktemp("report")
     wanted = [f"{CASES}::Test{name}::{test}" for name, test in FAULTS.items()]
-    options = ("-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=strict", f"--junitxml={report}")
-    root = ["--rootdir", str(CASES.parents[3])]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *root, *wanted], capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
+
+    def run(part):
+        report = folder / f"{part}.xml"
+        options = ("-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=strict", f"--junitxml={report}")
+        root = ["--rootdir", str(CASES.parents[3])]
+        command = [sys.executable, "-m", "pytest", *options, *root, *wanted[part::PARTS]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 1, done.stdout + done.stderr
+        return ET.parse(report).iter("testcase")
+
     found = {}
-    for case in ET.parse(report).iter("testcase"):
-        name = case.get("classname").rpartition(".Test")[2]
-        found.setdefault(name, []).append((case.get("name").partition("[")[0], [child.tag for child in case], case))
+    with ThreadPoolExecutor(PARTS) as pool:
+        for case in itertools.chain.from_iterable(pool.map(run, range(PARTS))):
+            name = case.get("classname").rpartition(".Test")[2]
+            found.setdefault(name, []).append((case.get("name").partition("[")[0], [child.tag for child in case], case))
     return found
 
 

@@ -60,7 +60,7 @@ def command(tmp_path_factory):
 def test_the_agent_finds_the_backend_and_can_use_it(backend):
     answer = backend.plugins(ENABLE_HA="true", LEADER_ELECTION_BACKEND="sqlite")
     row = next(row for row in answer["plugins"] if (row["kind"], row["name"]) == ("election", "sqlite"))
-    assert (row["distribution"], row["chosen"], row["usable"]) == ("streamspace-elect-sqlite", True, True)
+    assert (row["distribution"], row["chosen"], row["loads"]) == ("streamspace-elect-sqlite", True, True)
     assert not any("sqlite" in problem for problem in answer["problems"])
 
 
@@ -107,7 +107,7 @@ def test_the_backend_is_as_short_as_the_tutorial_promises(backend):
 
 def test_the_command_is_registered_beside_the_sessions_own_and_passes_the_kit(command):
     rows = {(row["kind"], row["name"]): row for row in command.plugins()["plugins"]}
-    assert rows["commands", "notice"]["usable"], rows
+    assert rows["commands", "notice"]["loads"], rows
     done = command.test()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
@@ -126,3 +126,30 @@ def test_a_fault_in_the_backend_is_found_and_shown_with_its_values(backend, tmp_
         path.write_text(sound)
     assert done.returncode == 1
     assert "assert 1 == (1800000000000 + 1002)" in done.stdout
+
+
+def test_the_backend_is_built_for_publication_as_the_tutorial_says(backend):
+    assert "\npython -m build " in section("### Publish it")
+    done = backend.run("-m", "build", "--no-isolation")
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = sorted(path.name for path in (backend.folder / "dist").iterdir())
+    assert built == ["streamspace_elect_sqlite-1.0-py3-none-any.whl", "streamspace_elect_sqlite-1.0.tar.gz"]
+
+
+def test_a_check_of_the_backend_creates_nothing(backend, tmp_path):
+    """It may run as root, whose file the agent could not open."""
+    more = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9", "STATE_DIR": str(tmp_path / "state")}
+    more |= {"ENABLE_HA": "true", "LEADER_ELECTION_BACKEND": "sqlite", "ELECTION_DB": str(tmp_path / "election.db")}
+    checked = backend.run("-m", "streamspace_agent", "check", **more)
+    assert "the store answers; nobody leads now" in checked.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_backend_heeds_the_lease_profile(backend):
+    code = """if True:
+        from streamspace_agent.config import load
+        from streamspace_agent.plugins import Plugins
+        given = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://h", "LEADER_ELECTION_BACKEND": "sqlite"}
+        print(Plugins().election_backend(load(given), {"LEASE_PROFILE": "steady"}).timing.lease)
+    """
+    assert backend.run("-c", code, check=True).stdout == "15.0\n"

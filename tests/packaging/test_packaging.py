@@ -153,7 +153,7 @@ def test_an_extra_brings_its_plugin_from_a_folder_of_wheels_and_no_other(environ
     plugins = environment.plugins()
     ((_, plugin),) = [item for item in plugins.items() if item[0][0] != "commands"]
     assert (plugin["name"], plugin["distribution"]) == (extra, EXTRAS[extra])
-    assert plugin["usable"], plugin["problem"]
+    assert plugin["loads"], plugin["problem"]
 
 
 def test_an_agent_without_the_gateway_that_it_is_asked_for_ends_and_names_the_line_that_mends_it(environment):
@@ -206,7 +206,7 @@ def test_a_checkout_installs_with_plain_pip(environment, checkout, tmp_path):
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     links = ("--no-index", "--find-links", environment.wheels)
     environment.install(*links, "./core", "./plugins/streamspace-elect-file", cwd=copy)
-    assert environment.plugins()["election", "file"]["usable"]
+    assert environment.plugins()["election", "file"]["loads"]
 
 
 def commands(document, heading):

@@ -5,6 +5,7 @@ control plane would close the running agent's, and send this one the commands th
 """
 
 import asyncio
+import logging
 import os
 import socket
 import ssl
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from functools import partial
 from urllib.parse import urlsplit
 
-from streamspace_agent import gateway_names
+from streamspace_agent import gateway_names, protocol
 from streamspace_agent.addresses import is_loopback
 from streamspace_agent.check_http import over_http
 from streamspace_agent.config import Settings
@@ -29,6 +30,8 @@ from streamspace_agent.runtime import RuntimeDriver
 from streamspace_agent.timing import unheeded
 from streamspace_agent.tls import tls_context
 from streamspace_agent.units import format_seconds
+
+log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 10.0
 ENGINE_TIMEOUT = 30.0
@@ -51,16 +54,14 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
     consulted = Consulted(environ)
     try:
         driver = plugins.runtime_driver(settings, consulted)
-        yield Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} can be used")
+        yield Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} is loaded")
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
     try:
         if settings.enable_ha:
             backend = plugins.election_backend(settings, consulted)
-            yield Finding(
-                "plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} can be used"
-            )
+            yield Finding("plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} is loaded")
         if settings.web_gateway:
             plugins.gateway(settings, consulted)
     except AgentError as error:
@@ -110,13 +111,22 @@ async def _engine(driver: RuntimeDriver) -> list[Finding]:
             problems = await driver.check()
             facts = {} if any(p.fatal for p in problems) else await driver.describe()
     except (EngineUnavailable, OSError) as error:
-        text = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
+        text = _own_words(error)
         return [Finding("engine", Level.FATAL, f"the engine does not answer: {text}", fix)]
-    except Exception as error:  # noqa: BLE001 - a plugin's fault is a finding
+    except Exception as error:
+        log.debug("the driver failed", exc_info=True)
         return [Finding("engine", Level.FATAL, f"the driver failed: {type(error).__name__}: {reason(error)}", fix)]
     finally:
         await driver.aclose()
     return _of_problems("engine", problems, _in_words(facts) or "answers")
+
+
+def _own_words(error: Exception) -> str:
+    """A plugin's error says more than its cause does: which variable it is about, for one."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    own = " ".join(str(error).split()) if isinstance(error, AgentError) else ""
+    return protocol.cut(own, 300) or reason(error)
 
 
 def _in_words(facts: Mapping[str, str]) -> str:
@@ -230,12 +240,13 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
             fatal = any(problem.fatal for problem in problems)
             record = None if fatal else await backend.observe()
     except (BackendUnavailable, OSError) as error:
-        text = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
+        text = _own_words(error)
         fix = f"check the store of LEADER_ELECTION_BACKEND={settings.leader_election_backend} and the way to it"
         return [Finding("election", Level.FATAL, f"the election store does not answer: {text}", fix)]
     except AgentError as error:
         return of_error("election", error)
-    except Exception as error:  # noqa: BLE001 - a plugin's fault is a finding
+    except Exception as error:
+        log.debug("the election backend failed", exc_info=True)
         return [Finding("election", Level.FATAL, f"the backend failed: {type(error).__name__}: {reason(error)}")]
     finally:
         await backend.aclose()

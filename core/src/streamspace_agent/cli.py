@@ -227,6 +227,8 @@ def check(given: Given, *, as_json: bool) -> None:
 
     async def everything() -> None:
         settings, environ = given.settings()
+        if settings.log_level == "debug":
+            logs.configure(settings, {})  # what a plugin's fault looks like from inside
         show(Finding("settings", Level.OK, f"agent {settings.agent_id} for {settings.control_plane_url}"))
         async for finding in check(settings, environ):
             show(finding)
@@ -242,13 +244,14 @@ def check(given: Given, *, as_json: bool) -> None:
     sys.exit(1 if fatal else 0)
 
 
-@cli.command("plugins", short_help="List the plugins and whether they can be used.")
+@cli.command("plugins", short_help="List the plugins and whether they can be loaded.")
 @json_option
 @click.pass_obj
 def list_plugins(given: Given, *, as_json: bool) -> None:
-    """List the installed plugins, which are chosen (*), and why one cannot be used.
+    """List the installed plugins, which are chosen (*), and why one cannot be loaded.
 
-    Every one is loaded to see. Exits with 1 if a chosen one cannot be used or is not installed.
+    Every one is loaded to see; whether a chosen one works here, with these settings, "docker-agent check" says. Exits with
+    1 if a chosen one cannot be loaded or is not installed.
     """
     from streamspace_agent.plugins import survey
 
@@ -257,7 +260,7 @@ def list_plugins(given: Given, *, as_json: bool) -> None:
         print_json({"plugins": rows, "problems": problems})
     else:
         for row in rows:
-            text = "usable" if row["usable"] else row["problem"]
+            text = "loads" if row["loads"] else row["problem"]
             origin = f"{row['distribution']} {row['version']}"
             click.echo(f"{'*' if row['chosen'] else ' '} {row['kind']:<9} {row['name']:<12} {origin:<36} {text}")
         for problem in problems:

@@ -51,8 +51,10 @@ Handler = Callable[[Command, Context], Awaitable[Mapping[str, Any]]]
 """Runs one command to its end and returns the ``result`` for the control plane (JSON, well under 512 KiB).
 
 Raise :exc:`~streamspace_agent.errors.CommandFailed` with a sentence for an administrator; anything else is reported
-as an internal error without its details. A handler may be cancelled (lease lost, drain) and run again by a later leader with
-the same command: it must be idempotent.
+as an internal error without its details. A handler may be cancelled (lease lost, drain) wherever it waits, and run again by a
+later leader with the same command: it must be idempotent, complete what was left half done, and let a cancellation through
+at once. It must not block the event loop. It calls ``require_lease`` immediately before *each* effect of its own: an answer is
+worth something for moments, not for the length of a download.
 """
 
 

@@ -2,7 +2,8 @@
 
 A field's variable is its name in capitals, its option the name with dashes. A command-line option beats the variable.
 Secrets are never options (``ps`` would show them): they come from the variable or from the file that the variable
-with ``_FILE`` behind it names. A plugin reads settings of its own from the ``environ`` that its hook is given.
+with ``_FILE`` behind it names. A plugin reads settings of its own from the ``environ`` that its hook is given, secrets
+with :func:`secret`.
 """
 
 import os
@@ -285,7 +286,11 @@ def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, 
     values: dict[str, Any] = {}
     names = [*((variable(f), f) for f in model.model_fields), *ALIASES.items()]
     for name, field in names:
-        if field in model.model_fields and field not in values and (value := _value(name, field, environ, problems)):
+        if (
+            field in model.model_fields
+            and field not in values
+            and (value := _value(name, environ, problems, secret=is_secret(field)))
+        ):
             values[field] = value
     for field, value in (options or {}).items():
         if value == "":
@@ -303,11 +308,25 @@ def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, 
     return settings
 
 
-def _value(name: str, field: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
+def secret(name: str, environ: Mapping[str, str]) -> str | None:
+    """A secret of a plugin's own: the variable ``name``, or the text of the file that the variable with ``_FILE`` behind it names.
+
+    For ``environ`` as a hook is given it. None where neither is set or the file is empty; white space around it is left out.
+    Raises ConfigError where the file cannot be read, and where both are set. Never echo it; hand it to
+    :func:`streamspace_agent.logs.hide`, and no log and no command shows it.
+    """
+    problems: list[str] = []
+    value = _value(name, environ, problems, secret=True)
+    if problems:
+        raise ConfigError(problems)
+    return value
+
+
+def _value(name: str, environ: Mapping[str, str], problems: list[str], *, secret: bool) -> str | None:
     value = environ.get(name, "").strip()
     if _unfilled(value, environ):
         return None
-    path = environ.get(f"{name}_FILE", "").strip() if is_secret(field) else ""
+    path = environ.get(f"{name}_FILE", "").strip() if secret else ""
     if not path:
         return value or None
     try:

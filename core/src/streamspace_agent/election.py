@@ -29,8 +29,19 @@ class Problem:
 class Timing:
     """A lease's numbers in seconds (sources: the table of defaults in the election documentation of each backend).
 
-    ``lease`` is None where the store itself ends a lease with the process (a kernel lock): then ``renew_every``
-    is how often the holder checks that it still holds what it thinks it holds.
+    * ``lease``: how long a record that nobody renews keeps others out; a watcher counts it on its own clock, 1 % long. None
+      where the store itself ends a lease with the process (a kernel lock): then ``renew_every`` is how often the holder
+      checks that it still holds what it thinks it holds.
+    * ``renew_every``: from one renewal to the next. A standby looks :data:`~streamspace_agent.elector.campaign.LOOKS_PER_RENEWAL`
+      times in it.
+    * ``call_timeout``: after so long the core cancels a call. Also how long a call may block its thread.
+    * ``margin``: a leader stops acting so long before its lease is over, counted from when its last confirmed renewal was *sent*,
+      on a clock taken to be 1 % slow: what was begun until then has so long to come to its end.
+
+    :func:`streamspace_agent.timing.scaled` makes them of ``LEASE_DURATION`` and ``LEASE_PROFILE``;
+    :func:`streamspace_agent.timing.check` refuses them unless ``factor`` renewals, each as slow as allowed, fit into
+    ``lease - margin``. A factor of 2 rides out one renewal that is lost, the least that the suite accepts; take 3 where
+    answers are lost now and then though the store is well (packets of a network, a server that restarts).
     """
 
     lease: float | None
@@ -117,8 +128,17 @@ class ElectionBackend(ABC):
 
     Every method is called from the elector's own event loop and thread, one at a time except that
     :meth:`wait_change` may run beside :meth:`observe` and :meth:`holder_is_dead`. Each is given
-    ``timing.call_timeout`` by the core, :meth:`wait_change` its own timeout; cancellation must leave the backend
-    usable. Any exception but those named counts as "cannot tell".
+    ``timing.call_timeout`` by the core, :meth:`wait_change` its own timeout; :meth:`preflight` 5 s, or ``call_timeout`` where
+    that is longer. Any exception but those named counts as "cannot tell".
+
+    Cancellation is prompt: the call ends at once, with the CancelledError and whatever the store does, and begins nothing more.
+    A client library that retries, says goodbye to a silent server or turns a cancellation into an error of its own must be
+    kept from it, for the core cancels when there is no time left. The backend stays usable, and the next call may
+    find the cancelled one done or not done. A call may block its thread for ``call_timeout`` at most, :meth:`wait_change` not at all.
+
+    Names are as long as the store must be able to keep: an agent id has 3 to 100 letters, digits, dots, dashes and
+    underscores, in which case counts; an instance has up to 100 characters, a nonce up to 40, a host 64, a container id 64; epochs are
+    milliseconds of Unix time and need 64 bits.
     """
 
     name: ClassVar[str]
@@ -133,7 +153,9 @@ class ElectionBackend(ABC):
     async def preflight(self) -> list[Problem]:
         """Check that the store can carry a lease at all. Called at start and by ``docker-agent check``.
 
-        Must change nothing. Raise ``BackendUnavailable`` when the store cannot be reached (it may heal).
+        Must change nothing and create nothing, neither a file nor a table: ``docker-agent check`` runs it as root, perhaps, whose
+        file the agent could not open. Raise ``BackendUnavailable`` when the store cannot be reached (it may heal), with a
+        message that names the variable: ``check`` shows it as it is.
         """
 
     @abstractmethod
@@ -166,14 +188,19 @@ class ElectionBackend(ABC):
 
     @abstractmethod
     async def observe(self) -> Record | None:
-        """What stands in the store now; None when there is no record. Raises ``BackendUnavailable``."""
+        """What stands in the store now; None when there is no record. Raises ``BackendUnavailable``.
+
+        Creates nothing, as :meth:`preflight`. A store that is not there yet has no record; one that cannot be reached has
+        not said so.
+        """
 
     @abstractmethod
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         """Return when the store may differ from ``record``, at the latest after ``timeout`` seconds.
 
-        A store that pushes returns at once on a change; one that cannot may poll or sleep. Early returns are
-        allowed, busy loops are not.
+        A store that pushes returns at once on a change; one that cannot may poll or sleep. Changes to wake for are a release
+        and a takeover; a renewal need not wake anybody, since the core looks several times between two of them. Early returns
+        are allowed, busy loops are not. Never holds up a look beside it.
         """
 
     async def holder_is_dead(self, record: Record) -> Literal[True, False] | None:

@@ -83,8 +83,16 @@ class SessionNotFound(RuntimeDriverError):
 class CommandFailed(AgentError):
     """A command ends as ``failed``; the text reaches an administrator as ``code: message``.
 
-    ``code`` is a stable word for machines (``insufficient_memory``, ``image_not_found``), the message a
-    sentence for people, with numbers where there are any.
+    ``code`` is a stable word for machines (``insufficient_memory``, ``image_not_found``): small letters, digits and underscores. The
+    message is a sentence for people, with numbers where there are any.
+
+    The core itself understands one code: ``not_running``, from a driver's ``connect``, which tells a session that does not run
+    from one that does not answer. All others are passed on as they are. Codes in use, best used for
+    the same things: ``invalid_template``, ``invalid_port``, ``invalid_quantity``, ``invalid_environment`` (the payload is wrong);
+    ``image_not_found``, ``invalid_image``, ``pull_failed``, ``pull_stalled``, ``pull_rate_limited``, ``registry_unreachable``;
+    ``create_failed``, ``network_failed``, ``volume_failed``, ``start_failed`` (the engine refused);
+    ``not_ready`` (it runs and cannot be used), ``session_ended`` (it ended before it could be used), ``session_taken`` (another
+    agent's), ``cannot_pause``.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -6,6 +6,7 @@ loader is not used, since it imports every plugin of a group and drops the secon
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +23,8 @@ from streamspace_agent.election import ElectionBackend
 from streamspace_agent.errors import AgentError, PluginError
 from streamspace_agent.gateway import Gateway
 from streamspace_agent.runtime import RuntimeDriver
+
+log = logging.getLogger(__name__)
 
 CORE = "streamspace-agent"
 Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
@@ -145,6 +148,7 @@ class Plugins:
         except AgentError:
             raise
         except Exception as error:
+            log.debug("%s plugin %s failed to load", found.kind.name, found.name, exc_info=True)
             cause = " ".join(str(error).split())
             raise PluginError(
                 f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed to load: {type(error).__name__}: {cause}"
@@ -222,6 +226,7 @@ class Plugins:
         except AgentError:
             raise
         except Exception as error:
+            log.debug("%s plugin %s failed", found.kind.name, found.name, exc_info=True)
             raise PluginError(
                 f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed: {type(error).__name__}: {error}"
             ) from error
@@ -258,7 +263,7 @@ def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], lis
                     "distribution": plugin.distribution,
                     "version": plugin.version,
                     "chosen": in_use,
-                    "usable": not problem,
+                    "loads": not problem,
                     "problem": problem,
                 }
             )

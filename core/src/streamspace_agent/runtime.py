@@ -94,7 +94,9 @@ class Session:
     is the session's own network address or "". ``port`` is the VNC (or HTTP) port *inside* the session; 0 for none.
     ``ready`` says that it has been seen usable by this driver object, ``ready_check`` what it was then found to speak;
     before that, what was found last or is expected. ``reason`` explains ``failed``
-    and any state that a user did not ask for. ``created_at`` is Unix time in seconds. ``details`` goes into ``platformMetadata`` and a result.
+    and any state that a user did not ask for. ``created_at`` is Unix time in seconds. ``details`` goes into ``platformMetadata`` and a result;
+    ``details["paused"]`` is True of a hibernated session that keeps its memory (the mode ``pause``), which then still counts
+    against the agent's capacity.
     """
 
     session_id: str
@@ -281,11 +283,18 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     async def check(self) -> list[Problem]:
-        """Everything an operator should know: engine, API version, disk, address pools, network. Changes nothing."""
+        """Everything an operator should know: engine, API version, disk, address pools, network. Changes and creates nothing.
+
+        With the engine away: one fatal Problem that names the setting and what to do about it. (An EngineUnavailable that is
+        raised instead is shown with general advice.)
+        """
 
     @abstractmethod
     async def describe(self) -> Mapping[str, str]:
-        """Facts for registration: engine name and version, storage driver, operating system."""
+        """Facts for registration: engine name and version, storage driver, operating system. Names and texts that are not empty.
+
+        Raises EngineUnavailable with the engine away; the agent asks again once it answers.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -55,7 +55,8 @@ def scaled(defaults: Timing, lease_duration: float | None, profile: Profile) -> 
 def check(timing: Timing, factor: int) -> Timing:
     """Return ``timing`` if ``factor`` renewals, each as slow as allowed, fit into the time that a leader may act.
 
-    Fewer, and one lost packet would depose a healthy leader. Raises ConfigError.
+    Fewer, and one lost packet would depose a healthy leader: 2 at least, 3 for a store across a network (see
+    :class:`~streamspace_agent.election.Timing`). Raises ConfigError.
     """
     if timing.lease is None:
         return timing

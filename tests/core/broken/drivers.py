@@ -207,6 +207,11 @@ class BlocksTheLoop(MemoryDriver):
         return await super().start(spec, report)
 
 
+class FindsNothingWrongWithAnAbsentEngine(MemoryDriver):
+    async def check(self):
+        return []
+
+
 class SpinsWhileItWaits(MemoryDriver):
     async def events(self):
         async for event in super().events():
@@ -255,6 +260,7 @@ FAULTS = {
     DeletesDataWithoutLeave: "test_data_is_deleted_with_leave_only",
     CleansUpWithoutLeave: "test_the_clean_up_of_a_failed_start_needs_leave_too",
     BlocksTheLoop: "test_no_verb_blocks_the_loop",
+    FindsNothingWrongWithAnAbsentEngine: "test_with_the_engine_away_every_verb_says_so",
     SpinsWhileItWaits: "test_waiting_for_events_is_no_busy_loop",
     TriesWithoutAPause: "test_waiting_for_events_is_no_busy_loop",
 }

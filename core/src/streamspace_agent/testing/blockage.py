@@ -1,10 +1,14 @@
-"""How long something kept the event loop from running, however busy the machine is beside it."""
+"""How long something kept the event loop from running, and how often it made it run, however busy the machine is beside it."""
 
 import asyncio
+import selectors
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
+
+Result = TypeVar("Result")
 
 SAMPLE = 0.02
 """Seconds between two looks at the loop."""
@@ -57,3 +61,25 @@ class Blockage:
             still = still + passed if self._beats == seen else 0.0
             wall, used, seen = now, using, self._beats
             self.longest = max(self.longest, still)
+
+
+class _Counting(selectors.DefaultSelector):
+    passes = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.passes += 1
+        return super().select(timeout)
+
+
+async def counted(main: Callable[[Callable[[], int]], Coroutine[Any, Any, Result]]) -> Result:
+    """Run ``main`` on an event loop of its own, in a thread; it is given what tells how many passes that loop has made.
+
+    What spins makes thousands a second, on however small a share of a processor.
+    """
+
+    def run() -> Result:
+        selector = _Counting()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            return runner.run(main(lambda: selector.passes))
+
+    return await asyncio.to_thread(run)

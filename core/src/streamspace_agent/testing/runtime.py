@@ -102,9 +102,11 @@ class RuntimeDriverSuite(Refusals, Looks, Speech, Loops):
             lambda: driver.inspect(spec.session_id),
             driver.sessions,
         ]
-        for call in calls:
+        for call in (*calls, driver.describe):
             with pytest.raises(EngineUnavailable):
                 await call()
+        fixes = [problem.fix for problem in await driver.check() if problem.fatal]
+        assert all(fixes or [""]), "check() must say what to do about the engine, and not raise"
         async with listening(driver, resync=False) as events:
             await asyncio.sleep(0.5)
             assert EventKind.RESYNC not in [event.kind for event in events]
