@@ -121,12 +121,7 @@ class Channel:
     @property
     def waiting(self) -> int:
         """Bytes that wait to be sent to the viewer."""
-        free = (
-            self.answered
-            and not self.held
-            and not (self._filtered and self._confirmed < self.steps)
-            and not self.ended.done()
-        )
+        free = self.answered and not self.held and (self.settled or not self._filtered) and not self.ended.done()
         return self._stream.waiting if free else 0
 
     @property
@@ -179,7 +174,7 @@ class Channel:
 
     def size(self, window: int) -> int:
         """VNC bytes of the next message, where so many may be on their way."""
-        return even(self.waiting, chunk(self.unread, self._places, window))
+        return MAX_CHUNK if self._filtered else even(self.waiting, chunk(self.unread, self._places, window))
 
     @property
     def early(self) -> float:
@@ -277,6 +272,11 @@ class Channel:
     def stepwise(self) -> bool:
         """Each message has to be confirmed before the next is sent."""
         return self._filtered
+
+    @property
+    def settled(self) -> bool:
+        """Every message has been confirmed."""
+        return self._confirmed >= self.steps
 
     def said(self) -> None:
         """A message of the agent's own is sent to the viewer."""

@@ -29,8 +29,8 @@ class Viewer:
 
     since: float
     """The earliest moment at which it can have come. Like all times here by the agent's clock."""
-    answered: float
-    """When it answered the greeting."""
+    came: float
+    """The moment from which on it probably was there: it would have answered an earlier greeting."""
     phase: Phase
     phase_since: float
     heard: float
@@ -39,11 +39,8 @@ class Viewer:
     head: bytes = b""
     """Its first words: the version that it speaks."""
     channel: Channel | None = None
-
-    @property
-    def flows(self) -> bool:
-        """Its relay takes what is sent now at once."""
-        return self.channel is None or self.channel.unread_bytes <= FLOWS
+    sole: bool = True
+    """No other viewer of this session can be there: the control plane closes an older one, unless a relay's end made it forget it."""
 
     def enter(self, phase: Phase, now: float) -> None:
         self.phase, self.phase_since = phase, now
@@ -74,6 +71,16 @@ class Screen:
     lies: bool = False
     """That greeting is believed to lie in the queue."""
     greeted_at: float = float("-inf")
+    first_greeted_at: float = float("inf")
+    """When the first greeting was sent since a relay of this session ended."""
+    greeted_before: float = float("-inf")
+    """When the greeting before that was sent, where somebody else's relay was there."""
+    closed_at: float = float("-inf")
+    """When a relay of this session last ended, as far as was told."""
+    last_since: float = float("inf")
+    """Of the viewer whose relay was last said to have ended: see :attr:`Viewer.since`."""
+    haunted: bool = False
+    """A viewer whose relay was said to have ended may still be there: it was another one's."""
     said_at: float = float("-inf")
     """When a message for this session was last sent."""
     probes: int = 0
@@ -97,11 +104,21 @@ class Screen:
         """A new connection to the control plane: all that the last one held is gone."""
         self.orphan = self.orphan or self.viewer is not None
         self.viewer = None
-        self.announced = self.greeted = self.lies = False
-        self.clear, self.greeted_at, self.said_at, self.probes = now, float("-inf"), float("-inf"), 0
+        self.announced = self.greeted = self.lies = self.haunted = False
+        self.greeted_at = self.greeted_before = self.closed_at = self.said_at = float("-inf")
+        self.clear, self.probes, self.first_greeted_at = now, 0, float("inf")
 
-    def freed(self, now: float, unnoticed: float) -> None:
-        """The relay of its viewer has ended; see :attr:`.times.Times.unnoticed`."""
-        came = max(now - unnoticed, self.viewer.heard if self.viewer else self.clear)
-        self.clear = max(self.clear, came)
-        self.viewer, self.greeted, self.lies = None, False, False
+    def freed(self, came: float, *, sole: bool) -> None:
+        """A relay has ended, that of its viewer or of one that never spoke; another viewer can have come at ``came`` at the earliest."""
+        if sole:
+            self.clear = max(self.clear, came, self.viewer.heard if self.viewer else 0.0)
+        else:
+            self.haunted = True
+        if self.viewer:
+            self.last_since = self.viewer.since
+        self.viewer, self.greeted, self.lies, self.first_greeted_at = None, False, False, float("inf")
+
+    def overheard(self) -> None:
+        """Somebody spoke who is no new viewer. If a relay's end was told, it was another's: the viewer is there still."""
+        if self.closed_at > float("-inf") and not self.haunted:
+            self.haunted, self.clear = True, min(self.clear, self.last_since)

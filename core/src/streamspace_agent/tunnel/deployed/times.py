@@ -22,15 +22,19 @@ class Times:
     """In which a relay whose viewer has left is found, for all practical purposes, while it is probed."""
     unsure: float = 0.5
     """Within which the control plane's word that a viewer left may cross messages on their way to it."""
-    round_trip: float = 3.0
+    round_trip: float = 1.5
     """That a viewer takes at most from reading a greeting to its answer's arrival here, as a rule."""
+    reads: float = 2.0
+    """After which a viewer is taken to have read what it was sent, unless more waits for it."""
+    alone: float = 20.0
+    """For which nobody came, until the connection is renewed because an earlier viewer may be left that nobody knows of."""
     patience: float = 5.0
     """That a viewer waits for another one's leaving before it is refused."""
     lingers: float = 8.0
     """For which the relay of an ended viewer may go unfound until the connection is renewed instead."""
     stall: float = 10.0
     """Without a sign that a viewer reads, with all unread that may be, until it is given up."""
-    greet_again: float = 3.0
+    greet_again: float = 1.5
     """After which a session is greeted again while another one's relay takes what it is sent."""
     first_greeting: float = 2.0
     """For which a server's own greeting is waited for; then the usual one is sent, so that nobody waits unseen."""

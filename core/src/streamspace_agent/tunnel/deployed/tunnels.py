@@ -13,7 +13,7 @@ from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
-from streamspace_agent.tunnel.deployed.screen import MAX_EARLY, Phase, Screen, Viewer
+from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.pump import Carrier, Pump
 from streamspace_agent.tunnel.rfb import Said
@@ -59,6 +59,8 @@ class DeployedTunnels:
         self._standing = 0
         """Messages that lie in the queue for nobody, as far as is known."""
         self._connected_at = 0.0
+        self._viewed_at = 0.0
+        """When somebody last had a screen, or waited for one."""
         self._renew = asyncio.Event()
 
     # What the agent asks and tells
@@ -142,14 +144,22 @@ class DeployedTunnels:
             await asyncio.sleep(self._times.turn)
             now = self._clock.now()
             viewed = [(screen, screen.viewer) for screen in self._screens.values() if screen.viewer]
+            self._viewed_at = now if viewed else self._viewed_at
             # Not right behind what its relay may have ended at: then the greeting would lie in the queue.
-            if all(viewer.flows and now - _last_told(screen, viewer) > self._times.unsure for screen, viewer in viewed):
-                await self._greet(among_others=bool(viewed))
+            if all(self._is_there(screen, viewer, now) for screen, viewer in viewed):
+                await self._greet(relays=len(viewed))
             for screen, viewer in viewed:
                 if screen.viewer is viewer:
                     await self._look_after(screen, viewer)
             if not viewed:
                 await self._look_behind_greetings()
+
+    def _is_there(self, screen: Screen, viewer: Viewer, now: float) -> bool:
+        """Whether that viewer's relay surely takes what is sent now: it did not end at the last message, nor is it stuck in one."""
+        channel = viewer.channel
+        if channel is None:
+            return now - screen.said_at > self._times.unsure
+        return channel.settled and (channel.unread_bytes <= FLOWS or now - channel.last_sent > self._times.reads)
 
     # Viewers
 
@@ -167,7 +177,8 @@ class DeployedTunnels:
         viewer = screen.viewer
         if viewer is None:
             if not screen.begins(data):
-                return  # late words of a viewer whose relay has ended, or of an earlier connection's
+                screen.overheard()
+                return
             viewer = self._begin(screen)
         viewer.heard = self._clock.now()
         if len(viewer.head) < len(screen.greeting):
@@ -197,18 +208,21 @@ class DeployedTunnels:
         others = [other for other in self._screens.values() if other is not screen]
         rivals = [other.viewer for other in others if other.viewer]
         since = screen.clear
+        # Who had waited when the last relay ended would have answered the first greeting after that.
+        sole = screen.closed_at < screen.clear or now - screen.first_greeted_at > self._times.round_trip
         if screen.silent:
             since = now - self._times.round_trip  # it speaks first, and at once
         elif screen.lies and not rivals and now - screen.greeted_at > self._times.round_trip:
             # Its greeting had lain there. Any other relay would have taken it, so until just now there was none.
-            since = max(since, now - self._times.round_trip)
+            since, sole = max(since, now - self._times.round_trip), True
             for other in others:
-                other.clear = max(other.clear, since)
+                other.clear, other.haunted = max(other.clear, since), False
         for other in others:
             other.lies = False
         self._standing = 0
         screen.lies = screen.greeted = False
-        viewer = screen.viewer = Viewer(since, now, Phase.PARKED, now, now)
+        came = max(since, screen.greeted_before)
+        viewer = screen.viewer = Viewer(since, came, Phase.PARKED, now, now, sole=sole)
         if rivals:
             for rival in rivals:
                 if rival.channel:
@@ -310,16 +324,17 @@ class DeployedTunnels:
         screen = self._screens.get(str(payload.get("sessionId")))
         if screen is None:
             return
-        now = self._clock.now()
-        viewer = screen.viewer
+        now, viewer = self._clock.now(), screen.viewer
+        sole = viewer.sole if viewer else screen.closed_at < screen.clear
+        screen.closed_at = self._viewed_at = now
         if viewer is None:
             # Of a viewer that read the greeting and said nothing, and was found by what was just sent; or of one of an earlier connection.
             if screen.orphan and now - screen.said_at > self._times.unsure:
                 screen.orphan = False
             elif screen.greeted:
-                screen.freed(now, self._times.unnoticed)
+                screen.freed(now - self._times.unnoticed, sole=sole)
             return
-        screen.freed(now, self._times.unnoticed)
+        screen.freed(now - self._times.unnoticed, sole=sole)
         if viewer.channel:
             viewer.channel.close()
             self._pump.released()
@@ -339,8 +354,7 @@ class DeployedTunnels:
         if viewer.phase is Phase.PARKED:
             self._serve(screen, viewer)
         elif viewer.channel and viewer.channel.held:
-            came = max(gone.since, gone.answered - self._times.unnoticed)
-            if viewer.channel.sent_since_sign and viewer.channel.last_sent > came:
+            if viewer.channel.sent_since_sign and viewer.channel.last_sent > gone.came:
                 self._leave_soon(
                     screen, viewer, "what was on its way to it may have been lost to another session's viewer"
                 )
@@ -367,32 +381,27 @@ class DeployedTunnels:
         for _ in [other for other in self._screens.values() if other.viewer]:
             await self._say(screen, data)
 
-    async def _greet(self, *, among_others: bool) -> None:
-        """Send what greetings are missing. ``among_others``: somebody's relay is there, and throws away those that are not its own."""
+    async def _greet(self, relays: int) -> None:
+        """Send what greetings are missing. ``relays``: so many others' are there, and throw away what is not their own."""
         now, sent = self._clock.now(), 0
         for screen in list(self._screens.values()):
             if screen.server is None or screen.viewer or screen.lies:
                 continue
-            if among_others and (sent >= AT_ONCE or now - screen.greeted_at < self._times.greet_again):
+            if relays and (sent >= AT_ONCE or now - screen.greeted_at < self._times.greet_again):
                 continue
             if not self._safe(screen, now):
-                if not among_others:
+                if not relays:
                     self._renew_because(f"nobody can tell who waits for session {screen.session_id}")
                     return
                 continue
             if screen.server.greeting is None and now - screen.clear < self._times.first_greeting:
                 continue
-            if not among_others and self._standing + 2 > PLACES:
+            if not relays and self._standing + 2 > PLACES:
                 continue
-            if (
-                among_others and self._rng.random() < 0.5
-            ):  # a relay of its own gets every second message: let it be this one soon
-                await self._pump.say(screen.session_id, b"")
-            if await self._greet_one(screen):
-                sent += 1
-                screen.lies = not among_others
+            sent += 1
+            screen.lies = await self._greet_one(screen, copies=1 + relays) and not relays
 
-    async def _greet_one(self, screen: Screen) -> bool:
+    async def _greet_one(self, screen: Screen, copies: int) -> bool:
         session = screen.session
         if not screen.announced:
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
@@ -406,9 +415,14 @@ class DeployedTunnels:
             return True
         # Before it is sent: the answer may be here before control comes back.
         screen.greeting = screen.server.greeting or screen.greeting
+        screen.greeted_before = screen.greeted_at if copies > 1 else float("-inf")
         screen.greeted, screen.greeted_at, screen.probes = True, self._clock.now(), 0
+        screen.first_greeted_at = min(screen.first_greeted_at, screen.greeted_at)
         self._standing += 1
-        return await self._say(screen, screen.greeting)
+        for _ in range(copies):  # relays take turns: whoever waits for this session gets one, and no more
+            if not await self._say(screen, screen.greeting):
+                return False
+        return True
 
     async def _look_behind_greetings(self) -> None:
         """Find viewers that read a greeting and left without a word."""
@@ -416,6 +430,9 @@ class DeployedTunnels:
         for screen in list(self._screens.values()):
             if screen.server is None or screen.viewer or not screen.lies or screen.silent:
                 continue
+            if screen.haunted and now - self._viewed_at > self._times.alone:
+                self._renew_because(f"another viewer of session {screen.session_id} may be left")
+                return
             stale |= now - self._connected_at > self._times.stale and not self._safe(screen, now)
             if screen.probes >= len(self._times.probes_after) or self._standing >= PROBE_PLACES:
                 continue
@@ -434,10 +451,6 @@ class DeployedTunnels:
         self._screens.clear()
         self._keeping.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _last_told(screen: Screen, viewer: Viewer) -> float:
-    return max(screen.said_at, viewer.channel.last_sent if viewer.channel and viewer.channel.spoken else 0.0)
 
 
 def _has_server(session: Session) -> bool:
