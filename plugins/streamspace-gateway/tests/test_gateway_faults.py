@@ -226,3 +226,35 @@ async def test_the_end_of_a_tenure_breaks_off_everything_and_the_next_begins_ane
         await other.stream()
     async with other.serving():
         assert (await other.get("nobody")).status == 404
+
+
+async def test_bytes_that_a_server_sends_beyond_its_answer_are_not_taken_for_the_next(house):
+    async def handler(reader, writer):
+        while await head_of(reader):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
+            await writer.drain()
+
+    await house.session("ann", handler)
+    for _ in range(5):
+        assert (await house.get("ann")).body == b"ok"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_connection_on_which_a_long_answer_was_broken_off_carries_no_other(house):
+    body = b"x" * 1_000_000
+
+    async def handler(reader, writer):
+        while await head_of(reader):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:500_000])
+            await writer.drain()
+            await asyncio.sleep(0.2)
+            writer.write(body[500_000:])
+
+    await house.session("ann", handler)
+    for _ in range(3):
+        reader, writer = await house.stream()
+        writer.write(f"GET / HTTP/1.1\r\nHost: ann.{DOMAIN}\r\n\r\n".encode())
+        await reader.readexactly(200_000)
+        writer.transport.abort()
+        assert (await house.get("ann")).body == body

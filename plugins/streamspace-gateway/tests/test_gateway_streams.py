@@ -319,3 +319,22 @@ async def test_the_end_of_a_websocket_reaches_the_other_side_whoever_ends_it(hou
     house.sessions.clear()  # the session is gone
     with pytest.raises(ConnectionClosed):
         await asyncio.wait_for(one.recv(), 10)
+
+
+async def test_requests_that_were_sent_ahead_are_answered_in_order_whatever_the_answers_length(house):
+    async def handler(reader, writer):
+        while head := await head_of(reader):
+            size = int(head.split()[1][1:] or 0)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+            await writer.drain()
+
+    await house.session("ann", handler)
+    sizes = [10, 1_000_000, 20, 70_000, 65_536, 65_535, 5]
+    reader, writer = await house.stream()
+    writer.write(b"".join(asking(f"/{size}") for size in sizes))
+    for size in sizes:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert f"Content-Length: {size}\r\n".encode() in head
+        assert await reader.readexactly(size) == b"x" * size
+    writer.close()
+    assert len(house.connects) == 2  # one to find out how it speaks, one for all of these

@@ -65,9 +65,7 @@ class Exchanges:
             await self._serve(request)
         if self._client.http.their_state is h11.SEND_BODY:
             await self._linger()
-        if self._client.between:
-            self._client.http.start_next_cycle()
-        return self._client.http.our_state is h11.IDLE
+        return self._client.next_exchange()
 
     async def _request(self) -> h11.Request | None:
         """The next request's head; None where the connection ends before it."""

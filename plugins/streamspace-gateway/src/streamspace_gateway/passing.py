@@ -157,8 +157,8 @@ class Passing:
         await self._client.room()
         if headers.goes_on(self._request):
             self._client.begin_anew()
-        if headers.goes_on(answer):
-            server.begin_anew()
+        if not headers.goes_on(answer):
+            server.close()
 
     async def _pass_body(self, server: Peer) -> None:
         while True:

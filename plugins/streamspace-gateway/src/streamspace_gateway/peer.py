@@ -85,14 +85,23 @@ class Peer(asyncio.Protocol):
         if self.transport.is_closing():
             raise ConnectionResetError(CLOSED)
 
+    def next_exchange(self) -> bool:
+        """Whether one exchange is over and the connection may carry another; from then on it does."""
+        if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
+            self.http.start_next_cycle()
+        return self.http.our_state is h11.IDLE and not self.transport.is_closing() and self._poured is None
+
     @property
-    def between(self) -> bool:
-        """Whether one exchange is over and the connection may carry another."""
-        return self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
+    def untouched(self) -> bool:
+        """Nothing has come that nobody asked for, nor the end."""
+        return not (self._waiting or self.ended or self.http.trailing_data[0])
 
     def begin_anew(self) -> None:
-        """After a body that was poured, of which the parser has seen nothing: the next message is the first again."""
+        """After a body that was poured into it, of which the parser has seen nothing: the next message is the first again."""
+        held, _ = self.http.trailing_data
         self.http = self._anew()
+        if held:
+            self.http.receive_data(held)
 
     # Pouring
 
@@ -102,13 +111,14 @@ class Peer(asyncio.Protocol):
         """Write to ``sink`` what comes, ``size`` bytes or all until the end, as fast as it takes it. ``saw`` sees each piece.
 
         Done when that is over; ConnectionResetError where the end comes before ``size`` bytes. The parser sees nothing of
-        it: it is of no use afterwards, unless :meth:`begin_anew` is called.
+        it, and what comes next is the first message again.
         """
         held, _ = self.http.trailing_data
+        self.http = self._anew()
         pieces, self._held = [held, *self._waiting], 0
         self._waiting.clear()
         self._sink, self._saw, self._left = sink, saw, size
-        self._poured = asyncio.get_running_loop().create_future()
+        poured = self._poured = asyncio.get_running_loop().create_future()
         sink._source = self  # noqa: SLF001 - it is one of us
         for piece in pieces:
             if piece:
@@ -116,7 +126,7 @@ class Peer(asyncio.Protocol):
         self._read_on()
         if self.ended:
             self._stop_pouring()
-        return self._poured
+        return poured
 
     def _pour(self, data: bytes, sink: "Peer") -> None:
         if self._saw is not None:

@@ -62,7 +62,7 @@ class SessionServers:
         now = asyncio.get_running_loop().time()
         while known.idle and not fresh:
             waiting = known.idle.pop()
-            if now - waiting.idle_since <= MAX_IDLE_AGE and not waiting.peer.ended:
+            if now - waiting.idle_since <= MAX_IDLE_AGE and waiting.peer.untouched:
                 return waiting
             waiting.peer.abort()
         if known.encrypted is None:
@@ -79,9 +79,7 @@ class SessionServers:
         """An exchange is over: keep its connection for another if it can carry one."""
         known = self._known.get(upstream.place)
         peer = upstream.peer
-        if peer.between:
-            peer.http.start_next_cycle()
-        if known is None or peer.http.our_state is not h11.IDLE or peer.ended or len(known.idle) >= MAX_IDLE:
+        if known is None or not peer.next_exchange() or not peer.untouched or len(known.idle) >= MAX_IDLE:
             peer.close()
             return
         upstream.used, upstream.idle_since = True, asyncio.get_running_loop().time()
