@@ -257,3 +257,17 @@ async def test_an_election_store_that_cannot_work_is_fatal_with_the_fix(report):
     assert finding.level is Level.FATAL
     assert "LOCK_FILE_PATH" in finding.message
     assert finding.fix
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_named_with_the_setting_it_belongs_in_and_not_followed(report, status):
+    async with http_server(answer(200)) as (other, asked_there):
+        moved = answer(status, "", Location=f"https://{other}/api/v1/agents/register")
+        async with http_server(moved) as (address, _):
+            found = await report(f"ws://{address}", AGENT_API_KEY="f" * 64)
+        assert asked_there == []
+    finding = found.only("key")
+    assert finding.level is Level.FATAL
+    assert f"a redirect to https://{other}, which is not followed" in finding.message
+    assert "CONTROL_PLANE_URL" in finding.fix
+    assert "upgrade" not in "".join(f"{finding.message} {finding.fix}" for finding in found.findings)
