@@ -3,9 +3,10 @@
 import asyncio
 from dataclasses import replace
 
+import pybase64
 import pytest
 
-from streamspace_agent import reconcile
+from streamspace_agent import frames, reconcile
 from streamspace_agent.errors import CommandFailed
 from tests.core.memory_driver import AGENT
 
@@ -238,6 +239,27 @@ async def test_bad_commands_are_answered_and_the_connection_stays(plane, lead, d
         assert (await _answer(plane, "odd"))["type"] == "failed"
         assert running.tenure._link.status.connections == 1
         assert driver.calls == []
+
+
+async def test_viewers_data_too_large_to_be_taken_ends_that_viewer_and_nothing_else(plane, lead, monkeypatch):
+    monkeypatch.setattr(frames, "MAX_VIEWER_DATA", 300_000)
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        said = []
+
+        async def data(payload):
+            said.append(payload)
+
+        monkeypatch.setattr(running.tenure.tunnels, "data", data)
+        payload = f'{{"sessionId":"s1","data":"{"A" * 400_000}"}}'
+        frame = f'{{"type":"vnc_data","timestamp":"2026-01-01T00:00:00Z","payload":{payload}}}'
+        plane.hub.links[AGENT].send_raw(frame)
+        await plane.wait_command(await plane.send_command(AGENT, "stop_session", {"sessionId": "s2"}))
+        (broken,) = said
+        assert broken["sessionId"] == "s1"
+        with pytest.raises(ValueError, match="base64|ncorrect"):
+            pybase64.b64decode(broken["data"], validate=True)
+        assert running.tenure._link.status.connections == 1
 
 
 async def test_a_shutdown_message_drains_and_ends_the_tenure(plane, lead, driver):

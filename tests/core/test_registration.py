@@ -279,3 +279,22 @@ def test_a_connection_that_was_closed_soon_is_made_again_at_once_but_only_once()
     assert max(backoff.delay() for _ in range(50)) > 5
     backoff.worked_for(120)
     assert backoff.delay() <= 0.4
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": "Invalid query parameter", "message": "potential SQL"}, "Invalid query parameter: potential SQL"),
+        ({"error": "a", "details": "b"}, "a: b"),
+        ({"error": "a", "details": ["b", "c", 5]}, "a: b; c"),
+        ({"error": "a", "details": {"region": "too short"}}, "a: region: too short"),
+        ({"error": "same", "message": "same"}, "same"),
+        ({"error": "two\nlines\x1b[31m"}, "two lines\\x1b[31m"),
+        ({"error": 5, "details": None, "message": ["m"]}, "m"),
+        ({"error": {"a": {"b": "c"}}}, "a: {'b': 'c'}"),
+        ({}, ""),
+    ],
+)
+def test_what_a_refusal_says_is_told_in_one_line(body, said):
+    assert Reply.of(400, {}, json.dumps(body).encode()).said == said
+    assert len(Reply.of(400, {}, json.dumps({"error": "x" * 10**5, "details": ["y" * 10**5]}).encode()).said) < 400

@@ -48,9 +48,9 @@ class Reply:
 
     @property
     def said(self) -> str:
-        """What it says for people, in one line: its ``error``, or else ``message``, and its ``details``."""
-        head = _line(self.body.get("error")) or _line(self.body.get("message"))
-        return protocol.cut(": ".join(filter(None, (head, _line(self.body.get("details"))))), MAX_SAID)
+        """What it says for people, in one line: its ``error``, ``message`` and ``details``, whichever there are."""
+        parts = dict.fromkeys(_line(self.body.get(key)) for key in ("error", "message", "details"))
+        return protocol.cut(": ".join(filter(None, parts)), MAX_SAID)
 
     @property
     def wait(self) -> float:
