@@ -32,6 +32,7 @@ from streamspace_agent.testing.outages import (
     Outages,
     candidate,
     grant_of,
+    patiently,
     seen_by,
 )
 from streamspace_agent.testing.promptness import Promptness
@@ -203,7 +204,7 @@ class ElectionBackendSuite(Races, Outages, Promptness):
         grant = await grant_of(one, candidate(one, agent_id=ours))
         before = await seen_by(one)
         try:
-            assert await theirs.observe() is None, "one agent's record is shown to another agent"
+            assert await patiently(theirs.observe) is None, "one agent's record is shown to another agent"
             other = await grant_of(theirs, candidate(theirs, "other", agent_id=agent_id))
             assert other.record.agent_id == agent_id
             await theirs.release(other)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Record
-from streamspace_agent.errors import LeaseLost, PreflightError
+from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.testing.suite import Suite
 
 Outage = Callable[[], AbstractContextManager[object]]
@@ -46,7 +46,7 @@ async def grant_of(backend: ElectionBackend, me: Candidate, within: float = PATI
     """Acquire as the core does once it has found the record free, trying on where a store lets nobody in at first."""
     async with asyncio.timeout(within):
         while True:
-            result = await backend.acquire(me, await backend.observe())
+            result = await backend.acquire(me, await patiently(backend.observe))
             if isinstance(result, Grant):
                 return result
             await asyncio.sleep(0.05)
@@ -54,9 +54,19 @@ async def grant_of(backend: ElectionBackend, me: Candidate, within: float = PATI
 
 async def seen_by(backend: ElectionBackend) -> Record:
     """The record that stands there; that there is one is part of the test."""
-    record = await backend.observe()
+    record = await patiently(backend.observe)
     assert record is not None, "the store shows no record"
     return record
+
+
+async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Call a second and a third time where a busy machine may have kept the answer."""
+    for _ in range(2):
+        try:
+            return await call()
+        except BackendUnavailable:
+            await asyncio.sleep(0.1)
+    return await call()
 
 
 async def outcome(backend: ElectionBackend, call: Awaitable[object]) -> object:
