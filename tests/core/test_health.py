@@ -2,6 +2,8 @@ import contextlib
 import http.client
 import json
 import os
+import resource
+import signal
 import socket
 import stat
 import subprocess
@@ -17,7 +19,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab import process
-from streamspace_agent import logs
+from streamspace_agent import config, logs
+from streamspace_agent.agent import Agent
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.health import (
     MAX_TICK_AGE,
@@ -435,3 +438,46 @@ def test_without_systemd_nothing_happens(environ):
     notifier = Notifier(environ)
     notifier.ready()
     assert notifier.watchdog_every is None
+
+
+def test_a_status_socket_that_could_not_take_a_connection_takes_the_next(tmp_path, monkeypatch, caplog):
+    """As where the process has too many files open."""
+    monkeypatch.setattr(replicas, "PAUSE", 0.01)
+    with StatusSocket(tmp_path, "vm-1", lambda: LEADER) as served:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before, taken = len(os.listdir("/proc/self/fd")), []
+        with (
+            socket.socket(socket.AF_UNIX) as one,
+            socket.socket(socket.AF_UNIX) as two,
+            socket.socket(socket.AF_UNIX) as three,
+        ):
+            clients = [one, two, three]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before + 3, hard))
+            try:
+                with contextlib.suppress(OSError):
+                    while True:
+                        taken.append(os.open("/dev/null", os.O_RDONLY))
+                for client in clients:  # a wait for the first has its descriptor already
+                    client.connect(str(served.path))
+                deadline = time.monotonic() + 10
+                while "cannot take a connection" not in caplog.text and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for descriptor in taken:
+                    os.close(descriptor)
+        assert "Too many open files" in caplog.text
+        [replica] = replicas.replicas(tmp_path)
+        assert replica.document is not None
+
+
+def test_the_first_signal_of_a_shutdown_that_the_control_plane_asked_for_is_not_the_second(tmp_path, monkeypatch):
+    exits = []
+    monkeypatch.setattr("streamspace_agent.agent.os._exit", exits.append)
+    values = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:1", "STATE_DIR": str(tmp_path)}
+    agent = Agent(config.load(values), values)
+    agent.stop("the control plane asked for it")
+    agent.on_signal(signal.SIGTERM)
+    assert exits == []
+    agent.on_signal(signal.SIGTERM)
+    assert exits == [130]

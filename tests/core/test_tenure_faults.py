@@ -1,12 +1,13 @@
 """What one tenure survives: a journal that cannot be written, answers too large, queues, and comparisons that come too late."""
 
 import asyncio
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from streamspace_agent import dispatcher, protocol, reconcile
+from streamspace_agent import dispatcher, leadership, protocol, reconcile
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.journal import Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox, encode
@@ -373,3 +374,74 @@ async def test_a_journal_that_is_damaged_while_it_is_used_ends_the_tenure_and_is
     async with lead():
         await until(lambda: "the journal is broken" in caplog.text)
         await plane.wait_command(await plane.stop_session("a"))
+
+
+@pytest.mark.parametrize("before", ["start_session", "hibernate_session"])
+async def test_a_stop_waits_for_no_slot_even_where_what_stands_before_it_does(plane, lead, driver, before):
+    driver.hold["busy"] = asyncio.Event()
+    async with lead(COMMAND_CONCURRENCY="1"):
+        await plane.wait_agent(AGENT)
+        if before == "hibernate_session":
+            await plane.wait_command(await plane.start_session(session_id="a"))
+        slow = await plane.start_session(session_id="busy")
+        await plane.wait_session("busy", state="pending")
+        if before == "hibernate_session":
+            queued = await plane.hibernate_session("a")
+        else:
+            queued = await plane.start_session(session_id="a")
+        await plane.wait_command(queued, "ack")
+        stop = await plane.stop_session("a")
+        await plane.wait_command(stop, timeout=5)
+        await plane.wait_command(queued, "completed" if before == "hibernate_session" else "failed")
+        assert (await plane.command(slow))["state"] == "ack"
+        driver.hold["busy"].set()
+        await plane.wait_command(slow)
+
+
+async def test_what_runs_is_counted_without_a_look_at_lanes_that_change_meanwhile(plane, lead, driver):
+    """Threads of the health endpoint ask: between a look whether a lane holds something and one at what, it may be emptied."""
+    driver.hold["a"] = asyncio.Event()
+
+    class Emptied(deque):
+        def __bool__(self):
+            return True
+
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        command = await plane.start_session(session_id="a")
+        await plane.wait_command(command, "ack")
+        await until(lambda: running.tenure.dispatcher.running == 1)
+        running.tenure.dispatcher._lanes["x"] = Emptied()
+        assert running.tenure.dispatcher.running == 1
+        del running.tenure.dispatcher._lanes["x"]
+        driver.hold["a"].set()
+        await plane.wait_command(command)
+        await until(lambda: running.tenure.dispatcher.running == 0)
+
+
+async def test_an_odd_answer_of_the_engines_ends_no_leadership(plane, lead, driver, caplog, monkeypatch):
+    monkeypatch.setattr(reconcile, "SOON", 0.05)
+    monkeypatch.setattr(reconcile, "EVERY", 0.05)
+
+    async def odd(_known):
+        raise KeyError("Name")
+
+    driver.leftovers = odd
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        await until(lambda: "comparing sessions with the engine failed" in caplog.text)
+        await asyncio.sleep(0.5)
+        assert caplog.text.count("comparing sessions with the engine failed") == 1
+        assert not running.task.done()
+        await plane.wait_command(await plane.start_session(session_id="a"))
+
+
+async def test_old_answers_are_forgotten_in_a_short_leadership_too(plane, lead, monkeypatch):
+    monkeypatch.setattr(leadership, "FIRST_PRUNE", 0.1)
+    async with lead() as running:
+        journal = running.tenure._journal
+        journal.receive("old", "stop_session", {})
+        journal.finish("old", Message("complete", {"commandId": "old"}))
+        with journal._write() as database:
+            database.execute("UPDATE commands SET received = 0 WHERE id = 'old'")
+        await until(lambda: not journal._read("SELECT id FROM commands WHERE id = 'old'"))

@@ -112,19 +112,21 @@ class Agent:
         self._hindered = 0
         self._brief = 0
         self._stopping = asyncio.Event()
+        self._signalled = False
         self._stop_reason = ""
         self._ticked = time.monotonic()
         self._endpoint: HealthEndpoint | None = None
 
     def on_signal(self, number: int) -> None:
-        if self._stopping.is_set():
+        if self._signalled:
             log.warning("second signal: exiting at once")
             os._exit(SECOND_SIGNAL)
+        self._signalled = True  # the control plane may have asked for the stop before: that was no signal
         self.stop(signal.Signals(number).name)
 
     def stop(self, reason: str) -> None:
         """Drain, hand leadership over, and let :meth:`run` return."""
-        self._stop_reason = reason
+        self._stop_reason = self._stop_reason or reason
         self._stopping.set()
         self._notify.stopping()
         if self._tenure is not None:

@@ -53,6 +53,10 @@ class _Job:
     registered: Registered
     states: list[State] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+    turn: asyncio.Task[Any] | None = None
+    """Its wait for a slot."""
+    hurried: bool = False
+    """It runs without one: what came behind it needs none."""
     cancelled_for: str = ""
     """Why the dispatcher itself cancelled the job: it then ends as failed. Else a cancelled job stays open in the journal."""
 
@@ -121,6 +125,7 @@ class Dispatcher:
         self._runners: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._draining = False
+        self._running = 0
         self._orders: dict[str, Callable[[], bool]] = {}
         """The agent's own commands that wait or run, and whether each is still wanted."""
         self.outcomes: dict[tuple[str, str], int] = {}
@@ -139,7 +144,7 @@ class Dispatcher:
 
     @property
     def running(self) -> int:
-        return sum(lane[0].task is not None for lane in list(self._lanes.values()) if lane)
+        return self._running
 
     def receive(self, payload: Mapping[str, Any]) -> None:
         """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits.
@@ -214,6 +219,8 @@ class Dispatcher:
             for earlier in lane:
                 if earlier.command.action in job.registered.interrupts and not earlier.cancelled_for:
                     self._cancel(earlier, f"cancelled: {command.action} came before it was finished")
+                elif job.registered.interrupts:
+                    self._hurry(earlier)
             lane.append(job)
             return
         lane = self._lanes[command.lane] = deque([job])
@@ -234,19 +241,42 @@ class Dispatcher:
         try:
             await self._ready.wait()
             while lane:
-                # What interrupts others frees room and never takes any: a stop does not wait behind slow starts.
-                free = lane[0].registered.interrupts or lane[0].cancelled_for
-                if not free and self._slots.locked():
-                    self.on_wait(lane[0].command)
-                async with contextlib.nullcontext() if free else self._slots:
+                took = await self._turn(lane[0])
+                try:
                     await self._run(lane[0])
+                finally:
+                    if took:
+                        self._slots.release()
                 lane.popleft()
         finally:
             self._lanes.pop(name, None)
 
+    async def _turn(self, job: _Job) -> bool:
+        """Wait for a slot; False for a job that needs none, or none any more.
+
+        What interrupts others frees room and never takes any: no stop waits behind slow starts, nor behind what it has cancelled
+        or what stands before it in its lane.
+        """
+        if job.registered.interrupts or job.cancelled_for or job.hurried:
+            return False
+        if self._slots.locked():
+            self.on_wait(job.command)
+        job.turn = asyncio.create_task(self._slots.acquire(), name=f"turn of {job.command.id}")
+        try:
+            await job.turn
+        except asyncio.CancelledError:
+            lane = asyncio.current_task()
+            if lane is not None and lane.cancelling():
+                raise
+            return False
+        finally:
+            job.turn = None
+        return True
+
     async def _run(self, job: _Job) -> None:
         if not job.cancelled_for:
             job.task = asyncio.create_task(self._attempt(job), name=f"command {job.command.id}")
+            self._running += 1
             try:
                 await job.task
                 return
@@ -255,6 +285,8 @@ class Dispatcher:
                 if lane is not None and lane.cancelling():
                     raise  # the tenure ends; the command stays open in the journal
                 await self._abandon(job)
+            finally:
+                self._running -= 1
         else:
             # An earlier leader may have begun it; and the control plane shows a session under way that nobody else would end.
             await self._abandon(job)
@@ -367,8 +399,14 @@ class Dispatcher:
 
     def _cancel(self, job: _Job, reason: str) -> None:
         job.cancelled_for = reason
+        self._hurry(job)
         if job.task is not None:
             job.task.cancel()
+
+    def _hurry(self, job: _Job) -> None:
+        job.hurried = True
+        if job.turn is not None:
+            job.turn.cancel()
 
     async def drain(self, timeout: float) -> None:
         """Take no new command; let what runs finish for ``timeout`` seconds, then fail what is left."""

@@ -45,6 +45,8 @@ from streamspace_agent.usage import Usage
 log = logging.getLogger(__name__)
 
 PRUNE_EVERY = 3600.0
+FIRST_PRUNE = 30.0
+"""Seconds from the beginning of a leadership to its first look at what may be forgotten: its first moments are for others."""
 HEAD_START = 0.5
 """Seconds that the engine waits at most for the link: its SDK is loaded at the first call (a standby has no use for it), and
 that would make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
@@ -384,8 +386,11 @@ class Leadership:
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
 
     async def _prune_now_and_then(self) -> None:
+        """First soon: a leadership may be over within the hour, each time."""
+        pause = FIRST_PRUNE
         while True:
-            await asyncio.sleep(PRUNE_EVERY)
+            await asyncio.sleep(pause)
+            pause = PRUNE_EVERY
             try:
                 self._journal.prune()
             except JournalError as error:

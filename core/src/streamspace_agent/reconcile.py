@@ -163,7 +163,7 @@ class Reconciler:
 
     async def repeat(self) -> None:
         """Compare and clean up now and then, until cancelled."""
-        waited = 0.0
+        waited, complaint = 0.0, ""
         while True:
             await asyncio.sleep(SOON)
             waited += SOON
@@ -178,6 +178,12 @@ class Reconciler:
                     await self._remove_leftovers()
             except (RuntimeDriverError, JournalError) as error:
                 log.warning("cannot compare sessions with the engine: %s", error)
+            except LeaseLost:
+                raise
+            except Exception as error:  # an odd answer of the engine's, say: worth a line, not a leadership
+                if repr(error) != complaint:
+                    log.exception("comparing sessions with the engine failed: trying again later")
+                complaint = repr(error)
 
     async def reconcile(self, *, adopting: bool = False) -> int:
         """Report what the engine shows and the control plane has not been told. Returns how many states that were."""

@@ -7,6 +7,7 @@ import pytest
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, SessionState
+from streamspace_runtime_docker import events as events_module
 from streamspace_runtime_docker.errors import EngineError
 
 
@@ -119,3 +120,40 @@ async def test_an_end_after_a_hibernation_that_failed_is_told(driver, spec, quie
     event = await next_event(events)
     assert event.session.state is SessionState.FAILED
     assert (await driver.inspect(spec.session_id)).state is SessionState.FAILED
+
+
+async def test_an_end_between_two_streams_is_told_though_no_event_came_before(
+    make_driver, spec, quiet, api, monkeypatch
+):
+    """A stream without an event in it ends after a while; the next must begin where that one did."""
+    monkeypatch.setattr(events_module, "IDLE", 0.5)
+    driver = make_driver()
+    await driver.start(spec, quiet)
+    original, opened = driver._engine.stream, []
+
+    def kill_before_the_second(method, path, **rest):
+        opened.append(path)
+        if opened.count("/events") == 2:
+            api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
+            api.wait(f"streamspace-{spec.session_id}")
+        return original(method, path, **rest)
+
+    stream = driver.events()
+    async with asyncio.timeout(20):
+        monkeypatch.setattr(driver._engine, "stream", kill_before_the_second)
+        assert (await anext(stream)).kind is EventKind.RESYNC
+        event = await anext(stream)
+    assert (event.kind, event.session.session_id) == (EventKind.ENDED, spec.session_id)
+    await stream.aclose()
+
+
+async def test_what_is_remembered_of_sessions_goes_with_them_also_where_their_end_was_not_seen(
+    driver, make_spec, quiet, api
+):
+    stays, goes = make_spec("-stays"), make_spec("-goes")
+    for spec in (stays, goes):
+        await driver.start(spec, quiet)
+    api.remove_container(f"streamspace-{goes.session_id}", force=True)
+    await driver.sessions()
+    assert driver._views.known() == {stays.session_id}
+    assert (await driver.inspect(stays.session_id)).ready

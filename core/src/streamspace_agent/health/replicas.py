@@ -21,6 +21,8 @@ from streamspace_agent.health import Role, Source, to_json
 log = logging.getLogger(__name__)
 
 TIMEOUT = 2.0
+PAUSE = 0.5
+"""Seconds until a connection is taken again after one that could not be."""
 """Seconds that a replica may take to answer: one that takes longer is frozen, since a thread of its own answers."""
 FOLDER = "replicas"
 
@@ -50,6 +52,7 @@ class StatusSocket:
         self.path = agent_dir / FOLDER / f"{_file_name(instance)}.sock"
         self._source = source
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="status-socket", daemon=True)
 
     def __enter__(self) -> Self:
@@ -69,6 +72,7 @@ class StatusSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         with suppress(OSError):
             self.path.unlink()
         with suppress(OSError):
@@ -77,11 +81,18 @@ class StatusSocket:
         self._socket.close()
 
     def _serve(self) -> None:
-        while True:
+        complained = False
+        while not self._ended.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if self._ended.wait(PAUSE):
+                    return
+                if not complained:  # too many open files, for example: it will be asked again
+                    log.warning("the status socket cannot take a connection: %s", error)
+                complained = True
+                continue
+            complained = False
             with connection, suppress(OSError):
                 connection.settimeout(TIMEOUT)
                 try:

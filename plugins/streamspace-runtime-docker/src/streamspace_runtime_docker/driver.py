@@ -252,7 +252,12 @@ class DockerDriver(RuntimeDriver):
         return await self._views.session(found) if found else None
 
     async def sessions(self) -> list[Session]:
-        return await self._views.sessions(await self._store.list())
+        known = self._views.known()
+        found = await self._store.list()
+        for session_id in known - {each.session_id for each in found}:  # its container went unseen
+            self._views.drop(session_id)
+            self._stats.forget(session_id)
+        return await self._views.sessions(found)
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         return self._events.watch()

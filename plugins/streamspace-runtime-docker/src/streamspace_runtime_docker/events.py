@@ -14,7 +14,7 @@ from streamspace_runtime_docker.containers import container_name
 from streamspace_runtime_docker.ends import KILLED, NEWS, Ends
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Silent
-from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.found import Found, timestamp
 from streamspace_runtime_docker.locks import Locks
 from streamspace_runtime_docker.marks import Mark, Marks
 from streamspace_runtime_docker.store import Store
@@ -66,6 +66,7 @@ class Events:
         while True:
             begun = loop.time()
             try:
+                since = since or await self._now()
                 async with self._engine.stream(
                     "GET", "/events", params=self._params(since), read_timeout=IDLE
                 ) as lines:
@@ -78,6 +79,7 @@ class Events:
                         tasks.add(task)
                         task.add_done_callback(tasks.discard)
             except Silent:
+                resync = not since
                 continue  # nothing was missed: the next stream begins where this one ended
             except RuntimeDriverError as error:
                 why = await self._why(error)
@@ -91,6 +93,11 @@ class Events:
             down = why or down
             await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311  # jitter, not a secret
             wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _now(self) -> str:
+        """The engine's time, so that the first event is asked for from a moment that is known; "" where it tells none."""
+        told = timestamp(str((await self._engine.read(lambda client: client.info())).get("SystemTime") or ""))
+        return f"{told:.6f}" if told else ""
 
     def _params(self, since: str) -> dict[str, str]:
         return {"filters": self._filters} | ({"since": since} if since else {})

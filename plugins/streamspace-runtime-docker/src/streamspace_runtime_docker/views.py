@@ -45,6 +45,10 @@ class Views:
         self._words.pop(session_id, None)
         self._ends.forget(session_id)
 
+    def known(self) -> set[str]:
+        """Sessions of which anything is remembered."""
+        return {*self._proved, *self._words}
+
     def is_ready(self, found: Found) -> bool:
         proved = self._of(found)
         return found.state == "running" and proved is not None and proved.ready
