@@ -442,6 +442,7 @@ def test_without_systemd_nothing_happens(environ):
 
 def test_a_status_socket_that_could_not_take_a_connection_takes_the_next(tmp_path, monkeypatch, caplog):
     """As where the process has too many files open."""
+    caplog.set_level("INFO")
     monkeypatch.setattr(replicas, "PAUSE", 0.01)
     with StatusSocket(tmp_path, "vm-1", lambda: LEADER) as served:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

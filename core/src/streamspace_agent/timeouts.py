@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from streamspace_agent.units import format_seconds
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
+EARLIEST = 1767225600.0
+"""Unix time (2026-01-01) before which no session of this program was made: a clock that said so had not been set yet."""
 RETRY_AFTER = 60.0
 """Seconds until something that was ordered and did not come about is ordered again."""
 
@@ -25,7 +28,8 @@ class Timeouts:
     """Idle means that nobody touched keys or pointer, however many viewers are connected (see :mod:`.rfb`).
 
     The time since a session's first start is read from the engine's own record of it, so that it survives agents; it
-    runs on while the session hibernates. Idleness is counted from the first sight of a session: a takeover gives it its
+    runs on while the session hibernates. From its first sight on it is counted by a clock that nobody sets, so that no session
+    ends because the wall clock was set; where the two differ, the younger age counts. Idleness is counted from the first sight of a session: a takeover gives it its
     whole idle time again.
     """
 
@@ -44,6 +48,8 @@ class Timeouts:
         self._clock = clock
         self._busy = busy
         self._ordered: dict[str, tuple[str, float]] = {}
+        self._born: dict[tuple[str, str], float] = {}
+        """When a start of a session was, by ``clock.now()``, as it looked at its first sight."""
 
     async def run(self) -> None:
         while True:
@@ -53,6 +59,8 @@ class Timeouts:
     def look(self) -> None:
         """Order what is due. Sessions with a command under way are left to it."""
         now, busy = self._clock.now(), self._busy()
+        present = {(session.session_id, session.command_id) for session in self._sessions.values()}
+        self._born = {start: born for start, born in self._born.items() if start in present}
         self._ordered = {s: order for s, order in self._ordered.items() if self._pending(s, *order, now)}
         for session_id, session in self._sessions.items():
             if session_id in busy or session_id in self._ordered:
@@ -74,11 +82,17 @@ class Timeouts:
         due = self._due(session) if session is not None else None
         return due is not None and due[0] == action
 
+    def _age(self, session: Session) -> float:
+        now, told = self._clock.now(), self._clock.wall_ms() / 1000 - session.created_at
+        told = max(0.0, told) if session.created_at > EARLIEST else math.inf
+        born = self._born.setdefault((session.session_id, session.command_id), now - (told if told < math.inf else 0.0))
+        return min(now - born, told)
+
     def _due(self, session: Session) -> tuple[str, str] | None:
         if session.state not in {SessionState.RUNNING, SessionState.HIBERNATED}:
             return None
         if session.max_duration and session.created_at:
-            age = self._clock.wall_ms() / 1000 - session.created_at
+            age = self._age(session)
             if age >= session.max_duration:
                 limit = format_seconds(session.max_duration)
                 return STOP, f"max_session_duration: it was started {format_seconds(age)} ago, {limit} are allowed"

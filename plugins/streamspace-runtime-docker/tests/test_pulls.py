@@ -195,3 +195,28 @@ async def test_a_pull_that_waits_for_its_turn_has_not_stalled_and_events_need_no
             await driver.stop(make_spec(suffix).session_id)
         if api.images(other):
             api.remove_image(other, force=True)
+
+
+async def test_a_pull_that_waits_for_the_engines_slots_has_not_stalled(
+    make_driver, make_spec, registry, logged_in, docker_host, api
+):
+    """The engine fetches three layers at a time, of all pulls together: the last shows no byte while the first go on."""
+    first = registry.push_generated(docker_host, "first:1", megabytes=9, layers=9)
+    last = registry.push_generated(docker_host, "last:1", megabytes=1)
+    driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "3s"})
+    registry.proxy.rate = 1_000_000
+    steps = []
+    try:
+        going = asyncio.create_task(driver.start(make_spec("-first", image=first, mounts=()), lambda step: None))
+        async with asyncio.timeout(20):
+            while not any(pull.progress.current for pull in driver._making._images._pulls.values()):
+                await asyncio.sleep(0.02)
+        waiting = asyncio.create_task(driver.start(make_spec("-last", image=last, mounts=()), steps.append))
+        assert all(session.ready for session in await asyncio.gather(going, waiting))
+        assert any("waits for the engine" in step.detail for step in steps)
+    finally:
+        registry.proxy.rate = None
+        for suffix, image in (("-first", first), ("-last", last)):
+            await driver.stop(make_spec(suffix).session_id)
+            if api.images(image):
+                api.remove_image(image, force=True)

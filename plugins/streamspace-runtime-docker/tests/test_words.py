@@ -43,6 +43,27 @@ def test_trying_again_and_saying_the_same_are_no_progress():
     assert layers.take(downloading("a", 11, 100))
 
 
+def test_a_pull_waits_for_slots_or_for_the_disk_only_where_nothing_is_being_fetched():
+    layers = Layers()
+    assert not layers.queued(), "the registry has not answered"
+    assert not layers.busy()
+    layers.take({"id": "a", "status": "Pulling fs layer"})
+    layers.take({"id": "b", "status": "Waiting"})
+    layers.take({"id": "c", "status": "Already exists"})
+    assert layers.queued()
+    layers.take(downloading("a", 1, 10))
+    assert not layers.queued(), "it has a slot, and nothing comes"
+    assert not layers.busy()
+    layers.take({"id": "b", "status": "Download complete"})
+    assert not layers.busy()
+    for status in ("Verifying Checksum", "Download complete", "Extracting"):
+        layers.take({"id": "a", "status": status})
+        assert layers.busy()
+    layers.take({"id": "a", "status": "Pull complete"})
+    layers.take({"id": "b", "status": "Pull complete"})
+    assert not layers.busy()
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -54,6 +75,11 @@ def test_trying_again_and_saying_the_same_are_no_progress():
         ("x509: certificate signed by unknown authority", "registry_unreachable"),
         ("write /var/lib/docker/tmp/x: no space left on device", "disk_full"),
         ("toomanyrequests: You have reached your pull rate limit", "pull_rate_limited"),
+        ('error parsing HTTP 429 response body: invalid character: "slow down"', "pull_rate_limited"),
+        ("unexpected status from GET request to https://r/v2/: 429 Too Many Requests", "pull_rate_limited"),
+        ("received unexpected HTTP status: 429 Too Many Requests", "pull_rate_limited"),
+        ("unexpected status code 429", "pull_rate_limited"),
+        ("manifest for x:429 not found: manifest unknown", "image_not_found"),
         ("invalid reference format", "invalid_image"),
         ("no matching manifest for linux/arm64 in the manifest list entries", "image_not_found"),
         ("something new", "pull_failed"),
@@ -63,7 +89,7 @@ def test_a_failed_pull_is_explained(text, code):
     failure = explain("x:9", text)
     assert failure.code == code
     assert failure.message.startswith("cannot pull x:9: ")
-    assert text[:100] in failure.message
+    assert text.partition(" response body")[0][:100] in failure.message
 
 
 @pytest.mark.parametrize(

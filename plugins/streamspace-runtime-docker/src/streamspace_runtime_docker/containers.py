@@ -54,7 +54,14 @@ def check_spec(spec: SessionSpec) -> None:
 
 
 def create_body(
-    spec: SessionSpec, settings: Settings, own: DockerSettings, *, publish: bool, host_cpus: int, podman: bool = False
+    spec: SessionSpec,
+    settings: Settings,
+    own: DockerSettings,
+    *,
+    born: Mapping[str, str],
+    publish: bool,
+    host_cpus: int,
+    podman: bool,
 ) -> dict[str, Any]:
     ports = [f"{number}/{protocol}" for number, protocol in _ports(spec)]
     return {
@@ -62,7 +69,7 @@ def create_body(
         # A browser's profile lock in the home volume names the host: a container's random one would lock users out.
         "Hostname": re.sub(r"[^A-Za-z0-9-]", "-", spec.session_id)[:63].strip("-") or "session",
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
-        "Labels": labels.of_container(settings.agent_id, spec),
+        "Labels": labels.of_container(settings.agent_id, spec) | dict(born),
         "ExposedPorts": {port: {} for port in ports},
         "HostConfig": {
             "NetworkMode": settings.network_name,

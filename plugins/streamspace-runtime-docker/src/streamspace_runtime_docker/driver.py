@@ -22,6 +22,7 @@ from streamspace_agent.runtime import (
 )
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.attachments import Attachments
+from streamspace_runtime_docker.births import Births
 from streamspace_runtime_docker.check import Check
 from streamspace_runtime_docker.containers import check_spec
 from streamspace_runtime_docker.ends import Ends
@@ -65,7 +66,8 @@ class DockerDriver(RuntimeDriver):
         self._store = Store(engine, settings, own)
         self._marks = Marks(engine)
         self._ends = ends = Ends(engine)
-        self._views = Views(self._store, self._marks, ends)
+        births = Births()
+        self._views = Views(self._store, self._marks, ends, births)
         self._networks = networks = Networks(engine, settings, own)
         self._ports = Ports(settings.docker_host, networks)
         images = Images(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults, own.allowed_images)
@@ -76,6 +78,7 @@ class DockerDriver(RuntimeDriver):
             images=images,
             networks=networks,
             volumes=self._volumes,
+            births=births,
             faults=self._faults,
             settings=settings,
             own=own,

@@ -22,6 +22,8 @@ READY = "streamspace.ready"
 PATH = "streamspace.path"
 IDLE_TIMEOUT = "streamspace.idle-timeout"
 MAX_DURATION = "streamspace.max-duration"
+BOOT, UPTIME = "streamspace.boot", "streamspace.uptime"
+"""When the container was made, by the clock of its agent's host that nobody can set (see :mod:`.births`)."""
 SEAL = "streamspace.seal"
 """A random number by which the agent knows its mark in the container again (see :mod:`.marks`)."""
 

@@ -8,6 +8,7 @@ from streamspace_agent.config import Settings
 from streamspace_agent.errors import AgentError, CommandFailed
 from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Progress, Report, SessionSpec
+from streamspace_runtime_docker.births import Births
 from streamspace_runtime_docker.containers import container_name, create_body
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
@@ -33,6 +34,7 @@ class Making:
         images: Images,
         networks: Networks,
         volumes: Volumes,
+        births: Births,
         faults: Faults,
         settings: Settings,
         own: DockerSettings,
@@ -42,6 +44,7 @@ class Making:
         self._images = images
         self._networks = networks
         self._volumes = volumes
+        self._births = births
         self._faults = faults
         self._settings = settings
         self._own = own
@@ -60,6 +63,7 @@ class Making:
             spec,
             self._settings,
             self._own,
+            born=self._births.marks(),
             publish=await self._networks.publish(),
             host_cpus=await self._engine.cores() if spec.cpu is not None else 0,
             podman=await self._engine.is_podman(),

@@ -44,15 +44,32 @@ class Layers:
             self._current[layer] = self._total.get(layer, 0)
         return moved
 
+    def queued(self) -> bool:
+        """Does every layer that is not there yet wait for one of the slots that the engine shares among all pulls?"""
+        left = self._left()
+        return bool(left) and left <= {"Pulling fs layer", "Waiting"}
+
+    def busy(self) -> bool:
+        """Is a layer verified or unpacked, or does it wait for that alone? The engine may be silent over it for long."""
+        left = self._left()
+        return bool(left & {"Verifying Checksum", "Extracting"}) or left == {"Download complete"}
+
+    def _left(self) -> set[str]:
+        return set(self._status.values()) - {"Already exists", "Pull complete"}
+
     def progress(self) -> Progress:
         states = [s for s in self._status.values() if s != "Already exists"]
         done = states.count("Pull complete")
         detail = f"{done} of {len(states)} layers" if states else "asking the registry"
-        if any(s == "Extracting" for s in states):
+        if self.queued():
+            detail = f"waits for the engine, which has other layers to fetch, {detail}"
+        elif any(s == "Extracting" for s in states):
             detail = f"unpacking, {detail}"
         return Progress("pulling", sum(self._current.values()), sum(self._total.values()), detail)
 
 
+UNPACKING = 1800.0
+"""Seconds that an engine may be silent over a layer that it verifies or unpacks: many gigabytes on a slow disk."""
 _ASKING = "asking the registry"
 
 
@@ -66,9 +83,15 @@ class Pull:
         turns: asyncio.Semaphore,
         stall_timeout: float,
         faults: Faults,
-        allowed: Collection[str] = (),
+        allowed: Collection[str],
+        others: Callable[[], Collection["Pull"]],
     ) -> None:
+        """``others`` tells the pulls under way, this one among them: they share the engine's slots."""
         self.image = image
+        self.moved = 0.0
+        """When this pull last showed progress, by the loop's clock; 0 before its turn."""
+        self._layers = Layers()
+        self._others = others
         self._allowed = allowed
         self.reports: list[Report] = []
         self.progress = Progress("pulling", detail="waits for other pulls" if turns.locked() else _ASKING)
@@ -81,10 +104,10 @@ class Pull:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            # A pull that waits for its turn has not stalled.
-            async with self._turns, asyncio.timeout(self._stall_timeout) as clock:
+            async with self._turns:  # a pull that waits for its turn has not stalled
                 self._show(Progress("pulling", detail=_ASKING))
-                await self._read(lambda: clock.reschedule(loop.time() + self._stall_timeout))
+                self.moved = loop.time()
+                await self._watched(asyncio.create_task(self._read(), name=f"read of {self.image}"))
         except (TimeoutError, Silent):
             got = f"{format_bytes(self.progress.current)} of {format_bytes(self.progress.total)} so far"
             raise CommandFailed(
@@ -94,31 +117,56 @@ class Pull:
         except EngineError as error:
             raise await self._explain(error.text) from error
 
+    async def _watched(self, reading: "asyncio.Task[None]") -> None:
+        """Read to the end, or to the moment when the pull has stalled: TimeoutError."""
+        loop = asyncio.get_running_loop()
+        try:
+            while not reading.done():
+                left = self.moved + self._stall_timeout - loop.time()
+                if left <= 0:
+                    if not self._waits_rightly(loop.time()):
+                        raise TimeoutError
+                    if outage := await self._engine.outage():
+                        raise outage
+                    left = min(1.0, self._stall_timeout)
+                await asyncio.wait({reading}, timeout=left)
+            reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def _waits_rightly(self, now: float) -> bool:
+        """Silent, and yet not stalled: the engine works on what it has of this image, or fetches for another pull."""
+        if self._layers.busy():
+            return now - self.moved < UNPACKING
+        last = max((other.moved for other in self._others() if other is not self), default=0.0)
+        return self._layers.queued() and now - last < self._stall_timeout
+
     async def _explain(self, text: str) -> CommandFailed:
         """What an address says that need not be a registry is passed on only where the operator has named it as one."""
         registry = checked(self.image).registry
         trusted = any(entry.startswith(f"{registry}/") for entry in self._allowed)
         return explain(self.image, text, quoted=trusted or not await private(registry))
 
-    async def _read(self, moved: Callable[[], None]) -> None:
+    async def _read(self) -> None:
         from streamspace_runtime_docker.client import parse_image, registry_header  # noqa: PLC0415  # loads the SDK
 
         repository, tag = parse_image(self.image)
-        layers = Layers()
         async with self._engine.stream(
             "POST",
             "/images/create",
             params={"fromImage": repository, "tag": tag},
             headers=lambda: registry_header(self.image, self._engine.environ),
-            read_timeout=self._stall_timeout + 5,  # the clock above is first: it also sees lines without progress
+            read_timeout=max(UNPACKING, self._stall_timeout)
+            + 5,  # the clock above is first: it knows what silence means
             changes=True,
         ) as lines:
             async for line in lines:
                 if error := line.get("error"):
                     raise await self._explain(str((line.get("errorDetail") or {}).get("message") or error))
-                if layers.take(line):
-                    moved()
-                    self._show(layers.progress())
+                if self._layers.take(line):
+                    self.moved = asyncio.get_running_loop().time()
+                    self._show(self._layers.progress())
 
     def _show(self, progress: Progress) -> None:
         self.progress = progress
@@ -173,7 +221,13 @@ class Images:
         pull = self._pulls.get(image)
         if pull is None:
             pull = self._pulls[image] = Pull(
-                image, self._engine, self._turns, self._stall_timeout, self._faults, self._allowed
+                image,
+                self._engine,
+                self._turns,
+                self._stall_timeout,
+                self._faults,
+                self._allowed,
+                self._pulls.values,
             )
         pull.reports.append(report)
         report(pull.progress)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.births import Births
 from streamspace_runtime_docker.ends import Ends
 from streamspace_runtime_docker.errors import EngineError
 from streamspace_runtime_docker.found import Found
@@ -23,11 +24,12 @@ class _Proved:
 class Views:
     """Remembers which containers were seen usable, and what they spoke; everything else is read from the engine each time."""
 
-    def __init__(self, store: Store, marks: Marks, ends: Ends) -> None:
+    def __init__(self, store: Store, marks: Marks, ends: Ends, births: Births) -> None:
         self._store = store
         self._marks = marks
         self._proved: dict[str, _Proved] = {}
         self._ends = ends
+        self._births = births
         self._words: dict[str, tuple[str, str]] = {}
 
     def saw_ready(self, found: Found, speaks: ReadyCheck) -> None:
@@ -132,6 +134,6 @@ class Views:
             ready_check=self.speaks(found),
             idle_timeout=labels.number(marks, labels.IDLE_TIMEOUT),
             max_duration=labels.number(marks, labels.MAX_DURATION),
-            created_at=found.created_at,
+            created_at=self._births.created_at(found),
             details=details,
         )
