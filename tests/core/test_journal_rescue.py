@@ -39,8 +39,8 @@ def page_of(path, name, leaf=0):
     with closing(sqlite3.connect(path)) as db:
         if not leaf:
             return db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0]
-        rows = db.execute("SELECT seq FROM commands ORDER BY seq").fetchall()
-    marker = f's{rows[len(rows) // 2][0]}"'.encode()
+        rows = db.execute("SELECT seq FROM commands WHERE answer_type IS NULL ORDER BY seq").fetchall()
+    marker = f's{rows[len(rows) // 2][0] - 1}"'.encode()
     pages = path.read_bytes()
     return pages.index(b'"sessionId": "' + marker) // PAGE + 1
 
@@ -82,7 +82,7 @@ def test_a_damaged_page_costs_its_own_rows_and_the_line_says_so(path, caplog):
     journal.close()
     damage(path, page_of(path, "commands", leaf=1))
     rescued = Journal(path, 2)
-    assert len(OPEN - opened(rescued)) <= 4, "some six commands lie on a page"
+    assert len(OPEN - opened(rescued)) <= 7, "some six open commands lie on a page"
     assert opened(rescued) < OPEN
     rescued.close()
     assert "what could be read of it went into a new one" in caplog.text
@@ -155,6 +155,6 @@ def test_a_rescue_that_breaks_off_at_any_step_is_completed_by_the_next(path, tmp
             Journal(path, 2)
     rescued = Journal(path, 3)
     assert "last" in opened(rescued)
-    assert len(OPEN - opened(rescued)) <= 4
+    assert len(OPEN - opened(rescued)) <= 7
     rescued.close()
     assert sorted(p.name for p in tmp_path.glob("journal.db*") if "broken" not in p.name) == ["journal.db"]

@@ -26,7 +26,7 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.hints import Consulted, hints
-from streamspace_agent.journal import JournalError, highest_epoch
+from streamspace_agent.journal import FILE, Journal, JournalError, highest_epoch
 from streamspace_agent.keys import Keys, key_file
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.link import Link
@@ -184,7 +184,7 @@ class Agent:
 
         A clock that was ahead leaves a high epoch there, which neither the corrected clock nor a store that forgot it exceeds.
         """
-        seen = await asyncio.to_thread(highest_epoch, self._settings.agent_dir / "journal.db")
+        seen = await asyncio.to_thread(highest_epoch, self._settings.agent_dir / FILE)
         return await self._elector.lead(above=seen)
 
     async def _lead(self, lease: Lease) -> None:
@@ -204,6 +204,7 @@ class Agent:
                 self._counters,
                 link_patience=self._link_patience if self._settings.enable_ha else None,
                 gateway=self._gateway,
+                journal=await Journal.opened(self._settings.agent_dir / FILE, lease.epoch),
             )
             self._hindrance, self._hindered = "", 0
             if self._stopping.is_set():

@@ -6,6 +6,7 @@ remembers the highest epoch that opened it, and a writer of an older one gets ``
 process (WAL, synchronous=NORMAL); the loss of power may cost the last of them, never the file's consistency.
 """
 
+import asyncio
 import errno
 import json
 import logging
@@ -16,21 +17,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import AgentError, LeaseLost
-from streamspace_agent.private import open_private, private_folder, require_private
+from streamspace_agent.private import private_folder, require_private
 from streamspace_agent.rescue import finish, rescue
 
 log = logging.getLogger(__name__)
 
+FILE = "journal.db"
 KEEP_SECONDS = 7 * 86400.0
 """How long a finished command's answer is remembered for a repeat of the command."""
 
 UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
 MAX_DEPTH = 200
 """Levels of nesting that are read back: more than are ever taken from the control plane or a driver's result."""
+LOG_SIZE = 2 * 1024**2
+"""Bytes of write-ahead log above which a checkpoint is worth its while."""
+MOST_PAGES = 10_000
+"""Pages of it at which SQLite makes one by itself, in the midst of a write: far more than it comes to otherwise."""
 
 LEAST_ROOM = 256 * 1024
 """Bytes free below which an error of the disk's is put down to a full one: SQLite's files grow in steps."""
@@ -144,11 +150,13 @@ class Journal:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        os.close(open_private(self._path, os.O_RDWR | os.O_CREAT))
-        for suffix in ("-wal", "-shm"):
-            require_private(self._path.with_name(self._path.name + suffix))
-        db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
+        for suffix in ("", "-wal", "-shm"):
+            require_private(self._path.with_name(self._path.name + suffix), create=not suffix)
+        # Opened and closed in threads, used by one at a time all the same.
+        db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None, check_same_thread=False)
         try:
+            db.execute("PRAGMA secure_delete=ON")  # payloads hold people's passwords: what is forgotten is gone
+            db.execute(f"PRAGMA wal_autocheckpoint={MOST_PAGES}")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
@@ -210,10 +218,10 @@ class Journal:
         return int(attempts)
 
     def finish(self, command_id: str, answer: Message, states: Iterable[Message] = ()) -> None:
-        """Close the command and queue its states and its answer, all or nothing. Closing it again changes nothing."""
+        """Close the command, forget its payload, and queue its states and its answer, all or nothing. Closing it again changes nothing."""
         with self._write() as db:
             changed = db.execute(
-                "UPDATE commands SET answer_type = ?, answer = ? WHERE id = ? AND answer_type IS NULL",
+                "UPDATE commands SET answer_type = ?, answer = ?, payload = '{}' WHERE id = ? AND answer_type IS NULL",
                 (answer.type, _json(answer.payload), command_id),
             ).rowcount
             if changed:
@@ -314,14 +322,41 @@ class Journal:
             _put(db, others)
 
     def prune(self) -> None:
-        """Forget answers older than :data:`KEEP_SECONDS`."""
+        """Forget answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept."""
         with self._write() as db:
             db.execute(
                 "DELETE FROM commands WHERE answer_type IS NOT NULL AND received < ?", (time.time() - KEEP_SECONDS,)
             )
 
+            db.execute("UPDATE commands SET payload = '{}' WHERE answer_type IS NOT NULL AND payload != '{}'")
+
+    async def checkpoint(self, *, all_of_it: bool = False) -> None:
+        """Move what was written from the log into the file, where there is enough of it, in a thread: it waits for the disk.
+
+        With ``all_of_it`` nothing stays in the log, as what was forgotten does otherwise.
+        """
+        log_file = self._path.with_name(f"{self._path.name}-wal")
+        try:
+            if all_of_it or log_file.stat().st_size > LOG_SIZE:
+                await asyncio.to_thread(self._checkpoint, "TRUNCATE" if all_of_it else "PASSIVE")
+        except (OSError, sqlite3.Error) as error:
+            log.debug("no checkpoint of %s: %s", self._path, error)
+
+    def _checkpoint(self, how: str) -> None:
+        with closing(sqlite3.connect(self._path, timeout=0.0)) as db:  # of its own: the other is used meanwhile
+            db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+
     def close(self) -> None:
         self._db.close()
+
+    @classmethod
+    async def opened(cls, path: Path, epoch: int) -> Self:
+        """As the constructor, in a thread: the whole file is read to see whether it is sound."""
+        return await asyncio.to_thread(cls, path, epoch)
+
+    async def aclose(self) -> None:
+        """As :meth:`close`, in a thread: the last to close it moves everything into the file."""
+        await asyncio.to_thread(self.close)
 
 
 def highest_epoch(path: Path) -> int:

@@ -28,7 +28,7 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
 from streamspace_agent.heartbeat import Heartbeats
 from streamspace_agent.idle import Idle
-from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.journal import FILE, Journal, JournalError, Message
 from streamspace_agent.link import Link, LinkDown, raise_worst
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 
 PRUNE_EVERY = 3600.0
 FIRST_PRUNE = 30.0
-"""Seconds from the beginning of a leadership to its first look at what may be forgotten: its first moments are for others."""
+"""Seconds from a leadership's beginning to its first look at what may be forgotten: it may be over within the hour, each time."""
+CHECKPOINT_EVERY = 5.0
 HEAD_START = 0.5
 """Seconds that the engine waits at most for the link: its SDK is loaded at the first call (a standby has no use for it), and
 that would make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
@@ -95,8 +96,9 @@ class Leadership:
         *,
         link_patience: float | None = None,
         gateway: Gateway | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """``link_patience``: seconds without a link after which leadership is given up; None for never."""
+        """``journal`` is closed here. ``link_patience``: seconds without a link after which leadership is given up; None for never."""
         self._settings = settings
         self.link_patience = link_patience
         self._began = time.monotonic()
@@ -105,7 +107,7 @@ class Leadership:
         self._link = link
         self._counters = counters
         self._capacity = Capacity.of(settings)
-        self._journal = Journal(settings.agent_dir / "journal.db", lease.epoch)
+        self._journal = journal or Journal(settings.agent_dir / FILE, lease.epoch)
         if settings.enable_ha and self._journal.previous_epoch != lease.follows:
             self._journal.doubt()  # another host's replica led in between
         self.outbox = Outbox(self._journal, lease.require)
@@ -164,7 +166,6 @@ class Leadership:
         self._journal.on_damage = self._journal_damaged
 
     # The tenure
-
     async def run(self) -> str:
         """Lead until the lease ends, or :meth:`shut_down` is called and everything is handed over. Returns why.
 
@@ -221,7 +222,7 @@ class Leadership:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.tunnels.aclose()
-        self._journal.close()
+        await self._journal.aclose()
 
     def _journal_damaged(self, error: JournalError) -> None:
         if not self._damage.done():
@@ -386,12 +387,15 @@ class Leadership:
         await self._send("status", protocol.pending(session_id, step, self.lease.epoch))
 
     async def _prune_now_and_then(self) -> None:
-        """First soon: a leadership may be over within the hour, each time."""
-        pause = FIRST_PRUNE
+        due = time.monotonic() + FIRST_PRUNE
         while True:
-            await asyncio.sleep(pause)
-            pause = PRUNE_EVERY
+            await asyncio.sleep(min(CHECKPOINT_EVERY, FIRST_PRUNE))
+            await self._journal.checkpoint()
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + PRUNE_EVERY
             try:
                 self._journal.prune()
+                await self._journal.checkpoint(all_of_it=True)
             except JournalError as error:
                 log.warning("cannot forget old answers: %s", error)

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 MODE = 0o600
+LINK = "it is a symbolic link, which is not followed: remove it"
 
 
 def open_private(path: Path, flags: int, mode: int = MODE) -> int:
@@ -22,7 +23,7 @@ def open_private(path: Path, flags: int, mode: int = MODE) -> int:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
     except OSError as error:
         if error.errno == errno.ELOOP or (error.errno == errno.EMLINK and path.is_symlink()):
-            raise _refusal(path, "it is a symbolic link, which is not followed: remove it") from None
+            raise _refusal(path, LINK) from None
         raise
     try:
         found = os.fstat(descriptor)
@@ -38,10 +39,26 @@ def open_private(path: Path, flags: int, mode: int = MODE) -> int:
     return descriptor
 
 
-def require_private(path: Path) -> None:
-    """Raises as :func:`open_private`, and not where there is nothing."""
-    with contextlib.suppress(FileNotFoundError):
-        os.close(open_private(path, os.O_RDONLY))
+def require_private(path: Path, *, create: bool = False) -> None:
+    """Refuse as :func:`open_private` a file in a folder that is ours alone; where there is none, make it or leave it at that.
+
+    Never opens one that is there: closing it would let go of every lock that this process has on it, SQLite's among them.
+    """
+    if create:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE))
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise _refusal(path, LINK)
+    if not stat.S_ISREG(found.st_mode):
+        raise _refusal(path, "it is not a regular file")
+    if words := foreign(found):
+        raise _refusal(path, words)
+    if found.st_mode & 0o077:
+        path.chmod(MODE)
 
 
 def private_folder(path: Path) -> None:
