@@ -7,10 +7,8 @@ process (WAL, synchronous=NORMAL); the loss of power may cost the last of them, 
 """
 
 import asyncio
-import errno
 import json
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from streamspace_agent import protocol
+from streamspace_agent import disk, protocol
 from streamspace_agent.errors import AgentError, LeaseLost
 from streamspace_agent.private import private_folder, require_private
 from streamspace_agent.rescue import finish, rescue
@@ -37,9 +35,6 @@ LOG_SIZE = 2 * 1024**2
 """Bytes of write-ahead log above which a checkpoint is worth its while."""
 MOST_PAGES = 10_000
 """Pages of it at which SQLite makes one by itself, in the midst of a write: far more than it comes to otherwise."""
-
-LEAST_ROOM = 256 * 1024
-"""Bytes free below which an error of the disk's is put down to a full one: SQLite's files grow in steps."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
@@ -59,44 +54,7 @@ class JournalError(AgentError):
 
 
 def _cannot(verb: str, path: Path, error: Exception) -> JournalError:
-    return JournalError(f"STATE_DIR: cannot {verb} the journal {path}: {_cause(path, error)}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _damaged(error: Exception) -> bool:
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-
-
-_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-
-
-def _cause(path: Path, error: Exception) -> str:
-    """SQLite calls a full disk by many names, so the file system is asked."""
-    if _damaged(error):
-        return f"it is broken ({_line(error)}): the next leader takes over what can be read of it"
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if not isinstance(error, OSError) and code not in _STORAGE:
-        return _line(error)
-    text = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
-    if isinstance(error, OSError) and error.errno == errno.EPERM:
-        return f"{error.filename}: {text}"
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        system = os.statvfs(folder)
-    except OSError:
-        return text
-    if system.f_flag & os.ST_RDONLY:
-        return f"the file system of {folder} is read-only: remount it writable (dmesg tells whether a disk error made it so), or set STATE_DIR to another"
-    if system.f_bavail * system.f_frsize < LEAST_ROOM or system.f_ffree == 0 < system.f_files:
-        return f"the disk of {folder} is full: free some room on it, or set STATE_DIR to another"
-    if code == sqlite3.SQLITE_IOERR:
-        return f"{text}: look after the disk of {folder} (dmesg), or set STATE_DIR to another"
-    return f"{text}: let the agent's user (id {os.geteuid()}) write there, or set STATE_DIR to a folder on a local disk"
+    return JournalError(f"STATE_DIR: cannot {verb} the journal {path}: {disk.cause(path, error)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +101,10 @@ class Journal:
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
-            if not _damaged(error):
+            if not disk.damaged(error):
                 raise
             saved = rescue(self._path, _SCHEMA)
-            log.error("STATE_DIR: the journal is broken (%s): %s", _line(error), saved)  # noqa: TRY400 - the cause is known
+            log.error("STATE_DIR: the journal is broken (%s): %s", disk.line(error), saved)  # noqa: TRY400 - the cause is known
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
@@ -256,7 +214,7 @@ class Journal:
 
     def _failed(self, verb: str, error: sqlite3.Error) -> JournalError:
         failure = _cannot(verb, self._path, error)
-        if _damaged(error):
+        if disk.damaged(error):
             self.on_damage(failure)
         return failure
 

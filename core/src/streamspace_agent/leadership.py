@@ -165,7 +165,6 @@ class Leadership:
         self._damage: asyncio.Future[JournalError] = asyncio.get_running_loop().create_future()
         self._journal.on_damage = self._journal_damaged
 
-    # The tenure
     async def run(self) -> str:
         """Lead until the lease ends, or :meth:`shut_down` is called and everything is handed over. Returns why.
 
