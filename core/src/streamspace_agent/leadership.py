@@ -173,7 +173,9 @@ class Leadership:
         self._driver.guard = self.lease.require
         self._repeats.recover()
         self.dispatcher.recover(self._journal.open_commands())
+        web = self._task(keep_serving(self._gateway, self._web), "gateway")
         tasks = [
+            web,
             self._task(self._link.run(self), "link"),
             self._task(self._adopt_after_link(), "engine events"),
             self._task(self.reconciler.repeat(), "reconcile"),
@@ -181,7 +183,6 @@ class Leadership:
             self._task(self._board.run(), "progress"),
             self._task(self._timeouts.run(), "timeouts"),
             self._task(self._idle.run(), "idle"),
-            self._task(keep_serving(self._gateway, self._web), "gateway"),
             self._task(self._usage.run(self._settings.usage_interval), "usage"),
             self._task(self._repeats.run(), "repeats"),
             self._task(self._give_up_without_link(), "link watch"),
@@ -204,6 +205,7 @@ class Leadership:
         finally:
             if not self.lease.valid():
                 self._link.abort()
+            web.cancel()  # before commands are stopped, which may take a moment: its address is the next leader's
             await self._stop([*tasks, ended])
 
     def _task(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

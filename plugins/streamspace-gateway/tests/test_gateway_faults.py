@@ -186,6 +186,23 @@ async def test_a_session_may_not_enter_another_through_the_gateway(house):
     assert (answer.status, "sessions may not use the gateway" in answer.text) == (403, True)
 
 
+async def test_one_connection_too_many_is_refused_with_a_sentence_and_the_others_go_on(house, monkeypatch):
+    monkeypatch.setattr("streamspace_gateway.server._room", lambda: 3)
+    other = House()
+    async with other.serving():
+        other.sessions.update(house.sessions)
+        await house.session("ann", answering())
+        other.put("ann", port=house.sessions["ann"].port)
+        streams = [await other.stream() for _ in range(3)]
+        await until(lambda: other.gateway.status().connections == 3)
+        answer = await other.get("ann")
+        assert (answer.status, "as many connections" in answer.text) == (503, True)
+        for reader, writer in streams:
+            writer.write(f"GET / HTTP/1.1\r\nHost: ann.{DOMAIN}\r\n\r\n".encode())
+            assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200")
+        await other.hang_up()
+
+
 async def test_an_address_that_others_hold_is_told_and_taken_as_soon_as_it_is_free(caplog):
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]

@@ -5,6 +5,8 @@ import random
 
 import h11
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamspace_gateway.use import SMALL, FromBrowser, Rhythm, by_request
 from tests.gateway import answering
@@ -126,6 +128,14 @@ def test_what_is_remembered_of_a_page_is_bounded():
     for number in range(10_000):
         rhythm.is_person(os.urandom(16), float(number))
     assert len(rhythm._kinds) <= 64
+
+
+@given(data=st.binary(max_size=600), pieces=st.integers(1, 50))
+def test_no_bytes_whatever_trouble_the_watch_or_make_it_keep_more_than_a_frame(data, pieces):
+    page = Page()
+    page.says(frame(RFB_BEGIN[:12]))
+    page.says(data * 20, pieces)
+    assert len(page.watch._held) <= SMALL + 14
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ class Exchanges:
         if refused := self._shared.access.refusal(self._peer):
             self._shared.counters.count(Outcome.FORBIDDEN)
             await self._answer(Refusal(HTTPStatus.FORBIDDEN, refused), request)
+        elif self._shared.counters.connections > self._shared.room:
+            self._shared.counters.count(Outcome.UNAVAILABLE)
+            text = "the gateway carries as many connections as it has open files for: try again later"
+            await self._answer(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text), request)
+            return False
         else:
             await self._serve(request)
         if self._client.http.their_state is h11.SEND_BODY:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -21,6 +22,8 @@ from streamspace_gateway.shared import Shared
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 1.0
+OWN_FILES = 512
+"""Open files left to the agent itself: engine, journal, link, screens."""
 _LOST = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
 """A peer that vanished without a word (Linux, tcp(7)): noticed after a minute and a half."""
 
@@ -46,7 +49,7 @@ class Server:
     """All connections of one tenure."""
 
     def __init__(self, context: GatewayContext, access: Access, counters: Counters) -> None:
-        self._shared = Shared(context, access, counters, SessionServers(context.connect))
+        self._shared = Shared(context, access, counters, SessionServers(context.connect), _room())
         self._open: dict[asyncio.Task[Any], Exchanges] = {}
         self._sweeping = asyncio.create_task(self._sweep(), name="web gateway sweep")
 
@@ -93,6 +96,18 @@ class Server:
                 now = sessions.get(used.session_id)
                 if now is None or now.state is not SessionState.RUNNING or place_of(now) != place_of(used):
                     task.cancel()
+
+
+def _room() -> int:
+    """Connections for which there are open files: each takes one more to its session, and the agent needs some for itself.
+
+    As many as the system allows this process: the soft limit is for programs that use select(2), of which asyncio is none.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 500_000 if files == resource.RLIM_INFINITY else max(64, (files - OWN_FILES) // 2)
 
 
 def _notice_loss(connection: Any) -> None:

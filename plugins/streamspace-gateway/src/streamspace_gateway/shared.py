@@ -16,6 +16,8 @@ class Shared:
     access: Access
     counters: Counters
     servers: SessionServers
+    room: int
+    """Connections that may be open at once."""
     rhythms: dict[str, Rhythm] = field(default_factory=dict)
     """How each session's page ticks."""
 
