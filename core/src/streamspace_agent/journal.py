@@ -296,13 +296,15 @@ class Journal:
         log_file = self._path.with_name(f"{self._path.name}-wal")
         try:
             if all_of_it or log_file.stat().st_size > LOG_SIZE:
-                await asyncio.to_thread(self._checkpoint, "TRUNCATE" if all_of_it else "PASSIVE")
+                # What is moved keeps no writer waiting; only when that is done is the log emptied, which does, for a moment.
+                await asyncio.to_thread(self._checkpoint, *(["PASSIVE", "TRUNCATE"] if all_of_it else ["PASSIVE"]))
         except (OSError, sqlite3.Error) as error:
             log.debug("no checkpoint of %s: %s", self._path, error)
 
-    def _checkpoint(self, how: str) -> None:
+    def _checkpoint(self, *steps: str) -> None:
         with closing(sqlite3.connect(self._path, timeout=0.0)) as db:  # of its own: the other is used meanwhile
-            db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+            for step in steps:
+                db.execute(f"PRAGMA wal_checkpoint({step})").fetchall()
 
     def close(self) -> None:
         self._db.close()

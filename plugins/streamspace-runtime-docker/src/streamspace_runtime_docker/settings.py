@@ -33,7 +33,9 @@ class DockerSettings(BaseModel):
     )
     pull_concurrency: int = Field(default=8, ge=1, le=64, description="Images that are pulled at the same time")
     pull_stall_timeout: Duration = Field(
-        default=120.0, gt=0, description="How long a pull may show no progress at all; the whole pull may take any time"
+        default=120.0,
+        gt=0,
+        description="How long a pull may stand still while it waits for nothing of the engine's own; the whole pull may take any time",
     )
     stop_timeout: Duration = Field(
         default=10.0, ge=0, description="How long a session may take to end after its stop signal, before it is killed"
