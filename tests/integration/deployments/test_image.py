@@ -97,7 +97,7 @@ async def test_docker_build_makes_the_image_from_an_index_at_the_pinned_versions
 
     assert run(docker_client, tag, "--version") == f"docker-agent {wheels.version()}\n"
     plugins = run(docker_client, tag, "plugins")
-    assert all(name in plugins for name in ("file", "redis", "swarm", "docker", "sessions")), plugins
+    assert all(name in plugins for name in ("file", "redis", "swarm", "docker", "gateway", "sessions")), plugins
     listing = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
     installed = run(docker_client, tag, "-c", listing, entrypoint="/opt/streamspace/bin/python").split()
     pinned = {name(line) for line in (wheels.ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
