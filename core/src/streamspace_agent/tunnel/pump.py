@@ -27,9 +27,9 @@ class Carrier(Protocol):
 
 SMALL = 4096
 """Bytes up to which what is ready goes before all that is larger: echoes of keys, cursor shapes."""
-SETTLES = 0.025
+SETTLES = 0.04
 """Seconds from the control plane's having read a message until it has said that the message's viewer is gone, where it is (5 ms were
-seen, more on a busy machine: it writes to its database before). Such pauses also keep a viewer that tears its connection from meeting a write in the relay, which would end the control plane.
+seen, over 25 on a busy machine: it writes to its database before). A viewer that asks for the next update is there: no pause follows. Such pauses also keep a viewer that tears its connection from meeting a write in the relay, which would end the control plane.
 """
 OVERDRAFT = 2
 """Small messages may exceed the window by this factor."""
