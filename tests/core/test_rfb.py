@@ -118,3 +118,51 @@ def test_what_is_not_understood_counts_as_a_person_but_for_bare_update_requests(
     assert stream.foreign
     assert stream.feed(b"anything") == Said.READ | Said.INPUT
     assert stream.feed(REQUEST * 2) == Said.READ
+
+
+# What is filtered on its way to the server
+
+HANDSHAKE = b"RFB 003.008\n\x01\x01"
+FENCES, CONTINUOUS = (-312).to_bytes(4, signed=True), (-313).to_bytes(4, signed=True)
+
+
+def filtered(*pieces, hold_after=None):
+    stream, passed = ClientStream(filtered=True), []
+    for number, piece in enumerate(pieces):
+        stream.hold_requests = hold_after is not None and number > hold_after
+        stream.feed(piece)
+        passed.append(stream.passed())
+    return stream, b"".join(passed)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_what_is_filtered_leaves_in_whole_messages_however_it_came(size):
+    said = HANDSHAKE + b"\x04\x01\0\0\0\0\0a" + b"\x06\0\0\0\0\0\0\x05hello" + b"\x03\x01" + bytes(8)
+    _, passed = filtered(*(said[start : start + size] for start in range(0, len(said), size)))
+    assert passed == said
+
+
+def test_half_a_message_waits_for_its_other_half():
+    key = b"\x04\x01\0\0\0\0\0a"
+    stream, passed = filtered(HANDSHAKE, key[:5])
+    assert passed == HANDSHAKE
+    stream.feed(key[5:])
+    assert stream.passed() == key
+
+
+def test_a_server_is_not_told_that_the_viewer_knows_continuous_updates():
+    told = b"\x02\0" + (3).to_bytes(2) + CONTINUOUS + FENCES + bytes(4)
+    _, passed = filtered(HANDSHAKE, told)
+    assert passed == HANDSHAKE + b"\x02\0" + (2).to_bytes(2) + FENCES + bytes(4)
+
+
+def test_requests_for_updates_are_kept_back_and_nothing_else():
+    request, key = b"\x03\x01" + bytes(8), b"\x04\x01\0\0\0\0\0a"
+    _, passed = filtered(HANDSHAKE, request, key + request + key, hold_after=1)
+    assert passed == HANDSHAKE + request + key + key
+
+
+def test_a_viewer_that_cannot_be_understood_is_passed_on_as_it_is():
+    odd = b"\xfeodd" * 1000
+    _, passed = filtered(HANDSHAKE, odd, odd)
+    assert passed == HANDSHAKE + odd + odd

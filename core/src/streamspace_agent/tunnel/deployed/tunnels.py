@@ -13,6 +13,7 @@ from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
+from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.pump import Carrier, Pump
@@ -21,13 +22,7 @@ from streamspace_agent.tunnel.server import Connect, Server, Unreachable
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
-"""Greetings sent in one turn while somebody is served, whom they delay."""
-PLACES = 240
-"""Of the queue's 256: greetings and announcements that nobody has read take no more. The rest is for answers on their way."""
-PROBE_PLACES = 120
-"""As long as fewer places than these are taken, empty messages look for viewers that read a greeting and left."""
-
+ENDED = frozenset({SessionState.TERMINATED, SessionState.FAILED})
 BUSY = "another session of this host is being looked at, and this control plane carries one screen at a time: try again when it is closed"
 TIME_IS_UP = "this control plane cannot carry a screen for a minute without harm: open it again"
 RENEWED = "the connection to the session is being renewed: try again"
@@ -52,15 +47,12 @@ class DeployedTunnels:
         self._rng = rng or random.Random()  # noqa: S311 - spreads messages, guards nothing
         self._pump = Pump(require_lease, told, clock)
         self._screens: dict[str, Screen] = {}
+        self._queue = Queue(self._pump, clock, self._times, self._screens, self._renew_because)
         self._keeping: dict[str, asyncio.Task[None]] = {}
         """The tasks that keep sessions' servers at hand."""
         self._serving: set[asyncio.Task[None]] = set()
         self._last_input: dict[str, float] = {}
-        self._standing = 0
-        """Messages that lie in the queue for nobody, as far as is known."""
         self._connected_at = 0.0
-        self._viewed_at = 0.0
-        """When somebody last had a screen, or waited for one."""
         self._renew = asyncio.Event()
 
     # What the agent asks and tells
@@ -83,8 +75,8 @@ class DeployedTunnels:
         if session.state is not SessionState.RUNNING:
             self._last_input.pop(session.session_id, None)
         if screen is not None and screen.server is not None and not (wanted and _same(screen.session, session)):
-            self._drop_server(screen, session.reason or f"the session is {session.state}")
-        if session.state in {SessionState.TERMINATED, SessionState.FAILED} and screen is not None and not screen.viewer:
+            self._drop_server(screen, session)
+        if session.state in ENDED and screen is not None and not screen.viewer:
             del self._screens[session.session_id]
         if not (wanted and session.ready):
             return
@@ -101,19 +93,20 @@ class DeployedTunnels:
                 context=logs.context(session=session.session_id),
             )
 
-    def _drop_server(self, screen: Screen, why: str) -> None:
-        screen.server = None
+    def _drop_server(self, screen: Screen, session: Session) -> None:
+        screen.server, screen.session = None, session
         self._keeping.pop(screen.session_id).cancel()
         if screen.viewer:
-            self._leave_soon(screen, screen.viewer, why)
+            self._leave_soon(screen, screen.viewer, session.reason or f"the session is {session.state}")
 
     # One connection
 
     async def serve(self, carrier: Carrier) -> None:
         """Serve one connection to the control plane until it is gone, or is to be made anew."""
         now = self._clock.now()
-        self._connected_at, self._standing = now, 0
+        self._connected_at = now
         self._renew.clear()
+        self._queue.emptied(connected_at=now)
         for screen in self._screens.values():
             screen.connected(now)
         tasks = [
@@ -144,15 +137,15 @@ class DeployedTunnels:
             await asyncio.sleep(self._times.turn)
             now = self._clock.now()
             viewed = [(screen, screen.viewer) for screen in self._screens.values() if screen.viewer]
-            self._viewed_at = now if viewed else self._viewed_at
+            self._queue.viewed_at = now if viewed else self._queue.viewed_at
             # Not right behind what its relay may have ended at: then the greeting would lie in the queue.
             if all(self._is_there(screen, viewer, now) for screen, viewer in viewed):
-                await self._greet(relays=len(viewed))
+                await self._queue.greet(relays=len(viewed))
             for screen, viewer in viewed:
                 if screen.viewer is viewer:
                     await self._look_after(screen, viewer)
             if not viewed:
-                await self._look_behind_greetings()
+                await self._queue.look_behind_greetings()
 
     def _is_there(self, screen: Screen, viewer: Viewer, now: float) -> bool:
         """Whether that viewer's relay surely takes what is sent now: it did not end at the last message, nor is it stuck in one."""
@@ -219,7 +212,7 @@ class DeployedTunnels:
                 other.clear, other.haunted = max(other.clear, since), False
         for other in others:
             other.lies = False
-        self._standing = 0
+        self._queue.emptied()
         screen.lies = screen.greeted = False
         came = max(since, screen.greeted_before)
         viewer = screen.viewer = Viewer(since, came, Phase.PARKED, now, now, sole=sole)
@@ -295,11 +288,11 @@ class DeployedTunnels:
         elif viewer.phase is Phase.SERVED and age > self._times.stay + self._times.goodbye:
             await self._leave(screen, viewer, TIME_IS_UP)
         if viewer.phase is Phase.LEAVING and (
-            now - viewer.phase_since > self._times.lingers or not self._safe(screen, now)
+            now - viewer.phase_since > self._times.lingers or not self._queue.safe(screen, now)
         ):
             self._renew_because(f"a viewer of session {screen.session_id} has gone or has not, nobody can tell")
         elif now - screen.said_at > self._times.probe * self._rng.uniform(2 / 3, 4 / 3):
-            await self._say_to_all(screen, b"")
+            await self._queue.say(screen, b"")
 
     def _leave_soon(self, screen: Screen, viewer: Viewer, why: str) -> None:
         task = asyncio.create_task(self._leave(screen, viewer, why), name=f"viewer of {screen.session_id} leaving")
@@ -316,7 +309,7 @@ class DeployedTunnels:
             viewer.channel.close()
             self._pump.released()
         if not screen.silent:
-            await self._say_to_all(screen, viewer.refusal(why))
+            await self._queue.say(screen, viewer.refusal(why))
         viewer.channel = None
 
     def closed(self, payload: Mapping[str, Any]) -> None:
@@ -326,7 +319,7 @@ class DeployedTunnels:
             return
         now, viewer = self._clock.now(), screen.viewer
         sole = viewer.sole if viewer else screen.closed_at < screen.clear
-        screen.closed_at = self._viewed_at = now
+        screen.closed_at = self._queue.viewed_at = now
         if viewer is None:
             # Of a viewer that read the greeting and said nothing, and was found by what was just sent; or of one of an earlier connection.
             if screen.orphan and now - screen.said_at > self._times.unsure:
@@ -338,7 +331,7 @@ class DeployedTunnels:
         if viewer.channel:
             viewer.channel.close()
             self._pump.released()
-        if screen.server is None and screen.session.state is not SessionState.RUNNING:
+        if screen.session.state in ENDED:
             self._screens.pop(screen.session_id, None)
         self._next(viewer)
 
@@ -360,89 +353,6 @@ class DeployedTunnels:
                 )
             else:
                 viewer.channel.hold(held=False)
-
-    # What lies in the queue
-
-    def _safe(self, screen: Screen, now: float) -> bool:
-        """Whether a message for this session can do no harm."""
-        return now - (screen.viewer.since if screen.viewer else screen.clear) < self._times.safe
-
-    async def _say(self, screen: Screen, data: bytes) -> bool:
-        """Send a viewer bytes of the agent's own, if that can do no harm."""
-        now = self._clock.now()
-        channel = screen.viewer.channel if screen.viewer else None
-        if not self._safe(screen, now) or not await self._pump.say(screen.session_id, data, channel):
-            return False
-        screen.said_at = now
-        return True
-
-    async def _say_to_all(self, screen: Screen, data: bytes) -> None:
-        """Say it as often as there are relays: they take turns, so that its own gets one, and others throw theirs away."""
-        for _ in [other for other in self._screens.values() if other.viewer]:
-            await self._say(screen, data)
-
-    async def _greet(self, relays: int) -> None:
-        """Send what greetings are missing. ``relays``: so many others' are there, and throw away what is not their own."""
-        now, sent = self._clock.now(), 0
-        for screen in list(self._screens.values()):
-            if screen.server is None or screen.viewer or screen.lies:
-                continue
-            if relays and (sent >= AT_ONCE or now - screen.greeted_at < self._times.greet_again):
-                continue
-            if not self._safe(screen, now):
-                if not relays:
-                    self._renew_because(f"nobody can tell who waits for session {screen.session_id}")
-                    return
-                continue
-            if screen.server.greeting is None and now - screen.clear < self._times.first_greeting:
-                continue
-            if not relays and self._standing + 2 > PLACES:
-                continue
-            sent += 1
-            screen.lies = await self._greet_one(screen, copies=1 + relays) and not relays
-
-    async def _greet_one(self, screen: Screen, copies: int) -> bool:
-        session = screen.session
-        if not screen.announced:
-            ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
-            if not await self._pump.tell("vnc_ready", ready):
-                return False
-            screen.announced = True
-            self._standing += 1
-        if screen.viewer or screen.server is None:
-            return False  # it changed while that was sent
-        if screen.silent:
-            return True
-        # Before it is sent: the answer may be here before control comes back.
-        screen.greeting = screen.server.greeting or screen.greeting
-        screen.greeted_before = screen.greeted_at if copies > 1 else float("-inf")
-        screen.greeted, screen.greeted_at, screen.probes = True, self._clock.now(), 0
-        screen.first_greeted_at = min(screen.first_greeted_at, screen.greeted_at)
-        self._standing += 1
-        for _ in range(copies):  # relays take turns: whoever waits for this session gets one, and no more
-            if not await self._say(screen, screen.greeting):
-                return False
-        return True
-
-    async def _look_behind_greetings(self) -> None:
-        """Find viewers that read a greeting and left without a word."""
-        now, stale = self._clock.now(), False
-        for screen in list(self._screens.values()):
-            if screen.server is None or screen.viewer or not screen.lies or screen.silent:
-                continue
-            if screen.haunted and now - self._viewed_at > self._times.alone:
-                self._renew_because(f"another viewer of session {screen.session_id} may be left")
-                return
-            stale |= now - self._connected_at > self._times.stale and not self._safe(screen, now)
-            if screen.probes >= len(self._times.probes_after) or self._standing >= PROBE_PLACES:
-                continue
-            if now - screen.greeted_at > self._times.probes_after[screen.probes] and await self._say(screen, b""):
-                screen.probes += 1
-                self._standing += 1
-        if stale:
-            self._renew_because(
-                "greetings have lain in its queue for long, and may have been read by viewers that left"
-            )
 
     async def aclose(self) -> None:
         tasks = [*self._keeping.values(), *self._serving]

@@ -1,0 +1,106 @@
+"""The one connection that is kept to a session's server while nobody looks at it."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lab.loopback import served
+from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.server import Server, Unreachable
+from tests.core.held_plane import session
+from tests.core.vnc import GREETING
+
+REFUSES = b"RFB 003.003\n\0\0\0\0" + (26).to_bytes(4) + b"Too many security failures"
+
+
+async def nothing_waits():
+    pass
+
+
+@asynccontextmanager
+async def kept(talk):
+    """A server of RFB that talks so, and how often it was connected to."""
+    times = []
+
+    async def counted(reader, writer):
+        times.append(asyncio.get_running_loop().time())
+        await talk(reader, writer)
+
+    async with served(counted) as port:
+
+        async def connect(session_id, _port):
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        clock = BoottimeClock()
+        server = Server(session(), connect, Pump(lambda: None, nothing_waits, clock), clock)
+        task = asyncio.create_task(server.run())
+        try:
+            yield server, times
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def greets(reader, writer):
+    writer.write(GREETING)
+    await reader.read()
+
+
+async def hangs_up(reader, writer):
+    writer.write(GREETING)
+    await asyncio.sleep(0.05)
+    writer.close()
+
+
+async def refuses(reader, writer):
+    writer.write(REFUSES)
+    await reader.read()
+
+
+async def until(true):
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_viewer_takes_the_connection_that_showed_the_server_to_be_there():
+    async with kept(greets) as (server, times):
+        await until(lambda: server.working)
+        channel = await server.take()
+        assert channel.greeting == GREETING
+        await asyncio.sleep(0.3)
+        assert len(times) == 1, "no other is made while the viewer has it"
+        channel.close()
+        server.give_back()
+        await until(lambda: len(times) == 2)
+
+
+async def test_a_server_that_hangs_up_on_who_says_nothing_is_asked_ever_more_rarely():
+    async with kept(hangs_up) as (server, times):
+        await asyncio.sleep(4)
+        assert 2 <= len(times) <= 12
+        assert (await server.take()).greeting == GREETING
+
+
+async def test_a_server_that_refuses_is_there_and_is_left_alone_for_a_while():
+    async with kept(refuses) as (server, times):
+        await until(lambda: server.working)
+        await asyncio.sleep(1)
+        assert len(times) == 1
+        with pytest.raises(Unreachable, match="Too many security failures"):
+            await server.take()
+
+
+async def test_a_server_that_is_gone_is_noticed_and_found_again():
+    open_writers = []
+
+    async def mortal(reader, writer):
+        open_writers.append(writer)
+        await greets(reader, writer)
+
+    async with kept(mortal) as (server, times):
+        await until(lambda: server.working)
+        open_writers[0].transport.abort()
+        await until(lambda: len(times) == 2 and server.working)
