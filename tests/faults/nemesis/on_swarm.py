@@ -16,7 +16,7 @@ from lab.hosts import Hosts
 from tests.faults.nemesis import container
 from tests.faults.nemesis.faults import CHANGE, CROWD, EITHER, FORK, HANDOVER, KILL, NO_CHANGE, Fault, block, freeze
 from tests.faults.nemesis.stage import CANDIDATES, ROOT, SETTLE, Stage
-from tests.relay import relay
+from tests.netns import relay
 
 NODE = "{{.Node.ID}}"
 CALM = 5.0

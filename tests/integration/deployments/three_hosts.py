@@ -9,7 +9,7 @@ from lab.hosts import Host, Hosts
 from lab.proxy import Proxy
 from tests.integration.deployments import stack
 from tests.integration.deployments.compose import FOLDER, CommandFailed, call
-from tests.relay import relay
+from tests.netns import relay
 
 
 @dataclass(frozen=True)
