@@ -244,3 +244,19 @@ async def test_a_pong_proves_that_all_messages_before_its_ping_were_handled(
     handling.set()
     await asyncio.wait_for(pong, 10)
     assert (await plane.command(command["payload"]["commandId"]))["state"] == "completed"
+
+
+async def test_what_waits_leaves_packed_in_order_and_in_frames_that_an_agent_can_hold(
+    plane: DevPlane, agent: Agent
+) -> None:
+    link = plane.hub.links[AGENT]
+    for number in range(40):
+        link.send("vnc_data", {"sessionId": f"s{number}", "data": "A" * 1_000_000})
+    frames = []
+    while sum(map(len, frames)) < 40:
+        frames.append(await agent.receive())
+    assert [e["payload"]["sessionId"] for frame in frames for e in frame] == [f"s{number}" for number in range(40)]
+    assert max(map(len, frames)) == 8
+    link.send("vnc_data", {"sessionId": "huge", "data": "A" * 20_000_000})
+    ((huge,),) = [await agent.receive()]
+    assert len(huge["payload"]["data"]) == 20_000_000

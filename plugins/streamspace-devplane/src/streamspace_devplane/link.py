@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from streamspace_devplane.hub import Hub
 
 CLOSE_PATIENCE = 5.0
+PACK_BYTES = 8 * 1024**2
 
 
 class Link:
@@ -127,15 +128,23 @@ class Link:
             while self._outgoing and not self.closing:
                 await self._hold_to_pack()
                 await self.hub.listening.wait()
-                # As the real one does: all that waits at this moment leaves as one frame.
-                frames = list(self._outgoing)
-                self._outgoing.clear()
+                frames = self._packed()
                 self._room.set()
                 await self._socket.send_text("\n".join(frames))
                 self._count(len(frames))
             if self.closing:
                 await self._socket.close()
                 return
+
+    def _packed(self) -> list[str]:
+        """As the real one does: all that waits at this moment leaves as one message. The real one sends that in small parts,
+        so that an agent need not hold it whole; here, what is long leaves in several.
+        """
+        frames, size = [], 0
+        while self._outgoing and (not frames or size + len(self._outgoing[0]) <= PACK_BYTES):
+            size += len(self._outgoing[0])
+            frames.append(self._outgoing.popleft())
+        return frames
 
     async def _hold_to_pack(self) -> None:
         pack = self.hub.faults.pack
