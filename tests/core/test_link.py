@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 
 import pytest
@@ -74,10 +75,15 @@ async def test_a_redirect_of_the_handshake_does_not_take_the_key_elsewhere(linke
     assert "set CONTROL_PLANE_URL to it" in made.status.last_error
 
 
-async def test_a_proxys_404_does_not_make_a_known_agent_register(linked):
+async def test_a_proxys_404_does_not_make_a_known_agent_register_and_is_told_loudly(linked, caplog, monkeypatch):
+    monkeypatch.setattr(link, "LOUD_EVERY", 0.0)
     async with answering(TEXT_404) as (url, asked):
         linked(url)
         await until(lambda: len(asked) >= 3)
+    told = [record for record in caplog.records if "not connected to CONTROL_PLANE_URL" in record.message]
+    assert len(told) >= 2
+    assert {record.levelno for record in told} == {logging.ERROR}
+    assert "the answer is HTTP 404" in told[0].message
     assert {head.split()[1].partition("?")[0] for head in asked} == {link.PATH}
 
 

@@ -17,7 +17,7 @@ from streamspace_agent.config import Settings
 from streamspace_agent.frames import Decoder
 from streamspace_agent.keys import Keys
 from streamspace_agent.proxies import proxy_for
-from streamspace_agent.registration import Registrar, reason
+from streamspace_agent.registration import LOUD_EVERY, Registrar, reason
 from streamspace_agent.replies import Reply
 from streamspace_agent.tls import Trust, certificate_hint
 from streamspace_agent.units import format_seconds
@@ -98,10 +98,10 @@ class Link:
         """Keep connected until cancelled. Raises Refused when the control plane says no for good."""
         backoff = Backoff(rng=self._rng)
         registered = self._registrar.known
-        complaint = ""
+        complaint, told = "", 0.0
         try:
             while True:
-                wait = 0.0
+                wait, level = 0.0, logging.WARNING
                 try:
                     if not registered:
                         await self._registrar.register(*peer.registration())
@@ -120,6 +120,8 @@ class Link:
                     # Registering again tells why, and whether that is final.
                     registered = not (reply.by_control_plane and reply.status in {401, 403, 404})
                     wait = reply.wait
+                    if not reply.by_control_plane and reply.status < 500:
+                        level = logging.ERROR  # nobody would look for it at the proxy otherwise
                     ended = f"the answer is {reply.refusal(self._settings.http_url + PATH, PATH)}"
                 except InvalidURI as error:
                     ended = f"CONTROL_PLANE_URL: {error}"
@@ -128,14 +130,16 @@ class Link:
                     ended += certificate_hint(self._settings, error)
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
-                if ended != complaint or backoff.failures <= 1:
-                    log.warning(
+                now = time.monotonic()
+                if ended != complaint or backoff.failures <= 1 or now - told >= LOUD_EVERY:
+                    log.log(
+                        level,
                         "not connected to CONTROL_PLANE_URL=%s: %s; next try in %s",
                         self._settings.control_plane_url,
                         ended,
                         format_seconds(delay),
                     )
-                    complaint = ended
+                    complaint, told = ended, now
                 await asyncio.sleep(delay)
         finally:
             await self.close()

@@ -57,6 +57,7 @@ class Repeats:
 
     async def run(self) -> None:
         """Answer again when it is time, until cancelled."""
+        complaint = ""
         while True:
             self._more.clear()
             if not self._arrived:
@@ -65,8 +66,11 @@ class Repeats:
             await asyncio.sleep(max(0.0, came + AFTER - time.monotonic()))
             try:
                 self._repeat(time.monotonic() - AFTER)
+                complaint = ""
             except JournalError as error:
-                log.warning("cannot answer again: %s", error)
+                if str(error) != complaint:  # once: it may be the log's own disk that is full
+                    log.warning("cannot answer again what the control plane may have written over: %s", error)
+                complaint = str(error)
                 await asyncio.sleep(AFTER)
 
     def flush(self) -> None:
