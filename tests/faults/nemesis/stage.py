@@ -250,10 +250,16 @@ class Stage:
         return checker.tenures(self.traces(), self.deaths)
 
     def connected_epoch(self):
-        """The epoch of the agent that is connected now; 0 for none."""
+        """The epoch of the agent that is connected now and has said so; 0 for none."""
         if self.agent_id not in self.plane.hub.links:
             return 0
-        return self.plane.hub.store.agent(self.agent_id)["metadata"].get("epoch", 0)
+        store = self.plane.hub.store
+        store.flush()
+        said = store.row(
+            "SELECT type, payload FROM events WHERE agent_id = ? AND type IN ('connected', 'heartbeat') ORDER BY seq DESC LIMIT 1",
+            self.agent_id,
+        )
+        return said["payload"]["epoch"] if said and said["type"] == "heartbeat" else 0
 
     async def steady(self):
         """Everything runs: one leads and is connected, the others stand by. Sets `leader`; returns its epoch."""

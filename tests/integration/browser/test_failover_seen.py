@@ -29,10 +29,10 @@ async def test_the_work_on_a_desktop_goes_on_when_its_leader_is_killed(
     visitor = await visit(await starts_the_desktop(plane))
     await types(visitor, docker_client, "export SEEN=before; echo $SEEN", "/tmp/first", "before")
     leader = next(replica for replica in replicas if "leads agent" in replica.log)
-    epoch = (await plane.agents())[0]["metadata"]["epoch"]
+    epoch = (await plane.events(type="heartbeat"))[-1]["payload"]["epoch"]
     leader.signal(signal.SIGKILL)
     async with asyncio.timeout(30):
-        while (await plane.agents())[0]["metadata"]["epoch"] == epoch:
+        while (await plane.events(type="heartbeat"))[-1]["payload"]["epoch"] == epoch:
             await asyncio.sleep(0.05)
     await sees_the_desktop(visitor)
     await visitor.picture("after-failover")
