@@ -140,7 +140,8 @@ class Link:
         """As the real one does: all that waits at this moment leaves as one message. The real one sends that in small parts,
         so that an agent need not hold it whole; here, what is long leaves in several.
         """
-        frames, size = [], 0
+        frames: list[str] = []
+        size = 0
         while self._outgoing and (not frames or size + len(self._outgoing[0]) <= PACK_BYTES):
             size += len(self._outgoing[0])
             frames.append(self._outgoing.popleft())
