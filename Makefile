@@ -12,7 +12,7 @@ help:
 	@echo "make check   ruff and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
 	@echo "make faults  kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
-	@echo "make wheels  every distribution, into dist/, for pip install --find-links dist"
+	@echo "make wheels  every distribution, into dist/, for pip install dist/NAME-*.whl"
 	@echo "make image   the agent's image, streamspace/docker-agent, for the files in deployments/"
 	@echo "make binary  the agent as one file, dist/docker-agent, for systemd"
 	@echo "make clean   stop the private engine, and remove it and $(VENV)"

@@ -200,6 +200,34 @@ def test_missing_settings_are_one_line_each_and_exit_code_2(arguments):
     assert not result.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "check", "status"])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("AGNET_ID", "AGENT_ID"), ("AGENTID", "AGENT_ID"), ("CONTROLPLANE_URL", "CONTROL_PLANE_URL")]
+)
+def test_a_required_setting_under_a_misspelt_name_is_told_when_the_start_fails(command, wrong, right):
+    if command == "status" and right != "AGENT_ID":
+        return  # it needs no other
+    environ = {**REQUIRED, wrong: REQUIRED[right], "SSH_AGENT_PID": "7"}
+    del environ[right]
+    result = agent(command, **environ)
+    assert f"{right} is not set: " in result.stdout + result.stderr
+    assert f"{wrong} is set, but is no setting: did you mean {right}?" in result.stdout + result.stderr
+    assert "SSH_AGENT_PID" not in result.stdout + result.stderr
+
+
+def test_an_empty_key_file_ends_the_start_with_its_name_unless_something_else_opens_the_door(site, tmp_path):
+    (tmp_path / "key").write_text("\n")
+    result = agent("run", **site, AGENT_API_KEY_FILE=str(tmp_path / "key"))
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"docker-agent: AGENT_API_KEY_FILE: {tmp_path}/key is empty: write the agent's key into it, on one line\n"
+    )
+    kept = tmp_path / "state" / "agent-1" / "api-key"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("k" * 64)
+    assert "is empty" not in agent("check", **site, AGENT_API_KEY_FILE=str(tmp_path / "key")).stdout
+
+
 def test_a_missing_plugin_ends_the_start_with_the_pip_command_that_brings_it():
     result = agent("run", **REQUIRED, RUNTIME_DRIVER="swarm9")
     assert result.returncode == 2
@@ -297,6 +325,7 @@ def test_check_tells_settings_driver_and_connection_and_fails_on_a_fatal_one(sit
     levels = {finding["subject"]: finding["level"] for finding in found["findings"]}
     assert levels == {
         "settings": "ok", "plugins": "ok", "state": "ok", "engine": "ok", "control plane": "FATAL", "election": "ok",
+            "gateway": "ok",
     }  # fmt: skip
     (fatal,) = [finding for finding in found["findings"] if finding["level"] == "FATAL"]
     assert fatal["message"] == "cannot connect to 127.0.0.1:9 (127.0.0.1): Connection refused"
@@ -331,7 +360,7 @@ def ends_in_json(result, code):
 
 def test_a_log_in_json_tells_the_end_in_json_too(site):
     assert ends_in_json(agent("--log-format", "json", **site, MAX_CPU="lots", MAX_SESSIONS="x"), 2) == [
-        "MAX_CPU=lots is not a number: write for example 100",
+        "MAX_CPU=lots is not a number: write for example 100, in cores and without a unit",
         "MAX_SESSIONS=x is not a whole number: write for example 100",
     ]
     (missing,) = ends_in_json(agent(**{**site, "RUNTIME_DRIVER": "none"}, LOG_FORMAT="json"), 2)

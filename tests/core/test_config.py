@@ -152,8 +152,13 @@ WRONG = [
     ("AGENT_ID", "a" * 101, "3 to 100"),
     ("AGENT_ID", "has space", "3 to 100"),
     ("AGENT_ID", "../../etc", "3 to 100"),
-    ("CONTROL_PLANE_URL", "control.example.com", "wss://control.example.com"),
-    ("CONTROL_PLANE_URL", "ftp://control.example.com", "wss://control.example.com"),
+    (
+        "CONTROL_PLANE_URL",
+        "cp.example.com:8443",
+        "is cp.example.com:8443, which has no scheme: write wss://cp.example.com:8443",
+    ),
+    ("CONTROL_PLANE_URL", "//cp.example.com", "write wss://cp.example.com, or ws://cp.example.com where"),
+    ("CONTROL_PLANE_URL", "ftp://cp.example.com", "wss://control.example.com, not ftp://cp.example.com"),
     ("CONTROL_PLANE_URL", "wss://", "wss://control.example.com"),
     ("CONTROL_PLANE_URL", "wss://user:pass@host", "AGENT_API_KEY"),
     ("CONTROL_PLANE_URL", "wss://host/?key=x", "AGENT_API_KEY"),
@@ -167,7 +172,10 @@ WRONG = [
     ("MAX_CPU", "nan", "MAX_CPU=nan is not a number"),
     ("MAX_CPU", "inf", "MAX_CPU=inf is not a number"),
     ("MAX_MEMORY", "-1", "greater than 0"),
-    ("MAX_MEMORY", "128Gi", "number"),
+    ("MAX_MEMORY", "64GB", "MAX_MEMORY=64GB is not a number: write for example 128, in GiB and without a unit"),
+    ("MAX_MEMORY", "128Gi", "in GiB and without a unit"),
+    ("MAX_CPU", "500m", "in cores and without a unit"),
+    ("SESSION_CPU", "500m", "in cores and without a unit"),
     ("MAX_SESSIONS", "-1", "greater than or equal to 0"),
     ("MAX_SESSIONS", "2.5", "MAX_SESSIONS=2.5 is not a whole number"),
     ("SESSION_CPU", "-1", "greater than or equal to 0"),
@@ -237,7 +245,8 @@ def test_everything_that_is_wrong_is_told_at_once():
 def test_a_wrong_secret_is_not_quoted():
     assert "hunter2" not in "\n".join(problems({"AGENT_API_KEY": "hunter2", "MAX_CPU": "x"}))
     assert "hunter2" not in "\n".join(problems({**REQUIRED, "AGENT_API_KEY": "hunter2 hunter2"}))
-    assert "hunter2" not in "\n".join(problems({**REQUIRED, "CONTROL_PLANE_URL": "wss://u:hunter2@h"}))
+    for url in ("wss://u:hunter2@h", "u:hunter2@h", "ftp://u:hunter2@h", "h?key=hunter2", "ftp://h/?key=hunter2"):
+        assert "hunter2" not in "\n".join(problems({**REQUIRED, "CONTROL_PLANE_URL": url}))
 
 
 def test_an_unknown_option_is_a_programming_error_that_is_told():

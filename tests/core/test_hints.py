@@ -62,9 +62,11 @@ def test_the_shipped_files_give_no_hint():
     assert said(**variables) == []
 
 
-def test_an_empty_key_file_is_named_unless_something_else_opens_the_door(tmp_path):
+def test_an_empty_credential_of_systemd_is_named_unless_something_else_opens_the_door(tmp_path):
     (tmp_path / "key").touch()
     empty = {"AGENT_API_KEY_FILE": str(tmp_path / "key"), "STATE_DIR": str(tmp_path)}
+    assert said(**empty) == []  # any other empty file is no matter of a hint: see test_cli
+    empty["CREDENTIALS_DIRECTORY"] = str(tmp_path)
     assert said(**empty) == [f"AGENT_API_KEY_FILE: {tmp_path}/key is empty, so there is no API key"]
     assert said(**empty, AGENT_API_KEY="k" * 64) == []
     assert said(**empty, TLS_CERT_FILE=__file__, TLS_KEY_FILE=__file__) == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import pytest
 
 from streamspace_agent import __version__
 from streamspace_agent.errors import PluginError
-from streamspace_agent.plugins import ELECTION, choose
+from streamspace_agent.plugins import ELECTION, RUNTIME, choose
 
 BACKEND = """
     import streamspace_agent
@@ -94,10 +95,11 @@ def refusal_without(name):
     return str(caught.value)
 
 
-def test_a_missing_plugin_is_told_with_the_pip_command_that_brings_it():
+def test_a_missing_plugin_is_told_with_the_pip_command_that_brings_it_and_never_a_strangers():
     line = refusal_without("redis")
     assert "LEADER_ELECTION_BACKEND=redis is not installed" in line
-    assert line.endswith("pip install 'streamspace-agent[redis]'")
+    assert "pip install PATH/streamspace_elect_redis-*.whl, from where this agent's wheels are" in line
+    assert not re.search(r"pip install '?streamspace", line)  # an index may have anybody's under that name
 
 
 def test_a_typo_is_answered_with_the_nearest_name(site):
@@ -109,7 +111,14 @@ def test_a_typo_is_answered_with_the_nearest_name(site):
 
 
 def test_a_typo_of_what_is_not_installed_is_answered_with_both():
-    assert refusal_without("redsi").endswith("did you mean redis? pip install 'streamspace-agent[redis]'")
+    assert "did you mean redis? pip install PATH/streamspace_elect_redis-*.whl" in refusal_without("redsi")
+
+
+@pytest.mark.parametrize("name", ["podman", "Podman"])
+def test_podman_is_told_to_be_used_by_the_docker_driver(name):
+    with pytest.raises(PluginError) as caught:
+        choose(RUNTIME, name)
+    assert "set RUNTIME_DRIVER=docker, and DOCKER_HOST to Podman's socket" in str(caught.value)
 
 
 def test_a_name_that_resembles_none_is_told_what_to_install(site):

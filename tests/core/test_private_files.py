@@ -132,3 +132,20 @@ async def test_a_lock_that_no_agent_holds_is_told(folder, caplog, monkeypatch):
             await election.acquire(candidate(), None)
     assert caplog.text.count("by no agent") == 1
     assert f"fuser {path}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("container", "told"), [("c" * 64, "container cccccccccccc: "), ("", f"process {os.getpid()}: ")]
+)
+def test_a_second_agent_is_told_where_the_first_runs_as_an_operator_would_find_it(
+    tmp_path, monkeypatch, container, told
+):
+    """In a container the agent is process 1, which from outside is something else."""
+    monkeypatch.setattr("streamspace_agent.occupancy.container_id", lambda: container)
+    again = Occupancy(tmp_path / "a", "a", shared=False)
+    with (
+        Occupancy(tmp_path / "a", "a", shared=False),
+        pytest.raises(PreflightError, match=f"runs on this host already, {told}stop it"),
+        again,
+    ):
+        pass

@@ -6,6 +6,7 @@ of ours that somebody else registered could not slip in.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ EXTRAS = {
 }
 VARIABLES = {name.upper() for name in Settings.model_fields}
 CLEAN = {name: value for name, value in os.environ.items() if name not in VARIABLES and not name.startswith("PYTHON")}
+BY_FILE = "pip install PATH/{}-*.whl, from where this agent's wheels are (`make wheels`)"
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 
 pytestmark = pytest.mark.timeout(400)
@@ -141,7 +143,7 @@ def test_the_core_alone_works_and_names_the_plugin_it_misses(environment):
         assert environment.run(command, "--version").stdout == f"docker-agent {CORE['version']}\n"
     refused = environment.run("docker-agent", "run", check=False, STATE_DIR=str(environment.bin), **REQUIRED)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].endswith("pip install 'streamspace-agent[docker]'")
+    assert refused.stderr.splitlines()[-1].endswith(BY_FILE.format("streamspace_runtime_docker"))
     assert set(environment.plugins()) == {("commands", "sessions")}
 
 
@@ -161,7 +163,33 @@ def test_an_agent_without_the_gateway_that_it_is_asked_for_ends_and_names_the_li
     web = {"WEB_GATEWAY": "127.0.0.1:3000", "STATE_DIR": str(environment.bin)}
     refused = environment.run("docker-agent", "run", check=False, **web, **REQUIRED)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].endswith("pip install 'streamspace-agent[gateway]'")
+    assert refused.stderr.splitlines()[-1].endswith(BY_FILE.format("streamspace_gateway"))
+
+
+def stranger(folder, name, version="0.1.99"):
+    """A wheel of that name with nothing in it, as anybody could put on an index."""
+    plain = name.replace("-", "_")
+    info = f"{plain}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{plain}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_the_readmes_commands_install_ours_where_an_index_has_newer_ones_of_these_names(environment, tmp_path):
+    (tmp_path / "index").mkdir()
+    for project in PROJECTS.values():
+        stranger(tmp_path / "index", project["name"])
+    lines = re.findall(r"^pip install (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        wanted = [str(file) for word in line.split() for file in environment.wheels.glob(word.removeprefix("dist/"))]
+        from_wheels(
+            environment, "--find-links", tmp_path / "index", *(wanted or [line.strip('"').split()[-1].strip('"')])
+        )
+    rows = environment.plugins().values()
+    assert {row["distribution"] for row in rows} == {"streamspace-agent", *EXTRAS.values()}
+    assert {row["version"] for row in rows} == {CORE["version"]}
 
 
 SUITE = """

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -87,3 +88,22 @@ def is_loopback(host: str) -> bool:
 
 def _items(text: str) -> list[str]:
     return [item for part in text.split(",") if (item := part.strip())]
+
+
+def base_url(text: str) -> str:
+    """A control plane's address without a slash at its end. Raises ValueError, and never quotes what may be a password."""
+    open_text = "" if set("@?#") & set(text) else text[:60]
+    if "://" not in text:
+        host = open_text.lstrip("/") or "control.example.com"
+        written = f"is {open_text}, which has no scheme" if open_text else "must begin with a scheme"
+        raise ValueError(f"{written}: write wss://{host}, or ws://{host} where it speaks no TLS")
+    parts = urlsplit(text)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("its port must be a number up to 65535") from None
+    if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+        raise ValueError(f"must be a URL such as wss://control.example.com{open_text and f', not {open_text}'}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must hold neither credentials nor a query: the key belongs in AGENT_API_KEY")
+    return parts.scheme + text[len(parts.scheme) :].rstrip("/")  # written in capitals it is no other

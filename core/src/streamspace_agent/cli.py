@@ -15,6 +15,7 @@ import click
 from streamspace_agent import __version__, endings, logs, options
 from streamspace_agent.config import Place, Settings, load, load_place
 from streamspace_agent.errors import AgentError, ConfigError
+from streamspace_agent.hints import misspelt, without_key
 
 if TYPE_CHECKING:
     from streamspace_agent.plugins import Kind
@@ -42,7 +43,11 @@ class Given:
         try:
             settings = load(environ, plain)
         except ConfigError as error:
-            raise ConfigError([*error.problems, *self._missing_plugins()]) from None
+            raise ConfigError(
+                [*error.problems, *misspelt(Settings, environ, plain), *self._missing_plugins()]
+            ) from None
+        if not offline and (problems := [*without_key(settings, environ)]):
+            raise ConfigError(problems)
         logs.hide_settings(settings)
         return settings, environ
 
@@ -74,7 +79,10 @@ class Given:
 
     def place(self) -> Place:
         plain, environ = options.merge(self.values, os.environ)
-        return load_place(environ, plain)
+        try:
+            return load_place(environ, plain)
+        except ConfigError as error:
+            raise ConfigError([*error.problems, *misspelt(Place, environ, plain)]) from None
 
 
 _HIDDEN = options.setting_options(hidden=True)

@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from streamspace_agent.addresses import listening, networks
+from streamspace_agent.addresses import base_url, listening, networks
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.units import parse_duration, parse_quantity
 
@@ -182,16 +181,7 @@ class Settings(Place):
     @field_validator("control_plane_url")
     @classmethod
     def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        try:
-            _ = parts.port
-        except ValueError:
-            raise ValueError("its port must be a number up to 65535") from None
-        if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
-            raise ValueError("must be a URL such as wss://control.example.com")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold neither credentials nor a query: the key belongs in AGENT_API_KEY")
-        return parts.scheme + value[len(parts.scheme) :].rstrip("/")  # written in capitals it is no other
+        return base_url(value)
 
     @field_validator("health_check_interval")
     @classmethod
@@ -262,6 +252,8 @@ def is_secret(field: str) -> bool:
     return "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
+UNITS: Mapping[str, str] = {"max_memory": "GiB", "max_cpu": "cores", "session_cpu": "cores"}
+"""What plain numbers count that people like to write a unit behind."""
 MAX_QUOTED = 60
 """Characters of a wrong value that a message shows."""
 
@@ -371,7 +363,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
             yield f"{name}{written} is not a boolean: write true or false"
         elif kind.startswith(("int_", "float_")) or kind == "finite_number":
             number = "whole number" if kind.startswith("int_") else "number"
-            yield f"{name}{written} is not a {number}: write for example {_example(info)}"
+            unit = f", in {UNITS[field]} and without a unit" if field in UNITS else ""
+            yield f"{name}{written} is not a {number}: write for example {_example(info)}{unit}"
         elif kind == "value_error":  # our own words; an URL may hold a password and is not quoted
             said = re.sub(r"^Value error, ", "", item["msg"])
             if quoted := re.fullmatch(r"'(.*)' (is not .*)", said):

@@ -4,12 +4,15 @@ import difflib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 from streamspace_agent.addresses import listening, networks, only_private, shown
-from streamspace_agent.config import ALIASES, Settings, is_secret, variable
+from streamspace_agent.config import ALIASES, Place, Settings, is_secret, variable
 
 SIMILAR = 0.88
 """Similarity (difflib's ratio) from which a variable's name passes for a typing error: one letter in eight or nine."""
+SIMILAR_TO_MISSING = 0.8
+"""The same for a name that resembles one that has to be there and is not (SSH_AGENT_PID, 0.76, is not AGENT_ID)."""
 HA_ONLY = ("leader_election_backend", "lock_file_path", "redis_url", "lease_duration")
 
 
@@ -40,7 +43,8 @@ def hints(settings: Settings, environ: Mapping[str, str], plugins: Collection[st
         for field in HA_ONLY:
             if field in settings.model_fields_set:
                 yield f"{variable(field)} has no effect without ENABLE_HA=true: this agent runs alone"
-    yield from _empty_key(settings, environ)
+    if _handed_over(path := _empty_key(settings, environ)[1], environ):
+        yield f"AGENT_API_KEY_FILE: {path} is empty, so there is no API key"
     yield from _open_gateway(settings)
     known = {variable(field) for field in Settings.model_fields} | ALIASES.keys()
     known |= {f"{name}_FILE" for name in known if is_secret(ALIASES.get(name, name.lower()))}
@@ -50,13 +54,36 @@ def hints(settings: Settings, environ: Mapping[str, str], plugins: Collection[st
             yield f"{name} is set, but is no setting: did you mean {near[0]}?"
 
 
-def _empty_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
-    """A file may well be empty where something else opens the door: systemd hands one over for a credential that is not there."""
+def misspelt(model: type[Place], environ: Mapping[str, str], options: Collection[str]) -> Iterator[str]:
+    """What was probably meant for variables that have to be set and are not; ``options`` are the fields that are given otherwise."""
+    required = {field for field, info in model.model_fields.items() if info.is_required()} - set(options)
+    missing = sorted(name for name in map(variable, required) if not environ.get(name, "").strip())
+    for name in sorted(environ.keys() - {variable(field) for field in Settings.model_fields}):
+        if near := difflib.get_close_matches(name, missing, n=1, cutoff=SIMILAR_TO_MISSING):
+            yield f"{name} is set, but is no setting: did you mean {near[0]}?"
+
+
+def without_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """A file named for the key that holds none, where nothing else opens the door. What systemd hands over for a credential that
+    is not there is only hinted at, since every unit names such a file.
+    """
+    name, path = _empty_key(settings, environ)
+    if path and not _handed_over(path, environ):
+        yield f"{name}: {path} is empty: write the agent's key into it, on one line"
+
+
+def _empty_key(settings: Settings, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable and the empty file that it names; ``("", "")`` where there is none or something else opens the door."""
     if settings.agent_api_key or settings.tls_cert_file or os.access(settings.agent_dir / "api-key", os.R_OK):
-        return
-    for name in ("AGENT_API_KEY", *ALIASES):
-        if path := environ.get(f"{name}_FILE", "").strip():
-            yield f"{name}_FILE: {path} is empty, so there is no API key"
+        return "", ""
+    names = (f"{name}_FILE" for name in ("AGENT_API_KEY", *ALIASES))
+    return next(((name, path) for name in names if (path := environ.get(name, "").strip())), ("", ""))
+
+
+def _handed_over(path: str, environ: Mapping[str, str]) -> bool:
+    """Is it one of systemd's credentials?"""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(path and folder) and Path(path).parent == Path(folder)
 
 
 def _open_gateway(settings: Settings) -> Iterator[str]:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import IO, Self
 
+from streamspace_agent.elector.identity import container_id
 from streamspace_agent.errors import PreflightError
 from streamspace_agent.private import open_private, private_folder
 
@@ -41,17 +42,17 @@ class Occupancy:
             fcntl.flock(self._file, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
-            holder = self._file.read(20).strip() or "unknown"
+            holder = self._file.read(200).strip() or "process unknown"
             self._file.close()
             raise PreflightError(
-                f"AGENT_ID: an agent {self._agent_id} runs on this host already, process {holder}: stop it, or set ENABLE_HA=true for every replica"
+                f"AGENT_ID: an agent {self._agent_id} runs on this host already, {holder}: stop it, or set ENABLE_HA=true for every replica"
             ) from None
         except OSError as error:  # a file system without locks
             log.warning("STATE_DIR: cannot lock %s (%s): a second agent would not be noticed", self._path, _why(error))
             return self
         try:
             self._file.truncate(0)
-            self._file.write(f"{os.getpid()}\n")
+            self._file.write(f"{_self()}\n")
             self._file.flush()
         except OSError as error:
             log.warning("STATE_DIR: cannot write %s: %s", self._path, _why(error))
@@ -63,6 +64,12 @@ class Occupancy:
                 self._file.close()
             except OSError:  # what a full disk did not take
                 log.debug("%s is not written", self._path)
+
+
+def _self() -> str:
+    """How an operator finds this process: by its number, or by its container, inside which the number tells nothing."""
+    container = container_id()
+    return f"container {container[:12]}" if container else f"process {os.getpid()}"
 
 
 def _why(error: OSError) -> str:

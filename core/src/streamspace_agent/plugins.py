@@ -8,7 +8,7 @@ import difflib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TypeVar, cast
 
@@ -32,16 +32,18 @@ Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of plugin: its entry-point group, the variable that chooses it, and the core's extras that bring one.
+    """A kind of plugin: its entry-point group, the variable that chooses it, and this project's own distributions by plugin.
 
-    ``only`` is the name of the one plugin of a kind whose variable does not name it.
+    ``instead`` says what to set in the place of a name that people expect, and ``only`` is the name of the one plugin of a kind
+    whose variable does not name it.
     """
 
     name: str
     group: str
     hook: str
     variable: str = ""
-    extras: tuple[str, ...] = ()
+    ours: Mapping[str, str] = field(default_factory=dict, hash=False)
+    instead: Mapping[str, str] = field(default_factory=dict, hash=False)
     only: str = ""
 
     def wish(self, name: str) -> str:
@@ -54,12 +56,24 @@ ELECTION = Kind(
     "streamspace_agent.election",
     "create_election_backend",
     "LEADER_ELECTION_BACKEND",
-    ("file", "redis", "swarm"),
+    {name: f"streamspace-elect-{name}" for name in ("file", "redis", "swarm")},
 )
-RUNTIME = Kind("runtime", "streamspace_agent.runtime", "create_runtime_driver", "RUNTIME_DRIVER", ("docker",))
+RUNTIME = Kind(
+    "runtime",
+    "streamspace_agent.runtime",
+    "create_runtime_driver",
+    "RUNTIME_DRIVER",
+    {"docker": "streamspace-runtime-docker"},
+    {"podman": "set RUNTIME_DRIVER=docker, and DOCKER_HOST to Podman's socket, such as unix:///run/podman/podman.sock"},
+)
 COMMANDS = Kind("commands", "streamspace_agent.commands", "register_commands")
 GATEWAY = Kind(
-    "gateway", "streamspace_agent.gateway", "create_gateway", "WEB_GATEWAY", extras=("gateway",), only="gateway"
+    "gateway",
+    "streamspace_agent.gateway",
+    "create_gateway",
+    "WEB_GATEWAY",
+    {"gateway": "streamspace-gateway"},
+    only="gateway",
 )
 KINDS = (ELECTION, RUNTIME, COMMANDS, GATEWAY)
 
@@ -119,16 +133,25 @@ def choose(kind: Kind, name: str, found: Iterable[Found] | None = None) -> Found
 
 
 def _not_installed(kind: Kind, name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, sorted({*names, *kind.extras}), n=1, cutoff=0.6)
-    if name in kind.extras:
-        fix = f"pip install '{CORE}[{name}]'"
+    near = difflib.get_close_matches(name, sorted({*names, *kind.ours}), n=1, cutoff=0.6)
+    if name in kind.ours:
+        fix = _install(kind.ours[name])
+    elif name.lower() in kind.instead:
+        fix = kind.instead[name.lower()]
     elif near:
         fix = f"did you mean {near[0]}?"
         if near[0] not in names:
-            fix += f" pip install '{CORE}[{near[0]}]'"
+            fix += f" {_install(kind.ours[near[0]])}"
     else:
         fix = f"install the distribution that has an entry point {name!r} in the group {kind.group}"
     return f"{kind.wish(name)} is not installed (installed: {', '.join(names) or 'none'}): {fix}"
+
+
+def _install(distribution: str) -> str:
+    """By file: an index may have something else under that name, from anybody."""
+    return (
+        f"pip install PATH/{distribution.replace('-', '_')}-*.whl, from where this agent's wheels are (`make wheels`)"
+    )
 
 
 class Plugins:
