@@ -31,6 +31,11 @@ Later ones listen twice as long each: some servers of RFB (LibVNCServer) look wh
 before they greet, and close on ours; in a busy start they must get their chance."""
 _LATER = 0.5
 
+LOGIN_TIMEOUT = 1.0
+"""Seconds that a server which has greeted may take to let us in; whatever comes of it, the greeting was the proof."""
+
+_NO_PASSWORD = 1
+"""The security type None (RFC 6143, section 7.2.1)."""
 _GREETING = 12
 """Bytes of ``RFB xxx.yyy\\n``. A server that refuses us (TigerVNC, after too many connections without a login) sends it as well."""
 _LINE = 1024
@@ -123,7 +128,10 @@ class _Search:
                 return await self._ask(reader, writer, "HTTPS")
             if (head := await self._heard(reader)) is None:
                 return await self._ask(reader, writer, "HTTP")
-            return self._judge(await _line(reader, head), "")
+            line = await _line(reader, head)
+            if (found := self._judge(line, "")) is ReadyCheck.VNC:
+                await _log_in(reader, writer, line)
+            return found
         except TimeoutError:
             self._note(_Seen.CONNECTED, _SILENT)
         except ssl.SSLError:
@@ -182,6 +190,24 @@ async def _line(reader: asyncio.StreamReader, head: bytes = b"") -> bytes:
             raise
     line, end, _ = head.partition(b"\n")
     return line + end
+
+
+async def _log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, greeting: bytes) -> None:
+    """Log in to a server of RFB that asks for no password, as all session images do, and go no further.
+
+    TigerVNC counts connections without a login, and after five shuts everybody of that address out, viewers too. One
+    that logs in clears the count, those of earlier agents with it.
+    """
+    if greeting not in {b"RFB 003.007\n", b"RFB 003.008\n"}:
+        return
+    with suppress(TimeoutError, OSError, EOFError):
+        async with asyncio.timeout(LOGIN_TIMEOUT):
+            writer.write(greeting)
+            (count,) = await reader.readexactly(1)
+            if _NO_PASSWORD in await reader.readexactly(count):
+                writer.write(bytes([_NO_PASSWORD]))
+                if greeting.endswith(b"8\n"):  # RFB 3.7 tells no verdict
+                    await reader.readexactly(4)
 
 
 def _request(path: str) -> bytes:

@@ -163,6 +163,23 @@ async def test_a_desktop_that_refuses_its_host_for_too_many_connections_without_
     assert (proved.ready, proved.ready_check) == (True, ReadyCheck.VNC)
 
 
+async def test_however_often_agents_look_a_desktop_shuts_no_viewer_out(make_driver, make_spec, desktop_image, quiet):
+    """TigerVNC bans an address after five connections without a login."""
+    spec = make_spec(image=desktop_image, memory=512 * 1024**2, cpu=1.0, mounts=(), ready=ReadyCheck.ANY)
+    driver = make_driver()
+    await driver.start(spec, quiet)
+    for _ in range(8):
+        await make_driver().prove(
+            spec.session_id
+        )  # as each new leader does, which then holds a connection for the next viewer
+        _, held = await driver.connect(spec.session_id, 5900)
+        held.close()
+    reader, writer = await driver.connect(spec.session_id, 5900)
+    async with asyncio.timeout(10):
+        assert await reader.readexactly(12) == b"RFB 003.008\n"
+    writer.close()
+
+
 async def test_a_session_without_a_port_is_ready_once_it_runs(driver, make_spec, quiet):
     spec = make_spec(environment={"MODE": "hang"}, ready=ReadyCheck.NONE, port=0)
     assert (await driver.start(spec, quiet)).ready
