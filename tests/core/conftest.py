@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from streamspace_agent import config, repeats
-from streamspace_agent.dispatcher import Counters
 from streamspace_agent.elector import Elector
 from streamspace_agent.elector.identity import Identity
 from streamspace_agent.faults import Faults
+from streamspace_agent.jobs import Counters
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.link import Link
 from streamspace_agent.plugins import COMMANDS, Plugins, installed

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from streamspace_agent import __version__, health, heap, logs, plugins
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.config import Settings
-from streamspace_agent.dispatcher import Counters
 from streamspace_agent.elector import Elector
 from streamspace_agent.elector.identity import Identity
 from streamspace_agent.elector.lease import Lease
@@ -26,6 +25,7 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.hints import Consulted, hints
+from streamspace_agent.jobs import Counters
 from streamspace_agent.journal import FILE, Journal, JournalError, highest_epoch
 from streamspace_agent.keys import Keys, key_file
 from streamspace_agent.leadership import Leadership

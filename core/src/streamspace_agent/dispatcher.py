@@ -11,15 +11,15 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
-from streamspace_agent.commands import Command, Context, Registered, Registry
+from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.faults import Faults
+from streamspace_agent.jobs import REFUSED, Job, MakeContext, State
 from streamspace_agent.journal import UNREADABLE, Entry, Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.repeats import Repeats
@@ -36,61 +36,6 @@ ENGINE_PATIENCE = 60.0
 
 ABANDON_TIMEOUT = 10.0
 """Seconds for the clean-up after a command that was cancelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A session's state that a handler reported."""
-
-    message: Message
-    written: Callable[[], None]
-    """Called once the message is in the journal, and so will be delivered."""
-
-
-@dataclass(slots=True)
-class _Job:
-    command: Command
-    registered: Registered
-    states: list[State] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
-    turn: asyncio.Task[Any] | None = None
-    """Its wait for a slot."""
-    hurried: bool = False
-    """It runs without one: what came behind it needs none."""
-    cancelled_for: str = ""
-    """Why the dispatcher itself cancelled the job: it then ends as failed. Else a cancelled job stays open in the journal."""
-
-
-async def _never_runs(command: Command, context: Context) -> Mapping[str, Any]:
-    del command, context
-    raise AssertionError
-
-
-_REFUSED = Registered(_never_runs, "streamspace-agent")
-"""Stands in for the handler of a command that is refused in its turn."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Over the process's life, across tenures."""
-
-    commands: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, actions: Iterable[str]) -> Self:
-        """Zeros from the start: Prometheus counts no increase where a series begins."""
-        return cls({(action, answer): 0 for action in actions for answer in ("complete", "failed")})
-
-    def by_action(self) -> dict[str, dict[str, int]]:
-        """Commands finished: by action, then ``completed`` or ``failed``."""
-        table: dict[str, dict[str, int]] = {}
-        for (action, answer), count in list(self.commands.items()):
-            table.setdefault(action, {})["completed" if answer == "complete" else "failed"] = count
-        return table
-
-
-MakeContext = Callable[[Command, list[State]], Context]
-"""Makes the context of one command; states that the handler reports are appended to the list."""
 
 
 def _failure(command: Command, problem: str) -> Message:
@@ -121,7 +66,7 @@ class Dispatcher:
         self._epoch = epoch
         self._faults = faults
         self._slots = asyncio.Semaphore(settings.command_concurrency)
-        self._lanes: dict[str, deque[_Job]] = {}
+        self._lanes: dict[str, deque[Job]] = {}
         self._runners: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._draining = False
@@ -211,9 +156,9 @@ class Dispatcher:
         if not problem and registered is None:
             problem = f"unknown_action: no handler for the action {command.action[:60]!r}; known are {', '.join(self._registry.actions)}"
         if problem or registered is None:
-            job = _Job(command, registered or _REFUSED, cancelled_for=problem)
+            job = Job(command, registered or REFUSED, cancelled_for=problem)
         else:
-            job = _Job(command, registered)
+            job = Job(command, registered)
         lane = self._lanes.get(command.lane)
         if lane is not None:
             for earlier in lane:
@@ -237,7 +182,7 @@ class Dispatcher:
         """Let commands run: this leader has adopted what runs."""
         self._ready.set()
 
-    async def _run_lane(self, name: str, lane: deque[_Job]) -> None:
+    async def _run_lane(self, name: str, lane: deque[Job]) -> None:
         try:
             await self._ready.wait()
             while lane:
@@ -251,7 +196,7 @@ class Dispatcher:
         finally:
             self._lanes.pop(name, None)
 
-    async def _turn(self, job: _Job) -> bool:
+    async def _turn(self, job: Job) -> bool:
         """Wait for a slot; False for a job that needs none, or none any more.
 
         What interrupts others frees room and never takes any: no stop waits behind slow starts, nor behind what it has cancelled
@@ -273,7 +218,7 @@ class Dispatcher:
             job.turn = None
         return True
 
-    async def _run(self, job: _Job) -> None:
+    async def _run(self, job: Job) -> None:
         if not job.cancelled_for:
             job.task = asyncio.create_task(self._attempt(job), name=f"command {job.command.id}")
             self._running += 1
@@ -292,7 +237,7 @@ class Dispatcher:
             await self._abandon(job)
         await self._finish(job.command, _failure(job.command, job.cancelled_for), job.states)
 
-    async def _attempt(self, job: _Job) -> None:
+    async def _attempt(self, job: Job) -> None:
         command = job.command
         session = str(command.payload.get("sessionId", ""))[:100]
         with logs.bind(command=command.id, session=session):
@@ -325,7 +270,7 @@ class Dispatcher:
         else:
             self._journal.begin(command.id)
 
-    async def _with_patience(self, job: _Job) -> Mapping[str, Any]:
+    async def _with_patience(self, job: Job) -> Mapping[str, Any]:
         """Run the handler; while the engine is away, wait for it and run it again."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None  # from the first failure on: a long pull is no outage
@@ -346,7 +291,7 @@ class Dispatcher:
                 job.states.clear()
                 await asyncio.sleep(0.2 + backoff.delay())
 
-    async def _abandon(self, job: _Job) -> None:
+    async def _abandon(self, job: Job) -> None:
         """Clean up after a job that the dispatcher cancelled."""
         job.states.clear()
         if job.registered.abandon is None:
@@ -397,13 +342,13 @@ class Dispatcher:
                     log.error("%s: %s", waits, error)  # noqa: TRY400 - the cause is known
                 await asyncio.sleep(0.2 + backoff.delay())
 
-    def _cancel(self, job: _Job, reason: str) -> None:
+    def _cancel(self, job: Job, reason: str) -> None:
         job.cancelled_for = reason
         self._hurry(job)
         if job.task is not None:
             job.task.cancel()
 
-    def _hurry(self, job: _Job) -> None:
+    def _hurry(self, job: Job) -> None:
         job.hurried = True
         if job.turn is not None:
             job.turn.cancel()

@@ -11,7 +11,6 @@ import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -20,7 +19,8 @@ from streamspace_agent import __version__, logs, protocol
 from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registry
 from streamspace_agent.config import Settings
-from streamspace_agent.dispatcher import Counters, Dispatcher, State
+from streamspace_agent.context import HandlerContext
+from streamspace_agent.dispatcher import Dispatcher
 from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.elector.lease import Lease
 from streamspace_agent.errors import LeaseLost
@@ -28,13 +28,14 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
 from streamspace_agent.heartbeat import Heartbeats
 from streamspace_agent.idle import Idle
+from streamspace_agent.jobs import Counters, State
 from streamspace_agent.journal import FILE, Journal, JournalError, Message
 from streamspace_agent.link import Link, LinkDown, raise_worst
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.progress import ProgressBoard
 from streamspace_agent.reconcile import Reconciler
 from streamspace_agent.repeats import Repeats
-from streamspace_agent.runtime import Progress, RuntimeDriver, Session, SessionState
+from streamspace_agent.runtime import Progress, RuntimeDriver, SessionState
 from streamspace_agent.sessions import START, WAKE
 from streamspace_agent.timeouts import Timeouts
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
@@ -54,31 +55,6 @@ that would make a takeover 0.1 to 0.3 s longer until the control plane sees a le
 NOT_BASE64 = "?"
 FLUSH_TIMEOUT = 5.0
 """Seconds that a hand-over waits for the control plane to take the last results; the rest stays in the journal."""
-
-
-@dataclass(slots=True)
-class HandlerContext:
-    """What one command's handler may use (:class:`streamspace_agent.commands.Context`)."""
-
-    settings: Settings
-    driver: RuntimeDriver
-    capacity: Capacity
-    lease: Lease
-    board: ProgressBoard
-    reconciler: Reconciler
-    tunnels: Tunnels | DeployedTunnels
-    states: list[State]
-
-    def require_lease(self) -> None:
-        self.lease.require()
-
-    def progress(self, session_id: str, step: Progress) -> None:
-        self.board.show(session_id, step)
-
-    def report(self, session: Session) -> None:
-        self.board.done(session.session_id)
-        self.tunnels.note(session, fresh=True)
-        self.states.append(State(self.reconciler.message(session), lambda: self.reconciler.told(session)))
 
 
 class Leadership:
