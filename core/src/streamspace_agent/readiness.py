@@ -31,8 +31,10 @@ Later ones listen twice as long each: some servers of RFB (LibVNCServer) look wh
 before they greet, and close on ours; in a busy start they must get their chance."""
 _LATER = 0.5
 
-LOGIN_TIMEOUT = 1.0
+LOGIN_TIMEOUT = 0.5
 """Seconds that a server which has greeted may take to let us in; whatever comes of it, the greeting was the proof."""
+_MOST_KINDS = 32
+"""Security types that a server may offer; who names more is none of RFB's that we know, and is not waited for."""
 
 _NO_PASSWORD = 1
 """The security type None (RFC 6143, section 7.2.1)."""
@@ -204,7 +206,7 @@ async def _log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gr
         async with asyncio.timeout(LOGIN_TIMEOUT):
             writer.write(greeting)
             (count,) = await reader.readexactly(1)
-            if _NO_PASSWORD in await reader.readexactly(count):
+            if count <= _MOST_KINDS and _NO_PASSWORD in await reader.readexactly(count):
                 writer.write(bytes([_NO_PASSWORD]))
                 if greeting.endswith(b"8\n"):  # RFB 3.7 tells no verdict
                     await reader.readexactly(4)
