@@ -162,6 +162,20 @@ def test_a_frozen_replica_is_told_from_a_dead_one(tmp_path, monkeypatch):
     assert healthy([found], NAMESPACE, ready=False)[0] is False
 
 
+@pytest.mark.parametrize("leader", ["host-9", "a-host-with-a-long-name-" * 4])
+def test_a_frozen_leader_of_this_host_is_not_told_to_lead_from_another(tmp_path, monkeypatch, leader):
+    monkeypatch.setattr(replicas, "TIMEOUT", 0.2)
+    with (
+        StatusSocket(tmp_path, "host-2", lambda: replace(STANDBY, leader=leader)) as served,
+        socket.socket(socket.AF_UNIX) as frozen,
+    ):
+        frozen.bind(f"{served.path.parent}/{replicas._file_name(leader)}.sock")
+        frozen.listen()
+        lines = list(describe(list(replicas.replicas(tmp_path))))
+    assert any("it is frozen" in line for line in lines)
+    assert not any("another host" in line for line in lines)
+
+
 def test_an_answer_that_is_no_document_is_told(tmp_path):
     (tmp_path / "replicas").mkdir()
     with socket.socket(socket.AF_UNIX) as server:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import datetime as dt
+import signal
+import socket
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -52,12 +54,12 @@ def report(tmp_path):
 
 @contextlib.asynccontextmanager
 async def http_server(answer, context=None):
-    """Answers every request with the same bytes; yields host and port."""
+    """Answers every request with the same bytes, or those that ``answer`` makes of it; yields host and port."""
     requests = []
 
     async def serve(reader, writer):
         requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
-        writer.write(answer)
+        writer.write(answer(requests[-1]) if callable(answer) else answer)
         await writer.drain()
 
     async with served(serve, context) as port:
@@ -114,6 +116,29 @@ async def test_an_agent_that_runs_without_a_connection_proves_nothing_and_its_re
     assert "in use" not in found.only("websocket").message
 
 
+@pytest.mark.parametrize(("alone", "level"), [("true", Level.WARNING), ("false", Level.FATAL)])
+async def test_a_taken_health_address_is_told_as_the_start_would(report, alone, level):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        found = await report("ws://127.0.0.1:9", HEALTH_ADDRESS=address, ENABLE_HA=alone)
+        assert (found.only("health").level, found.only("health").message) == (
+            level,
+            f"HEALTH_ADDRESS={address}: cannot listen there: address already in use",
+        )
+        assert "range" in found.only("health").fix
+    assert (await report("ws://127.0.0.1:9", HEALTH_ADDRESS=address)).of("health") == []
+    elsewhere = (await report("ws://127.0.0.1:9", HEALTH_ADDRESS="192.0.2.1:9100", ENABLE_HA=alone)).only("health")
+    assert elsewhere.level is Level.FATAL
+
+
+async def test_a_health_address_that_the_agent_itself_serves_is_no_fault(report, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        address = f"127.0.0.1:{own.getsockname()[1]}"
+        snapshot = Snapshot(AGENT, "i", 1, 1, "h", "0", role=Role.LEADER, health_address=address)
+        with StatusSocket(tmp_path / "state" / AGENT, "i", lambda: snapshot):
+            assert (await report("ws://127.0.0.1:9", HEALTH_ADDRESS=address)).only("health").level is Level.OK
+
+
 async def test_an_engine_that_is_away_is_fatal_with_the_socket_named(report):
     finding = (await report("ws://127.0.0.1:9")).of("engine")[0]
     assert finding.level is Level.FATAL
@@ -127,26 +152,65 @@ async def test_a_name_that_does_not_resolve_is_told(report):
 
 
 async def test_a_key_that_a_wrong_one_equals_is_not_called_good(report):
-    async with http_server(answer(400)) as (address, _):
+    async with http_server(answer(400, '{"error": "Validation failed"}')) as (address, _):
         finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("key")
     assert finding.level is Level.WARNING
     assert finding.message.startswith("cannot tell without registering")
 
 
-async def test_a_web_page_at_the_address_is_no_control_plane(report):
-    async with http_server(answer(404, "<h1>Not here</h1>", "text/html")) as (address, _):
+@pytest.mark.parametrize("status", [200, 403, 404, 405, 500, 501])
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        ("<h1>Not here</h1>", "text/html", ": a page in HTML"),
+        ("404 page not found", "text/plain", ": 404 page not found"),
+        ("{}", "application/json", ": {}"),
+        ("", "text/plain", ""),
+    ],
+)
+async def test_a_server_that_is_no_control_plane_is_fatal_and_named_so(report, status, body, kind, told):
+    async with http_server(answer(status, body, kind)) as (address, _):
         found = await report(f"ws://{address}", AGENT_API_KEY="f" * 64)
-    assert found.only("key").level is Level.FATAL
-    assert "CONTROL_PLANE_URL" in found.only("key").fix
-    assert found.of("websocket") == []
+    finding = found.of("control plane")[-1]
+    assert finding.level is Level.FATAL
+    url = f"http://{address}/api/v1/agents/register"
+    assert finding.message == f"POST {url} is not answered by the control plane: HTTP {status}{told}"
+    assert "CONTROL_PLANE_URL" in finding.fix
+    assert found.of("key") == found.of("websocket") == []
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_proxy_whose_control_plane_is_away_is_a_warning_without_its_page(report, status):
+    async with http_server(answer(status, "<html>bad</html>", "text/html")) as (address, _):
+        finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).of("control plane")[-1]
+    assert finding.level is Level.WARNING
+    assert finding.message.endswith(f"is not answered by the control plane: HTTP {status}: a page in HTML")
+    assert "behind that proxy" in finding.fix
+
+
+async def test_an_agent_that_the_control_plane_does_not_know_is_told_in_its_words(report):
+    said = '{"agentId": "check-agent", "error": "Agent not found", "details": "Agent must be pre-registered or use a valid bootstrap key"}'
+    async with http_server(answer(404, said)) as (address, _):
+        finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("key")
+    assert finding.level is Level.FATAL
+    assert "Agent not found" in finding.message
+    assert "bootstrap key" in finding.message
+
+
+async def test_a_bootstrap_key_is_good_where_a_wrong_one_leaves_the_agent_unknown(report):
+    first, wrong = answer(400, '{"error": "Validation failed"}'), answer(404, '{"error": "Agent not found"}')
+    async with http_server(lambda request: wrong if "0" * 64 in request else first) as (address, _):
+        finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("key")
+    assert (finding.level, finding.message) == (Level.OK, "the control plane accepts the API key")
 
 
 @pytest.mark.parametrize("status", [200, 426, 502])
 async def test_a_proxy_that_does_not_upgrade_is_told(report, status):
-    async with http_server(answer(status)) as (address, requests):
+    said, page = answer(400, '{"error": "Validation failed"}'), answer(status, "<html>no</html>", "text/html")
+    async with http_server(lambda request: said if request.startswith("POST") else page) as (address, requests):
         finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("websocket")
     assert finding.level is Level.FATAL
-    assert f"HTTP {status}" in finding.message
+    assert finding.message.endswith(f"HTTP {status}: a page in HTML")
     upgrade = next(request for request in requests if request.startswith("GET"))
     assert "agent_id" not in upgrade.splitlines()[0]
 
@@ -199,7 +263,7 @@ async def test_a_bad_certificate_is_fatal_with_its_reason(report, tmp_path, name
 async def test_a_good_certificate_is_told_with_its_remaining_days(report, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    async with http_server(answer(401), tls(authority, "127.0.0.1")) as (address, _):
+    async with http_server(answer(401, '{"error": "Invalid API key"}'), tls(authority, "127.0.0.1")) as (address, _):
         found = await report(f"wss://{address}", TLS_CA_FILE=str(tmp_path / "ca.pem"))
     assert any("certificate is trusted" in finding.message for finding in found.of("control plane"))
     assert found.only("key").level is Level.FATAL
@@ -271,3 +335,22 @@ async def test_a_redirect_is_named_with_the_setting_it_belongs_in_and_not_follow
     assert f"a redirect to https://{other}, which is not followed" in finding.message
     assert "CONTROL_PLANE_URL" in finding.fix
     assert "upgrade" not in "".join(f"{finding.message} {finding.fix}" for finding in found.findings)
+
+
+async def test_a_leader_on_this_host_that_is_frozen_is_fatal_and_named(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("streamspace_agent.health.replicas.TIMEOUT", 1.0)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        shared = {"ENABLE_HA": "true", "LOCK_FILE_PATH": f"{folder}/agent.lock", "STATE_DIR": f"{folder}/state"}
+        agent = AgentProcess(tmp_path / "agent", AGENT_ID=AGENT, CONTROL_PLANE_URL="ws://127.0.0.1:9", **shared)
+        await agent.start()
+        try:
+            async with asyncio.timeout(30):
+                while f" leads agent {AGENT} now" not in agent.log:
+                    await asyncio.sleep(0.05)
+            agent.signal(signal.SIGSTOP)
+            finding = (await report("ws://127.0.0.1:9", **shared)).of("election")[-1]
+        finally:
+            await agent.kill()
+    assert finding.level is Level.FATAL
+    assert "runs on this host and does not answer within 1 s: it is frozen" in finding.message
+    assert "kill -CONT" in finding.fix

@@ -5,6 +5,7 @@ control plane would close the running agent's, and send this one the commands th
 """
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -19,9 +20,11 @@ from streamspace_agent import gateway_names, protocol
 from streamspace_agent.addresses import is_loopback
 from streamspace_agent.check_http import over_http
 from streamspace_agent.config import Settings
-from streamspace_agent.election import ElectionBackend, Problem
+from streamspace_agent.election import ElectionBackend, Problem, Record
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
 from streamspace_agent.findings import Finding, Level
+from streamspace_agent.health.endpoint import refusal
+from streamspace_agent.health.replicas import replicas
 from streamspace_agent.hints import Consulted, hints
 from streamspace_agent.plugins import Plugins
 from streamspace_agent.proxies import proxy_for
@@ -74,7 +77,7 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
             yield finding
     for hint in hints(settings, environ, consulted.names):
         yield Finding("settings", Level.WARNING, hint)
-    steps: list[Callable[[], Awaitable[list[Finding]]]] = [partial(_state_dir, settings)]
+    steps: list[Callable[[], Awaitable[list[Finding]]]] = [partial(_state_dir, settings), partial(_health, settings)]
     if driver:
         steps.append(partial(_engine, driver))
     steps.append(partial(_control_plane, settings))
@@ -102,6 +105,19 @@ async def _state_dir(settings: Settings) -> list[Finding]:
         fix = f"let the agent's user write there, or set STATE_DIR to a folder on a local disk (user id {os.getuid()})"
         return [Finding("state", Level.FATAL, f"STATE_DIR: cannot write in {folder}: {error.strerror}", fix)]
     return [Finding("state", Level.OK, f"STATE_DIR: {settings.agent_dir} can be written")]
+
+
+async def _health(settings: Settings) -> list[Finding]:
+    if not settings.health_address or (error := refusal(settings.health_address)) is None:
+        return []
+    message = f"HEALTH_ADDRESS={settings.health_address}: cannot listen there: {_text(error).lower()}"
+    if error.errno != errno.EADDRINUSE:
+        return [Finding("health", Level.FATAL, message, "set HEALTH_ADDRESS to an address of this host")]
+    if any(r.document and r.document.get("health_address") for r in replicas(settings.agent_dir)):
+        return [Finding("health", Level.OK, f"HEALTH_ADDRESS={settings.health_address} is in use, by what runs here")]
+    fix = "set HEALTH_ADDRESS to a free port, or to a range, such as 127.0.0.1:9100-9109"
+    level = Level.WARNING if settings.enable_ha else Level.FATAL  # replicas wait for it, an agent alone ends
+    return [Finding("health", level, message, fix)]
 
 
 async def _engine(driver: RuntimeDriver) -> list[Finding]:
@@ -255,8 +271,20 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
     else:
         since = f" since {record.since}" if record.since else ""
         fine = f"the store answers; {record.holder} leads in epoch {record.epoch}{since}"
+    if record and not record.released and (frozen := _frozen(settings, record)):
+        return [*(_of_problems("election", problems, fine) if problems else []), frozen]
     found = _of_problems("election", problems, fine)
     return found if not problems or fatal else [*found, Finding("election", Level.OK, fine)]
+
+
+def _frozen(settings: Settings, record: Record) -> Finding | None:
+    """The leader, where it is on this host and does not answer."""
+    for replica in replicas(settings.agent_dir):
+        if replica.document is None and replica.called(record.holder):
+            message = f"the leader {record.holder}, epoch {record.epoch}, runs on this host and {replica.error}"
+            fix = "let it run on (docker unpause, kill -CONT) or kill it; what FENCE_FROZEN_LEADER=true does by itself (file)"
+            return Finding("election", Level.FATAL, message, fix)
+    return None
 
 
 def _text(error: OSError) -> str:

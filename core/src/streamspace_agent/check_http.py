@@ -42,16 +42,13 @@ def over_http(settings: Settings, context: ssl.SSLContext | None) -> list[Findin
         try:
             first = _post(http, settings, keys.headers())
             found.append(_clock(first))
-            connected = any(document.get("link", {}).get("connected") for document in running)
-            if connected:
-                found.append(Finding("key", Level.OK, IN_USE))
-            else:
-                found += _unconnected(running)
-                found.append(_key(settings, keys, first, partial(_post, http, settings)))
-            if connected:
-                found.append(Finding("websocket", Level.OK, IN_USE))
-            elif first.status != 404:  # at an address that is no control plane's its answer would tell nothing
-                found.append(_websocket(http, settings, keys))
+            if any(document.get("link", {}).get("connected") for document in running):
+                return [*found, Finding("key", Level.OK, IN_USE), Finding("websocket", Level.OK, IN_USE)]
+            found += _unconnected(running)
+            if stranger := _stranger(settings, first):
+                return [*found, stranger]  # nothing else that it answers would tell anything
+            found.append(_key(settings, keys, first, partial(_post, http, settings)))
+            found.append(_websocket(http, settings, keys))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
             if proxy_for(settings):
@@ -74,6 +71,19 @@ def _post(http: urllib3.PoolManager, settings: Settings, headers: Mapping[str, s
     return read(http.request("POST", url, body=body, headers=headers, preload_content=False), CALL_TIMEOUT)
 
 
+def _stranger(settings: Settings, first: Reply) -> Finding | None:
+    """What answers in the control plane's place. Its own refusals are JSON that says why; only that is told of the others."""
+    url = settings.http_url + registration.PATH
+    if first.by_control_plane or first.redirect(url, registration.PATH):
+        return None
+    message = f"POST {url} is not answered by the control plane: HTTP {first.status}{_said(first)}"
+    if first.status in {429, 502, 503, 504}:
+        fix = "see that the control plane behind that proxy runs, and ask again"
+        return Finding("control plane", Level.WARNING, message, fix)
+    fix = "check CONTROL_PLANE_URL, which has to be the control plane's base address, and the proxy in front of it"
+    return Finding("control plane", Level.FATAL, message, fix)
+
+
 def _key(
     settings: Settings,
     keys: Keys,
@@ -85,20 +95,16 @@ def _key(
     if first.redirect(url, registration.PATH):
         fix = "set CONTROL_PLANE_URL to the control plane's own address: redirects are not followed, since the key would go along"
         return Finding("key", Level.FATAL, f"{url}: {first.refusal(url, registration.PATH)}", fix)
-    if first.status in {401, 403}:
+    if first.status in {401, 403, 404}:  # 404: an agent that it does not know, with a key that is no bootstrap key
         said = said.removeprefix(": ")
         message = registration.key_refused(settings, first.status, said, has_key=bool(keys.current))
         return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
-    if first.status == 404:
-        message = f"{settings.http_url} has no {registration.PATH}: HTTP 404{said}"
-        fix = "check that CONTROL_PLANE_URL is the control plane's base URL; if it is, set AGENT_API_KEY to this agent's key"
-        return Finding("key", Level.FATAL, message, fix)
     if first.status == 429 or first.status >= 500:
         return Finding("key", Level.WARNING, f"cannot tell: HTTP {first.status}{said}", "try again later")
     if not keys.current:
         return Finding("key", Level.OK, "accepted without an API key (client certificate)")
     wrong = post({HEADER: "0" * 64})
-    if wrong.status in {401, 403}:
+    if wrong.status in {401, 403, 404}:
         return Finding("key", Level.OK, "the control plane accepts the API key")
     message = f"cannot tell without registering: HTTP {first.status} to this key, HTTP {wrong.status} to a wrong one"
     return Finding("key", Level.WARNING, message, "start the agent: it says at once when the key is refused")
@@ -144,5 +150,8 @@ def _clock(answer: Reply) -> Finding:
 
 def _said(answer: Reply) -> str:
     """What a refusal says, on one line, with a colon before it."""
-    text = answer.said or redact(" ".join(answer.text[:1000].split()))[:200]
+    text = answer.said
+    if not text and answer.text.lstrip().startswith("<"):
+        text = "a page in HTML"  # its source says nothing to people
+    text = text or redact(" ".join(answer.text[:1000].split()))[:200]
     return text and f": {text}"

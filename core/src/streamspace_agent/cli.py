@@ -217,7 +217,8 @@ def check(given: Given, *, as_json: bool) -> None:
     """Look at everything that could keep an agent from working here, and say how to mend it.
 
     Settings, plugins, engine, state folder, control plane (name, connection, certificate, key, WebSocket), clock and
-    election store. Changes nothing and does not disturb a running agent. Exits with 1 if a finding is fatal.
+    election store. Changes nothing and does not disturb a running agent. Exits with 1 if a finding is fatal,
+    also where "run" would end with another code.
     """
     import asyncio
 

@@ -8,7 +8,7 @@ from streamspace_agent import logs
 
 EXIT_CODES = (
     ("0", "all is well; run: stopped on request"),
-    ("1", "not well, or an error while running"),
+    ("1", "not well, or an error while running; check: anything that is fatal, whatever run would end with"),
     ("2", "a setting, a plugin or the host is wrong; starting again will not help"),
     ("3", "the control plane refused this agent for good"),
     ("4", "status: no agent runs here"),

@@ -28,6 +28,19 @@ POLL = 0.5
 """Seconds after which the thread notices at the latest that the endpoint is closed."""
 
 
+def refusal(address: str) -> OSError | None:
+    """Why nobody could listen there now, None where a port is free; it is left free. Addresses as of :class:`HealthEndpoint`."""
+    try:
+        _bound(address, _nobody).server_close()
+    except OSError as error:
+        return error
+    return None
+
+
+def _nobody() -> Snapshot:
+    raise LookupError("nothing is served here")
+
+
 class HealthEndpoint:
     """Listens while the context is open, at the first free port of ``HOST:PORT`` or ``HOST:FIRST-LAST``.
 
@@ -37,14 +50,12 @@ class HealthEndpoint:
 
     def __init__(self, address: str, source: Source, *, shared: bool = False) -> None:
         self._wanted = address
-        self._host, _, ports = address.rpartition(":")
-        first, _, last = ports.partition("-")
-        self._ports = range(int(first), int(last or first) + 1)
+        self._host = address.rpartition(":")[0]
         self._source = source
         self._server: _Server | None = None
         self._ended = threading.Event()
         try:
-            self._server = self._bind()
+            self._server = _bound(address, source)
         except OSError as error:
             if not shared or error.errno != errno.EADDRINUSE:
                 raise ConfigError([f"HEALTH_ADDRESS={address}: cannot listen there: {_why(error)}"]) from error
@@ -77,25 +88,27 @@ class HealthEndpoint:
         if self._server:
             self._server.server_close()
 
-    def _bind(self) -> "_Server":
-        """Raises OSError, that of the last port if all are in use."""
-        host = self._host.removeprefix("[").removesuffix("]")
-        for port in self._ports:
-            try:
-                return _Server((host, port), self._source)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or port == self._ports[-1]:
-                    raise
-        raise AssertionError("a range has a port")
-
     def _serve(self) -> None:
         while self._server is None and not self._ended.wait(RETRY):
             with suppress(OSError):
-                self._server = self._bind()
+                self._server = _bound(self._wanted, self._source)
         if self._server:
             log.info("health and metrics are served at http://%s", self.address)
         while self._server and not self._ended.is_set():
             self._server.handle_request()
+
+
+def _bound(address: str, source: Source) -> "_Server":
+    """A server at the first free port. Raises OSError, that of the last port if all are in use."""
+    host, _, ports = address.rpartition(":")
+    first, _, last = ports.partition("-")
+    for port in range(int(first), int(last or first) + 1):
+        try:
+            return _Server((host.removeprefix("[").removesuffix("]"), port), source)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == int(last or first):
+                raise
+    raise AssertionError("a range has a port")
 
 
 def _why(error: OSError) -> str:

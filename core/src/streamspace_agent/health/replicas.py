@@ -35,6 +35,10 @@ class Replica:
     document: dict[str, Any] | None
     error: str = ""
 
+    def called(self, instance: str) -> bool:
+        """Is it that one? Of a frozen one only the socket's name is known."""
+        return self.document["instance"] == instance if self.document else self.name == _file_name(instance)
+
     @property
     def leads(self) -> bool:
         """Is it a leader with a connection to the control plane?"""
@@ -143,7 +147,7 @@ def describe(found: list[Replica]) -> Iterator[str]:
         for problem in document.get("problems", []):
             yield f"{'':{width}}  ! {problem}"
     leaders = {r.document["leader"] for r in found if r.document and r.document.get("leader")}
-    if elsewhere := sorted(leaders - {r.document["instance"] for r in found if r.document}):
+    if elsewhere := sorted(leader for leader in leaders if not any(replica.called(leader) for replica in found)):
         yield f"leads from another host: {', '.join(elsewhere)}"
 
 
