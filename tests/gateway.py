@@ -65,7 +65,7 @@ class Asker:
 class House(Asker):
     """Sessions, what a person was seen to do in them, and the gateway before them."""
 
-    def __init__(self, allow="private"):
+    def __init__(self, allow="private", relay="repaired"):
         self.sessions = {}
         self.busy = set()
         self.adopted = True
@@ -75,7 +75,7 @@ class House(Asker):
         self._handling = set()
         self.servers = {}
         super().__init__(free_port())
-        self.gateway = WebGateway(f"127.0.0.1:{self.port}", allow)
+        self.gateway = WebGateway(f"127.0.0.1:{self.port}", allow, relay)
         self.context = GatewayContext(
             self.sessions,
             busy=lambda: self.busy,

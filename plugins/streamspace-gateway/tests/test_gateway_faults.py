@@ -207,7 +207,7 @@ async def test_an_address_that_others_hold_is_told_and_taken_as_soon_as_it_is_fr
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         house = House()
-        gateway = WebGateway(f"127.0.0.1:{house.port},127.0.0.1:{port}", "private")
+        gateway = WebGateway(f"127.0.0.1:{house.port},127.0.0.1:{port}", "private", "repaired")
         serving = asyncio.create_task(keep_serving(gateway, house.context))
         await until(lambda: gateway.status().addresses.get(f"127.0.0.1:{port}") == "address already in use")
         assert gateway.status().addresses[f"127.0.0.1:{house.port}"] == ""  # the other one is served

@@ -11,4 +11,4 @@ from streamspace_gateway.gateway import WebGateway
 @hookimpl
 def create_gateway(settings: Settings, environ: Mapping[str, str]) -> Gateway:
     del environ
-    return WebGateway(settings.web_gateway or "", settings.web_gateway_allow)
+    return WebGateway(settings.web_gateway or "", settings.web_gateway_allow, settings.viewer_relay)

@@ -18,6 +18,8 @@ class Outcome(StrEnum):
     """The session's server did not answer."""
     BROKEN = "broken"
     """The session's server broke off in the middle of its answer."""
+    TIME_LIMIT = "time_limit"
+    """It was ended, or refused, because the control plane's proxy ends everything after 30 s."""
     LEFT = "left"
     """Whoever asked left before the answer was whole."""
     INVALID = "invalid"

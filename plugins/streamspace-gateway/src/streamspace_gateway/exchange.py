@@ -11,7 +11,7 @@ from streamspace_agent.runtime import Session
 from streamspace_gateway import headers, names
 from streamspace_gateway.counters import Outcome
 from streamspace_gateway.names import Refusal
-from streamspace_gateway.passing import Passing
+from streamspace_gateway.passing import ENDED, Passing
 from streamspace_gateway.peer import Peer
 from streamspace_gateway.shared import Shared
 
@@ -31,10 +31,12 @@ class Exchanges:
     """The requests of one connection, one after another."""
 
     def __init__(self, client: Peer, peer: str, shared: Shared) -> None:
-        self._client = client
+        self.client = client
         self._peer = peer
         self._shared = shared
         self._asked = False
+        self._came = 0.0
+        """When the request that is served now was there (the loop's time)."""
         self.session: Session | None = None
         """Whose server is being asked now."""
 
@@ -46,12 +48,22 @@ class Exchanges:
         except h11.RemoteProtocolError as error:
             await self._invalid(HTTPStatus(error.error_status_hint), f"this is no request: {error}")
         except TimeoutError:
-            if self._client.http.trailing_data[0]:
+            if self.client.http.trailing_data[0]:
                 await self._invalid(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
         except OSError as error:
             log.debug("web gateway: a connection from %s broke: %s", self._peer, error)
+        except (Exception, asyncio.CancelledError):
+            self.break_off()
+            raise
         finally:
-            self._client.close()
+            self.client.close()
+
+    def break_off(self) -> None:
+        """End the connection now, whatever is under way."""
+        if not self._shared.shape.ends_broken:
+            self.client.abort()
+        elif self.client.end_answer():
+            log.error("web gateway: %s, which is not whole", ENDED)
 
     async def _one(self) -> bool:
         """One request; False when the connection can carry no other."""
@@ -68,13 +80,13 @@ class Exchanges:
             return False
         else:
             await self._serve(request)
-        if self._client.http.their_state is h11.SEND_BODY:
+        if self.client.http.their_state is h11.SEND_BODY:
             await self._linger()
-        return self._client.next_exchange()
+        return self.client.next_exchange()
 
     async def _request(self) -> h11.Request | None:
         """The next request's head; None where the connection ends before it."""
-        client = self._client
+        client = self.client
         if not client.http.trailing_data[0]:
             async with asyncio.timeout(IDLE_TIMEOUT if self._asked else HEAD_TIMEOUT):
                 client.http.receive_data(await client.read())
@@ -82,7 +94,7 @@ class Exchanges:
             request = await client.event()
         if not isinstance(request, h11.Request):
             return None
-        self._asked = True
+        self._asked, self._came = True, asyncio.get_running_loop().time()
         if not headers.has_body(request):
             await client.event()  # its end: there is nothing to wait for
         return request
@@ -98,7 +110,7 @@ class Exchanges:
             await self._answer(found, request)
             return
         self.session = found
-        passing = Passing(self._client, request, found, self._shared)
+        passing = Passing(self.client, request, found, self._shared, self._came)
         try:
             refusal = await passing.run()
         finally:
@@ -125,18 +137,18 @@ class Exchanges:
             await self._answer(Refusal(status, why), None)
             await self._linger()
         except (OSError, TimeoutError, h11.ProtocolError):
-            self._client.abort()
+            self.client.abort()
 
     async def _answer(self, refusal: Refusal, request: h11.Request | None) -> None:
         """An answer of the gateway's own; broken off where another has begun."""
-        client = self._client
+        client = self.client
         if client.http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            client.abort()
+            self.break_off()
             return
         text = f"{refusal.text}\n".encode()
         head = [
             (b"Content-Type", b"text/plain; charset=utf-8"),
-            (b"Content-Length", b"%d" % len(text)),
+            *self._shared.shape.own(len(text)),
             (b"Cache-Control", b"no-store"),
         ]
         if refusal.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
@@ -151,9 +163,9 @@ class Exchanges:
     async def _linger(self) -> None:
         """Read for a moment what nobody wants: a connection closed with unread bytes is reset, and its answer lost."""
         try:
-            self._client.transport.write_eof()
+            self.client.transport.write_eof()
             async with asyncio.timeout(LINGER):
-                while await self._client.read():
+                while await self.client.read():
                     pass
         except (OSError, TimeoutError):
             pass

@@ -12,18 +12,20 @@ from streamspace_gateway.listeners import Listeners
 class WebGateway(Gateway):
     name: ClassVar[str] = "gateway"
 
-    def __init__(self, listen: str, allow: str) -> None:
-        """Both as the settings hold them, which are checked by then."""
+    def __init__(self, listen: str, allow: str, relay: str) -> None:
+        """All as the settings hold them, which are checked by then."""
         self._addresses = addresses.listening(listen)
         self._allowed = addresses.networks(allow)
+        self._relay = relay
         self._listeners = Listeners(self._addresses)
         self._counters = Counters()
 
     async def serve(self, context: GatewayContext) -> None:
-        from streamspace_gateway.server import Server  # noqa: PLC0415 - a standby does without
+        from streamspace_gateway import shape  # noqa: PLC0415 - a standby does without
+        from streamspace_gateway.server import Server  # noqa: PLC0415
 
         access = Access(self._allowed, lambda: (s.address for s in context.sessions.values() if s.address))
-        server = Server(context, access, self._counters)
+        server = Server(context, access, self._counters, shape.of(self._relay))
         try:
             await self._listeners.run(server.protocol)
         finally:

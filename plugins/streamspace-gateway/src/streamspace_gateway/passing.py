@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import zlib
 from http import HTTPStatus
 
 import h11
@@ -13,6 +14,7 @@ from streamspace_gateway.counters import Outcome
 from streamspace_gateway.names import Refusal
 from streamspace_gateway.peer import Peer
 from streamspace_gateway.sessions import Upstream
+from streamspace_gateway.shape import Decoder, Undecodable
 from streamspace_gateway.shared import Shared
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ STALLED = 60.0
 """Seconds that the body of a request may stand still."""
 LONG = 64 * 1024
 """Bytes of a body from which it goes from connection to connection, past the parsers that would copy it."""
+ENDED = "ended as if it were whole, because a broken answer would end the control plane"
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that may be sent again where a connection that had waited turns out to be closed (RFC 9110, section 9.2.2)."""
 
@@ -36,29 +39,55 @@ class _Broken(Exception):
 class Passing:
     """Made for one request; :attr:`outcome` tells at any time what has become of it."""
 
-    def __init__(self, client: Peer, request: h11.Request, session: Session, shared: Shared) -> None:
+    def __init__(self, client: Peer, request: h11.Request, session: Session, shared: Shared, came: float) -> None:
+        """The request came at ``came`` of the loop's time."""
         self._client = client
         self._request = request
         self._session = session
         self._shared = shared
+        self._shape = shared.shape
+        limit = self._shape.limit
+        self._limit = asyncio.timeout_at(None if limit is None else came + limit)
         self.outcome = Outcome.LEFT
 
     async def run(self) -> Refusal | None:
         """Pass it on, and the answer back. Returns what to answer where the session's server says nothing."""
         try:
             self._note_use()
-            await self._pass_on()
+            async with self._limit:
+                await self._pass_on()
         except _Broken as error:
-            log.warning("web gateway: session %s: its server broke off in an answer: %s", self._id, error)
             self.outcome = Outcome.BROKEN
-            self._client.reset()
+            await self._broke_off(f"its server broke off in an answer: {error}")
+        except Undecodable as error:
+            log.warning("web gateway: session %s: its server answers in the encoding %s, unasked", self._id, error)
+            text = f"the session's own web server answers in the encoding {error}, which it was asked not to"
+            return self._refused(Outcome.BAD_GATEWAY, text)
         except SessionNotFound:
             return self._refused(Outcome.NOT_FOUND, "the session is gone")
         except CommandFailed as error:
             return self._refused(Outcome.UNAVAILABLE, f"the session cannot be used now: {error}")
         except (OSError, AgentError) as error:
-            return self._unreached(error)
+            return await self._out_of_time() if self._limit.expired() else self._unreached(error)
         return None
+
+    async def _broke_off(self, why: str) -> None:
+        """Let the one who asked see it, where that harms nobody else."""
+        if self._shape.ends_broken:
+            log.error("web gateway: session %s: %s: %s", self._id, why, ENDED)
+            await self._client.send(h11.EndOfMessage())
+        else:
+            log.warning("web gateway: session %s: %s", self._id, why)
+            self._client.reset()
+
+    async def _out_of_time(self) -> Refusal | None:
+        self.outcome = Outcome.TIME_LIMIT
+        if self._client.http.our_state is h11.SEND_BODY:
+            await self._broke_off(f"an answer took more than {self._shape.limit:g} s")
+            return None
+        log.error("web gateway: session %s: its server gave no answer within %g s", self._id, self._shape.limit)
+        text = f"the session's own web server gave no answer within {self._shape.limit:g} s, and the control plane waits for 30"
+        return Refusal(HTTPStatus.GATEWAY_TIMEOUT, text)
 
     @property
     def _id(self) -> str:
@@ -108,7 +137,7 @@ class Passing:
         sending: asyncio.Task[None] | None = None
         try:
             try:
-                await server.send(headers.to_session(self._request))
+                await server.send(self._shape.to_session(self._request))
                 if headers.has_body(self._request):
                     sending = asyncio.create_task(self._send_body(server), name="request body")
                 else:
@@ -119,11 +148,12 @@ class Passing:
             if isinstance(answer, h11.InformationalResponse):
                 await self._carry_websocket(answer, server)
             else:
-                await self._client.send(headers.to_client(answer))
-                if size := self._poured(answer):
+                decoder = self._shape.decoder(answer)
+                await self._client.send(shaped := self._shape.to_client(answer))
+                if size := self._poured(shaped):
                     await self._pour_body(server, answer, size)
                 else:
-                    await self._pass_body(server)
+                    await self._pass_body(server, decoder)
                 self.outcome = Outcome.PASSED
         finally:
             if sending is not None:
@@ -160,16 +190,28 @@ class Passing:
         if not headers.goes_on(answer):
             server.close()
 
-    async def _pass_body(self, server: Peer) -> None:
+    async def _pass_body(self, server: Peer, decoder: Decoder | None) -> None:
         while True:
             try:
                 event = await server.event()
             except (OSError, h11.RemoteProtocolError) as error:
                 raise _Broken(error, began=True) from error
             if not isinstance(event, h11.Data):
-                await self._client.send(h11.EndOfMessage())
-                return
-            await self._client.send(event)
+                break
+            if decoder is None:
+                await self._client.send(event)
+            else:
+                await self._decode(bytes(event.data), decoder)
+        if decoder is not None and not decoder.whole:
+            raise _Broken(EOFError("its encoding was cut off"), began=True)
+        await self._client.send(h11.EndOfMessage())
+
+    async def _decode(self, data: bytes, decoder: Decoder) -> None:
+        try:
+            for piece in decoder.feed(data):
+                await self._client.send(h11.Data(data=piece))
+        except zlib.error as error:
+            raise _Broken(error, began=True) from error
 
     async def _send_body(self, server: Peer) -> None:
         """What the client sends, to the session. A server that takes no more may have answered: that is read elsewhere."""
@@ -190,6 +232,7 @@ class Passing:
     async def _carry_websocket(self, answer: h11.InformationalResponse, server: Peer) -> None:
         context = self._shared.context
         self.outcome = Outcome.WEBSOCKET
+        self._limit.reschedule(None)
         await self._client.send(headers.interim(answer))
         watch = use.FromBrowser(self._shared.rhythm(self._id), context.clock.now, lambda: context.saw_input(self._id))
         await websocket.carry(self._client, server, watch.feed)

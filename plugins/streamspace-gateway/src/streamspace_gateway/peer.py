@@ -40,6 +40,8 @@ class Peer(asyncio.Protocol):
         """Nothing more will come."""
         self._error: Exception | None = None
         self._more = asyncio.Event()
+        self.lost = asyncio.Event()
+        """Nothing can be sent any more either."""
         self._room = asyncio.Event()
         self._room.set()
         self._sink: Peer | None = None
@@ -203,6 +205,7 @@ class Peer(asyncio.Protocol):
         self._more.set()
         self._room.set()
         self._stop_pouring()
+        self.lost.set()
         self._on_lost()
 
     # Ends
@@ -214,6 +217,14 @@ class Peer(asyncio.Protocol):
         transport.close()
         if unsent:
             asyncio.get_running_loop().call_later(UNSENT, transport.abort)
+
+    def end_answer(self) -> bool:
+        """Close it once what was written is sent, an answer under way ended as if it were whole. True where there was one."""
+        began = self.http.our_state is h11.SEND_BODY and not self.transport.is_closing()
+        if began:
+            self.transport.writelines(self.http.send_with_data_passthrough(h11.EndOfMessage()) or [])
+        self.close()
+        return began
 
     def reset(self) -> None:
         """End it so that the other side sees an error: an orderly end might pass for the end of an answer."""

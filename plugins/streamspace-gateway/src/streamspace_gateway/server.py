@@ -17,11 +17,14 @@ from streamspace_gateway.counters import Counters
 from streamspace_gateway.exchange import Exchanges
 from streamspace_gateway.peer import Peer
 from streamspace_gateway.sessions import SessionServers, place_of
+from streamspace_gateway.shape import Shape
 from streamspace_gateway.shared import Shared
 
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 1.0
+LAST_WORDS = 1.0
+"""Seconds for the ends of answers that are broken off to leave."""
 OWN_FILES = 512
 """Open files left to the agent itself: engine, journal, link, screens."""
 _LOST = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
@@ -48,8 +51,8 @@ class Client(Peer):
 class Server:
     """All connections of one tenure."""
 
-    def __init__(self, context: GatewayContext, access: Access, counters: Counters) -> None:
-        self._shared = Shared(context, access, counters, SessionServers(context.connect), _room())
+    def __init__(self, context: GatewayContext, access: Access, counters: Counters, shape: Shape) -> None:
+        self._shared = Shared(context, access, counters, SessionServers(context.connect), shape, _room())
         self._open: dict[asyncio.Task[Any], Exchanges] = {}
         self._sweeping = asyncio.create_task(self._sweep(), name="web gateway sweep")
 
@@ -59,27 +62,35 @@ class Server:
     async def aclose(self) -> None:
         """Break every connection off."""
         self._sweeping.cancel()
+        clients = [exchanges.client for exchanges in self._open.values()]
         tasks = [self._sweeping, *self._open]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._shared.servers.sweep(())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await asyncio.gather(*(client.lost.wait() for client in clients))
+        for client in clients:
+            client.abort()
 
     async def _serve(self, client: Client) -> None:
         task = asyncio.current_task()
         assert task is not None
         address = client.transport.get_extra_info("peername")
         peer = str(address[0]) if address else ""
-        _notice_loss(client.transport.get_extra_info("socket"))
+        connection = client.transport.get_extra_info("socket")
+        _notice_loss(connection)
+        if self._shared.shape.unsent:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._shared.shape.unsent)
         exchanges = self._open[task] = Exchanges(client, peer, self._shared)
         self._shared.counters.connections += 1
         try:
             await exchanges.run()
         except Exception:
             log.exception("web gateway: a connection from %s failed", peer)
-            client.abort()
         except asyncio.CancelledError:
-            client.abort()
+            pass
         finally:
             self._shared.counters.connections -= 1
             del self._open[task]

@@ -7,6 +7,7 @@ from streamspace_agent.runtime import SessionState
 from streamspace_gateway.access import Access
 from streamspace_gateway.counters import Counters
 from streamspace_gateway.sessions import SessionServers, place_of
+from streamspace_gateway.shape import Shape
 from streamspace_gateway.use import Rhythm
 
 
@@ -16,6 +17,7 @@ class Shared:
     access: Access
     counters: Counters
     servers: SessionServers
+    shape: Shape
     room: int
     """Connections that may be open at once."""
     rhythms: dict[str, Rhythm] = field(default_factory=dict)
