@@ -60,6 +60,12 @@ class Server:
 
 
 @pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[DevPlane]:
+    async with DevPlane(tmp_path / "plane.db", settings=Settings(relay="repaired")) as running:
+        yield running
+
+
+@pytest.fixture
 async def server() -> AsyncIterator[Server]:
     there = Server()
     listening = await asyncio.start_server(there.serve, "127.0.0.1", 0)

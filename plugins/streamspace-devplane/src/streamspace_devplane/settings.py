@@ -39,6 +39,8 @@ class Settings:
     viewer_activity_interval: Seconds = 30.0
     viewer_read_wait: Seconds = 120.0
     """A viewer that sent neither data nor a pong for so long is read no more."""
+    web_time_limit: Seconds = 30.0
+    """How long a request to a web session may take, WebSockets too; then it is cut."""
     crash_file: str | None = None
     """Gets a line of JSON where the deployed control plane would have died; `None`: STREAMSPACE_DEVPLANE_CRASHES names it."""
     web_gateway: Annotated[str, Field(pattern=ADDRESS)] | None = None

@@ -22,6 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from streamspace_devplane import webfaults
 from streamspace_devplane.browsers import WEB_SESSIONS, as_denial
 from streamspace_devplane.hub import Hub
 from streamspace_devplane.inputs import hostile
@@ -49,7 +50,9 @@ def parse_address(text: str) -> tuple[str, int | None]:
 class Target:
     """Where one request goes."""
 
-    def __init__(self, session_id: str, port: int, gateway: str | None, scope: Any) -> None:
+    def __init__(self, row: dict[str, Any], gateway: str | None, scope: Any) -> None:
+        self.row = row
+        session_id, port = row["sessionId"], row["streamingPort"]
         self.name = f"{session_id}.{NAMESPACE}.svc.cluster.local"
         host, other_port = parse_address(gateway) if gateway else (self.name, None)
         self.host, self.port = host, other_port or port
@@ -94,7 +97,7 @@ class WebProxy:
         if row["state"] != "running":
             return JSONResponse({"error": f"Session is not running (state: {row['state']})"}, 409)
         self.store.change("UPDATE sessions SET last_activity = ? WHERE session_id = ?", time.time(), session_id)
-        return Target(session_id, row["streamingPort"], self.hub.web_gateway, connection.scope)
+        return Target(row, self.hub.web_gateway, connection.scope)
 
     # HTTP
 
@@ -105,18 +108,26 @@ class WebProxy:
             await target(scope, receive, send)
             return
         body = Body(request)
-        exchange = asyncio.create_task(self._exchange(request, body, target, send))
+        way = Way()
+        exchange = asyncio.create_task(self._exchange(request, body, target, way, send))
         leaving = asyncio.create_task(body.left())
         try:
-            await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            limit = webfaults.limit(self.hub)
+            await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=limit)
             if exchange.done():
                 exchange.result()
+            elif leaving.done() and way.under_way:
+                webfaults.crash(self.hub, target.row, "the browser left in the middle of an answer")
+            elif not leaving.done():
+                if way.under_way:
+                    webfaults.crash(self.hub, target.row, f"an answer was under way after {limit:g} s")
+                abort(request)
         finally:
             for task in (exchange, leaving):
                 task.cancel()
             await asyncio.gather(exchange, leaving, return_exceptions=True)
 
-    async def _exchange(self, request: Request, body: "Body", target: Target, send: Any) -> None:
+    async def _exchange(self, request: Request, body: "Body", target: Target, way: "Way", send: Any) -> None:
         asked = httpx.Request(
             request.method,
             target.url,
@@ -132,14 +143,22 @@ class WebProxy:
         except ClientDisconnect:
             return
         headers = [(name, value) for name, value in answer.headers.raw if name.lower().decode() not in HOP_BY_HOP]
+        shaped = webfaults.passing(self.hub, request, answer.status_code, headers)
+        way.under_way = True
         try:
-            await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": shaped.headers})
             async for data in answer.aiter_raw():
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        except httpx.TransportError:
-            wire: Wire = request.scope[SCOPE_KEY]  # half an answer must not look like a whole one
-            wire.abort()
+                await send({"type": "http.response.body", "body": shaped.feed(data), "more_body": True})
+            way.under_way = False
+            last = shaped.end()
+            if last is None:
+                abort(request)
+            else:
+                await send({"type": "http.response.body", "body": last})
+        except (httpx.TransportError, webfaults.TooLong) as error:
+            way.under_way = False
+            webfaults.crash(self.hub, target.row, f"an answer did not end as announced: {error!r}")
+            abort(request)  # half an answer must not look like a whole one
         except OSError:
             pass  # the browser has left
         finally:
@@ -174,7 +193,23 @@ class WebProxy:
             return
         async with server:
             await browser.accept(subprotocol=server.subprotocol)
-            await _both_ways(browser, server)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(webfaults.limit(self.hub)) as limit:
+                    await _both_ways(browser, server)
+            if limit.expired():
+                abort(browser)
+                server.transport.abort()
+
+
+class Way:
+    """Whether an answer has begun and is not over."""
+
+    under_way = False
+
+
+def abort(connection: HTTPConnection) -> None:
+    wire: Wire = connection.scope[SCOPE_KEY]
+    wire.abort()
 
 
 class _App:
@@ -262,13 +297,12 @@ async def _to_server(browser: WebSocket, server: ClientConnection) -> None:
 
 
 async def _to_browser(browser: WebSocket, server: ClientConnection) -> None:
-    wire: Wire = browser.scope[SCOPE_KEY]
     try:
         async for message in server:
             await (browser.send_text(message) if isinstance(message, str) else browser.send_bytes(message))
     except ConnectionClosed:
         if server.close_code in (None, 1006):
-            wire.abort()
+            abort(browser)
             return
     except (WebSocketDisconnect, RuntimeError):
         return
