@@ -80,6 +80,9 @@ def test_a_state_directory_is_served_by_one_plane_at_a_time(tmp_path: Path) -> N
         ("start --manifest {state}/nonsense", "--manifest: {state}/nonsense holds no JSON: Expecting value"),
         ("--url http://127.0.0.1:abc ls", "'http://127.0.0.1:abc' is no address (Invalid port: 'abc'); --url or"),
         ("--url localhost ls", "'localhost' is no address"),
+        ("start --session a/b", "--session': 'a/b' is no session id: letters, digits"),
+        ("stop ../x", "'SESSION': '../x' is no session id"),
+        ("wake -- -x", "'SESSION': '-x' is no session id"),
         ("view s-1 --port 99999", "--port': 99999 is not in the range"),
     ],
 )
@@ -121,6 +124,32 @@ async def test_view_looks_the_session_up_and_names_the_port_that_is_taken(plane:
     await plane.start_session(session_id="s-1")
     told = await tell(plane, "view", "s-1", f"--port={plane.port}")
     assert f"port {plane.port}: Address already in use; choose another with --port" in told
+
+
+async def test_what_cannot_come_about_is_refused_and_not_called_sent(plane: DevPlane, agent: Agent) -> None:
+    async def refused(*arguments: str) -> str:
+        result = await asyncio.to_thread(CliRunner().invoke, main, ["--url", plane.url, *arguments])
+        assert result.exit_code == 1, result.output
+        return result.output
+
+    assert "no agent 'nosuch'" in await refused("start", "--agent", "nosuch")
+    await plane.start_session(session_id="over")
+    await agent.send("status", sessionId="over", state="terminated")
+    await plane.wait_session("over", state="terminated")
+    before = len(await plane.commands())
+    for verb in ("wake", "hibernate"):
+        assert f"session 'over' is terminated: there is nothing to {verb}" in await refused(verb, "over")
+    assert len(await plane.commands()) == before
+    await tell(plane, "stop", "over", "--delete-volumes")  # what it kept may still go
+    assert len(await plane.commands()) == before + 1
+
+
+async def test_a_command_is_told_to_be_sent_or_for_whom_it_waits(plane: DevPlane, agent: Agent) -> None:
+    assert (await tell(plane, "start", "--session", "s-1")).strip().endswith(" sent")
+    await agent.socket.close()
+    await plane.wait_agent(AGENT, status="offline")
+    told = await tell(plane, "hibernate", "s-1")
+    assert told.strip().endswith(f"waits for agent {AGENT}, which is not connected")
 
 
 async def test_stop_can_delete_the_volumes(plane: DevPlane, agent: Agent) -> None:

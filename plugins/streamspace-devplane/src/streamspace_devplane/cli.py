@@ -4,17 +4,21 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
+from urllib.parse import quote
 
 import click
 
 from streamspace_devplane.client import PlaneClient, PlaneError
+from streamspace_devplane.live import OVER
 from streamspace_devplane.serve import serve
 from streamspace_devplane.store import Row
 from streamspace_devplane.view import copy_to_tcp
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Work = Callable[[PlaneClient], Coroutine[Any, Any, None]]
 
 
@@ -74,9 +78,10 @@ async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps(told))
     else:
-        click.echo(
-            f"{told['sessionId']}: command {told['commandId']} {told.get('state', 'sent or waiting for its agent')}"
-        )
+        state = told.get("state") or (await client.command(told["commandId"]))["state"]
+        if state == "pending":
+            state = f"waits for agent {told['agentId']}, which is not connected"
+        click.echo(f"{told['sessionId']}: command {told['commandId']} {state}")
     if told.get("state") == "failed":
         raise click.ClickException(f"the agent reports: {told['error']}")
 
@@ -88,6 +93,14 @@ def variable(pair: str) -> tuple[str, str]:
     return name, value
 
 
+def session_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not SESSION_NAME.fullmatch(name):
+        raise click.BadParameter(
+            f"{name!r} is no session id: letters, digits, '.', '_' and '-', 100 at most, the first a letter or digit"
+        )
+    return name
+
+
 def reason(session: Row) -> str | None:
     """Why it is as it is, in one line: in the words of the agent, or of the plane that gave up on it."""
     told = session["platformMetadata"].get("reason") or session["startError"]
@@ -96,7 +109,7 @@ def reason(session: Row) -> str | None:
 
 @main.command()
 @click.argument("template", default="desktop")
-@click.option("--session", "session_id", help="Session id; else one is made up.")
+@click.option("--session", "session_id", callback=session_name, help="Session id; else one is made up.")
 @click.option("--agent", "agent_id", help="Agent to run it; else the connected one with the fewest sessions.")
 @click.option("--user", default="dev", show_default=True)
 @click.option("--memory", help="Such as 2Gi.")
@@ -118,6 +131,10 @@ def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish
             raise click.BadParameter(f"{manifest.name} holds no JSON: {error}", param_hint="--manifest") from None
 
     async def work(client: PlaneClient) -> None:
+        if agent := body.get("agent_id"):
+            await client.call(
+                "GET", f"/agents/{quote(agent, safe='')}"
+            )  # a command for one that never comes would wait
         await report(client, await client.launch(**body), wait, as_json)
 
     perform(click.get_current_context(), work)
@@ -129,12 +146,15 @@ def session_command(verb: str, summary: str, *options: Callable[[Any], Any]) -> 
     def command(session: str, wait: bool, as_json: bool, **extra: bool) -> None:
         async def work(client: PlaneClient) -> None:
             told = {name: True for name, given in extra.items() if given}
+            state = (await client.session(session))["state"]
+            if verb != "stop" and state in OVER:  # stop also takes what an ended one has kept
+                raise PlaneError(f"session {session!r} is {state}: there is nothing to {verb}, start it anew")
             await report(client, await client.call("POST", f"/sessions/{session}/{verb}", told), wait, as_json)
 
         perform(click.get_current_context(), work)
 
     waits = click.option("--wait", is_flag=True, help="Until the agent reports the result.")
-    for option in (as_json, waits, *options, click.argument("session")):
+    for option in (as_json, waits, *options, click.argument("session", callback=session_name)):
         command = option(command)
     main.command(verb, help=summary)(command)
 
