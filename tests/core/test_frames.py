@@ -136,7 +136,7 @@ def test_what_is_nested_too_deep_is_refused_by_its_name():
     assert isinstance(fine, Envelope)
     for depth in (MAX_DEPTH + 1, 970):
         (bad,) = decode(nested(depth))
-        assert bad.reason == f"not JSON: nested deeper than {MAX_DEPTH} levels"
+        assert bad.reason == f"nested deeper than {MAX_DEPTH} levels"
         assert bad.command_id == "c1"
 
 

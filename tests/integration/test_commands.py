@@ -95,10 +95,15 @@ async def test_bad_commands_are_answered_with_a_sentence_and_leave_nothing_on_th
         ("wake_session", '{"sessionId": "nobody"}'): "session_not_found: there is no session nobody to wake",
         ("hibernate_session", '{"sessionId": "nobody"}'): "session_not_found: ",
         ("start_session", '"text"'): "invalid_payload: ",
-        ("start_session", "[" * 900 + "]" * 900): "invalid_payload: ",
+        ("start_session", "[" * 900 + "]" * 900): "malformed_message: nested deeper than 64 levels",
+        ("start_session", "[" * 60 + "]" * 60): "invalid_payload: ",
         (
             "start_session",
             '{"sessionId": "s", "templateManifest": ' + "[" * 900 + "]" * 900 + "}",
+        ): "malformed_message: nested deeper than 64 levels",
+        (
+            "start_session",
+            '{"sessionId": "s", "templateManifest": "' + "[" * 900 + "]" * 900 + '"}',
         ): "invalid_template: ",
     }
     for number, ((action, payload), error) in enumerate(cases.items()):

@@ -45,6 +45,10 @@ class Malformed:
     session_id: str = ""
 
 
+class TooDeep(ValueError):
+    """A JSON text has more objects and arrays inside one another than are taken."""
+
+
 class TooLarge(ValueError):
     """An envelope would exceed :data:`MAX_FRAME`."""
 
@@ -54,13 +58,13 @@ def parse(text: str, max_depth: int = MAX_DEPTH) -> Any:
     try:
         value = json.loads(text)
     except RecursionError:
-        raise ValueError(f"nested deeper than {max_depth} levels") from None
+        raise TooDeep(f"nested deeper than {max_depth} levels") from None
     level: list[Any] = [value]
     for _ in range(max_depth + 1):
         level = [inner for outer in level if isinstance(outer, dict | list) for inner in _members(outer)]
         if not level:
             return value
-    raise ValueError(f"nested deeper than {max_depth} levels")
+    raise TooDeep(f"nested deeper than {max_depth} levels")
 
 
 def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
@@ -72,6 +76,8 @@ def envelope(piece: str) -> Envelope | Malformed:
     shown = piece[:MAX_SHOWN]
     try:
         value = parse(piece)
+    except TooDeep as error:
+        return Malformed(str(error), shown)
     except ValueError as error:
         return Malformed(f"not JSON: {error}", shown)
     if not isinstance(value, dict):
