@@ -162,6 +162,11 @@ def test_a_status_has_the_control_planes_keys():
     assert '"state":"running"' in encode("status", payload)
 
 
+def test_a_web_desktops_status_is_one_for_which_the_control_plane_makes_an_address():
+    payload = protocol.status(session(ready_check=ReadyCheck.HTTP, port=3000))
+    assert (payload["vncReady"], payload["vncPort"]) == (True, 3000)
+
+
 @pytest.mark.parametrize("state", [state for state in SessionState if state is not SessionState.RUNNING])
 def test_only_a_running_session_is_ready(state):
     assert protocol.status(session(state=state))["vncReady"] is False

@@ -55,6 +55,25 @@ async def test_a_leader_serves_a_web_desktop_by_its_name_page_and_websocket(star
     assert (await gateway.get(sid("other"))).status == 404
 
 
+async def test_a_web_desktop_has_an_address_at_the_control_plane_when_started_when_woken_and_under_the_next_agent(
+    started, plane, agent_id, make_agent
+):
+    async def address():
+        return (await plane.wait_session(sid("web"), state="running", vnc_ready=True, timeout=30))["url"]
+
+    expected = f"/api/v1/sessions/{sid('web')}/vnc"
+    assert await address() == expected
+    await plane.wait_command(await plane.hibernate_session(sid("web")), timeout=60)
+    await plane.wait_command(await plane.wake_session(sid("web")), timeout=60)
+    assert await address() == expected
+    await started.terminate()
+    await (await make_agent("next")).start()
+    await plane.wait_agent(agent_id)
+    await plane.wait_command(await plane.hibernate_session(sid("web")), timeout=60)
+    await plane.wait_command(await plane.wake_session(sid("web")), timeout=60)
+    assert await address() == expected
+
+
 async def test_a_hibernated_session_is_told_to_be_asleep_and_its_open_websocket_ends(started, plane, gateway):
     async with websocket(gateway, sid("web")) as screen:
         await asyncio.wait_for(screen.recv(), 10)
