@@ -121,6 +121,13 @@ def test_every_command_of_the_readme_has_a_module_that_must_run_it_or_a_reason_w
     assert [reason for reason in readme.NOT_RUN if not any(re.search(reason, line) for line in readme.lines())] == []
 
 
+def test_no_command_of_the_readme_asks_for_a_container_that_may_be_gone_or_ends_in_an_error_where_nothing_is_left():
+    """Compose's `exec` wants number 1, which is gone after an update; `rm` without arguments fails; `--time` is deprecated."""
+    agents = [line for line in readme.lines() if re.search(r"docker-compose .* exec (?!redis )", line)]
+    bare = [line for line in readme.lines() if re.search(r"\brm\b.*\$\(", line)]
+    assert [*agents, *bare, *(line for line in readme.lines() if "--time " in line)] == []
+
+
 def test_the_units_differ_only_where_a_replica_has_to():
     one, template = (
         (FOLDER / "systemd" / name).read_text().splitlines()

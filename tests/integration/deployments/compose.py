@@ -64,7 +64,7 @@ class Compose:
     async def documented(self, commands, folder=readme.FOLDER, environ=None):
         """Commands of the README, run in `folder`; those into a container do without its terminal."""
         commands = re.sub(r"\bdocker-compose(?= )", " ".join(self.command), commands)
-        commands = commands.replace(" exec ", " exec -T ").replace("docker-agent-1", self.environ["AGENT_ID"])
+        commands = commands.replace(".yaml exec ", ".yaml exec -T ").replace("docker-agent-1", self.environ["AGENT_ID"])
         return await call("sh", "-ec", commands, environ=environ or self.environ, cwd=folder, timeout=180)
 
     async def answer(self, *parts):

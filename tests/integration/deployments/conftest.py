@@ -7,14 +7,15 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import docker
 import pytest
 
-from lab import agent_image, apt, binary
+from lab import agent_image, apt, binary, process
 from lab import compose as compose_v2
 from lab.dockerd import PrivateEngine
 from lab.images import Images
 from tests.integration.deployments import readme
-from tests.integration.deployments.compose import Compose
+from tests.integration.deployments.compose import Compose, call
 from tests.integration.deployments.systemd_host import DEPLOYMENTS_THERE, UNITS, SystemdHost
 
 DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
@@ -176,3 +177,26 @@ def swarm_engine(docker_host, built_image, tiny_image):
         if engine.directory.exists():
             engine.destroy()
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def swarm(swarm_engine, exported, tmp_path):
+    """Run a documented command, from deployments/, on a manager that has the agent's key; all is gone afterwards."""
+    environ = {**exported, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin", "DOCKER_HOST": swarm_engine.host}
+    environ |= {"DOCKER_SOCKET": str(swarm_engine.socket), "HOME": str(tmp_path)}
+
+    async def run(command, **more):
+        return await call("sh", "-c", command, environ={**environ, **more}, cwd=DEPLOYMENTS)
+
+    run.environ = environ
+    address = f"--advertise-addr 127.0.0.1 --listen-addr 127.0.0.1:{process.free_port()}"
+    await run(f"{readme.command('docker swarm init')} {address}")
+    yield run
+    await run("docker stack rm streamspace-agent || true; docker swarm leave --force")
+
+
+@pytest.fixture
+def manager(swarm_engine):
+    client = docker.DockerClient(base_url=swarm_engine.host)
+    yield client
+    client.close()

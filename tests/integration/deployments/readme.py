@@ -12,10 +12,11 @@ RUN_BY = {
     "test_image": r"^(make image|docker build) ?",
     "test_systemd": r"systemctl|journalctl|systemd|credstore|docker-agent\.env|/usr/local/bin/docker-agent|"
     r"^sudo (docker-agent|mkdir) |^(cp|cat|getent) ",
-    "test_hosts": r"iptables|^BRIDGE=|^docker (service (rollback|scale \S+=2)|(stack|secret|config|volume) rm streamspace)",
-    "test_swarm": r"^docker (swarm|stack|service|secret|config|exec) ",
+    "test_swarm_removal": r"^docker (stack|secret|config) rm streamspace|^while |label=streamspace.agent=docker-agent-prod|agent-state ",
+    "test_hosts": r"iptables|^BRIDGE=|^docker (service (rollback|scale \S+=2))",
+    "test_swarm": r"^docker (swarm|stack|service|secret|config) |^docker exec .*swarm.service.name",
     "test_secrets": r"redis-url|^redis-cli |--force-recreate|=5$",
-    "test_compose": r"^(docker-compose|cd compose|install|sudo install|for |sleep |done|docker (stop|rm|network rm|volume rm) )",
+    "test_compose": r"^(docker-compose|cd compose|install|sudo install|for |sleep |done|docker (stop|exec|ps|network|volume) )",
 }
 """The module that has to run a line is the first whose pattern is in it."""
 

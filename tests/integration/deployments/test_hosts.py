@@ -238,13 +238,10 @@ async def test_what_sessions_are_not_to_reach_on_their_host_can_be_closed(three,
 
 
 async def remove(three, run, agent_id):
-    """As documented; then nothing of it is left on any host, but sessions' volumes, which are the users'."""
-    *once, of_each_node = readme.block("docker config rm").splitlines()
-    for command in once:
-        await run(command.replace("docker-agent-prod", agent_id))
-    await stack.until(lambda: not any(three.containers(each) for each in three.all), "no container left")
+    """As documented; then nothing of it is left on any host."""
+    await run(readme.block("docker config rm").replace("docker-agent-prod", agent_id))
     for each in three.all:
-        await run(of_each_node, on=each)
+        await run(readme.block("agent-state").replace("docker-agent-prod", agent_id), on=each)
     left = [await run(f"docker {kind} ls -q") for kind in ("service", "secret", "config")]
     left += [await run("docker volume ls -q", on=each) for each in three.all]
     assert "".join(left) == ""

@@ -3,37 +3,12 @@
 import asyncio
 import json
 
-import docker
 import pytest
 import trustme
 
-from lab import process
 from tests.integration.deployments import readme, scenario, stack
-from tests.integration.deployments.compose import FOLDER, CommandFailed, call
+from tests.integration.deployments.compose import CommandFailed
 from tests.integration.deployments.stack import until
-
-
-@pytest.fixture
-async def swarm(swarm_engine, exported, tmp_path):
-    """Run a documented command, from deployments/, on a manager that has the agent's key; all is gone afterwards."""
-    environ = {**exported, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin", "DOCKER_HOST": swarm_engine.host}
-    environ |= {"DOCKER_SOCKET": str(swarm_engine.socket), "HOME": str(tmp_path)}
-
-    async def run(command, **more):
-        return await call("sh", "-c", command, environ={**environ, **more}, cwd=FOLDER.parent)
-
-    run.environ = environ
-    address = f"--advertise-addr 127.0.0.1 --listen-addr 127.0.0.1:{process.free_port()}"
-    await run(f"{readme.command('docker swarm init')} {address}")
-    yield run
-    await run("docker stack rm streamspace-agent || true; docker swarm leave --force")
-
-
-@pytest.fixture
-def manager(swarm_engine):
-    client = docker.DockerClient(base_url=swarm_engine.host)
-    yield client
-    client.close()
 
 
 @pytest.mark.timeout(300)
