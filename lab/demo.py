@@ -40,7 +40,7 @@ SESSION = f"demo-{_HERE}-{os.getpid()}"
 AGENT_LABEL = "streamspace.agent"
 ENGINE_ERRORS = (DockerException, requests.RequestException)
 STEP_TIMEOUT = 180.0
-RELAY: Literal["deployed", "repaired"] = "repaired"
+RELAY: Literal["deployed", "repaired"] = "deployed"
 DESKTOP_TEMPLATE = {**TEMPLATES["desktop"], "spec": {**TEMPLATES["desktop"]["spec"], "baseImage": DESKTOP}}
 
 

@@ -27,8 +27,15 @@ def _answers_come_once(monkeypatch):
 
 
 @pytest.fixture
-async def plane(tmp_path):
-    async with DevPlane(db=tmp_path / "plane.db", settings=PlaneSettings(relay="repaired")) as plane:
+def played():
+    """Settings of the control plane, for a test to name by parametrization."""
+    return {}
+
+
+@pytest.fixture
+async def plane(tmp_path, played):
+    settings = PlaneSettings(**{"relay": "repaired", **played})
+    async with DevPlane(db=tmp_path / "plane.db", settings=settings) as plane:
         yield plane
 
 

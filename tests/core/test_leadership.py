@@ -67,7 +67,7 @@ async def test_a_start_that_is_refused_at_a_shutdown_does_not_stay_pending(plane
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session("desktop", session_id="slow"), "ack")
         leader.tenure.shut_down("for a test")
-        await plane.wait_agent(AGENT, status="draining")
+        await plane.wait_agent(AGENT, told="draining")
         late = await plane.start_session("desktop", session_id=session)
         assert (await plane.wait_command(late, "failed"))["error"].startswith("agent_shutdown: ")
         await plane.wait_session(session, state="terminated,failed")
@@ -205,10 +205,12 @@ async def test_a_session_without_limits_of_its_own_gets_those_of_the_settings_an
     manifest = {"kind": "Template", "metadata": {"name": "bare"}, "spec": {"baseImage": "bare:1"}}
     async with lead(MAX_CPU="2", SESSION_CPU="1.5", SESSION_MEMORY="512Mi"):
         await plane.wait_agent(AGENT)
-        await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest))
+        await plane.wait_command(await plane.start_session(session_id="a", manifest=manifest, memory=None, cpu=None))
         (session,) = await driver.sessions()
         assert (session.cpu, session.memory) == (1.5, 512 * 1024**2)
-        row = await plane.wait_command(await plane.start_session(session_id="b", manifest=manifest), "failed")
+        row = await plane.wait_command(
+            await plane.start_session(session_id="b", manifest=manifest, memory=None, cpu=None), "failed"
+        )
         assert row["error"] == "insufficient_cpu: needs 1.5 cores, 0.5 free of 2; sessions 1/100"
 
 
@@ -269,7 +271,7 @@ async def test_a_shutdown_message_drains_and_ends_the_tenure(plane, lead, driver
         command = await plane.start_session("desktop", session_id="s1")
         await plane.wait_command(command, "ack")
         await plane.send_message(AGENT, "shutdown", {"reason": "upgrade"})
-        await plane.wait_agent(AGENT, status="draining")
+        await plane.wait_agent(AGENT, told="draining")
         driver.hold["s1"].set()
         assert "upgrade" in await asyncio.wait_for(running.task, 10)
         assert (await plane.command(command))["state"] == "completed"

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.integration.conftest import agent, agent_id, make_agent, manifest, owned, plane, swept
+from tests.integration.conftest import agent, agent_id, make_agent, manifest, owned, plane, played, swept
 
-__all__ = ["agent", "agent_id", "make_agent", "manifest", "owned", "plane", "swept"]
+__all__ = ["agent", "agent_id", "make_agent", "manifest", "owned", "plane", "played", "swept"]
 
 
 @pytest.fixture

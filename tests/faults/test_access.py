@@ -27,6 +27,7 @@ def bootstrapped(make_agent, plane, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("played", [{"hand_out_keys": True}])
 async def test_an_approved_agent_keeps_its_own_key_and_uses_it_after_a_restart(
     bootstrapped, plane, agent_id, tmp_path, until
 ):
@@ -65,6 +66,7 @@ def replicas(plane, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("played", [{"hand_out_keys": True}])
 async def test_replicas_of_a_host_use_the_key_that_one_of_them_was_given(replicas, plane, monkeypatch):
     monkeypatch.setattr(registration, "APPROVAL_POLL", 0.1)
     keys, settings = await replicas(2)
@@ -92,6 +94,7 @@ async def test_a_kept_key_that_was_refused_is_not_taken_up_again(replicas, plane
     assert not keys[0].fall_back()
 
 
+@pytest.mark.parametrize("played", [{"hand_out_keys": True}])
 async def test_an_agent_asks_until_it_is_approved(plane, tmp_path, monkeypatch):
     monkeypatch.setattr(registration, "APPROVAL_POLL", 0.1)
     settings = config.load(
@@ -154,7 +157,7 @@ async def test_an_agent_that_was_accepted_outlives_the_loss_of_its_key_at_the_co
     (told,) = [line for line in agent.log.splitlines() if "it was accepted before" in line]
     assert "ERROR" in told
     assert "AGENT_API_KEY was not accepted" in told
-    assert "unknown API key" in told
+    assert "Invalid API key" in told
     assert await agent.terminate() == 0
 
 

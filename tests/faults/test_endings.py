@@ -11,7 +11,7 @@ async def test_sigterm_waits_for_what_runs_reports_draining_and_exits_0(plane, a
     command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=2))
     await plane.wait_command(command, "ack")
     agent.signal(signal.SIGTERM)
-    await plane.wait_agent(agent_id, status="draining")
+    await plane.wait_agent(agent_id, told="draining")
     late = await plane.start_session(session_id=sid("b"), manifest=manifest())
     assert await agent.wait() == 0
     assert (await plane.command(command))["state"] == "completed"
@@ -36,7 +36,7 @@ async def test_a_second_signal_ends_at_once_and_the_command_is_completed_later(
     command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=4))
     await plane.wait_command(command, "ack")
     agent.signal(signal.SIGTERM)
-    await plane.wait_agent(agent_id, status="draining")
+    await plane.wait_agent(agent_id, told="draining")
     agent.signal(signal.SIGTERM)
     assert await agent.wait(5) == 130
     assert (await plane.command(command))["state"] == "ack"

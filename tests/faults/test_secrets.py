@@ -4,6 +4,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.names import sid
 
 TEMPLATE_SECRET = "tmpl-5ecret-0123456789"
@@ -11,6 +13,7 @@ SESSION_SECRET = "sess-5ecret-0123456789"
 REGISTRY_SECRET = "regi-5ecret-0123456789"
 
 
+@pytest.mark.parametrize("played", [{"hand_out_keys": True}])
 async def test_no_secret_is_in_a_log_an_error_ps_or_a_container_beyond_the_templates_own(
     make_agent, plane, agent_id, manifest, docker_client, tmp_path, until
 ):

@@ -6,13 +6,20 @@ import pytest
 
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.templates import TEMPLATES
-from tests import relay
 from tests.agent_process import AgentProcess
+from tests.relay import KIND
 
 
 @pytest.fixture
-async def plane(tmp_path):
-    async with DevPlane(db=tmp_path / "plane.db", settings=Settings(relay=relay.KIND)) as plane:
+def played():
+    """Settings of the control plane, for a test to name by parametrization."""
+    return {}
+
+
+@pytest.fixture
+async def plane(tmp_path, played):
+    settings = Settings(**{"relay": KIND, **played})
+    async with DevPlane(db=tmp_path / "plane.db", settings=settings) as plane:
         yield plane
 
 

@@ -92,9 +92,14 @@ async def test_a_bad_key_is_fatal_and_names_the_variable(plane, report, key):
     assert "AGENT_API_KEY_FILE" in finding.fix
 
 
-async def test_another_agents_key_is_not_taken_for_ours_once_connected_is_asked(plane, report):
+async def test_another_agents_key_is_fatal_whether_or_not_the_control_plane_knows_this_agent(plane, report):
     found = await report(plane.ws_url, AGENT_API_KEY=await plane.issue_key("somebody-else"))
-    assert found.only("key").level is Level.OK, "only a registration could tell, and that writes"
+    assert found.only("key").level is Level.FATAL
+    assert "HTTP 404" in found.only("key").message
+    await plane.issue_key(AGENT)
+    found = await report(plane.ws_url, AGENT_API_KEY=await plane.issue_key("somebody-else"))
+    assert found.only("key").level is Level.FATAL
+    assert "HTTP 403" in found.only("key").message
 
 
 async def test_a_running_connected_agent_proves_key_and_websocket(plane, report, tmp_path):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from streamspace_devplane import DevPlane, PlaneClient
+from streamspace_devplane import DevPlane, PlaneClient, Settings
 
 AGENT = "agent-under-test"
 
@@ -75,8 +75,14 @@ async def counted(plane: PlaneClient, name: str, least: int = 1) -> int:
 
 
 @pytest.fixture
-async def plane(tmp_path: Path) -> AsyncIterator[DevPlane]:
-    async with DevPlane(tmp_path / "plane.db") as running:
+def played() -> dict[str, Any]:
+    """Settings of the plane, for a test to name by parametrization."""
+    return {}
+
+
+@pytest.fixture
+async def plane(tmp_path: Path, played: dict[str, Any]) -> AsyncIterator[DevPlane]:
+    async with DevPlane(tmp_path / "plane.db", settings=Settings(**played)) as running:
         yield running
 
 

@@ -144,6 +144,13 @@ async def test_what_cannot_come_about_is_refused_and_not_called_sent(plane: DevP
     assert len(await plane.commands()) == before + 1
 
 
+async def test_a_command_that_was_not_sent_is_a_failure_with_the_reason(plane: DevPlane, registered: Agent) -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["--url", plane.url, "start", "--session", "s-1"])
+    assert result.exit_code == 1
+    assert f"it was not sent to agent {AGENT}: agent is not connected" in result.output
+
+
+@pytest.mark.parametrize("played", [{"keep_commands": True}])
 async def test_a_command_is_told_to_be_sent_or_for_whom_it_waits(plane: DevPlane, agent: Agent) -> None:
     assert (await tell(plane, "start", "--session", "s-1")).strip().endswith(" sent")
     await agent.socket.close()

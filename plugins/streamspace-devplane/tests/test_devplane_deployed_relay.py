@@ -35,13 +35,8 @@ def crash_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def changes() -> dict[str, Any]:
-    return {}
-
-
-@pytest.fixture
-async def plane(tmp_path: Path, crash_file: Path, changes: dict[str, Any]) -> AsyncIterator[DevPlane]:
-    settings = Settings(**{**CALM, "crash_file": str(crash_file), **changes})
+async def plane(tmp_path: Path, crash_file: Path, played: dict[str, Any]) -> AsyncIterator[DevPlane]:
+    settings = Settings(**{**CALM, "crash_file": str(crash_file), **played})
     async with DevPlane(tmp_path / "plane.db", settings=settings) as running:
         yield running
 
@@ -188,7 +183,7 @@ async def test_a_newer_viewer_cuts_off_the_older_without_a_word(plane: DevPlane,
     await newer.close()
 
 
-@pytest.mark.parametrize("changes", [{"viewer_activity_interval": 0.1}])
+@pytest.mark.parametrize("played", [{"viewer_activity_interval": 0.1}])
 async def test_a_viewer_counts_as_activity_from_its_coming_on_and_every_interval(plane: DevPlane, ready: Agent) -> None:
     before = (await plane.session(A))["lastActivity"]
     viewer = await plane.open_viewer(A)
@@ -279,7 +274,7 @@ async def test_an_error_whose_viewer_has_left_ends_the_dead_relay_and_harms_nobo
 
 
 @pytest.mark.crashes_control_plane
-@pytest.mark.parametrize("changes", [{"viewer_ping_interval": 0.5, "viewer_write_wait": 0.1}])
+@pytest.mark.parametrize("played", [{"viewer_ping_interval": 0.5, "viewer_write_wait": 0.1}])
 async def test_the_first_update_after_a_pings_deadline_crashes_it(
     plane: DevPlane, ready: Agent, crash_file: Path
 ) -> None:
@@ -296,7 +291,7 @@ async def test_the_first_update_after_a_pings_deadline_crashes_it(
 
 
 @pytest.mark.crashes_control_plane
-@pytest.mark.parametrize("changes", [{"viewer_write_wait": 0.1}])
+@pytest.mark.parametrize("played", [{"viewer_write_wait": 0.1}])
 async def test_a_viewers_own_ping_sets_the_same_deadline(plane: DevPlane, ready: Agent, crash_file: Path) -> None:
     viewer = await plane.open_viewer(A)
     await (await viewer.ping())
@@ -308,7 +303,7 @@ async def test_a_viewers_own_ping_sets_the_same_deadline(plane: DevPlane, ready:
 
 
 @pytest.mark.crashes_control_plane
-@pytest.mark.parametrize("changes", [{"viewer_ping_interval": 1.0}])
+@pytest.mark.parametrize("played", [{"viewer_ping_interval": 1.0}])
 async def test_a_ping_while_a_write_is_blocked_crashes_it(plane: DevPlane, ready: Agent, crash_file: Path) -> None:
     viewer = await plane.open_viewer(A)
     viewer.transport.pause_reading()
@@ -320,7 +315,7 @@ async def test_a_ping_while_a_write_is_blocked_crashes_it(plane: DevPlane, ready
     viewer.transport.abort()
 
 
-@pytest.mark.parametrize("changes", [{"viewer_ping_interval": 0.3, "viewer_activity_interval": 0.2}])
+@pytest.mark.parametrize("played", [{"viewer_ping_interval": 0.3, "viewer_activity_interval": 0.2}])
 async def test_a_ping_to_a_viewer_that_left_ends_its_dead_relay(
     plane: DevPlane, ready: Agent, crash_file: Path
 ) -> None:
@@ -335,7 +330,7 @@ async def test_a_ping_to_a_viewer_that_left_ends_its_dead_relay(
     assert crashes(crash_file) == []
 
 
-@pytest.mark.parametrize("changes", [{"viewer_read_wait": 0.3, "viewer_ping_interval": 0.2}])
+@pytest.mark.parametrize("played", [{"viewer_read_wait": 0.3, "viewer_ping_interval": 0.2}])
 async def test_a_viewer_that_answers_pings_is_read_for_ever(plane: DevPlane, ready: Agent) -> None:
     viewer = await plane.open_viewer(A)
     reading = asyncio.create_task(viewer.recv())
@@ -348,7 +343,7 @@ async def test_a_viewer_that_answers_pings_is_read_for_ever(plane: DevPlane, rea
     await viewer.close()
 
 
-@pytest.mark.parametrize("changes", [{"viewer_read_wait": 0.2}])
+@pytest.mark.parametrize("played", [{"viewer_read_wait": 0.2}])
 async def test_a_viewer_that_is_silent_for_too_long_is_heard_no_more_though_it_still_sees(
     plane: DevPlane, ready: Agent
 ) -> None:

@@ -137,7 +137,7 @@ class Stage:
         self.records.mkdir(parents=True)
         (self.records / "done").mkdir()
         plugin.install(self.folder / "plugins")
-        settings = Settings(registrations_per_minute=10_000, events_kept=None)
+        settings = Settings(registrations_per_minute=10_000, events_kept=None, keep_commands=True)
         try:
             self.plane = await self._stack.enter_async_context(DevPlane(db=self.folder / "plane.db", settings=settings))
             key = self.folder / "key"

@@ -11,7 +11,7 @@ from playwright.async_api import TimeoutError, async_playwright, expect  # noqa:
 from lab import browser as lab_browser
 from lab import novnc
 from streamspace_devplane import DevPlane, Settings
-from tests import relay
+from tests.relay import KIND
 
 PICTURES = Path(__file__).parents[3] / "artifacts" / "browser"
 PATIENCE = 30_000  # milliseconds that a page may take for any step
@@ -21,7 +21,7 @@ expect.set_options(timeout=PATIENCE)
 @pytest.fixture
 async def plane(tmp_path, engine, desktop):
     folder = await asyncio.to_thread(novnc.folder, engine.state)
-    settings = Settings(relay=relay.KIND)
+    settings = Settings(relay=KIND)
     async with DevPlane(
         tmp_path / "plane.db", settings=settings, templates={"desktop": desktop}, novnc=folder
     ) as plane:

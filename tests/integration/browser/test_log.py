@@ -78,10 +78,10 @@ async def test_an_open_log_of_a_session_goes_on_and_keeps_what_a_reader_unfolded
 async def test_a_refused_key_is_trouble(plane, agent_id, visit):
     home = await visit(plane.url)
     answer = await Puppet(plane, agent_id).register(key="0" * 64)
-    assert answer.status_code == 401
+    assert answer.status_code == 404
     refused = lines(home).filter(has_text="register_refused")
     way, what = refused.locator(".way"), refused.locator(".what")
-    await expect(what).to_contain_text("unknown API key")
+    await expect(what).to_contain_text("Agent not found")
     assert "✗" in await way.evaluate("way => getComputedStyle(way, '::after').content")
     await home.picture("refused")
     room = await way.evaluate("way => [way.scrollWidth, way.clientWidth]")

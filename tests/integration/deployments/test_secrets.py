@@ -29,6 +29,7 @@ async def shown(project, image):
     return "\n".join(texts)
 
 
+@pytest.mark.parametrize("played", [{"hand_out_keys": True}])
 async def test_neither_keys_nor_the_bundled_redis_password_show_in_docker_or_a_log(
     compose, plane, agent_id, redis_image, built_image, hand_over
 ):

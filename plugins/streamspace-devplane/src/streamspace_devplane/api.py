@@ -22,6 +22,7 @@ from streamspace_devplane.bodies import (
     body_of,
     number,
 )
+from streamspace_devplane.envelopes import SESSION_STATES
 from streamspace_devplane.faults import Faults
 from streamspace_devplane.live import OVER
 from streamspace_devplane.registration import Door
@@ -30,6 +31,7 @@ from streamspace_devplane.streaming import streaming
 from streamspace_devplane.templates import read_manifest, screen
 
 LONGEST_WAIT = 60.0
+STATES = SESSION_STATES | {"starting", "hibernating", "waking", "terminating"}
 
 
 class Api:
@@ -79,7 +81,7 @@ class Api:
 
     async def agent(self, request: Request) -> Response:
         agent_id = request.path_params["agent"]
-        row = await self._awaited(request, lambda: self._agent_or_none(agent_id), "status")
+        row = await self._awaited(request, lambda: self._agent_or_none(agent_id), "status", "connected", "toldStatus")
         return JSONResponse(row)
 
     def _agent_or_none(self, agent_id: str) -> Row | None:
@@ -103,7 +105,9 @@ class Api:
         link = self.hub.links.get(agent_id)
         if link and approval == "rejected":
             link.close("rejected")
-        return JSONResponse(self.store.agent(agent_id))
+        # As the deployed one: whoever approves gets the agent's own key, and brings it there.
+        key = {"apiKey": self.store.issue_key(agent_id)} if approval == "approved" else {}
+        return JSONResponse({**(self.store.agent(agent_id) or {}), **key})
 
     async def forget_agent(self, request: Request) -> Response:
         """Drop an agent that is not connected, with its sessions, its keys and what waits for it; it may register anew."""
@@ -176,14 +180,14 @@ class Api:
 
     async def start(self, request: Request) -> Response:
         wish = await body_of(StartSession, request)
-        session_id = wish.session_id or f"session-{uuid.uuid4().hex[:12]}"
+        session_id = wish.session_id or f"{wish.user}-{wish.template}-{uuid.uuid4().hex[:8]}"
         payload = wish.payload(session_id, self.hub.templates)
         agent_id = self._holder(session_id, wish.agent_id)
         if agent_id is None:
             agent_id, now = wish.agent_id or self._choose_agent(), time.time()
             manifest = read_manifest(payload["templateManifest"])
             kind = streaming(manifest)
-            # One that waited too long for its agent would still be sent to it.
+            # One that still waits for its agent would be sent to it.
             self.store.change(
                 "DELETE FROM commands WHERE session_id = ? AND action = 'start_session' AND state = 'pending'",
                 session_id,
@@ -239,20 +243,22 @@ class Api:
         return JSONResponse({})
 
     async def stop(self, request: Request) -> Response:
-        return await self._session_command(request, "stop_session")
+        return await self._session_command(request, "stop_session", "terminating", *(STATES - {"terminated"}))
 
     async def hibernate(self, request: Request) -> Response:
-        return await self._session_command(request, "hibernate_session")
+        return await self._session_command(request, "hibernate_session", "hibernating", "running")
 
     async def wake(self, request: Request) -> Response:
-        return await self._session_command(request, "wake_session")
+        return await self._session_command(request, "wake_session", "waking", "hibernated")
 
-    async def _session_command(self, request: Request, action: str) -> Response:
+    async def _session_command(self, request: Request, action: str, state: str, *before: str) -> Response:
+        """The session is set to be on its way first. (The deployed one sends nothing where it is in none of `before`.)"""
         session_id = request.path_params["session"]
         row = self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)
         if row is None:
             raise HTTPException(404, f"no session {session_id!r}")
         extra = (await body_of(Extra, request)).root
+        self.store.ask_state(session_id, state, *before)
         command_id = self._command(
             row["agentId"], action, {"sessionId": session_id, "namespace": "streamspace", **extra}
         )

@@ -32,8 +32,9 @@ class StartSession(Body):
     command_id: str | None = None
     agent_id: str | None = None
     user: str = "dev"
-    memory: str | None = None
-    cpu: str | None = None
+    memory: str | None = "2Gi"
+    cpu: str | None = "1000m"
+    """As the deployed one sends them where nobody asked for anything; `null` leaves them out, which it never does."""
     nested_resources: bool = False
     """Send `resources: {memory, cpu}` instead of the two keys."""
     environment: dict[str, str] | None = None

@@ -78,12 +78,14 @@ async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps(told))
     else:
-        state = told.get("state") or (await client.command(told["commandId"]))["state"]
-        if state == "pending":
-            state = f"waits for agent {told['agentId']}, which is not connected"
+        row = told if wait else await client.command(told["commandId"])
+        waits = row["state"] == "pending"
+        state = f"waits for agent {told['agentId']}, which is not connected" if waits else row["state"]
         click.echo(f"{told['sessionId']}: command {told['commandId']} {state}")
+        told = row
     if told.get("state") == "failed":
-        raise click.ClickException(f"the agent reports: {told['error']}")
+        by = "the agent reports" if told["sentAt"] else f"it was not sent to agent {told['agentId']}"
+        raise click.ClickException(f"{by}: {told['error']}")
 
 
 def variable(pair: str) -> tuple[str, str]:
@@ -201,7 +203,14 @@ def list_all(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def approve(context: click.Context, agent: str, reject: bool) -> None:
     """Approve AGENT, which registered with the bootstrap key."""
-    perform(context, lambda client: client.reject(agent) if reject else client.approve(agent))
+
+    async def work(client: PlaneClient) -> None:
+        if reject:
+            await client.reject(agent)
+        else:
+            click.echo(f"{agent} may connect with the bootstrap key, or with its own: {await client.approve(agent)}")
+
+    perform(context, work)
 
 
 @main.command()

@@ -70,8 +70,9 @@ class PlaneClient:
     async def bootstrap_key(self) -> str:
         return str((await self.call("POST", "/bootstrap-key"))["apiKey"])
 
-    async def approve(self, agent_id: str) -> None:
-        await self.call("POST", f"/agents/{agent_id}/approve")
+    async def approve(self, agent_id: str) -> str:
+        """The agent's own key, which it gets from its operator alone."""
+        return str((await self.call("POST", f"/agents/{agent_id}/approve"))["apiKey"])
 
     async def reject(self, agent_id: str) -> None:
         await self.call("POST", f"/agents/{agent_id}/reject")
@@ -84,8 +85,14 @@ class PlaneClient:
         rows: list[Row] = await self.call("GET", "/agents")
         return rows
 
-    async def wait_agent(self, agent_id: str, *, status: str = "online", timeout: float = 20) -> Row:
-        return await self._wait(f"/agents/{agent_id}", {"status": status}, timeout)
+    async def wait_agent(
+        self, agent_id: str, *, status: str = "online", told: str | None = None, timeout: float = 20
+    ) -> Row:
+        """`online` means connected, too: a registration alone makes an agent look online. `told` is what its latest
+        heartbeat said of itself, such as `draining`.
+        """
+        wanted = {"status": status, "connected": "True" if status == "online" else None, "toldStatus": told}
+        return await self._wait(f"/agents/{agent_id}", wanted, timeout)
 
     # Sessions
 

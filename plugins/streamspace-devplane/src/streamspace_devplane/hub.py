@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import time
 import uuid
@@ -11,13 +12,14 @@ from collections.abc import Mapping
 from streamspace_devplane import envelopes
 from streamspace_devplane.crashes import Crashes
 from streamspace_devplane.envelopes import Envelope
-from streamspace_devplane.faults import Faults
+from streamspace_devplane.faults import CloseSecond, Faults
 from streamspace_devplane.link import Link
 from streamspace_devplane.relay import Relay
 from streamspace_devplane.relay.deployed import DeployedRelay
 from streamspace_devplane.relay.repaired import RepairedRelay
 from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Row, Store
+from streamspace_devplane.sweep import sweep
 from streamspace_devplane.templates import TEMPLATES, Manifest
 
 
@@ -42,6 +44,7 @@ class Hub:
         self.viewers: dict[str, str] = {}
         """The mark of each session's latest viewer."""
         self.web_gateway = settings.web_gateway
+        self._sent_at = -math.inf
         self.listening = asyncio.Event()
         """Cleared while the blackhole is open."""
         self.listening.set()
@@ -50,7 +53,7 @@ class Hub:
     # Commands
 
     def command(self, agent_id: str, action: str, payload: Row, *, command_id: str | None = None) -> str:
-        """Queue a command; sent at once to a connected agent, else when it connects. Never sent again."""
+        """Send a command to a connected agent; else it fails at once, or waits where commands are kept."""
         command_id = command_id or f"cmd-{uuid.uuid4()}"
         session_id = payload.get("sessionId")
         self.store.add_command(
@@ -59,13 +62,30 @@ class Hub:
         self.dispatch(agent_id)
         return command_id
 
-    def dispatch(self, agent_id: str) -> None:
-        link = self.links.get(agent_id)
-        if link is None or link.closing:
-            return
+    def dispatch(self, agent_id: str | None = None) -> None:
+        """Deal with the commands that are pending, of one agent or of all."""
         for row in self.store.pending(agent_id):
-            self.store.mark_sent(row["commandId"])
-            link.send("command", {"commandId": row["commandId"], "action": row["action"], "payload": row["payload"]})
+            link = self.links.get(row["agentId"])
+            if link is None or link.closing:
+                if not self.settings.keep_commands:
+                    self.store.refuse(row["commandId"], "agent is not connected")
+            elif not link.takes_more:
+                self.store.refuse(row["commandId"], f"agent {row['agentId']} send buffer is full")
+            else:
+                command = {"commandId": row["commandId"], "action": row["action"], "payload": row["payload"]}
+                link.send("command", command)
+                self._sent(row["commandId"])
+
+    def _sent(self, command_id: str) -> None:
+        self.store.mark_sent(command_id)
+        before, self._sent_at = self._sent_at, time.monotonic()
+        if self._sent_at - before < self.settings.late_sent_by and self.dice.random() < self.settings.late_sent:
+            asyncio.get_running_loop().call_later(self.settings.late_sent_by, self._sent_late, command_id)
+
+    def _sent_late(self, command_id: str) -> None:
+        if not self.stopping.is_set():
+            self.counters["sentLate"] += 1
+            self.store.mark_sent(command_id)
 
     # Links
 
@@ -81,7 +101,8 @@ class Hub:
             self._maybe_close_second(link)
         self.store.log(agent_id, "plane", "connected", {"replaced": first is not None})
         self.store.change("UPDATE agents SET status = 'online' WHERE agent_id = ?", agent_id)
-        self.dispatch(agent_id)
+        if self.settings.keep_commands:
+            self.dispatch(agent_id)
         try:
             await link.run()
         finally:
@@ -93,13 +114,17 @@ class Hub:
             self.store.log(agent_id, "plane", "disconnected", {"reason": link.closing or "the agent left"})
 
     def _maybe_close_second(self, link: Link) -> None:
-        switch = self.faults.close_second
+        switch = self.faults.close_second or (
+            CloseSecond(probability=1, seconds=0.01) if self.settings.close_second else None
+        )
         if switch and self.dice.random() < switch.probability:
             asyncio.get_running_loop().call_later(switch.seconds, link.close, "closed by the cleanup of the first")
 
     async def watch(self) -> None:
         """Stale agents, stuck sessions, switches that have lasted their time; runs as long as the plane."""
         last_stale = last_sweep = time.monotonic()
+        self.dispatch()
+        sweep(self)
         while True:
             await asyncio.sleep(min(0.05, self.settings.stale_check))
             now = time.monotonic()
@@ -112,17 +137,7 @@ class Hub:
                         link.close("stale")
             if now - last_sweep >= self.settings.sweep_interval:
                 last_sweep = now
-                self._sweep()
-
-    def _sweep(self) -> None:
-        limit = time.time() - self.settings.stuck_after
-        for row in self.store.rows("SELECT * FROM sessions WHERE state = 'pending' AND status_at < ?", limit):
-            told = {**row["platformMetadata"], "reason": f"no word from its agent for {self.settings.stuck_after:g} s"}
-            self.store.change(
-                "UPDATE sessions SET state = 'failed', platform_metadata = ? WHERE session_id = ?",
-                json.dumps(told), row["sessionId"],
-            )  # fmt: skip
-            self.store.log(row["agentId"], "plane", "stuck_session", {"sessionId": row["sessionId"]})
+                sweep(self)
 
     def apply_faults(self) -> None:
         """Put into effect the switches that act on open links."""
@@ -179,8 +194,9 @@ class Hub:
         status = payload.get("status")
         active = payload.get("activeSessions")
         self.store.change(
-            "UPDATE agents SET status = ?, active_sessions = ?, capacity = COALESCE(?, capacity), heartbeat_at = ? WHERE agent_id = ?",
-            status if status in ("online", "draining") else "online",
+            "UPDATE agents SET status = 'online', told_status = ?, active_sessions = ?, capacity = COALESCE(?, capacity),"
+            " heartbeat_at = ? WHERE agent_id = ?",
+            status if isinstance(status, str) else None,
             active if isinstance(active, int) else 0,
             json.dumps(payload["capacity"]) if isinstance(payload.get("capacity"), dict) else None,
             time.time(), link.agent_id,
@@ -202,8 +218,8 @@ class Hub:
         now = time.time()
         known = self.store.change(
             "UPDATE sessions SET state = ?, vnc_ready = ?, vnc_port = COALESCE(?, vnc_port), platform_metadata = ?,"
-            " pod_name = COALESCE(?, pod_name), url = ?, statuses = statuses + 1, status_at = ?, last_activity = ? WHERE session_id = ?",
-            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), name if isinstance(name, str) else None,
+            " pod_name = ?, url = ?, statuses = statuses + 1, status_at = ?, last_activity = ? WHERE session_id = ?",
+            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), name if isinstance(name, str) else "",
             f"/api/v1/sessions/{session_id}/vnc" if payload.get("vncReady") and payload.get("vncPort") else "", now, now, session_id,
         )  # fmt: skip
         if not known:

@@ -1,5 +1,6 @@
 """Agents' way in: registration, keys, approval, and the WebSocket's door."""
 
+import json
 import re
 import time
 from collections import deque
@@ -13,11 +14,17 @@ from starlette.websockets import WebSocket
 from streamspace_devplane.bodies import NO_JSON
 from streamspace_devplane.envelopes import Unreadable, strict_json
 from streamspace_devplane.hub import Hub
+from streamspace_devplane.inputs import suspicion
 from streamspace_devplane.link import Link
 from streamspace_devplane.store import Row
 from streamspace_devplane.wire import SCOPE_KEY, Wire
 
 KEY_HEADER = "x-agent-api-key"
+ANSWERS = {
+    "approved": (200, "Agent approved. Use your configured API key for subsequent requests."),
+    "pending": (202, "Waiting for administrator approval. Please retry registration periodically."),
+    "rejected": (403, "Agent registration has been rejected by administrator."),
+}
 KEY_SHAPE = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -40,13 +47,13 @@ class Registration(BaseModel):
 
 
 class Refused(Exception):
-    def __init__(self, status: int, error: str, **more: Any) -> None:
+    def __init__(self, status: int, error: str, details: str | list[str], **more: Any) -> None:
         super().__init__(error)
         self.status = status
-        self.body = {"error": error, **more}
+        self.body = {"error": error, "details": details, **more}
 
-    def answer(self, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse(self.body, self.status, headers)
+    def answer(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status)
 
 
 class RateLimit:
@@ -68,20 +75,31 @@ class RateLimit:
         return 0.0
 
 
-def identity(hub: Hub, connection: HTTPConnection) -> tuple[Literal["certificate", "key", "bootstrap"], str | None]:
-    """Who is calling: by the certificate's CN, an agent's own key, or the shared bootstrap key."""
+Kind = Literal["certificate", "key", "bootstrap"]
+
+
+def identity(hub: Hub, connection: HTTPConnection, agent_id: str) -> Kind:
+    """By what the caller is that agent: the certificate's CN, the agent's own key, or the shared bootstrap key."""
     wire: Wire = connection.scope[SCOPE_KEY]
     if wire.common_name is not None:
-        return "certificate", wire.common_name
+        if wire.common_name != agent_id:
+            raise Refused(403, "Certificate of another agent", f"its Common Name is {wire.common_name!r}")
+        return "certificate"
     key = connection.headers.get(KEY_HEADER, "")
     if not key:
-        raise Refused(401, "X-Agent-API-Key header is missing")
+        details = "Either client certificate (mTLS) or X-Agent-API-Key header is required"
+        raise Refused(401, "Missing authentication", details)
     if not KEY_SHAPE.fullmatch(key):
-        raise Refused(401, "X-Agent-API-Key is not 64 hex characters")
-    known, agent_id = hub.store.key_owner(key)
-    if not known:
-        raise Refused(401, "unknown API key")
-    return ("bootstrap", None) if agent_id is None else ("key", agent_id)
+        raise Refused(401, "Invalid API key format", "an API key is 64 hexadecimal characters")
+    if not agent_id:
+        raise Refused(400, "Missing agent_id", "agent_id must be provided")
+    known, owner = hub.store.key_owner(key)
+    if known and owner in (None, agent_id):
+        return "bootstrap" if owner is None else "key"
+    if hub.store.agent(agent_id) is None and not hub.store.has_key(agent_id):
+        details = "Agent must be pre-registered or use a valid bootstrap key"
+        raise Refused(404, "Agent not found", details, agentId=agent_id)
+    raise Refused(403, "Invalid API key", "The provided API key does not match the agent's registered key")
 
 
 class Door:
@@ -93,56 +111,54 @@ class Door:
         self.limit = RateLimit(hub.settings.registrations_per_minute)
 
     async def register(self, request: Request) -> JSONResponse:
-        wait = self.limit.wait(request.client.host if request.client else "")
-        if wait:
-            return Refused(429, "too many requests").answer({"Retry-After": str(int(wait) + 1)})
         try:
+            self._limit(request)
             status, body = self._registered(request, await request.body())
         except Refused as refused:
             self.hub.store.log(None, "plane", "register_refused", {"status": refused.status, **refused.body})
             return refused.answer()
         return JSONResponse(body, status)
 
+    def _limit(self, connection: HTTPConnection) -> None:
+        if self.limit.wait(connection.client.host if connection.client else ""):
+            raise Refused(429, "Rate limit exceeded", "Too many requests. Please try again later.", retryAfter=60)
+
     def _registered(self, request: Request, body: bytes) -> tuple[int, Row]:
         hub, store = self.hub, self.hub.store
-        kind, owner = identity(hub, request)
+        kind = identity(hub, request, _named(body))
         try:
             strict_json(body)
             registration = Registration.model_validate_json(body)
         except Unreadable:
-            raise Refused(400, "invalid request", details=[NO_JSON]) from None
+            raise Refused(400, "Invalid request format", [NO_JSON]) from None
         except ValidationError as error:
             raise Refused(
-                400, "invalid request", details=[f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+                400, "Validation failed", [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             ) from None
         agent_id = registration.agentId
-        if owner is not None and owner != agent_id:
-            raise Refused(403, f"this {kind} belongs to another agent")
+        if problem := suspicion(agent_id):
+            raise Refused(400, "Invalid agentId", problem)
         known = store.agent(agent_id)
         approval = known["approval"] if known else "pending" if kind == "bootstrap" else "approved"
-        if approval == "rejected":
-            raise Refused(403, "agent was rejected", approvalStatus="rejected", agentId=agent_id)
         store.save_agent(registration.model_dump(exclude_none=True), approval)
         store.log(agent_id, "plane", "register", {"by": kind, "approval": approval, "body": registration.model_dump()})
-        if approval == "pending":
-            return 202, {
-                "agentId": agent_id,
-                "approvalStatus": "pending",
-                "message": "waiting for an administrator's approval",
-            }
-        first = (
-            store.change("UPDATE agents SET registrations = 1 WHERE agent_id = ? AND registrations = 0", agent_id) > 0
-        )
-        if not first:
-            store.change("UPDATE agents SET registrations = registrations + 1 WHERE agent_id = ?", agent_id)
         agent = dict(store.agent(agent_id) or {})
         agent["approvalStatus"] = agent.pop("approval")
-        extra = {"apiKey": store.issue_key(agent_id)} if kind == "bootstrap" else {}
-        return 201 if first else 200, {"agent": agent, **extra} if self.nest_agent else {**agent, **extra}
+        if approval != "approved":
+            return ANSWERS[approval][0], {"agent": agent, "approvalStatus": approval, "message": ANSWERS[approval][1]}
+        store.change("UPDATE agents SET registrations = registrations + 1 WHERE agent_id = ?", agent_id)
+        status = 201 if known is None else 200
+        if kind != "bootstrap":
+            return status, {"agent": agent} if self.nest_agent else agent
+        if hub.settings.hand_out_keys:
+            key = {"apiKey": store.issue_key(agent_id)}
+            return status, {"agent": agent, **key} if self.nest_agent else {**agent, **key}
+        return status, {"agent": agent, "approvalStatus": approval, "message": ANSWERS[approval][1]}
 
     async def connect(self, socket: WebSocket) -> None:
         agent_id = socket.query_params.get("agent_id", "")
         try:
+            self._limit(socket)
             self._admit(socket, agent_id)
         except Refused as refused:
             self.hub.store.log(agent_id, "plane", "connect_refused", {"status": refused.status, **refused.body})
@@ -152,16 +168,29 @@ class Door:
         await self.hub.serve(Link(self.hub, agent_id, socket, socket.scope[SCOPE_KEY]))
 
     def _admit(self, socket: WebSocket, agent_id: str) -> None:
-        kind, owner = identity(self.hub, socket)
-        if kind == "bootstrap":
-            raise Refused(403, "the bootstrap key only registers; connect with the agent's own key")
-        if owner != agent_id:
-            raise Refused(403, f"this {kind} belongs to another agent")
+        if problem := suspicion(agent_id):
+            raise Refused(400, "Invalid query parameter", f"Parameter 'agent_id': {problem}")
+        kind = identity(self.hub, socket, agent_id)
         agent = self.hub.store.agent(agent_id)
         if agent is None:
-            raise Refused(404, "agent is not registered")
+            raise Refused(
+                404, "Agent not found", "Agent must register before connecting via WebSocket", agentId=agent_id
+            )
         if agent["approval"] != "approved":
-            raise Refused(403, f"agent is {agent['approval']}", approvalStatus=agent["approval"])
+            details = f"Agent is {agent['approval']}"
+            raise Refused(403, "Agent is not approved", details, approvalStatus=agent["approval"])
+        if kind == "bootstrap" and self.hub.settings.hand_out_keys:
+            raise Refused(403, "Bootstrap key", "the bootstrap key only registers; connect with the agent's own key")
+
+
+def _named(body: bytes) -> str:
+    """The agent id in a body that may be no registration at all."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    name = value.get("agentId") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 async def tear(wire: Wire, receive: Any) -> None:

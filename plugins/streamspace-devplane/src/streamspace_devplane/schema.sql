@@ -2,7 +2,7 @@ CREATE TABLE IF NOT EXISTS agents (
   agent_id TEXT PRIMARY KEY, id TEXT NOT NULL, platform TEXT NOT NULL, region TEXT,
   capacity TEXT NOT NULL DEFAULT '{}', metadata TEXT NOT NULL DEFAULT '{}',
   approval TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'offline', active_sessions INTEGER NOT NULL DEFAULT 0,
-  registrations INTEGER NOT NULL DEFAULT 0, heartbeat_at REAL, created_at REAL NOT NULL
+  registrations INTEGER NOT NULL DEFAULT 0, heartbeat_at REAL, created_at REAL NOT NULL, told_status TEXT
 );
 CREATE TABLE IF NOT EXISTS api_keys (hash TEXT PRIMARY KEY, agent_id TEXT, created_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (

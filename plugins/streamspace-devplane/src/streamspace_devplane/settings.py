@@ -23,7 +23,22 @@ class Settings:
     stale_check: Seconds = 10.0
     sweep_interval: Seconds = 60.0
     stuck_after: Seconds = 300.0
-    """A session that stays `pending` without a `status` for so long is set to `failed`."""
+    """A session that is `pending` or `terminating` for so long is looked at by the sweep: a stop is sent again."""
+    gone_after: Seconds = 600.0
+    """Where it has been so for so long and its agent is not connected, the sweep ends it by itself."""
+    keep_commands: bool = False
+    """Commands for an agent that is not connected wait for it, as with Redis; else they are failed at once."""
+    late_sent: Annotated[float, Field(ge=0, le=1)] = 0.35
+    """How many of the commands of a burst, by the dice, are written `sent` only after `late_sent_by`, over any answer that
+    was faster; a command is of a burst when it is sent sooner than that after another.
+    """
+    late_sent_by: Seconds = 0.05
+    close_second: bool = True
+    """A second connection of an agent is closed too, by the cleanup of the first, which it replaced."""
+    hand_out_keys: bool = False
+    """An approved agent that registers with the bootstrap key gets a key of its own, and the bootstrap key opens no
+    link. The deployed one hands out none, and its bootstrap key stays good.
+    """
     max_message: Count = 524_288
     """A larger WebSocket message closes the connection (code 1009)."""
     viewer_queue: Count = 256
@@ -46,6 +61,7 @@ class Settings:
     web_gateway: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST` or `HOST:PORT` that is asked for web sessions; `None`: SESSION.streamspace.svc.cluster.local, as it resolves."""
     registrations_per_minute: Count = 60
+    """Requests of agents from one address, to register and to connect together."""
     log_vnc_data: bool = True
     """Write each `vnc_data` to the event log (its data cut); counters are kept either way."""
     events_kept: Count | None = 100_000

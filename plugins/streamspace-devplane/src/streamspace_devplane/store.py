@@ -19,6 +19,7 @@ LATER_COLUMNS = {"screen": "TEXT NOT NULL DEFAULT 'vnc'", "last_activity": "REAL
     "streaming_protocol": "TEXT NOT NULL DEFAULT 'vnc'",
     "streaming_port": "INTEGER NOT NULL DEFAULT 5900",
 }
+LATER_AGENT_COLUMNS = {"told_status": "TEXT"}
 PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
 ROUTINE = "type IN ('heartbeat', 'ping', 'pong')"  # signs of life, and readings with them
 COMMAND_STEPS = {
@@ -53,10 +54,11 @@ def set_up(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
     db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
-    there = {column["name"] for column in db.execute("PRAGMA table_info(sessions)")}
-    for name, kind in LATER_COLUMNS.items():  # an older file
-        if name not in there:
-            db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
+    for table, columns in (("sessions", LATER_COLUMNS), ("agents", LATER_AGENT_COLUMNS)):  # an older file
+        there = {column["name"] for column in db.execute(f"PRAGMA table_info({table})")}
+        for name, kind in columns.items():
+            if name not in there:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
     db.execute("UPDATE agents SET status = 'offline'")
 
 
@@ -117,15 +119,19 @@ class Store:
 
     # Agents
 
+    def has_key(self, agent_id: str) -> bool:
+        """Was a key issued for it, whether it has registered or not?"""
+        return self.row("SELECT 1 FROM api_keys WHERE agent_id = ?", agent_id) is not None
+
     def agent(self, agent_id: str) -> Row | None:
         return self.row("SELECT * FROM agents WHERE agent_id = ?", agent_id)
 
     def save_agent(self, request: Row, approval: str) -> None:
-        """Insert, or update what the agent tells of itself; approval and status of a known agent stay."""
+        """Insert, or update what the agent tells of itself; a known agent keeps its approval, and is `online` at once."""
         self.change(
             "INSERT INTO agents (agent_id, id, platform, region, capacity, metadata, approval, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent_id) DO UPDATE SET platform = excluded.platform,"
-            " region = excluded.region, capacity = excluded.capacity, metadata = excluded.metadata",
+            " region = excluded.region, capacity = excluded.capacity, metadata = excluded.metadata, status = 'online'",
             request["agentId"], str(uuid.uuid4()), request["platform"], request.get("region"),
             json.dumps(request.get("capacity") or {}), json.dumps(request.get("metadata") or {}), approval, time.time(),
         )  # fmt: skip
@@ -148,22 +154,37 @@ class Store:
             session_id, action,
         )  # fmt: skip
 
-    def pending(self, agent_id: str) -> list[Row]:
-        return self.rows("SELECT * FROM commands WHERE agent_id = ? AND state = 'pending' ORDER BY seq", agent_id)
+    def pending(self, agent_id: str | None = None) -> list[Row]:
+        """The commands that were never sent, of one agent or of all."""
+        return self.rows(
+            "SELECT * FROM commands WHERE agent_id = COALESCE(?, agent_id) AND state = 'pending' ORDER BY seq", agent_id
+        )
+
+    def ask_state(self, session_id: str, state: str, *before: str) -> None:
+        """A person asked for it: the session is on its way to that state, if it is in one of those before."""
+        self.change(
+            f"UPDATE sessions SET state = ?, status_at = ? WHERE session_id = ? AND state IN ({', '.join('?' * len(before))})",  # noqa: S608 - question marks
+            state, time.time(), session_id, *before,
+        )  # fmt: skip
 
     def mark_sent(self, command_id: str) -> None:
         self.change("UPDATE commands SET state = 'sent', sent_at = ? WHERE command_id = ?", time.time(), command_id)
 
     def mark(self, command_id: str, state: str, error: str | None = None, result: Any = None) -> bool:
-        """Count an `ack`, `completed` or `failed`; the first of each moves the command on, and the first result stays."""
+        """Write an `ack`, `completed` or `failed`, over whatever was there, and count it."""
         counter, moment = COMMAND_STEPS[state]
-        before = "('pending', 'sent')" if state == "ack" else "('pending', 'sent', 'ack')"
-        known = self.change(f"UPDATE commands SET {counter} = {counter} + 1 WHERE command_id = ?", command_id)  # noqa: S608 - own constants
-        self.change(
-            f"UPDATE commands SET state = ?, error = ?, result = ?, {moment} = ? WHERE command_id = ? AND state IN {before}",  # noqa: S608 - own constants
+        return self.change(
+            f"UPDATE commands SET state = ?, error = COALESCE(?, error), result = COALESCE(?, result), {moment} = ?,"  # noqa: S608 - own constants
+            f" {counter} = {counter} + 1 WHERE command_id = ?",
             state, error, None if result is None else json.dumps(result), time.time(), command_id,
+        ) > 0  # fmt: skip
+
+    def refuse(self, command_id: str, error: str) -> None:
+        """Fail a command that was never sent."""
+        self.change(
+            "UPDATE commands SET state = 'failed', error = ?, finished_at = ? WHERE command_id = ?",
+            error, time.time(), command_id,
         )  # fmt: skip
-        return known > 0
 
     # Events
 

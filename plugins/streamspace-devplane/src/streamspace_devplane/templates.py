@@ -80,6 +80,7 @@ def screen(manifest: Any) -> str:
     """What a session of this template shows itself by: `vnc` (a viewer can be offered), `web` (its server speaks HTTP,
     as KasmVNC does) or `none`. A manifest that cannot be read says nothing against VNC.
     """
+    manifest = read_manifest(manifest)
     spec = manifest.get("spec") if isinstance(manifest, dict) else None
     sections = [spec.get(name) for name in ("vnc", "kasmvnc")] if isinstance(spec, dict) else []
     vnc, kasmvnc = (section if isinstance(section, dict) else None for section in sections or (None, None))

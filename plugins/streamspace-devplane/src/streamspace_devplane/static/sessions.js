@@ -8,6 +8,7 @@ import { bytes, cores, coresUsed, noView, span, webPage } from "./words.js";
 const running = new Map();
 const ended = new Map();
 const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
+const UNDER_WAY = new Set(["hibernating", "waking", "terminating"]); // what was asked for is told when it is there
 const PATIENCE = 60; // seconds: a command may be lost on its way, and its session must not be stuck for that
 const DOING = { start_session: "starting", stop_session: "stopping", hibernate_session: "hibernating", wake_session: "waking" };
 
@@ -33,7 +34,8 @@ let known = null; // the states as told last
 
 // To those who do not see the cards.
 function announce(sessions) {
-  const now = new Map(sessions.map((session) => [session.sessionId, stateOf(session)]));
+  const said = (session) => (UNDER_WAY.has(session.state) && known?.get(session.sessionId)) || stateOf(session);
+  const now = new Map(sessions.map((session) => [session.sessionId, said(session)]));
   const changed = [...now].filter(([id, state]) => known && known.get(id) !== state);
   if (changed.length > 0) say($("told"), changed.map(([id, state]) => `${id}: ${state}`).join("; "));
   known = now;
@@ -46,7 +48,7 @@ function stateOf(session) {
   return session.state === "running" && !session.vncReady ? "running, not ready" : session.state;
 }
 
-// A message of the log may hold a reading that the cards plot.
+// Messages of the log may hold readings that the cards plot: heartbeats those of all sessions, or a status its own.
 export function noteUsage(rows) {
   for (const row of rows) {
     if (row.type === "status") running.get(row.payload.sessionId)?.measured(row.time, row.payload);
@@ -148,8 +150,9 @@ class Card {
     const page = webPage(session);
     Object.assign(this.buttons.view, page ? { href: page, target: "_blank" } : { href: pathOf(this.id, "view"), target: "" });
     show(this.buttons.view, state === "running" && (page || session.vncReady) && !noView(session) && session.linked && !session.away);
-    show(this.buttons.wake, state === "hibernated");
-    show(this.buttons.hibernate, state === "running");
+    // A command may be lost on its way, and its session must not be stuck for that.
+    show(this.buttons.wake, state === "hibernated" || state === "waking");
+    show(this.buttons.hibernate, state === "running" || state === "hibernating");
     show(this.buttons.stop, !over);
     show(this.buttons.remove, over && state !== "terminated");
     for (const name of ["wake", "hibernate"]) this.buttons[name].ariaDisabled = String(Boolean(underWay && age <= PATIENCE));

@@ -10,6 +10,8 @@ const TRIES = 6; // connections in a row that show no picture
 const PATIENCE = 15_000; // ms for the picture
 const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 
+const ASKED = { waking: "It wakes.", hibernating: "It falls asleep.", terminating: "It is being stopped." };
+
 let RFB;
 let keysyms;
 let rfb = null;
@@ -50,7 +52,7 @@ function veil(text, action) {
 function enable() {
   const state = latest?.session?.state;
   $("hands").disabled = document.body.dataset.viewer !== "connected";
-  $("full").disabled = !state || state === "failed" || state === "terminated";
+  $("full").disabled = !state || ["failed", "terminating", "terminated"].includes(state);
 }
 
 function look() {
@@ -70,6 +72,9 @@ function look() {
   if (state === "pending" && lastStart?.state === "failed") return veil(`It was never started: ${lastStart.error}`);
   if (!agent?.connected) return veil(`Its agent is not connected. This page ${halt ? "says so" : "goes on"} when it is back.`);
   if (state === "hibernated") return veilOfSleep(last);
+  if (ASKED[state] && !lost(last)) return veilOfWork(ASKED[state]);
+  if (state === "waking") return veilOfSleep(last);
+  if (ASKED[state]) return veil(`${ASKED[state]} Nothing was heard of it${last?.error ? `: ${last.error}` : ""}.`);
   if (state === "running" && webPage(session)) return location.replace(webPage(session));
   if (state === "running" && noView(session)) return veil(`There is no view of it: ${noView(session)}.`);
   if (state === "pending" || !session.vncReady) return veilOfProgress(session);
@@ -95,6 +100,9 @@ function veilOfWork(text, percent) {
   if (Number.isFinite(percent)) Object.assign($("progress"), { max: 100, value: percent });
   else $("progress").removeAttribute("value");
 }
+
+// A command that failed or was lost leaves its session in the state that was asked for.
+const lost = (command) => command?.state === "failed" || Date.now() / 1000 - (command?.createdAt ?? 0) > 60;
 
 // Whoever wakes it wants to see it, whatever happened to this page before.
 async function wake() {
