@@ -150,8 +150,8 @@ class Settings(Place):
     )
     viewer_relay: Literal["deployed", "repaired"] = Field(
         default="deployed",
-        description="How the control plane passes screens on: deployed is careful never to crash its one queue for all viewers; "
-        "repaired tells viewers why they are closed, for a control plane with a queue for each session",
+        description="How the control plane passes screens and web desktops on: deployed is careful never to crash it; "
+        "repaired tells viewers why they are closed and passes answers on as they are, for a control plane without those faults",
     )
     web_gateway: str | None = Field(
         default=None,

@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 
+from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
 from streamspace_gateway import credentials, shape
 from tests.gateway import DOMAIN, House, answering, head_of, parse, until
@@ -270,3 +271,29 @@ async def test_a_websocket_has_no_time_limit_of_the_gateways(house, monkeypatch)
     writer.write(b"ping")
     assert await asyncio.wait_for(reader.read(), 5) == b"pong"
     writer.close()
+
+
+async def test_a_tenure_that_ends_in_a_hurry_leaves_no_connection_to_whoever_does_not_read():
+    async def handler(reader, writer):
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10000\r\n%b\r\n" % bytes(65536))
+            await writer.drain()
+
+    house = House(relay="deployed")
+    async with contextlib.AsyncExitStack() as house.stack:
+        serving = asyncio.create_task(keep_serving(house.gateway, house.context))
+        await until(lambda: house.gateway.status().addresses == {f"127.0.0.1:{house.port}": ""})
+        await house.session("ann", handler)
+        reader, writer = await house.stream()
+        writer.write(f"GET /first HTTP/1.1\r\nHost: ann.{DOMAIN}\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.5)  # by now nothing more can be written
+        for _ in range(2):
+            serving.cancel()
+            await asyncio.sleep(0.1)
+        await asyncio.gather(serving, return_exceptions=True)
+        left = await asyncio.wait_for(reader.read(), 5)
+        assert not left.endswith(b"0\r\n\r\n")  # it was not kept until this could be said
+        writer.close()

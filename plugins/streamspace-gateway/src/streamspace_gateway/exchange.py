@@ -63,7 +63,7 @@ class Exchanges:
         if not self._shared.shape.ends_broken:
             self.client.abort()
         elif self.client.end_answer():
-            log.error("web gateway: %s, which is not whole", ENDED)
+            log.error("web gateway: an answer was under way when its connection had to end: %s", ENDED)
 
     async def _one(self) -> bool:
         """One request; False when the connection can carry no other."""

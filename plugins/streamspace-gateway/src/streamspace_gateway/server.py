@@ -66,13 +66,15 @@ class Server:
         tasks = [self._sweeping, *self._open]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._shared.servers.sweep(())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS):
-                await asyncio.gather(*(client.lost.wait() for client in clients))
-        for client in clients:
-            client.abort()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await asyncio.gather(*(client.lost.wait() for client in clients))
+        finally:  # whoever is in a hurry cancels this too
+            self._shared.servers.sweep(())
+            for client in clients:
+                client.abort()
 
     async def _serve(self, client: Client) -> None:
         task = asyncio.current_task()
