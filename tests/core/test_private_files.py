@@ -135,7 +135,9 @@ async def test_a_lock_that_no_agent_holds_is_told(folder, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("container", "told"), [("c" * 64, "container cccccccccccc: "), ("", f"process {os.getpid()}: ")]
+    ("container", "told"),
+    [("c" * 64, "container cccccccccccc: "), ("", f"process {os.getpid()}: ")],
+    ids=["in a container", "on the host"],
 )
 def test_a_second_agent_is_told_where_the_first_runs_as_an_operator_would_find_it(
     tmp_path, monkeypatch, container, told
