@@ -3,6 +3,7 @@
 import asyncio
 import re
 
+import pytest
 from playwright.async_api import expect
 
 from lab.registry import Registry
@@ -16,6 +17,7 @@ from tests.integration.browser.desktop import (
     types,
     written,
 )
+from tests.relay import REPAIRED
 
 QUICK = "The quick brown fox (0123456789) jumps: over ~the lazy [dog]; 5 < 6 & {so} on?!"
 MIDDLE = re.compile(r" (1\d|2\d|3\d)\.\dL")  # a plot's line that runs neither at its floor (58) nor along its top
@@ -88,6 +90,7 @@ def terminals(client):
     return found.output.split().count(b"xterm")
 
 
+@pytest.mark.parametrize("played", [REPAIRED], ids=["repaired relay"])
 async def test_the_newer_viewer_has_the_desktop_and_the_older_can_take_it_back(plane, agent, visit, desktop):
     url = await starts_the_desktop(plane)
     older = await visit(url)

@@ -9,6 +9,7 @@ from playwright.async_api import expect
 from tests.integration.browser.cards import card
 from tests.integration.browser.desktop import NAME, sees_the_desktop, sees_the_prompt, starts_the_desktop, written
 from tests.integration.browser.servers import Server
+from tests.relay import REPAIRED
 
 TAKEN = "Another viewer took over"
 
@@ -25,6 +26,7 @@ async def displaced(plane, agent, visit):
     return older, newer
 
 
+@pytest.mark.parametrize("played", [REPAIRED], ids=["repaired relay"])
 async def test_a_viewer_that_was_displaced_can_take_the_desktop_back_after_the_agent_was_away(
     plane, agent, agent_id, displaced
 ):
@@ -90,6 +92,7 @@ async def test_a_desktop_that_hangs_is_told_after_a_while_and_can_be_tried_again
     await sees_the_desktop(visitor)
 
 
+@pytest.mark.parametrize("played", [REPAIRED], ids=["repaired relay"])
 @pytest.mark.parametrize(
     ("security", "told", "viewers"),
     [

@@ -16,7 +16,7 @@ from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
-from streamspace_agent.tunnel.pump import Carrier, Pump
+from streamspace_agent.tunnel.pump import SETTLES, Carrier, Pump
 from streamspace_agent.tunnel.rfb import Said
 from streamspace_agent.tunnel.server import Connect, Server, Unreachable
 
@@ -308,9 +308,18 @@ class DeployedTunnels:
         if viewer.channel:
             viewer.channel.close()
             self._pump.released()
-        if not screen.silent:
+        if not screen.silent and await self._stays(screen, viewer):
             await self._queue.say(screen, viewer.refusal(why))
         viewer.channel = None
+
+    async def _stays(self, screen: Screen, viewer: Viewer) -> bool:
+        """Whether the viewer's relay did not end at what was sent last: last words would lie in the queue then, before the next greeting."""
+        until = self._clock.now() + self._times.unsure
+        while screen.viewer is viewer and (now := self._clock.now()) < until:
+            if viewer.channel.settled if viewer.channel else now - screen.said_at > 2 * SETTLES:
+                break
+            await asyncio.sleep(SETTLES / 4)
+        return screen.viewer is viewer
 
     def closed(self, payload: Mapping[str, Any]) -> None:
         """A ``vnc_close`` message: the relay of a viewer has ended."""
