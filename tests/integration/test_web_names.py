@@ -181,7 +181,7 @@ async def test_nginx_finds_the_next_leader_at_once(front):
         # In place of the replica that did not lead: its address is the first in nginx's list.
         first = re.search(r"127\.0\.0\.1:(\d+) max", (await _recipe_of(front)))[1]
         next_leader.port = int(first)
-        next_leader.gateway = type(next_leader.gateway)(f"127.0.0.1:{first}", "private")
+        next_leader.gateway = type(next_leader.gateway)(f"127.0.0.1:{first}", "private", "repaired")
         async with next_leader.serving():
             assert (await front.get("ann")).body == b"of ann"
 
