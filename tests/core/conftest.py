@@ -34,7 +34,7 @@ def played():
 
 @pytest.fixture
 async def plane(tmp_path, played):
-    settings = PlaneSettings(**{"relay": "repaired", **played})
+    settings = PlaneSettings(**{"relay": "repaired", "late_sent": 0.0, **played})  # answers do not come again here
     async with DevPlane(db=tmp_path / "plane.db", settings=settings) as plane:
         yield plane
 

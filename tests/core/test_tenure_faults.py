@@ -351,6 +351,7 @@ async def test_an_interrupted_command_that_is_given_up_is_cleaned_up(plane, lead
         await plane.wait_session("a", state="terminated")
 
 
+@pytest.mark.parametrize("played", [{"keep_commands": True}], ids=["commands are kept"])
 async def test_a_journal_that_is_damaged_while_it_is_used_ends_the_tenure_and_is_mended_by_the_next(
     plane, lead, driver, caplog
 ):
