@@ -65,7 +65,10 @@ async def test_a_wrong_control_plane_url_is_told_in_one_line(compose):
     project = compose(STANDALONE, CONTROL_PLANE_URL="control.example.com")
     await project.up()
     said = await line(project, "CONTROL_PLANE_URL")
-    assert said == "docker-agent: CONTROL_PLANE_URL must be a URL such as wss://control.example.com"
+    assert said == (
+        "docker-agent: CONTROL_PLANE_URL is control.example.com, which has no scheme: "
+        "write wss://control.example.com, or ws://control.example.com where it speaks no TLS"
+    )
     await is_calm(project)
     assert last_words(project) == {said}
     assert "Traceback" not in project.logs()
