@@ -11,6 +11,7 @@ import pytest
 
 from lab.engine import MainEngine
 from lab.images import Images
+from streamspace_agent import logs
 from streamspace_devplane import crashes
 
 # How fast examples are made and run tells of the machine, which others use as well, and of nothing under test.
@@ -100,6 +101,14 @@ def the_control_plane_does_not_crash(request, unexpected_crashes):
     if not request.node.get_closest_marker("crashes_control_plane"):
         unexpected_crashes.unexpected += [(request.node.nodeid, crash) for crash in new]
         assert not new, "would have crashed the deployed control plane"
+
+
+@pytest.fixture(autouse=True)
+def no_other_tests_secrets_and_names_in_the_log():
+    """What the log hides, and whom it names, is the process's; here many agents and tests live in one."""
+    yield
+    logs._secrets.clear()
+    logs._process.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

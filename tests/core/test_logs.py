@@ -27,9 +27,6 @@ def restored_logging():
         root.removeHandler(handler)
     for name, old in levels.items():
         logging.getLogger(name).setLevel(old)
-    logs.set_epoch(None)
-    logs._process.clear()
-    logs._secrets.clear()
 
 
 @pytest.fixture

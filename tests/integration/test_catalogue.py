@@ -161,6 +161,7 @@ async def test_what_a_session_speaks_is_told_anew_after_a_wake_by_another_agent_
     await plane.wait_command(await plane.hibernate_session(name))
     await agent.kill()
     await (await make_agent("second")).start()
+    await plane.wait_agent(agent_id)
     wake = await plane.wait_command(await plane.wake_session(name), timeout=60)
     assert (wake["result"]["protocol"], wake["result"]["vncPort"]) == ("http", 5900)
     session = await plane.wait_session(name, state="running", vnc_ready=True)

@@ -16,8 +16,8 @@ LINK = "it is a symbolic link, which is not followed: remove it"
 def open_private(path: Path, flags: int, mode: int = MODE) -> int:
     """A descriptor of a regular file that is ours alone; made where ``flags`` say so.
 
-    Raises OSError: a PermissionError whose text says what is wrong and what mends it for a file that is not ours. One that others
-    may read is closed to them.
+    Raises OSError: a PermissionError whose text says what is wrong and what mends it for a file that is not ours. One that gives
+    others more than ``mode`` does is closed to them.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
@@ -31,7 +31,7 @@ def open_private(path: Path, flags: int, mode: int = MODE) -> int:
             raise _refusal(path, "it is not a regular file")
         if words := foreign(found):
             raise _refusal(path, words)
-        if found.st_mode & 0o077:
+        if stat.S_IMODE(found.st_mode) & ~mode:
             os.fchmod(descriptor, mode)
     except BaseException:
         os.close(descriptor)

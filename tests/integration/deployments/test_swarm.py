@@ -45,7 +45,7 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
     assert "Running" in await swarm(readme.command("docker service ps"))
     followed = await swarm(f"timeout 5 {readme.command('docker service logs -f')} 2>&1 || [ $? -eq 124 ]")
     assert agent_id in followed
-    assert "FATAL" not in await swarm(readme.command("docker exec", "docker-agent check"))
+    assert "FATAL" not in await swarm(readme.command("docker exec", "swarm.service.name", "docker-agent check"))
 
     async def leader():
         await until(lambda: len(stack.running(manager)) == 3, "three replicas")

@@ -248,7 +248,7 @@ async def test_a_drop_in_of_the_readme_gives_commands_more_time_and_the_agent_an
     host, install, plane, agent_id
 ):
     install()
-    (drop_in,) = re.findall(r"^```ini\n(.*?)^```", readme.TEXT, re.MULTILINE | re.DOTALL)
+    (drop_in,) = re.findall(r"^```ini\n(\[Service\]\n.*?)^```", readme.TEXT, re.MULTILINE | re.DOTALL)
     host.put("/etc/ssl/redis-ca.pem", b"a certificate", 0o600)
     host.put("/etc/streamspace/config.json", b"{}", 0o600)
     host.put(f"/etc/systemd/system/{AGENT}.service.d/override.conf", drop_in.encode())

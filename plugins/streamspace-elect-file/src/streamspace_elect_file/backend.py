@@ -33,6 +33,9 @@ SETTLE = CHECK_EVERY + 1.0 + 0.5
 # a whole standby uses 0.5 % of a core. A blocked flock would wake in 1.3 ms, but could not be cancelled.
 POLL = 0.05
 
+# Not for everybody: whoever can open a file can also lock it, even for reading only. The group, Docker's under systemd, may look.
+MODE = 0o640
+
 # A lock that nobody writes about for this long is somebody's who is no agent: an agent writes as soon as it has it.
 STRANGE_AFTER = 5.0
 
@@ -129,8 +132,7 @@ class FileBackend(ElectionBackend):
             self._let_go()
         # The last folder only: a misspelt path must fail, not become another lock, and with it a second leader.
         self._path.parent.mkdir(exist_ok=True)
-        # For nobody else: whoever can open a file can also lock it, even for reading only.
-        descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
+        descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, MODE)
         try:
             if not _lock(descriptor):
                 self._wonder(read(descriptor))
