@@ -38,6 +38,36 @@ async def test_an_answer_comes_in_chunks_without_its_length(house, body):
     assert not {"content-length", "content-encoding"} & answer.headers.keys()
 
 
+async def test_answers_of_any_length_follow_each_other_on_one_connection_in_chunks(house):
+    async def handler(reader, writer):
+        while head := await head_of(reader):
+            size = int(head.split()[1][1:] or 0)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+            await writer.drain()
+
+    await house.session("ann", handler)
+    sizes = [10, 1_000_000, 20, 65_536, 65_535, 5]
+    reader, writer = await house.stream()
+    for size in sizes:
+        writer.write(f"GET /{size} HTTP/1.1\r\nHost: ann.{DOMAIN}\r\n\r\n".encode())
+    for size in sizes:
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        body = b""
+        while piece := int(await reader.readline(), 16):
+            body += await reader.readexactly(piece)
+            assert await reader.readline() == b"\r\n"
+        assert await reader.readline() == b"\r\n"
+        assert body == b"x" * size
+    writer.close()
+
+
+async def test_a_client_that_knows_no_chunks_gets_a_long_answer_as_it_is(house):
+    await house.session("ann", answering(TEXT))
+    answer = parse(await house.raw(f"GET / HTTP/1.0\r\nHost: ann.{DOMAIN}\r\n\r\n".encode()))
+    assert (answer.status, answer.body) == (200, TEXT)
+    assert not {"content-length", "transfer-encoding"} & answer.headers.keys()
+
+
 @pytest.mark.parametrize("host", ["nobody", "asleep", "broken"])
 async def test_the_gateways_own_answers_have_no_length_either(house, host):
     house.put("asleep", SessionState.HIBERNATED, port=1)

@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     INVALID = "invalid"
     """What came was no request, or not in time."""
     FORBIDDEN = "forbidden"
-    """A connection from a network that is not allowed; no request of it was read."""
+    """A request from a network that is not allowed, or from a session."""
 
 
 @dataclass(slots=True)

@@ -12,13 +12,15 @@ from streamspace_gateway import headers, names
 from streamspace_gateway.counters import Outcome
 from streamspace_gateway.names import Refusal
 from streamspace_gateway.passing import ENDED, Passing
-from streamspace_gateway.peer import Peer
+from streamspace_gateway.peer import MAX_HEAD, Peer
 from streamspace_gateway.shared import Shared
 
 log = logging.getLogger(__name__)
 
 HEAD_TIMEOUT = 10.0
 """Seconds from the connection, and from a request's first byte, until its head must be there."""
+UNWANTED_TIMEOUT = 1.0
+"""The same for a connection that will be refused: it gets the sentence that says why if it asks at once, and holds its place no longer."""
 IDLE_TIMEOUT = 120.0
 """Seconds that a connection may wait for its next request. Go's proxy closes its own after 90: who closes first loses no request."""
 ADOPT_PATIENCE = 10.0
@@ -30,8 +32,10 @@ LINGER = 2.0
 class Exchanges:
     """The requests of one connection, one after another."""
 
-    def __init__(self, client: Peer, peer: str, shared: Shared) -> None:
+    def __init__(self, client: Peer, peer: str, shared: Shared, unwanted: str = "") -> None:
+        """``unwanted`` says why nothing is passed on for it."""
         self.client = client
+        self._unwanted = unwanted
         self._peer = peer
         self._shared = shared
         self._asked = False
@@ -73,10 +77,9 @@ class Exchanges:
         if refused := self._shared.access.refusal(self._peer):
             self._shared.counters.count(Outcome.FORBIDDEN)
             await self._answer(Refusal(HTTPStatus.FORBIDDEN, refused), request)
-        elif self._shared.counters.connections > self._shared.room:
+        elif self._unwanted:
             self._shared.counters.count(Outcome.UNAVAILABLE)
-            text = "the gateway carries as many connections as it has open files for: try again later"
-            await self._answer(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text), request)
+            await self._answer(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._unwanted), request)
             return False
         else:
             await self._serve(request)
@@ -86,14 +89,16 @@ class Exchanges:
 
     async def _request(self) -> h11.Request | None:
         """The next request's head; None where the connection ends before it."""
-        client = self.client
+        client, patience = self.client, UNWANTED_TIMEOUT if self._unwanted else HEAD_TIMEOUT
         if not client.http.trailing_data[0]:
-            async with asyncio.timeout(IDLE_TIMEOUT if self._asked else HEAD_TIMEOUT):
+            async with asyncio.timeout(IDLE_TIMEOUT if self._asked else patience):
                 client.http.receive_data(await client.read())
-        async with asyncio.timeout(HEAD_TIMEOUT):
+        async with asyncio.timeout(patience):
             request = await client.event()
         if not isinstance(request, h11.Request):
             return None
+        if headers.size(request) > MAX_HEAD:  # one that comes at once is whole before h11 could find it too long
+            raise h11.RemoteProtocolError(f"its head has more than {MAX_HEAD} bytes", error_status_hint=431)
         self._asked, self._came = True, asyncio.get_running_loop().time()
         if not headers.has_body(request):
             await client.event()  # its end: there is nothing to wait for
@@ -122,6 +127,8 @@ class Exchanges:
     def _find(self, request: h11.Request) -> Session | Refusal:
         if not request.target.startswith(b"/") and request.target != b"*":
             return Refusal(HTTPStatus.BAD_REQUEST, "the request's target must be a path")
+        if request.method == b"CONNECT":
+            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "the gateway is no proxy: CONNECT leads nowhere")
         host = headers.value(request.headers, b"host").decode("latin-1")
         return names.find(host, self._shared.context)
 
@@ -151,7 +158,7 @@ class Exchanges:
             *self._shared.shape.own(len(text)),
             (b"Cache-Control", b"no-store"),
         ]
-        if refusal.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
+        if refusal.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED}:
             head.append((b"Connection", b"close"))
         if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
             head.append((b"Retry-After", b"2"))

@@ -58,15 +58,15 @@ def to_session(request: h11.Request) -> h11.Request:
     if wants_websocket(request):
         headers += _UPGRADE
     if _chunked(request.headers):
-        headers.append((b"Transfer-Encoding", b"chunked"))
+        headers = [*_without_length(headers), (b"Transfer-Encoding", b"chunked")]
     return h11.Request(method=request.method, target=request.target, headers=headers)
 
 
 def to_client(response: h11.Response) -> h11.Response:
     """The answer as whoever asked gets it; h11 adds the framing that it needs."""
     headers = _passed(response)
-    if _chunked(response.headers):  # RFC 9112, section 6.3: a Content-Length beside it means nothing
-        headers = [item for item in headers if item[0].lower() != b"content-length"]
+    if _chunked(response.headers):
+        headers = _without_length(headers)
     return h11.Response(status_code=response.status_code, reason=response.reason, headers=headers)
 
 
@@ -74,6 +74,21 @@ def interim(response: h11.InformationalResponse) -> h11.InformationalResponse:
     """100 (go on), 103 (early hints), or 101: the connection is a WebSocket from here on."""
     headers = _passed(response) + (_UPGRADE if response.status_code == 101 else [])
     return h11.InformationalResponse(status_code=response.status_code, reason=response.reason, headers=headers)
+
+
+def length(message: h11.Response) -> int:
+    """What its Content-Length says, 0 without one."""
+    return int(value(message.headers, b"content-length") or 0)
+
+
+def size(request: h11.Request) -> int:
+    """Bytes of its head, about."""
+    return len(request.method) + len(request.target) + sum(len(n) + len(v) + 4 for n, v in request.headers)
+
+
+def _without_length(headers: Items) -> Items:
+    """Of a message in chunks: a Content-Length beside them means nothing, but may to the next (RFC 9112, section 6.3)."""
+    return [item for item in headers if item[0].lower() != b"content-length"]
 
 
 def _chunked(headers: Headers) -> bool:

@@ -58,7 +58,7 @@ class Passing:
                 await self._pass_on()
         except _Broken as error:
             self.outcome = Outcome.BROKEN
-            await self._broke_off(f"its server broke off in an answer: {error}")
+            self._broke_off(f"its server broke off in an answer: {error}")
         except Undecodable as error:
             log.warning("web gateway: session %s: its server answers in the encoding %s, unasked", self._id, error)
             text = f"the session's own web server answers in the encoding {error}, which it was asked not to"
@@ -68,22 +68,22 @@ class Passing:
         except CommandFailed as error:
             return self._refused(Outcome.UNAVAILABLE, f"the session cannot be used now: {error}")
         except (OSError, AgentError) as error:
-            return await self._out_of_time() if self._limit.expired() else self._unreached(error)
+            return self._out_of_time() if self._limit.expired() else self._unreached(error)
         return None
 
-    async def _broke_off(self, why: str) -> None:
+    def _broke_off(self, why: str) -> None:
         """Let the one who asked see it, where that harms nobody else."""
         if self._shape.ends_broken:
             log.error("web gateway: session %s: %s: %s", self._id, why, ENDED)
-            await self._client.send(h11.EndOfMessage())
+            self._client.end_answer()  # without a wait: whoever does not read would hold what it was not sent
         else:
             log.warning("web gateway: session %s: %s", self._id, why)
             self._client.reset()
 
-    async def _out_of_time(self) -> Refusal | None:
+    def _out_of_time(self) -> Refusal | None:
         self.outcome = Outcome.TIME_LIMIT
         if self._client.http.our_state is h11.SEND_BODY:
-            await self._broke_off(f"an answer took more than {self._shape.limit:g} s")
+            self._broke_off(f"an answer took more than {self._shape.limit:g} s")
             return None
         log.error("web gateway: session %s: its server gave no answer within %g s", self._id, self._shape.limit)
         text = f"the session's own web server gave no answer within {self._shape.limit:g} s, and the control plane waits for 30"
@@ -150,8 +150,8 @@ class Passing:
             else:
                 decoder = self._shape.decoder(answer)
                 await self._client.send(shaped := self._shape.to_client(answer))
-                if size := self._poured(shaped):
-                    await self._pour_body(server, answer, size)
+                if decoder is None and (size := self._poured(answer)):
+                    await self._pour_body(server, answer, size, tells_length=bool(headers.length(shaped)))
                 else:
                     await self._pass_body(server, decoder)
                 self.outcome = Outcome.PASSED
@@ -176,16 +176,20 @@ class Passing:
         """The length of a body that is worth to pass by the parsers; 0 for any other."""
         if self._request.method == b"HEAD" or answer.status_code in {204, 304} or headers.is_chunked(answer):
             return 0
-        size = int(headers.value(answer.headers, b"content-length") or 0)
+        size = headers.length(answer)
         return size if size >= LONG and self._client.http.their_state is h11.DONE else 0
 
-    async def _pour_body(self, server: Peer, answer: h11.Response, size: int) -> None:
+    async def _pour_body(self, server: Peer, answer: h11.Response, size: int, *, tells_length: bool) -> None:
+        """Where the client is told no length, its parser still begins and ends the answer, and only the bytes go past it."""
+        in_chunks = not tells_length and self._request.http_version >= b"1.1"
         try:
-            await server.pour(self._client, size)
+            await server.pour(self._client, size, in_chunks=in_chunks)
         except OSError as error:
             raise _Broken(error, began=True) from error
         await self._client.room()
-        if headers.goes_on(self._request):
+        if not tells_length:
+            await self._client.send(h11.EndOfMessage())
+        elif headers.goes_on(self._request):
             self._client.begin_anew()
         if not headers.goes_on(answer):
             server.close()

@@ -14,6 +14,8 @@ MAX_HEAD = 32 * 1024
 MAX_ANSWER_HEAD = 128 * 1024
 AHEAD = 256 * 1024
 """Bytes read, and written, before the other end has taken them: what asyncio reads at once may come on top."""
+TURN = 32
+"""Events of one connection in a row: so many may lie in what was read at once, and others have their turn in between."""
 UNSENT = 10.0
 """Seconds that a closed connection may take to deliver what was written to it."""
 
@@ -35,6 +37,7 @@ class Peer(asyncio.Protocol):
         self.transport: asyncio.Transport
         self._waiting: deque[bytes] = deque()
         self._held = 0
+        self._events = 0
         self._paused = False
         self.ended = False
         """Nothing more will come."""
@@ -48,6 +51,7 @@ class Peer(asyncio.Protocol):
         self._source: Peer | None = None
         self._saw: Callable[[bytes], None] | None = None
         self._left: int | None = None
+        self._in_chunks = False
         self._poured: asyncio.Future[None] | None = None
 
     def _anew(self) -> h11.Connection:
@@ -57,6 +61,9 @@ class Peer(asyncio.Protocol):
 
     async def event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """The next that comes. Raises RemoteProtocolError for what is no HTTP or ends too early, OSError for a broken connection."""
+        self._events += 1
+        if self._events % TURN == 0:
+            await asyncio.sleep(0)
         while True:
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
@@ -94,6 +101,14 @@ class Peer(asyncio.Protocol):
         return self.http.our_state is h11.IDLE and not self.transport.is_closing() and self._poured is None
 
     @property
+    def stalled(self) -> bool:
+        """It does not take what is sent to it, or nobody takes what it sends: it holds as much as it may."""
+        return self._paused or not self._room.is_set()
+
+    def stall_changed(self) -> None:
+        """For whoever has to know of :attr:`stalled`; called when it may have changed."""
+
+    @property
     def untouched(self) -> bool:
         """Nothing has come that nobody asked for, nor the end."""
         return not (self._waiting or self.ended or self.http.trailing_data[0])
@@ -108,18 +123,24 @@ class Peer(asyncio.Protocol):
     # Pouring
 
     def pour(
-        self, sink: "Peer", size: int | None = None, saw: Callable[[bytes], None] | None = None
+        self,
+        sink: "Peer",
+        size: int | None = None,
+        *,
+        in_chunks: bool = False,
+        saw: Callable[[bytes], None] | None = None,
     ) -> asyncio.Future[None]:
         """Write to ``sink`` what comes, ``size`` bytes or all until the end, as fast as it takes it. ``saw`` sees each piece.
 
-        Done when that is over; ConnectionResetError where the end comes before ``size`` bytes. The parser sees nothing of
-        it, and what comes next is the first message again.
+        Done when that is over; ConnectionResetError where the end comes before ``size`` bytes. This peer's parser sees nothing
+        of it, and what comes next is the first message again. ``in_chunks`` writes each piece as a chunk, as the sink's own
+        parser would: the last chunk is its :class:`h11.EndOfMessage`.
         """
         held, _ = self.http.trailing_data
         self.http = self._anew()
         pieces, self._held = [held, *self._waiting], 0
         self._waiting.clear()
-        self._sink, self._saw, self._left = sink, saw, size
+        self._sink, self._saw, self._left, self._in_chunks = sink, saw, size, in_chunks
         poured = self._poured = asyncio.get_running_loop().create_future()
         sink._source = self  # noqa: SLF001 - it is one of us
         for piece in pieces:
@@ -138,7 +159,10 @@ class Peer(asyncio.Protocol):
             if len(data) > self._left:
                 data, rest = data[: self._left], data[self._left :]
             self._left -= len(data)
-        sink.transport.write(data)
+        if self._in_chunks:
+            sink.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            sink.transport.write(data)
         if self._left == 0:
             self._stop_pouring()
             if rest:
@@ -166,6 +190,7 @@ class Peer(asyncio.Protocol):
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+        self.stall_changed()
 
     # asyncio's calls
 
@@ -185,11 +210,13 @@ class Peer(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._room.clear()
+        self.stall_changed()
         if self._source is not None:
             self._source._read_on()  # noqa: SLF001
 
     def resume_writing(self) -> None:
         self._room.set()
+        self.stall_changed()
         if self._source is not None:
             self._source._read_on()  # noqa: SLF001
 
@@ -204,8 +231,8 @@ class Peer(asyncio.Protocol):
         self.ended = True
         self._more.set()
         self._room.set()
-        self._stop_pouring()
         self.lost.set()
+        self._stop_pouring()
         self._on_lost()
 
     # Ends

@@ -19,6 +19,7 @@ from streamspace_gateway.peer import Peer
 from streamspace_gateway.sessions import SessionServers, place_of
 from streamspace_gateway.shape import Shape
 from streamspace_gateway.shared import Shared
+from streamspace_gateway.stalls import Stalls
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ LAST_WORDS = 1.0
 """Seconds for the ends of answers that are broken off to leave."""
 OWN_FILES = 512
 """Open files left to the agent itself: engine, journal, link, screens."""
+MOST = 4096
+"""Connections, however many files there may be: they cost memory too, some 40 MB if all are idle."""
+UNWANTED = 64
+"""Connections at once that are told why they are refused; what comes beside them is closed without a word."""
+FULL = "the gateway carries as many connections as it can: try again later"
 _LOST = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
 """A peer that vanished without a word (Linux, tcp(7)): noticed after a minute and a half."""
 
@@ -34,16 +40,21 @@ _LOST = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TI
 class Client(Peer):
     """A connection whose task is cancelled as soon as the other side is gone: it may just wait for a session's server."""
 
-    def __init__(self, serve: Callable[["Client"], Coroutine[Any, Any, None]]) -> None:
-        super().__init__(h11.SERVER, on_lost=self._cancel)
+    def __init__(self, serve: Callable[["Client"], Coroutine[Any, Any, None]], stalls: Stalls) -> None:
+        super().__init__(h11.SERVER, on_lost=self._lost)
         self._serve = serve
+        self._stalls = stalls
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._task = asyncio.create_task(self._serve(self), name="web gateway")
 
-    def _cancel(self) -> None:
+    def stall_changed(self) -> None:
+        self._stalls.note(self)
+
+    def _lost(self) -> None:
+        self._stalls.note(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -54,13 +65,17 @@ class Server:
     def __init__(self, context: GatewayContext, access: Access, counters: Counters, shape: Shape) -> None:
         self._shared = Shared(context, access, counters, SessionServers(context.connect), shape, _room())
         self._open: dict[asyncio.Task[Any], Exchanges] = {}
+        self._stalls = Stalls()
+        self._unwanted = 0
+        self._over = False
         self._sweeping = asyncio.create_task(self._sweep(), name="web gateway sweep")
 
     def protocol(self) -> asyncio.Protocol:
-        return Client(self._serve)
+        return Client(self._serve, self._stalls)
 
     async def aclose(self) -> None:
-        """Break every connection off."""
+        """Break every connection off, and whatever still comes."""
+        self._over = True
         self._sweeping.cancel()
         clients = [exchanges.client for exchanges in self._open.values()]
         tasks = [self._sweeping, *self._open]
@@ -85,8 +100,13 @@ class Server:
         _notice_loss(connection)
         if self._shared.shape.unsent:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._shared.shape.unsent)
-        exchanges = self._open[task] = Exchanges(client, peer, self._shared)
+        unwanted = self._refusal(peer)
+        if self._over or (unwanted and self._unwanted >= UNWANTED):
+            client.abort()
+            return
+        exchanges = self._open[task] = Exchanges(client, peer, self._shared, unwanted)
         self._shared.counters.connections += 1
+        self._unwanted += bool(unwanted)
         try:
             await exchanges.run()
         except Exception:
@@ -95,7 +115,13 @@ class Server:
             pass
         finally:
             self._shared.counters.connections -= 1
+            self._unwanted -= bool(unwanted)
             del self._open[task]
+
+    def _refusal(self, peer: str) -> str:
+        """Why a connection that has just come carries nothing, or ""."""
+        full = self._shared.counters.connections - self._unwanted >= self._shared.room
+        return self._shared.access.refusal(peer) or (FULL if full else "")
 
     async def _sweep(self) -> None:
         """A session that is paused leaves its connections open, and silent: they end with its run."""
@@ -120,7 +146,7 @@ def _room() -> int:
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 500_000 if files == resource.RLIM_INFINITY else max(64, (files - OWN_FILES) // 2)
+    return MOST if files == resource.RLIM_INFINITY else min(MOST, max(64, (files - OWN_FILES) // 2))
 
 
 def _notice_loss(connection: Any) -> None:
