@@ -88,6 +88,7 @@ async def test_a_web_session_is_used_as_long_as_something_comes_in_that_no_gatew
 async def test_a_web_session_of_which_nothing_can_be_told_is_never_idle(count):
     case = Case()
     case.received["web"] = count
+    assert case.idle.idle_for("web") == 0  # counted from here
     await case.looks(100)
     assert case.idle.idle_for("web") <= LOOK_EVERY
 
@@ -120,8 +121,10 @@ async def test_a_viewer_through_the_control_planes_link_counts_beside_the_gatewa
     assert case.idle.idle_for("web") == 2.0
 
 
-async def test_nobody_is_idle_while_the_gateway_cannot_listen():
-    case = Case(FakeGateway(a="", b="address already in use"))
+@pytest.mark.parametrize("addresses", [{"a": "", "b": "address already in use"}, {}], ids=["at one address", "at all"])
+async def test_nobody_is_idle_while_the_gateway_cannot_listen(addresses):
+    case = Case(FakeGateway(**addresses))
+    assert case.idle.idle_for("web") == 0  # counted from here
     await case.looks(50)
     assert case.idle.idle_for("web") <= LOOK_EVERY
 

@@ -76,7 +76,8 @@ class Idle:
             self._looked.pop(session_id, None)
         self._counted = {i: count for i, count in self._counted.items() if i in running}
         if self._gateway is not None:
-            if any(self._gateway.status().addresses.values()):  # who cannot come in is not seen to do anything
+            addresses = self._gateway.status().addresses
+            if not addresses or any(addresses.values()):  # who cannot come in is not seen to do anything
                 for session_id in running:
                     self.saw_input(session_id)
             return

@@ -104,6 +104,10 @@ def test_anchors_and_merges_are_resolved() -> None:
         (LEAST + "  env: [TZ=UTC]", r"spec.env\[0\] has to be a map, not str \(line 8\)"),
         (LEAST + "  vnc: {enabled: maybe}", "spec.vnc.enabled has to be true or false"),
         (LEAST + "  tags: [[a]]", r"spec.tags\[0\] has to be a string, not a list"),
+        (LEAST + "  tags: &a [*a]", r"an anchor's value contains itself \(line 8\)"),
+        (LEAST + "  env: [&a {name: A, more: {again: *a}}]", r"an anchor's value contains itself \(line 8\)"),
+        (LEAST + "  vnc: &a {<<: *a}", r"an anchor's value contains itself \(line 8\)"),
+        (LEAST + f"  env: {'[' * 5000}{']' * 5000}", "it is nested too deep"),
     ],
 )
 def test_what_is_no_template_is_refused(text: str, reason: str) -> None:

@@ -257,3 +257,17 @@ async def test_what_waits_leaves_packed_in_order_and_in_frames_that_an_agent_can
     link.send("vnc_data", {"sessionId": "huge", "data": "A" * 20_000_000})
     ((huge,),) = [await agent.receive()]
     assert len(huge["payload"]["data"]) == 20_000_000
+
+
+async def test_nothing_of_a_link_goes_on_once_the_request_that_it_belongs_to_was_cancelled(
+    plane: DevPlane, agent: Agent
+) -> None:
+    def running(name: str) -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks() if name in getattr(task.get_coro(), "__qualname__", "")]
+
+    assert len(running("Link._")) == 3
+    [request] = [task for task in running("run_asgi") if not task.done()]
+    request.cancel()
+    await asyncio.wait({request}, timeout=5)
+    assert running("Link._") == []
+    assert AGENT not in plane.hub.links

@@ -179,12 +179,30 @@ TEMPLATE = record(
 )
 
 
+def check_aliases(node: Any, above: set[int], done: set[int]) -> None:
+    """Refuse a node that is a part of itself; `above` are those that the node lies in. (What nodes hold, lists too.)"""
+    if isinstance(node, yaml.CollectionNode):
+        if id(node) in above:
+            raise Unfit(f"an anchor's value contains itself (line {node.start_mark.line + 1})")
+        if id(node) not in done:
+            above.add(id(node))
+            check_aliases(node.value, above, done)
+            above.discard(id(node))
+            done.add(id(node))
+    elif isinstance(node, list | tuple):
+        for part in node:
+            check_aliases(part, above, done)
+
+
 def decode(text: str) -> Manifest:
     """The manifest that is sent to agents. Raises `Unfit`."""
     try:
         node = yaml.compose(text, Loader)
+        check_aliases(node, set(), set())
     except yaml.YAMLError as error:
         raise Unfit(f"it is no YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise Unfit("it is nested too deep") from None
     if not isinstance(node, yaml.MappingNode):
         raise Unfit("it holds no map")
     manifest: Manifest = TEMPLATE(node, "")

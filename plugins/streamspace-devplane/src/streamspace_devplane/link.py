@@ -39,12 +39,15 @@ class Link:
         jobs = [
             asyncio.create_task(job) for job in (self._read(), self._write(), self._keep_alive(), self._ended.wait())
         ]
-        done, left = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-        for job in left:
-            job.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        self._ended.set()
-        self._room.set()
+        done: set[asyncio.Task[Any]] = set()
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            self._ended.set()
+            self._room.set()
         for job in done:
             error = job.exception()
             if error and not isinstance(error, WebSocketDisconnect):
