@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 
 import h11
 import pytest
@@ -136,6 +137,29 @@ def test_no_bytes_whatever_trouble_the_watch_or_make_it_keep_more_than_a_frame(d
     page.says(frame(RFB_BEGIN[:12]))
     page.says(data * 20, pieces)
     assert len(page.watch._held) <= SMALL + 14
+
+
+@pytest.mark.parametrize(
+    "message",
+    [frame(b""), frame(b"", masked=False), frame(b"x"), frame(b"x", masked=False), frame(KEY * 500)],
+    ids=["empty", "empty, unmasked", "short", "short, unmasked", "keys"],
+)
+def test_a_flood_of_messages_stops_nothing_else_and_counts_as_use_from_then_on(message):
+    page = Page()
+    page.says(frame(RFB_BEGIN))
+    piece = message * (262_144 // len(message))
+    begun = time.thread_time()
+    page.watch.feed(piece)
+    assert time.thread_time() - begun < 0.04
+    assert page.says(frame(UPDATE_REQUEST))
+    assert page.watch._held == b""
+
+
+def test_a_person_who_moves_the_pointer_while_the_agent_is_busy_makes_no_flood():
+    page = Page()
+    page.says(frame(RFB_BEGIN))
+    assert page.says(frame(POINTER) * 800)
+    assert not page.says(frame(UPDATE_REQUEST))
 
 
 @pytest.mark.parametrize(

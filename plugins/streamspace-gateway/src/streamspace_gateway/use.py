@@ -26,6 +26,8 @@ MAX_KINDS = 64
 """Kinds of message remembered for a session."""
 SMALL = 4096
 """Bytes of a WebSocket frame that is looked into; whatever is larger is a person's: text pasted, a file."""
+FLOOD = 32 * 1024
+"""Bytes to be looked into in one piece, each frame counted as 16 more: no page sends so many small messages within one reading."""
 
 _READS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _DIGITS = re.compile(rb"\d+")
@@ -104,16 +106,28 @@ class FromBrowser:
         self._held = bytearray()
         self._skip = 0
         self._frames = 0
+        self._left = 0
+        """Of this piece, to be looked into."""
+        self._flooded = False
         self._rfb: ClientStream | None = None
 
     def feed(self, data: bytes) -> None:
+        """What a flood says is not looked into, for it would hold up the agent: from then on all of it counts."""
+        if self._flooded:
+            self._saw_person()
+            return
         if self._skip >= len(data):
             self._skip -= len(data)
             return
         self._held += data[self._skip :] if self._skip else data
         self._skip = 0
-        while self._frame():
+        self._left = FLOOD
+        while self._left > 0 and self._frame():
             pass
+        if self._left <= 0:
+            self._flooded = True
+            self._held.clear()
+            self._saw_person()
 
     def _frame(self) -> bool:
         """Look at the next whole frame; False when there is none yet."""
@@ -135,6 +149,7 @@ class FromBrowser:
             return bool(held)
         if len(held) < start + size:
             return False
+        self._left -= size + 16
         mask = bytes(held[start - 4 : start]) if masked else b""
         payload = _unmasked(bytes(held[start : start + size]), mask)
         opcode, compressed = held[0] & 0x0F, bool(held[0] & 0x40)
