@@ -1,8 +1,13 @@
 """The journal keeps what must outlive the process, nothing longer than needed, and makes nobody wait for the disk."""
 
 import asyncio
+import json
+import shutil
 import sqlite3
+import subprocess
+import sys
 import time
+from contextlib import closing
 
 import pytest
 
@@ -42,7 +47,7 @@ async def test_what_an_earlier_version_kept_is_forgotten_too(path):
     journal.finish("old", Message("complete", {}))
     with journal._write() as database:
         database.execute("UPDATE commands SET payload = ?", (f'{{"password": "{SECRET}"}}',))
-    journal.prune()
+    await journal.prune()
     await journal.checkpoint(all_of_it=True)
     assert SECRET.encode() not in on_disk(path)
     journal.close()
@@ -86,13 +91,55 @@ async def test_a_large_journal_is_looked_through_beside_the_loop(path):
     assert gap < 0.1
 
 
-async def test_a_checkpoint_is_made_beside_the_loop_and_writes_go_on_meanwhile(path):
-    journal = Journal(path, 1)
-    for number in range(300):
-        journal.put(Message("status", {"sessionId": f"s{number}", "text": "x" * 20_000}))
-    size = path.stat().st_size
-    await asyncio.gather(journal.checkpoint(), *(asyncio.to_thread(lambda: None) for _ in range(3)))
-    assert path.stat().st_size > size
+def test_no_commit_waits_for_the_disk(tmp_path):
+    """The loop's thread may not sync at all, and the log is emptied all the same, also beside writers."""
+    ran = subprocess.run([sys.executable, "-m", "tests.core.unsynced", tmp_path], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+async def test_a_log_that_cannot_be_emptied_while_somebody_reads_is_emptied_the_next_time(path):
+    journal, log = Journal(path, 1), path.with_name("journal.db-wal")
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM outbox").fetchone()
+        journal.put(Message("status", {"sessionId": "s", "text": SECRET}))
+        await journal.checkpoint(all_of_it=True)
+        assert SECRET.encode() in log.read_bytes()
+    await journal.checkpoint(all_of_it=True)
+    assert log.stat().st_size == 0
     journal.put(Message("status", {"sessionId": "later"}))
-    await journal.aclose()
-    assert not path.with_name("journal.db-wal").exists()
+    assert len(journal.pending(0)) == 2
+    journal.close()
+
+
+async def test_what_is_in_the_log_outlives_a_kill_also_after_it_was_emptied(path, tmp_path):
+    journal = Journal(path, 1)
+    journal.put(Message("status", {"sessionId": "before"}))
+    await journal.checkpoint(all_of_it=True)
+    journal.put(Message("status", {"sessionId": "after"}))
+    as_killed = tmp_path / "killed"
+    shutil.copytree(path.parent, as_killed)
+    journal.close()
+    left = Journal(as_killed / "journal.db", 2)
+    assert [message.payload["sessionId"] for _, message in left.pending(0)] == ["before", "after"]
+    left.close()
+
+
+async def test_what_an_earlier_version_kept_is_forgotten_beside_other_work(path):
+    Journal(path, 1).close()
+    with sqlite3.connect(path) as database:
+        rows = ((f"c{i}", json.dumps({"text": "x" * 4000})) for i in range(20_000))
+        insert = (
+            "INSERT INTO commands (id, action, payload, received, answer_type, answer) VALUES (?, '', ?, 0, 'x', '{}')"
+        )
+        database.executemany(insert, rows)
+        database.execute("UPDATE commands SET received = ? WHERE seq % 2", (time.time(),))
+    database.close()
+    journal = Journal(path, 2)
+    longest, last, task = 0.0, time.thread_time(), asyncio.ensure_future(journal.prune())
+    while not task.done():
+        await asyncio.sleep(0)
+        longest, last = max(longest, time.thread_time() - last), time.thread_time()
+    assert journal._read("SELECT count(*), max(payload) FROM commands") == [(10_000, "{}")]
+    assert longest < 0.1  # seconds of the processor in one go
+    journal.close()

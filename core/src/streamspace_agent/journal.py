@@ -3,7 +3,7 @@ control plane has not got yet.
 
 SQLite in ``STATE_DIR``, shared by the replicas of one host; only the leader writes. Every write is fenced: the file
 remembers the highest epoch that opened it, and a writer of an older one gets ``LeaseLost``. Writes are durable against the death of the
-process (WAL, synchronous=NORMAL); the loss of power may cost the last of them, never the file's consistency.
+process (WAL); the loss of power may cost the last of them, never the file's consistency.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from streamspace_agent import disk, protocol
 from streamspace_agent.errors import AgentError, LeaseLost
 from streamspace_agent.private import private_folder, require_private
 from streamspace_agent.rescue import finish, rescue
+from streamspace_agent.writeahead import PATIENCE, WORTH, WriteAhead
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,8 @@ KEEP_SECONDS = 7 * 86400.0
 UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
 MAX_DEPTH = 200
 """Levels of nesting that are read back: more than are ever taken from the control plane or a driver's result."""
-LOG_SIZE = 2 * 1024**2
-"""Bytes of write-ahead log above which a checkpoint is worth its while."""
-MOST_PAGES = 10_000
-"""Pages of it at which SQLite makes one by itself, in the midst of a write: far more than it comes to otherwise."""
+PRUNED = 500
+"""Commands looked through in one step of :meth:`Journal.prune`: those of an earlier version may hold much."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
@@ -95,6 +94,7 @@ class Journal:
             self._db = self._open()
         except (OSError, sqlite3.Error) as error:
             raise _cannot("use", path, error) from error
+        self._log = WriteAhead(self._db, path)
 
     def _open(self) -> sqlite3.Connection:
         finish(self._path)  # a rescue that its process did not live to finish
@@ -111,10 +111,10 @@ class Journal:
         for suffix in ("", "-wal", "-shm"):
             require_private(self._path.with_name(self._path.name + suffix), create=not suffix)
         # Opened and closed in threads, used by one at a time all the same.
-        db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA secure_delete=ON")  # payloads hold people's passwords: what is forgotten is gone
-            db.execute(f"PRAGMA wal_autocheckpoint={MOST_PAGES}")
+            db.execute("PRAGMA wal_autocheckpoint=0")  # one in the midst of a write: it waits for the disk
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
@@ -149,6 +149,7 @@ class Journal:
                     raise LeaseLost(f"the journal was taken over in epoch {epoch}")
                 yield self._db
                 self._db.execute("COMMIT")
+                self._log.commits += 1
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -279,34 +280,40 @@ class Journal:
                     _put(db, [Message("ack", {"commandId": command_id})])
             _put(db, others)
 
-    def prune(self) -> None:
-        """Forget answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept."""
-        with self._write() as db:
-            db.execute(
-                "DELETE FROM commands WHERE answer_type IS NOT NULL AND received < ?", (time.time() - KEEP_SECONDS,)
-            )
-
-            db.execute("UPDATE commands SET payload = '{}' WHERE answer_type IS NOT NULL AND payload != '{}'")
+    async def prune(self) -> None:
+        """Forget answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept; some in a step, others have their
+        turn in between.
+        """
+        ((first, last),) = self._read("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM commands")
+        for start in range(first, last + 1, PRUNED):
+            these, old = (start, start + PRUNED), time.time() - KEEP_SECONDS
+            with self._write() as db:
+                db.execute(
+                    "DELETE FROM commands WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND received < ?",
+                    (*these, old),
+                )
+                db.execute(
+                    "UPDATE commands SET payload = '{}'"
+                    " WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND payload != '{}'",
+                    these,
+                )
+            await self.checkpoint()
+            await asyncio.sleep(0)
 
     async def checkpoint(self, *, all_of_it: bool = False) -> None:
-        """Move what was written from the log into the file, where there is enough of it, in a thread: it waits for the disk.
+        """Move what was written from the log into the file, where there is enough of it, beside the loop: it waits for the disk.
 
         With ``all_of_it`` nothing stays in the log, as what was forgotten does otherwise.
         """
-        log_file = self._path.with_name(f"{self._path.name}-wal")
         try:
-            if all_of_it or log_file.stat().st_size > LOG_SIZE:
-                # What is moved keeps no writer waiting; only when that is done is the log emptied, which does, for a moment.
-                await asyncio.to_thread(self._checkpoint, *(["PASSIVE", "TRUNCATE"] if all_of_it else ["PASSIVE"]))
+            if all_of_it or self._log.size > WORTH:
+                await self._log.empty()
         except (OSError, sqlite3.Error) as error:
             log.debug("no checkpoint of %s: %s", self._path, error)
 
-    def _checkpoint(self, *steps: str) -> None:
-        with closing(sqlite3.connect(self._path, timeout=0.0)) as db:  # of its own: the other is used meanwhile
-            for step in steps:
-                db.execute(f"PRAGMA wal_checkpoint({step})").fetchall()
-
     def close(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # closed before
+            self._log.syncing(True)  # the last to close it moves everything into the file
         self._db.close()
 
     @classmethod
@@ -315,7 +322,7 @@ class Journal:
         return await asyncio.to_thread(cls, path, epoch)
 
     async def aclose(self) -> None:
-        """As :meth:`close`, in a thread: the last to close it moves everything into the file."""
+        """As :meth:`close`, in a thread: it waits for the disk."""
         await asyncio.to_thread(self.close)
 
 

@@ -372,7 +372,7 @@ class Leadership:
                 continue
             due = time.monotonic() + PRUNE_EVERY
             try:
-                self._journal.prune()
+                await self._journal.prune()
                 await self._journal.checkpoint(all_of_it=True)
             except JournalError as error:
                 log.warning("cannot forget old answers: %s", error)
