@@ -67,6 +67,7 @@ def test_a_clock_that_is_set_back_costs_a_session_no_time():
     watched = Watched(clocks, clocks.wall - 60)
     clocks.wall = TODAY
     assert watched.after(60) == []
+    assert watched.after(HOUR) == [STOP], "and it does not last until that day comes"
 
 
 def test_what_was_made_before_there_were_agents_was_made_by_a_clock_that_was_not_set():

@@ -84,7 +84,8 @@ class Timeouts:
 
     def _age(self, session: Session) -> float:
         now, told = self._clock.now(), self._clock.wall_ms() / 1000 - session.created_at
-        told = max(0.0, told) if session.created_at > EARLIEST else math.inf
+        if session.created_at <= EARLIEST or told < 0:  # one of the two clocks was wrong then, or is now
+            told = math.inf
         born = self._born.setdefault((session.session_id, session.command_id), now - (told if told < math.inf else 0.0))
         return min(now - born, told)
 
