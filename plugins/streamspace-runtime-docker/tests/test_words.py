@@ -51,6 +51,8 @@ def test_a_pull_waits_for_slots_or_for_the_disk_only_where_nothing_is_being_fetc
     layers.take({"id": "b", "status": "Waiting"})
     layers.take({"id": "c", "status": "Already exists"})
     assert layers.queued()
+    layers.take({"id": "d", "status": "Download complete"})
+    assert layers.queued(), "what came first waits for what is before it"
     layers.take(downloading("a", 1, 10))
     assert not layers.queued(), "it has a slot, and nothing comes"
     assert not layers.busy()
@@ -61,6 +63,7 @@ def test_a_pull_waits_for_slots_or_for_the_disk_only_where_nothing_is_being_fetc
         assert layers.busy()
     layers.take({"id": "a", "status": "Pull complete"})
     layers.take({"id": "b", "status": "Pull complete"})
+    layers.take({"id": "d", "status": "Pull complete"})
     assert not layers.busy()
 
 

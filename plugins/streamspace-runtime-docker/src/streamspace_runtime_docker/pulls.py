@@ -45,8 +45,11 @@ class Layers:
         return moved
 
     def queued(self) -> bool:
-        """Does every layer that is not there yet wait for one of the slots that the engine shares among all pulls?"""
-        left = self._left()
+        """Does every layer that is not there yet wait for one of the slots that the engine shares among all pulls?
+
+        One that is fetched may wait for another: they are unpacked in their order, and not fetched in it.
+        """
+        left = self._left() - {"Download complete"}
         return bool(left) and left <= {"Pulling fs layer", "Waiting"}
 
     def busy(self) -> bool:
