@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -483,6 +484,23 @@ def test_a_status_socket_that_could_not_take_a_connection_takes_the_next(tmp_pat
         assert "Too many open files" in caplog.text
         [replica] = replicas.replicas(tmp_path)
         assert replica.document is not None
+
+
+def test_an_endpoint_that_cannot_take_a_connection_tries_again_without_haste(monkeypatch):
+    """As where the process has too many files open: whoever waits to be taken still waits."""
+    tries, accept = [], socket.socket.accept
+
+    def refused(listener):
+        tries.append(time.monotonic())
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with HealthEndpoint("127.0.0.1:0", lambda: LEADER) as served:
+        monkeypatch.setattr(socket.socket, "accept", refused)
+        with socket.create_connection(("127.0.0.1", served.port)):
+            time.sleep(1.2)
+        assert 1 <= len(tries) <= 5
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        assert get(served.port, "/healthz")[0] == 200
 
 
 def test_the_first_signal_of_a_shutdown_that_the_control_plane_asked_for_is_not_the_second(tmp_path, monkeypatch):

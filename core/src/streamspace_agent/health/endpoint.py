@@ -7,10 +7,11 @@ import errno
 import logging
 import socket
 import threading
+import time
 from contextlib import suppress
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.health import Snapshot, Source, to_json
@@ -131,6 +132,15 @@ class _Server(ThreadingHTTPServer):
         socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except (
+            OSError
+        ):  # too many open files, for example: whoever waits goes on waiting, and would be asked for without a pause
+            time.sleep(POLL)
+            raise
 
     @cached_property
     def metrics(self) -> "Metrics":

@@ -21,9 +21,9 @@ from streamspace_agent.health import Role, Source, to_json
 log = logging.getLogger(__name__)
 
 TIMEOUT = 2.0
+"""Seconds that a replica may take to answer: one that takes longer is frozen, since a thread of its own answers."""
 PAUSE = 0.5
 """Seconds until a connection is taken again after one that could not be."""
-"""Seconds that a replica may take to answer: one that takes longer is frozen, since a thread of its own answers."""
 FOLDER = "replicas"
 
 
