@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
 from streamspace_agent.commands import Command
 from streamspace_agent.errors import CommandFailed
@@ -53,9 +53,24 @@ def _verbatim(value: Any) -> str:
 
 Verbatim = Annotated[str, PlainValidator(_verbatim)]
 """With the white space at its edges: a PEM key needs its last newline."""
+
+
+def _variables(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict | None):
+        raise ValueError("should be an object")  # noqa: TRY004 - as above
+    made = {}
+    for name, text in (value or {}).items():
+        try:
+            made[name] = _verbatim(text)
+        except ValueError as error:  # the first is told, and no other looked for: each takes time
+            raise ValueError(f"{name[:60]}: {error}") from None
+    return made
+
+
 _OrEmpty = BeforeValidator(lambda v: {} if v is None else v)
 _OrNone = BeforeValidator(lambda v: [] if v is None else v)
 _OrFalse = BeforeValidator(lambda v: False if v is None else v)
+_FIRST = FailFast()  # one complaint is told; to collect them takes time for each
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -107,9 +122,9 @@ class _Section(_Lenient):
 class _TemplateSpec(_Lenient):
     base_image: Text = Field(default="", alias="baseImage")
     default_resources: Annotated[_DefaultResources, _OrEmpty] = Field(_DefaultResources(), alias="defaultResources")
-    ports: Annotated[list[_Port], _OrNone] = []
-    env: Annotated[list[_Variable], _OrNone] = []
-    volume_mounts: Annotated[list[_VolumeMount], _OrNone] = Field([], alias="volumeMounts")
+    ports: Annotated[list[_Port], _FIRST, _OrNone] = []
+    env: Annotated[list[_Variable], _FIRST, _OrNone] = []
+    volume_mounts: Annotated[list[_VolumeMount], _FIRST, _OrNone] = Field([], alias="volumeMounts")
     vnc: _Section | None = None
     kasmvnc: _Section | None = None
     webapp: _Section | None = None
@@ -133,7 +148,7 @@ class _StartSession(_Lenient):
     persistent_home: Annotated[bool, _OrFalse] = Field(default=False, alias="persistentHome")
     idle_timeout: Text = Field("", alias="idleTimeout")
     max_duration: Text = Field("", alias="maxSessionDuration")
-    environment: Annotated[dict[str, Verbatim], _OrEmpty] = {}
+    environment: Annotated[dict[str, str], PlainValidator(_variables)] = {}
 
 
 def session_id(payload: Mapping[str, Any]) -> str:
