@@ -446,3 +446,63 @@ async def test_old_answers_are_forgotten_in_a_short_leadership_too(plane, lead, 
         with journal._write() as database:
             database.execute("UPDATE commands SET received = 0 WHERE id = 'old'")
         await until(lambda: not journal._read("SELECT id FROM commands WHERE id = 'old'"))
+
+
+def refused(plane_row):
+    return plane_row["state"] == "failed" and plane_row["error"].startswith("busy: ")
+
+
+async def test_commands_that_wait_take_no_more_memory_than_there_is(plane, lead, driver, monkeypatch):
+    monkeypatch.setattr(dispatcher, "MAX_WAITING_SIZE", 100_000)
+    driver.hold["a"] = asyncio.Event()
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        first = await plane.start_session(session_id="a")
+        await plane.wait_command(first, "ack")
+        payload = {"sessionId": "a", "ignored": "x" * 40_000}
+        large = [await plane.send_command(AGENT, "hibernate_session", payload) for _ in range(4)]
+        small = await plane.send_command(AGENT, "wake_session", {"sessionId": "a"})
+        for command in (*large, small):
+            await plane.wait_command(command, "ack")
+        (lane,) = running.tenure.dispatcher._lanes.values()
+        assert sum("ignored" in job.command.payload for job in lane) == 2
+        driver.hold["a"].set()
+        await plane.wait_command(small)
+        assert [refused(await plane.command(command)) for command in large] == [False, False, True, True]
+
+
+async def test_of_commands_without_end_some_are_refused_in_their_turn_and_the_others_at_once(
+    plane, lead, driver, monkeypatch
+):
+    monkeypatch.setattr(dispatcher, "MAX_WAITING", 2)
+    driver.hold["a"] = asyncio.Event()
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        first = await plane.start_session(session_id="a")
+        await plane.wait_command(first, "ack")
+        later = [await plane.send_command(AGENT, "hibernate_session", {"sessionId": "a"}) for _ in range(6)]
+        for command in later[3:]:
+            assert refused(await plane.wait_command(command, "failed"))
+        assert running.tenure.dispatcher.waiting == 4
+        assert (await plane.command(later[1]))["state"] == "ack"
+        driver.hold["a"].set()
+        await plane.wait_command(later[0])
+        for command in later[1:3]:
+            assert refused(await plane.wait_command(command, "failed"))
+
+
+async def test_a_state_that_cannot_be_written_costs_no_command_behind_it(plane, lead, driver, monkeypatch, caplog):
+    started = type(driver).start
+
+    async def odd(self, spec, report):
+        return replace(await started(self, spec, report), details={"ports": {(1, 2): "no key of JSON"}})
+
+    async with lead():
+        await plane.wait_agent(AGENT)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(driver), "start", odd)
+            first = await plane.start_session(session_id="a")
+            second = await plane.hibernate_session("a")
+            await plane.wait_command(second)
+        assert (await plane.command(first))["state"] == "ack"
+        assert f"command {first} stays open for the next leader" in caplog.text

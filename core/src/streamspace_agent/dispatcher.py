@@ -23,12 +23,14 @@ from streamspace_agent.jobs import REFUSED, Job, MakeContext, State
 from streamspace_agent.journal import UNREADABLE, Entry, Journal, JournalError, Message
 from streamspace_agent.outbox import Outbox
 from streamspace_agent.repeats import Repeats
-from streamspace_agent.units import counted
+from streamspace_agent.units import counted, format_bytes
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
-"""Commands that may wait for their turn; one more is refused."""
+"""Commands that may wait for their turn; one more is refused in its turn, and of twice as many at once."""
+MAX_WAITING_SIZE = 8 * 1024**2
+"""Characters of JSON in all their payloads, of which each may take up to sixteen bytes of memory (empty lists do); a real payload has a few thousand."""
 MAX_ATTEMPTS = 3
 """A command that was under way at so many crashes is failed, not tried again: it may be what kills the agent."""
 ENGINE_PATIENCE = 60.0
@@ -94,7 +96,8 @@ class Dispatcher:
     def receive(self, payload: Mapping[str, Any]) -> None:
         """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits.
 
-        Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken.
+        Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken. Raises CommandFailed where
+        so many wait that not even a refusal can.
         """
         command_id, body = protocol.usable_id(payload.get("commandId")), payload.get("payload")
         if not command_id:
@@ -102,7 +105,12 @@ class Dispatcher:
             return
         action = str(payload.get("action") or "")
         action = protocol.cut(action if action.isprintable() else ascii(action), 200)
-        known = self._journal.receive(command_id, action, body if isinstance(body, dict) else {})
+        content = body if isinstance(body, dict) else {}
+        size = len(json.dumps(content))
+        if busy := self._busy(size):  # it will be refused: nothing of it is needed but whose turn it waits for
+            session_id = protocol.usable_id(content.get("sessionId"))
+            content, size = {"sessionId": session_id} if session_id else {}, 0
+        known = self._journal.receive(command_id, action, content)
         self._repeats.arrived(command_id)
         self._outbox.wake()
         if known is not None:
@@ -113,15 +121,27 @@ class Dispatcher:
                 "its answer goes out again" if known.answer else "it is under way",
             )
             return
-        command = Command(command_id, action, body if isinstance(body, dict) else {}, self._epoch)
+        command = Command(command_id, action, content, self._epoch)
         problem = ""
         if not isinstance(body, dict) and body is not None:
             problem = "invalid_payload: the command's payload is not an object"
         elif self._draining:
             problem = "agent_shutdown: this agent is shutting down and takes no new command"
-        elif self.waiting >= MAX_WAITING:
-            problem = f"busy: {MAX_WAITING} commands are waiting already"
-        self._admit(command, problem)
+        else:
+            problem = busy
+        self._admit(command, problem, size)
+
+    def _busy(self, size: int) -> str:
+        """Why a command with a payload of that size cannot wait as well, "" where it can."""
+        waiting = self.waiting
+        if waiting >= 2 * MAX_WAITING:
+            raise CommandFailed("busy", f"{waiting} commands are waiting already")
+        if waiting >= MAX_WAITING:
+            return f"busy: {waiting} commands are waiting already"
+        held = sum(job.size for lane in self._lanes.values() for job in lane)
+        if held and held + size > MAX_WAITING_SIZE:
+            return f"busy: the {waiting} commands that are waiting already hold {format_bytes(held)}"
+        return ""
 
     def order(self, action: str, payload: Mapping[str, Any], wanted: Callable[[], bool] = lambda: True) -> None:
         """Run a command of the agent's own in its session's turn. It is not answered; its states are reported.
@@ -149,16 +169,16 @@ class Dispatcher:
                 entry.action,
                 "failing it" if problem else "resuming it",
             )
-            self._admit(command, problem)
+            self._admit(command, problem, len(json.dumps(entry.payload)))
 
-    def _admit(self, command: Command, problem: str) -> None:
+    def _admit(self, command: Command, problem: str, size: int = 0) -> None:
         registered = self._registry.get(command.action)
         if not problem and registered is None:
             problem = f"unknown_action: no handler for the action {command.action[:60]!r}; known are {', '.join(self._registry.actions)}"
         if problem or registered is None:
-            job = Job(command, registered or REFUSED, cancelled_for=problem)
+            job = Job(command, registered or REFUSED, size, cancelled_for=problem)
         else:
-            job = Job(command, registered)
+            job = Job(command, registered, size)
         lane = self._lanes.get(command.lane)
         if lane is not None:
             for earlier in lane:
@@ -189,6 +209,10 @@ class Dispatcher:
                 took = await self._turn(lane[0])
                 try:
                     await self._run(lane[0])
+                except (LeaseLost, asyncio.CancelledError):
+                    raise
+                except Exception:  # a state that cannot be written, say: it costs its own command, none behind it
+                    log.exception("command %s stays open for the next leader", lane[0].command.id)
                 finally:
                     if took:
                         self._slots.release()

@@ -24,6 +24,8 @@ class Job:
 
     command: Command
     registered: Registered
+    size: int
+    """Characters of its payload."""
     states: list[State] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     turn: asyncio.Task[Any] | None = None

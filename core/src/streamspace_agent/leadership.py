@@ -23,7 +23,7 @@ from streamspace_agent.context import HandlerContext
 from streamspace_agent.dispatcher import Dispatcher
 from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.elector.lease import Lease
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
 from streamspace_agent.heartbeat import Heartbeats
@@ -317,6 +317,8 @@ class Leadership:
         except JournalError as error:
             log.error("refused a command: %s", error)  # noqa: TRY400 - the cause is known
             await self._refuse(protocol.usable_id(payload.get("commandId")), f"journal_unavailable: {error}")
+        except CommandFailed as error:
+            await self._refuse(protocol.usable_id(payload.get("commandId")), str(error))
         except Exception as error:  # no message, however odd, may cost the connection
             log.exception("refused a command")
             problem = f"internal_error: {type(error).__name__}; the agent's log has more"
