@@ -176,6 +176,7 @@ class Reconciler:
                 if self.engine.up:
                     await self.reconcile()
                     await self._remove_leftovers()
+                    complaint = ""
             except (RuntimeDriverError, JournalError) as error:
                 log.warning("cannot compare sessions with the engine: %s", error)
             except LeaseLost:
