@@ -51,6 +51,8 @@ HOLD_OFF = 10.0
 """Seconds for which a leader that gave up lets the others go first."""
 MAX_HOLD_OFF = 60.0
 """The same for one that could not use its journal, doubled each time up to this: as long as a disk may have room unnoticed."""
+JOURNAL_PATIENCE = 60.0
+"""Seconds that a disk may take over the opening of the journal; a leader that waits for ever keeps the others from leading."""
 BRIEF = 2.0
 """Seconds: what ended a leadership sooner than this, unasked, may end the next one as well."""
 BRIEF_HOLD_OFF = 1.0
@@ -177,7 +179,7 @@ class Agent:
         while not self._stopping.is_set():
             if (lease := await _unless(stopping, self._stand())) is None:
                 break
-            await self._lead(lease)
+            await self._lead(lease, stopping)
 
     async def _stand(self) -> Lease:
         """Wait until this replica leads, in an epoch above all that its journal has seen.
@@ -187,13 +189,27 @@ class Agent:
         seen = await asyncio.to_thread(highest_epoch, self._settings.agent_dir / FILE)
         return await self._elector.lead(above=seen)
 
-    async def _lead(self, lease: Lease) -> None:
+    async def _journal(self, lease: Lease) -> Journal:
+        path = self._settings.agent_dir / FILE
+        try:
+            async with asyncio.timeout(JOURNAL_PATIENCE):
+                return await Journal.opened(path, lease.epoch)
+        except TimeoutError:
+            patience = format_seconds(JOURNAL_PATIENCE)
+            raise JournalError(
+                f"STATE_DIR: the journal {path} is not open after {patience}: look after its disk (dmesg), or set STATE_DIR to another"
+            ) from None
+
+    async def _lead(self, lease: Lease, stopping: "asyncio.Task[bool]") -> None:
         """One tenure, from a fresh lease to its release."""
         logs.set_epoch(lease.epoch)
         reason, hold_off, firm = "the tenure could not begin", 0.0, False
         connections = self._link.status.connections
         began = time.monotonic()
         try:
+            if (journal := await _unless(stopping, self._journal(lease))) is None:
+                reason = self._stop_reason
+                return
             self._tenure = Leadership(
                 self._settings,
                 lease,
@@ -204,7 +220,7 @@ class Agent:
                 self._counters,
                 link_patience=self._link_patience if self._settings.enable_ha else None,
                 gateway=self._gateway,
-                journal=await Journal.opened(self._settings.agent_dir / FILE, lease.epoch),
+                journal=journal,
             )
             self._hindrance, self._hindered = "", 0
             if self._stopping.is_set():

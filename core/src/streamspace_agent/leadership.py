@@ -53,6 +53,10 @@ HEAD_START = 0.5
 """Seconds that the engine waits at most for the link: its SDK is loaded at the first call (a standby has no use for it), and
 that would make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
 NOT_BASE64 = "?"
+CLOSE_PATIENCE = 15.0
+"""Seconds that a hand-over waits for the disk to close the journal, whose next leader would find it locked."""
+LAST_PATIENCE = 0.2
+"""The same where the lease is over: the process is ended soon if it does not let go."""
 FLUSH_TIMEOUT = 5.0
 """Seconds that a hand-over waits for the control plane to take the last results; the rest stays in the journal."""
 
@@ -199,7 +203,14 @@ class Leadership:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.tunnels.aclose()
-        await self._journal.aclose()
+        patience = CLOSE_PATIENCE if self.lease.valid() else LAST_PATIENCE
+        try:
+            async with asyncio.timeout(patience):
+                await self._journal.aclose()
+        except TimeoutError:
+            log.warning(
+                "STATE_DIR: the journal is not closed after %s: not waiting for its disk", format_seconds(patience)
+            )
 
     def _journal_damaged(self, error: JournalError) -> None:
         if not self._damage.done():

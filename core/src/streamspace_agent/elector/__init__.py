@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from streamspace_agent.election import ElectionBackend, Problem
@@ -135,7 +135,12 @@ class Elector:
         self._closing.set()
         self._guard.attention.set()
         loop.call_soon_threadsafe(self._stop.set)
-        if not await asyncio.to_thread(self._join, LAST_WAIT if self._stuck else self._patience):
+        joiner = ThreadPoolExecutor(1)  # threads that all share may hang in something else
+        ended = asyncio.get_running_loop().run_in_executor(
+            joiner, self._join, LAST_WAIT if self._stuck else self._patience
+        )
+        joiner.shutdown(wait=False)
+        if not await ended:
             log.error(
                 "election backend %s hangs in a call: ending without it, a lease it holds ends by itself",
                 self._replica.backend_name,
