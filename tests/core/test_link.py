@@ -37,10 +37,10 @@ class Peer:
 
 @pytest.fixture
 async def linked(tmp_path, monkeypatch):
-    """`linked(url)`: a link of an agent that was accepted there before, as it runs."""
+    """`linked(url, peer)`: a link of an agent that was accepted there before, as it runs."""
     running = []
 
-    def start(url):
+    def start(url, peer=None):
         settings = config.load(
             {"AGENT_ID": AGENT, "CONTROL_PLANE_URL": url, "AGENT_API_KEY": "k" * 64, "STATE_DIR": str(tmp_path)}
         )
@@ -48,9 +48,10 @@ async def linked(tmp_path, monkeypatch):
         registrar = Registrar(settings, keys, trust, rng)
         registrar._acceptance.keep(registrar._body({}, {}))
         made = Link(settings, keys, trust, rng, registrar)
-        running.append(asyncio.create_task(made.run(Peer())))
+        running.append(asyncio.create_task(made.run(peer or Peer())))
         return made
 
+    start.running = running
     yield start
     for task in running:
         task.cancel()
@@ -149,3 +150,77 @@ async def test_of_two_errors_at_once_the_one_that_is_no_lost_connection_is_raise
         await asyncio.wait(ended)
         raise_worst(ended)
         pytest.fail("nothing was raised")
+
+
+COMMAND = '{"type":"command","timestamp":"","payload":{"commandId":"c1"}}'
+
+
+class Noting(Peer):
+    """Takes its time for each message, and asks for a new connection (or fails in that way) once `ends` is set."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.ends = asyncio.Event()
+        self.heard = []
+
+    async def connected(self, link):
+        await self.ends.wait()
+        if self.error:
+            raise self.error
+
+    async def received(self, message):
+        await asyncio.sleep(0.05)
+        self.heard.append(message.payload["commandId"])
+
+
+async def test_a_command_that_crosses_the_renewal_of_the_connection_is_taken(linked):
+    peer = Noting()
+
+    async def talk(socket):
+        socket.transport.pause_reading()  # what the agent says is on its way
+        peer.ends.set()
+        await asyncio.sleep(0.2)
+        await socket.send(COMMAND)
+        socket.transport.resume_reading()
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, ping_interval=None) as server:
+        there = linked(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", peer)
+        await until(lambda: there.status.connections == 2)
+        assert peer.heard[:1] == ["c1"]
+
+
+async def test_commands_that_came_before_the_connection_broke_are_taken(linked):
+    peer = Noting(LinkDown("what was said met a broken connection"))
+
+    async def talk(socket):
+        await socket.send("\n".join([COMMAND] * 10))
+        await asyncio.sleep(0.1)
+        peer.ends.set()
+        await asyncio.sleep(0)
+        socket.transport.abort()
+
+    async with serve(talk, "127.0.0.1", 0, ping_interval=None) as server:
+        there = linked(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", peer)
+        await until(lambda: there.status.connections == 2)
+        assert len(peer.heard) >= 10
+
+
+async def test_a_fault_met_while_the_last_words_are_read_is_raised(linked):
+    class Faulty(Noting):
+        async def received(self, message):
+            await super().received(message)
+            raise ValueError("a fault")
+
+    peer = Faulty()
+
+    async def talk(socket):
+        await socket.send(COMMAND)
+        peer.ends.set()
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, ping_interval=None) as server:
+        linked(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", peer)
+        await until(linked.running[0].done)
+        with pytest.raises(ValueError, match="a fault"):
+            await linked.running[0]

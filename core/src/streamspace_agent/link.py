@@ -49,6 +49,10 @@ class LinkDown(Exception):
     """There is no connection now."""
 
 
+LOST = (ConnectionClosed, LinkDown, OSError)
+"""What a connection ends with that is merely gone."""
+
+
 class Peer(Protocol):
     """What the link serves: one leadership."""
 
@@ -168,19 +172,36 @@ class Link:
             tasks = (reader, worker, watch, facts)
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                raise_worst(done)
+                error = worst(done)
+                if error is None or isinstance(error, LOST):
+                    await self._read_on(socket, reader, dead=watch.done())
+                if error is not None:
+                    raise error
             except ConnectionClosed as closed:
                 return _why(closed)
             finally:
                 self._down()
                 backoff.worked_for(time.monotonic() - began)
-                if watch.done():
-                    socket.transport.abort()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 _cut_off_soon(socket)
         return RENEWED
+
+    async def _read_on(self, socket: ClientConnection, reader: asyncio.Task[None], *, dead: bool) -> None:
+        """Close the connection, but take all that comes until the control plane knows: it sends no command twice."""
+        self._down()
+        if dead:
+            socket.transport.abort()
+        closing = asyncio.create_task(socket.close())
+        try:
+            await asyncio.wait({reader}, timeout=2 * CLOSE_TIMEOUT)
+        finally:
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+        error = worst({reader} if reader.done() else ())
+        if error is not None and not isinstance(error, LOST):
+            raise error
 
     async def _tell_facts(self, peer: Peer) -> NoReturn:
         """Register again beside the connection if the facts have changed: nothing that is sent meanwhile is lost for it."""
@@ -250,15 +271,20 @@ class Link:
             self._socket.transport.abort()
 
 
-def raise_worst(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Raise what ended these tasks, if anything did. Of several errors the one that is no lost connection; others are logged."""
+def worst(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
+    """What ended these tasks, if anything did. Of several errors the one that is no lost connection; others are logged."""
     errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
-    errors.sort(key=lambda error: isinstance(error, (ConnectionClosed, LinkDown, OSError)))
+    errors.sort(key=lambda error: isinstance(error, LOST))
     for error in errors[1:]:
-        if not isinstance(error, (ConnectionClosed, LinkDown, OSError)):
+        if not isinstance(error, LOST):
             log.error("the link ended for another reason as well: %s", reason(error), exc_info=error)
-    if errors:
-        raise errors[0]
+    return errors[0] if errors else None
+
+
+def raise_worst(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Raise :func:`worst`, if there is any."""
+    if (error := worst(tasks)) is not None:
+        raise error
 
 
 class _Connect(connect):
