@@ -137,3 +137,12 @@ async def test_a_session_that_slept_begins_again_as_just_used():
     await case.idle.look()
     case.sessions["web"] = WEB
     assert case.idle.idle_for("web") == 0
+
+
+async def test_what_was_noted_of_sessions_is_forgotten_with_them():
+    case = Case()
+    case.sessions["web"] = replace(WEB, idle_timeout=0.0)  # nobody ever asks for how long it has been idle
+    await case.looks(2)
+    del case.sessions["web"]
+    await case.idle.look()
+    assert (case.idle._looked, case.idle._counted, case.idle._last_use) == ({}, {}, {})

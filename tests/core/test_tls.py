@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import ssl
+import time
 
 import pytest
 import trustme
@@ -11,7 +13,7 @@ from lab.loopback import served
 from streamspace_agent import config
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.keys import Keys
-from streamspace_agent.tls import Trust, certificate_hint
+from streamspace_agent.tls import Trust, certificate_hint, stamp
 
 
 @pytest.fixture
@@ -120,3 +122,19 @@ def test_a_new_key_in_the_key_file_is_used_from_the_next_look_on(tmp_path):
     file.unlink()
     keys.look()
     assert keys.current == "b" * 64
+
+
+def test_a_file_that_looks_the_same_by_size_and_time_is_loaded_again_all_the_same(tmp_path):
+    """As one that was not to be read when it was looked at, and is now."""
+    file = tmp_path / "key"
+    file.write_text("a" * 64)
+    written = file.stat()
+    before = stamp(file)
+    time.sleep(0.02)
+    file.write_text("b" * 64)
+    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert stamp(file) != before
+    time.sleep(0.02)
+    before = stamp(file)
+    file.chmod(0o640)
+    assert stamp(file) != before

@@ -71,10 +71,9 @@ class Idle:
     async def look(self) -> None:
         web = [s for s in self._sessions.values() if s.ready_check is ReadyCheck.HTTP]
         running = {s.session_id: s for s in web if s.state is SessionState.RUNNING}
-        for session_id in self._last_use.keys() - running.keys():
-            del self._last_use[session_id]
-            self._looked.pop(session_id, None)
-        self._counted = {i: count for i, count in self._counted.items() if i in running}
+        for noted in (self._last_use, self._looked, self._counted):
+            for session_id in noted.keys() - running.keys():
+                del noted[session_id]
         if self._gateway is not None:
             addresses = self._gateway.status().addresses
             if not addresses or any(addresses.values()):  # who cannot come in is not seen to do anything

@@ -10,16 +10,16 @@ from streamspace_agent.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-Stamp = tuple[int, int, int] | None
+Stamp = tuple[int, int, int, int] | None
 
 
 def stamp(path: Path) -> Stamp:
-    """Changes when another file stands there, or something else in it; None for no file."""
+    """Changes when another file stands there, something else in it, or others may read it; None for no file."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Trust:
