@@ -1,11 +1,12 @@
 """What crosses the deployed relay's word that a viewer left, forced: its side of the connection is held in the test's hand."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
 from streamspace_agent.elector.clock import BoottimeClock
-from streamspace_agent.runtime import SessionState
+from streamspace_agent.runtime import ReadyCheck, SessionState
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from tests.core.held_plane import HELLO, LEFT, linked, says, session
 from tests.core.vnc import GREETING, VncServer
@@ -15,9 +16,14 @@ TYPES = ("vnc_data", b"\x01\x01")
 
 
 @pytest.fixture
-async def answered():
-    """A viewer that has answered, and been sent the server's next words; no pong has come since."""
+async def server():
     server = await VncServer().start()
+    yield server
+    await server.die()
+
+
+@pytest.fixture
+async def tunnels(server):
 
     async def connect(session_id, port):
         return await asyncio.open_connection("127.0.0.1", server.port)
@@ -26,14 +32,25 @@ async def answered():
         pass
 
     tunnels = DeployedTunnels(connect, lambda: None, nothing_waits, BoottimeClock())
+    yield tunnels
+    await tunnels.aclose()
+
+
+@asynccontextmanager
+async def viewed(tunnels):
+    """A viewer that has answered, and been sent the server's next words; no pong has come since."""
     async with linked(tunnels) as there:
         tunnels.note(session(), fresh=True)
         await there.until(lambda: there.greetings == 1)
         await tunnels.data(says(HELLO[:12]))
         await there.until(lambda: TYPES in there.said)
+        yield there
+
+
+@pytest.fixture
+async def answered(tunnels):
+    async with viewed(tunnels) as there:
         yield tunnels, there
-    await tunnels.aclose()
-    await server.die()
 
 
 def last_words(there):
@@ -66,3 +83,74 @@ async def test_a_second_message_waits_until_the_first_has_found_its_viewer(answe
     tunnels.closed(LEFT)
     await there.until(lambda: there.greetings == 2)
     assert len([kind for kind, what in there.said if kind == "vnc_data" and what]) == before + 1
+
+
+async def test_a_viewer_that_is_no_rfb_holds_up_nothing_that_comes_behind_it(answered):
+    tunnels, there = answered
+    async with asyncio.timeout(0.2):
+        await tunnels.data({"sessionId": "s1", "data": "@@@"})
+    tunnels.closed(LEFT)  # it comes right behind
+    await asyncio.sleep(0.7)
+    assert last_words(there) == []
+
+
+async def test_a_session_that_ended_under_a_viewer_whose_leaving_was_never_told_is_forgotten(tunnels):
+    async with viewed(tunnels):
+        tunnels.note(session(SessionState.TERMINATED))
+        await asyncio.sleep(0.1)
+    async with linked(tunnels):
+        await asyncio.sleep(0.1)
+        assert tunnels._screens == {}
+
+
+async def test_a_session_that_ended_while_there_was_no_connection_is_forgotten(tunnels):
+    async with viewed(tunnels):
+        pass
+    tunnels.note(session(SessionState.FAILED))
+    async with linked(tunnels):
+        await asyncio.sleep(0.1)
+        assert tunnels._screens == {}
+
+
+async def test_a_viewer_of_a_connection_that_is_gone_is_served_by_nobody(tunnels, server):
+    async with linked(tunnels) as there:
+        tunnels.note(session(), fresh=True)
+        await there.until(lambda: there.greetings == 1)
+    await tunnels.data(says(HELLO))  # it had the greeting, and its answer was read a moment too late
+    await asyncio.sleep(0.1)
+    async with viewed(tunnels):
+        assert server.connections == 1
+
+
+async def test_web_desktops_do_not_keep_a_screen_from_being_greeted_beside_another(tunnels):
+    for number in range(20):
+        tunnels.note(session(session_id=f"w{number}", ready_check=ReadyCheck.HTTP), fresh=True)
+    async with viewed(tunnels) as there:
+        there.prompt = True
+        tunnels.note(session(session_id="s2"), fresh=True)
+        await there.until(lambda: ("vnc_data", GREETING) in there.of["s2"])
+
+
+async def test_a_web_desktop_is_announced_again_after_any_time_without_a_new_connection(tunnels):
+    """Nothing is sent to its viewers before they speak, so nothing of it can come too late."""
+    tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: "vnc_ready" in there.kinds)
+        screen = tunnels._screens["s1"]
+        screen.clear -= 1000
+        screen.lies = False  # as when another session's viewer has emptied the queue
+        await asyncio.sleep(1)
+        assert not tunnels._renew.is_set()
+
+
+async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(tunnels, monkeypatch):
+    async def lost(carrier):
+        raise OSError("gone")
+
+    async def wrong():
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(tunnels._pump, "run", lost)
+    monkeypatch.setattr(tunnels, "_turns", wrong)
+    with pytest.raises(ValueError, match="a fault"):
+        await tunnels.serve(None)

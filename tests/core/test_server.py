@@ -10,9 +10,7 @@ from streamspace_agent.elector.clock import BoottimeClock
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.server import Server, Unreachable
 from tests.core.held_plane import session
-from tests.core.vnc import GREETING
-
-REFUSES = b"RFB 003.003\n\0\0\0\0" + (26).to_bytes(4) + b"Too many security failures"
+from tests.core.vnc import GREETING, REFUSES
 
 
 async def nothing_waits():
@@ -20,9 +18,9 @@ async def nothing_waits():
 
 
 @asynccontextmanager
-async def kept(talk):
-    """A server of RFB that talks so, and how often it was connected to."""
-    times = []
+async def kept(talk, *faults):
+    """A server of RFB that talks so, and how often it was connected to; each of `faults` fails one connection, the last first."""
+    times, faults = [], list(faults)
 
     async def counted(reader, writer):
         times.append(asyncio.get_running_loop().time())
@@ -31,6 +29,8 @@ async def kept(talk):
     async with served(counted) as port:
 
         async def connect(session_id, _port):
+            if faults:
+                raise faults.pop()
             return await asyncio.open_connection("127.0.0.1", port)
 
         clock = BoottimeClock()
@@ -104,3 +104,48 @@ async def test_a_server_that_is_gone_is_noticed_and_found_again():
         await until(lambda: server.working)
         open_writers[0].transport.abort()
         await until(lambda: len(times) == 2 and server.working)
+
+
+async def test_a_server_that_could_not_be_reached_for_a_viewer_is_kept_at_hand_again_once_it_is_back():
+    gone = [ConnectionRefusedError("gone"), ConnectionRefusedError("gone")]
+    async with kept(greets, *gone) as (server, _):
+        with pytest.raises(Unreachable):
+            await server.take()
+        await until(lambda: server.working)
+        assert (await server.take()).greeting == GREETING
+
+
+async def test_a_viewer_that_goes_while_its_server_is_connected_to_leaves_it_to_be_kept_at_hand():
+    writers = []
+
+    async def slow(reader, writer):
+        writers.append(writer)
+        await asyncio.sleep(0.2)
+        await greets(reader, writer)
+
+    async with kept(slow) as (server, times):
+        await until(lambda: times)
+        taking = asyncio.create_task(server.take())
+        await until(lambda: len(times) == 2)
+        taking.cancel()
+        await until(lambda: server.working)
+        writers[0].transport.abort()
+        await until(lambda: len(times) == 3)
+
+
+async def test_a_driver_with_a_fault_costs_a_line_and_a_pause_not_the_session(caplog):
+    async with kept(greets, ValueError("a bug"), RuntimeError("another")) as (server, _):
+        await until(lambda: server.working)
+    assert caplog.text.count("failed for a reason that is a fault of the agent") == 2
+
+
+async def test_viewers_that_are_cut_off_do_not_keep_the_next_connection_waiting():
+    async with kept(greets) as (server, times):
+        for number in range(1, 11):
+            await until(lambda n=number: len(times) == n and server.working)
+            channel = await server.take()
+            channel.close()  # as where the connection to the control plane breaks: both at once
+            server.give_back()
+        began = asyncio.get_running_loop().time()
+        await until(lambda: len(times) == 11)
+        assert asyncio.get_running_loop().time() - began < 0.2

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from lab.loopback import served
 from streamspace_agent.runtime import SessionState
 from tests.core.held_plane import HELLO, LEFT, REQUESTED, greeted, linked, over_http, says, session, settle, tunnelling
-from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
+from tests.core.vnc import BELL, GREETING, KEY, REFUSES, REQUEST, SERVER_INIT, VncServer
 
 
 @pytest.fixture
@@ -203,6 +204,77 @@ async def test_a_viewer_that_could_not_be_told_of_its_sessions_sleep_is_closed_o
         assert there.kinds[0] == "vnc_error"
 
 
+async def test_a_viewer_whose_session_ended_for_good_without_a_link_is_closed_once_there_is_one_and_forgotten(
+    tunnels, monkeypatch
+):
+    monkeypatch.setattr("streamspace_agent.tunnel.tunnels.FORGOTTEN", 0.1)
+    async with greeted(tunnels) as there:
+        there.pong()
+        await tunnels.data(says(HELLO))
+        await settle()
+    tunnels.note(replace(session(SessionState.TERMINATED), reason="stopped"))
+    await settle()
+    async with linked(tunnels) as there:
+        await there.until(lambda: "vnc_error" in there.kinds)
+        assert there.said == [("vnc_error", {"sessionId": "s1", "error": "stopped"})]
+        await there.until(lambda: tunnels._ended == {})
+        assert not tunnels._closing
+
+
+async def test_it_is_not_closed_twice_where_the_session_runs_again_by_then(tunnels):
+    async with greeted(tunnels):
+        pass
+    tunnels.note(session(SessionState.HIBERNATED))
+    await settle()
+    tunnels.note(session(), fresh=True)
+    async with greeted(tunnels, prompt=True) as there:
+        await asyncio.sleep(1.3)
+        assert there.kinds == ["vnc_error", "vnc_ready", "vnc_data"]
+
+
+async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(tunnels, monkeypatch):
+    async def lost(carrier):
+        raise OSError("gone")
+
+    async def wrong():
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(tunnels._pump, "run", lost)
+    monkeypatch.setattr(tunnels, "_check", wrong)
+    with pytest.raises(ValueError, match="a fault"):
+        await tunnels.serve(None)
+
+
+async def test_a_server_that_refuses_is_left_alone_until_a_viewer_asks(tunnels):
+    """Each connection without a login makes its ban longer."""
+    times = []
+
+    async def refuses(reader, writer):
+        times.append(asyncio.get_running_loop().time())
+        writer.write(REFUSES)
+        await reader.read()
+
+    async with served(refuses) as port:
+
+        async def connect(session_id, _port):
+            return await asyncio.open_connection("127.0.0.1", port)
+
+        tunnels._connect = connect
+        tunnels.note(session(), fresh=True)
+        async with linked(tunnels):
+            await asyncio.sleep(4)
+            assert len(times) == 1
+            assert tunnels.works(session()), "it is there"
+
+
+async def test_what_is_remembered_of_sessions_that_there_are_not_is_short(tunnels):
+    async with linked(tunnels) as there:
+        await settle()
+        await tunnels.data(says(HELLO, session_id="x" * 200_000))
+        assert there.kinds == ["vnc_error"]
+        assert [len(name) for name in tunnels._refused] == [100]
+
+
 @pytest.mark.parametrize("data", [None, ""])
 async def test_viewer_data_without_data_is_nothing(tunnels, server, data):
     async with greeted(tunnels) as there:
@@ -233,7 +305,7 @@ async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnel
             await reached.wait()
             return await connect(session_id, port)
 
-        tunnels._connect = tunnels._tunnels["s1"]._connect = slow
+        tunnels._connect = tunnels._tunnels["s1"].server._connect = slow
         for writer in list(server.writers):
             writer.transport.abort()
         await settle()
@@ -382,7 +454,7 @@ async def test_each_viewer_of_a_server_that_is_away_is_told_at_once_and_the_next
 
     async with over_http(tunnels, no_content) as there:
         connect, loop = tunnels._connect, asyncio.get_running_loop()
-        tunnels._tunnels["s1"]._connect = no_way
+        tunnels._tunnels["s1"].server._connect = no_way
         for number in range(1, 7):
             await there.until(lambda n=number: there.kinds.count("vnc_ready") >= n)
             await tunnels.data(says(REQUESTED))

@@ -10,6 +10,8 @@ KEY = b"\x04\x01\x00\x00" + (0x61).to_bytes(4)
 POINTER = b"\x05\x00\x00\x10\x00\x10"
 SERVER_INIT = bytes(20) + (4).to_bytes(4) + b"test"
 BELL = b"\x02"
+REFUSES = b"RFB 003.003\n\0\0\0\0" + (26).to_bytes(4) + b"Too many security failures"
+"""How TigerVNC begins when it takes nobody from this address."""
 
 
 class VncServer:

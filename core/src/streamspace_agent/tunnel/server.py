@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
-from streamspace_agent.runtime import ReadyCheck, Session
+from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE
@@ -30,6 +30,11 @@ REFUSED_PAUSE = 60.0
 
 class Unreachable(Exception):
     """The session's server cannot be reached, or refuses; the message says why."""
+
+    def __init__(self, why: str, *, refused: bool = False) -> None:
+        """``refused``: it is there, and takes nobody now."""
+        super().__init__(why)
+        self.refused = refused
 
 
 async def read_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
@@ -73,19 +78,39 @@ def reason_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-class Server:
-    """Keeps one connection to a session's server open and greeted in advance, while no viewer has one.
+def has_server(session: Session) -> bool:
+    return session.port > 0 and session.ready_check is not ReadyCheck.NONE
 
-    It shows that the server is there, and the next viewer takes it, so that no connection is made for nothing: servers count
-    those without a login, and shut everybody out after a few.
+
+def same_server(old: Session, new: Session) -> bool:
+    """Whether what was made for the one serves the other."""
+    return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)
+
+
+def works(session: Session, server: "Server | None") -> bool:
+    """Whether a person can use the session now, as far as its data path goes."""
+    if session.state is not SessionState.RUNNING or not session.ready:
+        return False
+    return server.working if server else not has_server(session)
+
+
+class Server:
+    """One session's: opens connections to it, whose greeting has been read, and knows whether it is there.
+
+    With :meth:`run` it keeps one open in advance while no viewer has one. That shows that the server is there, and the next viewer
+    takes it, so that no connection is made for nothing: servers count those without a login, and shut everybody out after a few.
     """
 
-    def __init__(self, session: Session, connect: Connect, pump: Pump, clock: Clock) -> None:
+    def __init__(self, session: Session, connect: Connect, pump: Pump, clock: Clock, *, filtered: bool = False) -> None:
+        """``filtered``: see :class:`.Channel`; only where the server speaks RFB."""
         self.session = session
         self._connect = connect
         self._pump = pump
         self._clock = clock
         self._silent = session.ready_check is not ReadyCheck.VNC
+        self._filtered = filtered and not self._silent
+        self._told = ""
+        """What was last logged of a failure, until the next success."""
         self._spare: Channel | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -97,23 +122,26 @@ class Server:
     async def run(self) -> None:
         """Keep the spare connection until cancelled. A server that waits for its client needs none."""
         backoff = Backoff(base=0.2, cap=REFUSED_PAUSE, healthy_after=10 * REFUSED_PAUSE)
-        told = ""
         try:
             while not self._silent:
                 await self._idle.wait()
                 try:
-                    self._spare = spare = await self._open()
+                    self._spare = spare = await self.open()
                 except LeaseLost:
                     return
-                except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
-                    pause = self._failed(error, told) or backoff.delay()
-                    told = reason_of(error)
+                except Unreachable as error:
+                    pause = REFUSED_PAUSE if error.refused else backoff.delay()
+                except Exception:
+                    log.exception(
+                        "session %s: connecting to its server failed for a reason that is a fault of the agent",
+                        self.session.session_id,
+                    )
+                    pause = backoff.delay()
                 else:
-                    told = ""
                     began = self._clock.now()
                     await asyncio.wait({spare.ended})
                     backoff.worked_for(self._clock.now() - began)
-                    if not self._idle.is_set():
+                    if self._spare is not spare:
                         continue  # a viewer took it
                     self._drop_spare()
                     pause = backoff.delay()
@@ -122,44 +150,45 @@ class Server:
             self.working = False
             self._drop_spare()
 
-    def _failed(self, error: Exception, told: str) -> float:
-        """Note a failed connection; returns the seconds that it asks us to wait, 0 for the usual."""
-        self.working = isinstance(error, Refused)
-        if (why := reason_of(error)) != told:
-            level = logging.DEBUG if is_over(error) else logging.WARNING
-            log.log(level, "session %s cannot be viewed: %s", self.session.session_id, why)
-        return REFUSED_PAUSE if self.working else 0.0
-
     def _drop_spare(self) -> None:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
 
     async def take(self) -> Channel:
-        """A connection whose greeting has been read, for a viewer, until :meth:`give_back`. Raises Unreachable, LeaseLost."""
+        """A connection for a viewer, until :meth:`give_back`. As :meth:`open` otherwise."""
         self._idle.clear()
         spare, self._spare = self._spare, None
-        if spare is not None and not spare.ended.done():
-            return spare
+        if spare is not None:
+            if not spare.ended.done():
+                return spare
+            spare.close()
         try:
-            return await self._open()
-        except LeaseLost:
+            return await self.open()
+        except BaseException:
+            self.give_back()
             raise
-        except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
-            self._failed(error, "")
-            raise Unreachable(reason_of(error)) from error
 
     def give_back(self) -> None:
         """The viewer's connection is of no more use."""
         self._idle.set()
 
-    async def _open(self) -> Channel:
+    async def open(self) -> Channel:
+        """A new connection whose greeting has been read. Raises Unreachable, LeaseLost."""
         session = self.session
-        async with asyncio.timeout(GREETING_TIMEOUT):
-            streams = await self._connect(session.session_id, session.port)
-            greeting = b"" if self._silent else await read_greeting(*streams)
-            stream = await Stream.over(streams, self._pump.buffers)
-        self.working, self.greeting = True, greeting
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT):
+                streams = await self._connect(session.session_id, session.port)
+                greeting = b"" if self._silent else await read_greeting(*streams)
+                stream = await Stream.over(streams, self._pump.buffers)
+        except LeaseLost:
+            raise
+        except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
+            raise self._failed(error) from error
+        except Exception:
+            self.working = False
+            raise
+        self.working, self.greeting, self._told = True, greeting, ""
         return Channel(
             session.session_id,
             stream,
@@ -167,5 +196,13 @@ class Server:
             budget=self._pump.budget,
             offer=self._pump.offer,
             clock=self._clock,
-            filtered=not self._silent,
+            filtered=self._filtered,
         )
+
+    def _failed(self, error: Exception) -> Unreachable:
+        refused = self.working = isinstance(error, Refused)
+        if (why := reason_of(error)) != self._told:
+            level = logging.DEBUG if is_over(error) else logging.WARNING
+            log.log(level, "session %s cannot be viewed: %s", self.session.session_id, why)
+            self._told = why
+        return Unreachable(why, refused=refused)

@@ -8,15 +8,14 @@ from typing import Any, NoReturn
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError
+from streamspace_agent.errors import LeaseLost
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.announcement import Announcement
 from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.pace import KEEPS_UP
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.rfb import VERSION, Said
-from streamspace_agent.tunnel.server import GREETING_TIMEOUT, Connect, is_over, read_greeting, reason_of
-from streamspace_agent.tunnel.stream import Stream
+from streamspace_agent.tunnel.server import REFUSED_PAUSE, Connect, Server, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,6 @@ class Tunnel:
     ) -> None:
         """``follows``: another tunnel of this session has just told its viewer to leave."""
         self.session = session
-        self._connect = connect
         self._pump = pump
         self._clock = clock
         self._saw_input = saw_input
@@ -65,8 +63,7 @@ class Tunnel:
         self._announcement = Announcement(
             session, pump, self._forget_early, "" if fresh else INTERRUPTED, closed=follows
         )
-        self.working = self._silent
-        """The server has been reached and has greeted, and nothing was heard to the contrary."""
+        self.server = Server(session, connect, pump, clock)
         # Not the context of the command that started the session: that is over long before the tunnel is.
         self._task = asyncio.create_task(
             self._run(), name=f"tunnel {session.session_id}", context=logs.context(session=session.session_id)
@@ -179,7 +176,7 @@ class Tunnel:
                 )
                 if self._early or not self._announcement.waits:  # else the greeting lies there for the next viewer
                     self._announcement.owe(INTERRUPTED)
-            await self._pause(backoff)
+            await self._pause(backoff.delay())
 
     async def _serve_all(self, backoff: Backoff) -> NoReturn:
         spare: Channel | None = None
@@ -202,9 +199,9 @@ class Tunnel:
                 if self._clock.now() - began > HEALTHY:
                     backoff.failures = 0
                 if ended.how in {End.SERVER, End.BROKEN}:
-                    await self._pause(backoff)
+                    await self._pause(backoff.delay())
         finally:
-            self.working = False
+            self.server.working = False
             if (last := spare or self._channel) is not None:
                 last.close()
             self._channel = None
@@ -217,43 +214,23 @@ class Tunnel:
 
     async def _open(self, backoff: Backoff) -> Channel:
         """A connection and its greeting, however long that takes."""
-        session, told = self.session, ""
         while True:
             try:
-                async with asyncio.timeout(GREETING_TIMEOUT):
-                    streams = await self._connect(session.session_id, session.port)
-                    greeting = b"" if self._silent else await read_greeting(*streams)
-                    stream = await Stream.over(streams, self._pump.buffers)
-            except LeaseLost:
-                raise
-            except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
-                why, level = reason_of(error), logging.DEBUG if is_over(error) else logging.WARNING
-            else:
-                self.working = True
-                return Channel(
-                    session.session_id,
-                    stream,
-                    greeting,
-                    budget=self._pump.budget,
-                    offer=self._pump.offer,
-                    clock=self._clock,
-                )
-            self.working = False
-            if why != told:
-                log.log(level, "session %s cannot be viewed: %s", session.session_id, why)
-                told = why
+                return await self.server.open()
+            except Unreachable as error:
+                problem = error
             if self._early:
-                await self._announcement.close_viewer(f"the session's server cannot be reached: {why}")
+                await self._announcement.close_viewer(f"the session's server cannot be reached: {problem}")
                 if self._silent:
                     await self._wait_for_viewer()
-            await self._pause(backoff)
+            await self._pause(REFUSED_PAUSE if problem.refused else backoff.delay())
 
-    async def _pause(self, backoff: Backoff) -> None:
+    async def _pause(self, seconds: float) -> None:
         """Wait before the server is tried again; a viewer cuts that short, but for a moment."""
         self._spoke.clear()
         await asyncio.sleep(0.05)
         try:
-            async with asyncio.timeout(backoff.delay()):
+            async with asyncio.timeout(seconds):
                 if not self._early:  # it has spoken before this began
                     await self._spoke.wait()
         except TimeoutError:

@@ -1,16 +1,20 @@
 """The tunnels of one tenure: one for each session that runs."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pybase64
 
+from streamspace_agent import protocol
 from streamspace_agent.elector.clock import Clock
-from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.link import raise_worst
+from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.tunnel.input import LastInput
 from streamspace_agent.tunnel.pump import Carrier, Pump
-from streamspace_agent.tunnel.server import Connect
+from streamspace_agent.tunnel.server import Connect, has_server, same_server, works
 from streamspace_agent.tunnel.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -38,76 +42,83 @@ class Tunnels:
         self._pump = Pump(require_lease, told, clock)
         self._tunnels: dict[str, Tunnel] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._ended: dict[str, bool] = {}
-        """Sessions whose tunnel ended: has its viewer been told? Forgotten once nothing can be heard of that viewer any more."""
+        self._ended: dict[str, str] = {}
+        """Sessions whose tunnel ended, and what their viewers have still to be told of it. Forgotten once they have been told, and
+        nothing can be heard of them any more."""
         self._refused: dict[str, float] = {}
-        self._last_input: dict[str, float] = {}
+        self._input = LastInput(clock)
 
     def works(self, session: Session) -> bool:
         """Whether a person can use the session now, as far as its data path goes."""
-        if session.state is not SessionState.RUNNING or not session.ready:
-            return False
         tunnel = self._tunnels.get(session.session_id)
-        return tunnel.working if tunnel else not _has_server(session)
+        return works(session, tunnel.server if tunnel else None)
 
     def idle_for(self, session_id: str) -> float:
         """Seconds since a person last used the session, or since it was first seen to run."""
-        return self._clock.now() - self._last_input.setdefault(session_id, self._clock.now())
+        return self._input.idle_for(session_id)
 
     def note(self, session: Session, *, fresh: bool = False) -> None:
         """A session is in this state now. ``fresh``: this tenure started or woke it, so nobody can be looking at it."""
         known = self._tunnels.get(session.session_id)
-        wanted = session.state is SessionState.RUNNING and _has_server(session)
+        wanted = session.state is SessionState.RUNNING and has_server(session)
         # One that runs and is not ready any more keeps its tunnel, which looks after its server itself, and the greeting that was told.
-        if known is not None and not (wanted and _same(known.session, session)):
+        if known is not None and not (wanted and same_server(known.session, session)):
             del self._tunnels[session.session_id]
             self._close(known, session.reason or f"the session is {session.state}")
             known = None
         if session.state is not SessionState.RUNNING:
-            self._last_input.pop(session.session_id, None)
+            self._input.forget(session.session_id)
         if wanted and session.ready and known is None:
             self.idle_for(session.session_id)
-            told = self._ended.pop(session.session_id, None)
+            untold = self._ended.pop(session.session_id, None)
             self._tunnels[session.session_id] = Tunnel(
                 session,
                 self._connect,
                 self._pump,
                 self._clock,
-                self._saw_input(session.session_id),
-                fresh=fresh and told is not False,
-                follows=told is not None,
+                functools.partial(self._input.saw, session.session_id),
+                fresh=fresh and not untold,
+                follows=untold is not None,
             )
-
-    def _saw_input(self, session_id: str) -> Callable[[], None]:
-        def saw() -> None:
-            self._last_input[session_id] = self._clock.now()
-
-        return saw
 
     def _close(self, tunnel: Tunnel, why: str) -> None:
         session_id = tunnel.session.session_id
         task = asyncio.create_task(self._closed_for(tunnel, why), name=f"tunnel {session_id} closing")
-        self._ended[session_id] = False
+        self._ended[session_id] = why
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _closed_for(self, tunnel: Tunnel, why: str) -> None:
-        session_id = tunnel.session.session_id
-        if await tunnel.aclose(why) and session_id in self._ended:
-            self._ended[session_id] = True
+        if await tunnel.aclose(why):
+            self._ended_told(tunnel.session.session_id)
+
+    def _ended_told(self, session_id: str) -> None:
+        if session_id in self._ended:
+            self._ended[session_id] = ""
             asyncio.get_running_loop().call_later(FORGOTTEN, self._forget, session_id)
 
     def _forget(self, session_id: str) -> None:
-        if self._ended.get(session_id):
+        if self._ended.get(session_id) == "":
             del self._ended[session_id]
+
+    async def _tell_ends(self) -> None:
+        """Close the viewers of sessions that ended while there was no connection."""
+        if not any(self._ended.values()):
+            return
+        await self._pump.up()
+        for session_id, why in list(self._ended.items()):
+            if self._closing or self._ended.get(session_id) != why:
+                return  # these are being told just now: a second word might meet the next viewer
+            error = {"sessionId": session_id, "error": protocol.cut(why)}
+            if why and await self._pump.tell("vnc_error", error):
+                self._ended_told(session_id)
 
     async def serve(self, carrier: Carrier) -> None:
         """Serve one connection to the control plane until it is gone."""
         tasks = [asyncio.create_task(self._pump.run(carrier), name="tunnels"), asyncio.create_task(self._check())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            raise_worst(done)
         finally:
             self._pump.down(carrier)
             for tunnel in self._tunnels.values():
@@ -118,6 +129,7 @@ class Tunnels:
 
     async def _check(self) -> None:
         while True:
+            await self._tell_ends()
             await asyncio.sleep(CHECK_EVERY)
             tunnels = list(self._tunnels.values())
             scarce = self._pump.blocked or self._pump.budget.scarce
@@ -144,11 +156,11 @@ class Tunnels:
             await tunnel.received(raw)
 
     async def _refuse(self, session_id: str) -> None:
-        now = self._clock.now()
-        if now - self._refused.get(session_id, float("-inf")) >= UNKNOWN_EVERY:
-            self._refused = {s: at for s, at in self._refused.items() if now - at < UNKNOWN_EVERY} | {session_id: now}
+        now, named = self._clock.now(), session_id[:100]
+        if now - self._refused.get(named, float("-inf")) >= UNKNOWN_EVERY:
+            self._refused = {s: at for s, at in self._refused.items() if now - at < UNKNOWN_EVERY} | {named: now}
             error = "there is no such session here, or it does not run"
-            await self._pump.tell("vnc_error", {"sessionId": session_id[:100], "error": error})
+            await self._pump.tell("vnc_error", {"sessionId": named, "error": error})
 
     def closed(self, payload: Mapping[str, Any]) -> None:
         """A ``vnc_close`` message."""
@@ -159,12 +171,3 @@ class Tunnels:
     async def aclose(self) -> None:
         tunnels, self._tunnels = list(self._tunnels.values()), {}
         await asyncio.gather(*(tunnel.aclose() for tunnel in tunnels), *self._closing, return_exceptions=True)
-
-
-def _has_server(session: Session) -> bool:
-    return session.port > 0 and session.ready_check is not ReadyCheck.NONE
-
-
-def _same(old: Session, new: Session) -> bool:
-    """Whether a tunnel made for the one serves the other."""
-    return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)

@@ -63,6 +63,10 @@ class Queue:
         for screen in list(self._screens.values()):
             if screen.server is None or screen.viewer or screen.lies:
                 continue
+            if screen.silent:
+                if relays or self._standing < PLACES:
+                    await self._announce(screen)
+                continue
             if relays and (sent >= AT_ONCE or now - screen.greeted_at < self._times.greet_again):
                 continue
             if not self.safe(screen, now):
@@ -78,7 +82,8 @@ class Queue:
             sent_it = await self._greet_one(screen, copies=1 + relays)
             screen.lies = sent_it and not relays and screen.viewer is None  # it may be answered already
 
-    async def _greet_one(self, screen: Screen, copies: int) -> bool:
+    async def _announce(self, screen: Screen) -> bool:
+        """Tell the control plane of the session, once a connection. No relay passes that on, so it can do no harm."""
         session = screen.session
         if not screen.announced:
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
@@ -86,10 +91,11 @@ class Queue:
                 return False
             screen.announced = True
             self._standing += 1
-        if screen.viewer or screen.server is None:
-            return False  # it changed while that was sent
-        if screen.silent:
-            return True
+        return True
+
+    async def _greet_one(self, screen: Screen, copies: int) -> bool:
+        if not await self._announce(screen) or screen.viewer or screen.server is None:
+            return False  # it may have changed while that was sent
         # Before it is sent: the answer may be here before control comes back.
         screen.greeting = screen.server.greeting or screen.greeting
         screen.greeted_before = screen.greeted_at if copies > 1 else float("-inf")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import pybase64
@@ -11,14 +11,16 @@ import pybase64
 from streamspace_agent import logs
 from streamspace_agent.elector.clock import Clock
 from streamspace_agent.errors import LeaseLost
-from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.link import raise_worst
+from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
+from streamspace_agent.tunnel.input import LastInput
 from streamspace_agent.tunnel.pump import SETTLES, Carrier, Pump
 from streamspace_agent.tunnel.rfb import Said
-from streamspace_agent.tunnel.server import Connect, Server, Unreachable
+from streamspace_agent.tunnel.server import Connect, Server, Unreachable, has_server, same_server, works
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ class DeployedTunnels:
         self._keeping: dict[str, asyncio.Task[None]] = {}
         """The tasks that keep sessions' servers at hand."""
         self._serving: set[asyncio.Task[None]] = set()
-        self._last_input: dict[str, float] = {}
+        self._input = LastInput(clock)
+        self._connected = False
         self._connected_at = 0.0
         self._renew = asyncio.Event()
 
@@ -59,22 +62,20 @@ class DeployedTunnels:
 
     def works(self, session: Session) -> bool:
         """Whether a person can use the session now, as far as its data path goes."""
-        if session.state is not SessionState.RUNNING or not session.ready:
-            return False
         screen = self._screens.get(session.session_id)
-        return screen.server.working if screen and screen.server else not _has_server(session)
+        return works(session, screen.server if screen else None)
 
     def idle_for(self, session_id: str) -> float:
         """Seconds since a person last used the session, or since it was first seen to run."""
-        return self._clock.now() - self._last_input.setdefault(session_id, self._clock.now())
+        return self._input.idle_for(session_id)
 
     def note(self, session: Session, *, fresh: bool = False) -> None:
         """A session is in this state now. ``fresh``: this leadership started or woke it, so nobody can be looking at it."""
         screen = self._screens.get(session.session_id)
-        wanted = session.state is SessionState.RUNNING and _has_server(session)
+        wanted = session.state is SessionState.RUNNING and has_server(session)
         if session.state is not SessionState.RUNNING:
-            self._last_input.pop(session.session_id, None)
-        if screen is not None and screen.server is not None and not (wanted and _same(screen.session, session)):
+            self._input.forget(session.session_id)
+        if screen is not None and screen.server is not None and not (wanted and same_server(screen.session, session)):
             self._drop_server(screen, session)
         if session.state in ENDED and screen is not None and not screen.viewer:
             del self._screens[session.session_id]
@@ -86,7 +87,7 @@ class DeployedTunnels:
             self._screens[session.session_id] = screen
         if screen.server is None:
             screen.session = session
-            screen.server = Server(session, self._connect, self._pump, self._clock)
+            screen.server = Server(session, self._connect, self._pump, self._clock, filtered=True)
             self._keeping[session.session_id] = asyncio.create_task(
                 screen.server.run(),
                 name=f"server of {session.session_id}",
@@ -97,7 +98,7 @@ class DeployedTunnels:
         screen.server, screen.session = None, session
         self._keeping.pop(screen.session_id).cancel()
         if screen.viewer:
-            self._leave_soon(screen, screen.viewer, session.reason or f"the session is {session.state}")
+            self._leave(screen, screen.viewer, session.reason or f"the session is {session.state}")
 
     # One connection
 
@@ -107,8 +108,13 @@ class DeployedTunnels:
         self._connected_at = now
         self._renew.clear()
         self._queue.emptied(connected_at=now)
-        for screen in self._screens.values():
+        for screen in list(self._screens.values()):
             screen.connected(now)
+            if screen.session.state in ENDED:
+                del self._screens[
+                    screen.session_id
+                ]  # it waited for its viewer's leaving, of which nobody will tell any more
+        self._connected = True
         tasks = [
             asyncio.create_task(self._pump.run(carrier), name="tunnels"),
             asyncio.create_task(self._turns(), name="viewers"),
@@ -116,9 +122,9 @@ class DeployedTunnels:
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            raise_worst(done)
         finally:
+            self._connected = False
             self._pump.down(carrier)
             for screen in self._screens.values():
                 if screen.viewer and screen.viewer.channel:
@@ -157,7 +163,9 @@ class DeployedTunnels:
     # Viewers
 
     async def data(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_data`` message: what a viewer said."""
+        """A ``vnc_data`` message: what a viewer said. Without a connection it is of a viewer whose relay is of no more use."""
+        if not self._connected:
+            return
         screen, text = self._screens.get(str(payload.get("sessionId"))), payload.get("data")
         if screen is None or text in (None, ""):
             return
@@ -165,7 +173,7 @@ class DeployedTunnels:
             data = pybase64.b64decode(text, validate=True)
         except (ValueError, TypeError):
             if screen.viewer:
-                await self._leave(screen, screen.viewer, "its viewer sent what is not base64")
+                self._leave(screen, screen.viewer, "its viewer sent what is not base64")
             return
         viewer = screen.viewer
         if viewer is None:
@@ -181,7 +189,7 @@ class DeployedTunnels:
         if viewer.channel is None:
             viewer.early += data
             if len(viewer.early) > MAX_EARLY:
-                await self._leave(screen, viewer, "its viewer said too much before it was served")
+                self._leave(screen, viewer, "its viewer said too much before it was served")
         else:
             await self._pass_on(screen, viewer.channel, data)
 
@@ -192,7 +200,7 @@ class DeployedTunnels:
         if Said.READ in said:
             self._pump.released()
         if Said.INPUT in said:
-            self._last_input[screen.session_id] = self._clock.now()
+            self._input.saw(screen.session_id)
         await channel.drained()
 
     def _begin(self, screen: Screen) -> Viewer:
@@ -226,18 +234,17 @@ class DeployedTunnels:
 
     def _serve(self, screen: Screen, viewer: Viewer) -> None:
         viewer.enter(Phase.SERVED, self._clock.now())
-        task = asyncio.create_task(
-            self._served(screen, viewer),
-            name=f"viewer of {screen.session_id}",
-            context=logs.context(session=screen.session_id),
-        )
+        self._begin_task(self._served(screen, viewer), f"viewer of {screen.session_id}", screen)
+
+    def _begin_task(self, work: Coroutine[Any, Any, None], name: str, screen: Screen) -> None:
+        task = asyncio.create_task(work, name=name, context=logs.context(session=screen.session_id))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
     async def _served(self, screen: Screen, viewer: Viewer) -> None:
         server = screen.server
         if server is None:
-            await self._leave(screen, viewer, "the session does not run")
+            self._leave(screen, viewer, "the session does not run")
             return
         try:
             channel = await server.take()
@@ -254,7 +261,7 @@ class DeployedTunnels:
         except Exception:
             log.exception("session %s: its viewer failed for a reason that is a fault of the agent", screen.session_id)
             why = RENEWED
-        await self._leave(screen, viewer, why)
+        self._leave(screen, viewer, why)
 
     async def _converse(self, screen: Screen, viewer: Viewer, channel: Channel) -> str:
         """Carry the bytes of one viewer until that ends; returns why."""
@@ -275,18 +282,18 @@ class DeployedTunnels:
         now = self._clock.now()
         channel, age = viewer.channel, now - viewer.since
         if viewer.phase is Phase.PARKED and now - viewer.phase_since > self._times.patience:
-            await self._leave(screen, viewer, BUSY)
+            self._leave(screen, viewer, BUSY)
         elif viewer.phase is Phase.SERVED and channel is not None:
             if channel.silence > self._times.stall and self._pump.blocks(channel):
-                await self._leave(screen, viewer, f"the viewer has not read for {channel.silence:.0f} s")
+                self._leave(screen, viewer, f"the viewer has not read for {channel.silence:.0f} s")
             elif age > self._times.stay:
                 channel.fall_silent()
                 if channel.quiet_for > self._times.quiet or age > self._times.stay + self._times.goodbye:
-                    await self._leave(screen, viewer, TIME_IS_UP)
+                    self._leave(screen, viewer, TIME_IS_UP)
             elif channel.settle():
                 self._pump.released()
         elif viewer.phase is Phase.SERVED and age > self._times.stay + self._times.goodbye:
-            await self._leave(screen, viewer, TIME_IS_UP)
+            self._leave(screen, viewer, TIME_IS_UP)
         if viewer.phase is Phase.LEAVING and (
             now - viewer.phase_since > self._times.lingers or not self._queue.safe(screen, now)
         ):
@@ -294,13 +301,8 @@ class DeployedTunnels:
         elif now - screen.said_at > self._times.probe * self._rng.uniform(2 / 3, 4 / 3):
             await self._queue.say(screen, b"")
 
-    def _leave_soon(self, screen: Screen, viewer: Viewer, why: str) -> None:
-        task = asyncio.create_task(self._leave(screen, viewer, why), name=f"viewer of {screen.session_id} leaving")
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-
-    async def _leave(self, screen: Screen, viewer: Viewer, why: str) -> None:
-        """End a viewer, in words that its own side understands."""
+    def _leave(self, screen: Screen, viewer: Viewer, why: str) -> None:
+        """End a viewer, in words that its own side understands. They may take a moment, for which nothing else waits."""
         if viewer.phase is Phase.LEAVING or screen.viewer is not viewer:
             return
         log.info("session %s: ending its viewer: %s", screen.session_id, why)
@@ -308,6 +310,9 @@ class DeployedTunnels:
         if viewer.channel:
             viewer.channel.close()
             self._pump.released()
+        self._begin_task(self._say_why(screen, viewer, why), f"viewer of {screen.session_id} leaving", screen)
+
+    async def _say_why(self, screen: Screen, viewer: Viewer, why: str) -> None:
         if not screen.silent and await self._stays(screen, viewer):
             await self._queue.say(screen, viewer.refusal(why))
         viewer.channel = None
@@ -324,7 +329,7 @@ class DeployedTunnels:
     def closed(self, payload: Mapping[str, Any]) -> None:
         """A ``vnc_close`` message: the relay of a viewer has ended."""
         screen = self._screens.get(str(payload.get("sessionId")))
-        if screen is None:
+        if screen is None or not self._connected:
             return
         now, viewer = self._clock.now(), screen.viewer
         sole = viewer.sole if viewer else screen.closed_at < screen.clear
@@ -357,9 +362,7 @@ class DeployedTunnels:
             self._serve(screen, viewer)
         elif viewer.channel and viewer.channel.held:
             if viewer.channel.sent_since_sign and viewer.channel.last_sent > gone.came:
-                self._leave_soon(
-                    screen, viewer, "what was on its way to it may have been lost to another session's viewer"
-                )
+                self._leave(screen, viewer, "what was on its way to it may have been lost to another session's viewer")
             else:
                 viewer.channel.hold(held=False)
 
@@ -370,12 +373,3 @@ class DeployedTunnels:
         self._screens.clear()
         self._keeping.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _has_server(session: Session) -> bool:
-    return session.port > 0 and session.ready_check is not ReadyCheck.NONE
-
-
-def _same(old: Session, new: Session) -> bool:
-    """Whether a tunnel made for the one serves the other."""
-    return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)
