@@ -12,7 +12,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import InvalidStatus
 
 from lab import apt
-from lab.process import free_port, free_ports
+from lab.process import free_ports
 from tests.agent_process import AgentProcess
 from tests.gateway import DOMAIN, Asker, House, answering, head_of, until_async
 from tests.integration.deployments import readme
@@ -110,7 +110,7 @@ async def front(tmp_path):
     """A real nginx with the README's configuration before two agents' gateways and a replica that does not lead."""
     await asyncio.to_thread(apt.require, "nginx")
     async with House.open() as one, House.open() as two:
-        backends, listens = iter([free_port(), one.port, two.port]), free_ports(3)
+        backends, listens = iter([free_ports(1), one.port, two.port]), free_ports(3)
         recipe = readme.example(NGINX)
         recipe = re.sub(r"server 10\.\S+ max", lambda _: f"server 127.0.0.1:{next(backends)} max", recipe)
         ports = iter(range(listens, listens + 3))

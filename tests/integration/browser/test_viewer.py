@@ -182,3 +182,5 @@ async def test_a_browser_without_full_screen_is_not_offered_it_and_the_desktop_h
     await visitor.page.reload()
     await sees_the_desktop(visitor)
     await expect(visitor.page.get_by_role("button", name="Full screen")).to_have_count(0)
+    # A picture that the torn-off page left in the relay's queue is the next one's first message, which then tries again.
+    visitor.forget("Invalid server version")
