@@ -42,6 +42,7 @@ KINDS = {
     "digits": b"9" * 250_000,
     "escapes": b'"' + rb"\u0041" * 40_000 + b'"',
     "a command of 48 MB": command({"a": "y" * 48 * MB}),
+    "packed commands of as many values as fit": b"\n".join([command([[]] * 9_900)] * 100),
     "ten thousand packed commands": b"\n".join([command({"sessionId": "s"})] * 10_000),
     "no UTF-8": b"\xff" * 48 * MB,
     "a hundred long pieces": (b"[" * 250_000 + b"\n") * 100,
@@ -60,16 +61,21 @@ def test_no_message_holds_up_the_others_for_more_than_50_ms(kind):
             for found in ended():
                 if isinstance(found, Malformed):
                     logs.redact(found.text)
-                steps.append(time.process_time() - last)
-                last = time.process_time()
+                if found is None:  # only then have others their turn
+                    steps.append(time.process_time() - last)
+                    last = time.process_time()
         steps.append(time.process_time() - last)
 
     gc.collect()
+    gc.freeze()  # what all the tests hold is not looked through by the collector each time
     longest = []
-    for _ in range(3):  # the collector's turn, and other processes', count for nothing
-        steps.clear()
-        run()
-        longest.append(max(steps))
+    try:
+        for _ in range(3):  # other processes' turns count for nothing
+            steps.clear()
+            run()
+            longest.append(max(steps))
+    finally:
+        gc.unfreeze()
     assert min(longest) < 0.05
 
 

@@ -42,6 +42,8 @@ class Decoder:
         self._size = 0
         """Bytes of that piece so far."""
         self._pieces = 0
+        self._looked = 0
+        """Bytes looked at since the last pause."""
         self._bad = 0
 
     def feed(self, data: bytes) -> Iterator[Envelope | Malformed | None]:
@@ -56,12 +58,14 @@ class Decoder:
                 continue
             end = data.find(b"\n", start, stop)
             self._take(data[start : end if end >= 0 else stop])
+            self._looked += (end if end >= 0 else stop) - start
             start = end + 1 if end >= 0 else stop
             if end >= 0:
                 yield self._piece()
                 self._pieces += 1
-                if self._pieces % PAUSE_EVERY:
+                if self._pieces % PAUSE_EVERY and self._looked < PART:
                     continue
+            self._looked = 0
             yield None
 
     def close(self) -> Iterator[Envelope | Malformed]:
