@@ -407,3 +407,20 @@ async def _until(condition):
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def test_a_command_that_crosses_the_end_of_a_hand_over_is_refused_by_the_next_leader(plane, lead):
+    async with lead() as running:
+        await plane.wait_agent(AGENT)
+        flushed, sent = running.tenure.outbox.flushed, []
+
+        async def last_moment():
+            await flushed()
+            sent.append(await plane.send_command(AGENT, "stop_session", {"sessionId": "a"}))
+
+        running.tenure.outbox.flushed = last_moment
+        running.tenure.shut_down("SIGTERM")
+        await asyncio.wait_for(running.task, 10)
+    async with lead():
+        row = await plane.wait_command(*sent, "failed")
+        assert row["error"].startswith("agent_shutdown")

@@ -190,6 +190,28 @@ async def test_a_command_that_crosses_the_renewal_of_the_connection_is_taken(lin
         assert peer.heard[:1] == ["c1"]
 
 
+async def test_a_link_that_is_finished_takes_what_crosses_its_end_and_comes_back_no_more(linked, caplog):
+    peer, greeted = Noting(), asyncio.Event()
+
+    async def talk(socket):
+        socket.transport.pause_reading()
+        greeted.set()
+        await asyncio.sleep(0.2)
+        await socket.send(COMMAND)
+        socket.transport.resume_reading()
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, ping_interval=None) as server:
+        there = linked(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", peer)
+        await greeted.wait()
+        await until(lambda: there.status.connected)
+        await there.finish()
+        assert peer.heard == ["c1"]
+        await asyncio.sleep(1)
+        assert there.status.connections == 1
+        assert "not connected" not in caplog.text
+
+
 async def test_commands_that_came_before_the_connection_broke_are_taken(linked):
     peer = Noting(LinkDown("what was said met a broken connection"))
 

@@ -251,6 +251,7 @@ class Leadership:
                     "the control plane did not take %s in time: what it did not take stays in the journal",
                     counted(self.outbox.waiting, "message"),
                 )
+        await self._link.finish()  # a command on its way is refused by the next leader, not lost
 
     def _context(self, command: Command, states: list[State]) -> HandlerContext:
         del command

@@ -1,6 +1,7 @@
 """The connection to the control plane: kept up while this agent leads, and nothing but a pipe of envelopes."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -91,6 +92,8 @@ class Link:
         self._rng = rng
         self._registrar = registrar
         self._socket: ClientConnection | None = None
+        self._finished: asyncio.Event | None = None
+        """There once no more connection is to be made; set when the last one has been read to its end."""
         self.status = LinkStatus()
         registrar.on_problem = self._not_registered
 
@@ -100,6 +103,7 @@ class Link:
 
     async def run(self, peer: Peer) -> None:
         """Keep connected until cancelled. Raises Refused when the control plane says no for good."""
+        self._finished = None
         backoff = Backoff(rng=self._rng)
         registered = self._registrar.known
         complaint, told = "", 0.0
@@ -132,6 +136,7 @@ class Link:
                 except (OSError, InvalidHandshake, ConnectionClosed, EOFError, LinkDown) as error:
                     ended = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
                     ended += certificate_hint(self._settings, error)
+                await self._pause_if_finished()
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
                 now = time.monotonic()
@@ -147,6 +152,11 @@ class Link:
                 await asyncio.sleep(delay)
         finally:
             await self.close()
+
+    async def _pause_if_finished(self) -> None:
+        if self._finished is not None:
+            self._finished.set()
+            await asyncio.Event().wait()
 
     async def _connection(self, peer: Peer, backoff: Backoff) -> str:
         """One connection from handshake to end; returns why it ended."""
@@ -257,6 +267,16 @@ class Link:
         if self._socket is None:
             raise LinkDown
         return await self._socket.ping()
+
+    async def finish(self) -> None:
+        """End the connection for good: :meth:`run` makes no other. What comes until the control plane knows is still received. Bounded."""
+        if self._socket is None:
+            return
+        self._finished = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(4 * CLOSE_TIMEOUT):
+                await self.close()
+                await self._finished.wait()
 
     async def close(self) -> None:
         """End the present connection, if there is one. Bounded: a peer that does not answer is cut off."""
