@@ -154,3 +154,14 @@ async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(t
     monkeypatch.setattr(tunnels, "_turns", wrong)
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)
+
+
+async def test_a_web_desktop_counts_as_usable_until_its_server_cannot_be_reached(tunnels, server):
+    desktop = session(ready_check=ReadyCheck.HTTP)
+    tunnels.note(desktop, fresh=True)
+    async with linked(tunnels) as there:
+        await there.until(lambda: "vnc_ready" in there.kinds)
+        assert tunnels.works(desktop)
+        await server.die()
+        await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
+        await there.until(lambda: not tunnels.works(desktop))

@@ -121,9 +121,11 @@ class Server:
 
     async def run(self) -> None:
         """Keep the spare connection until cancelled. A server that waits for its client needs none."""
+        if self._silent:
+            return
         backoff = Backoff(base=0.2, cap=REFUSED_PAUSE, healthy_after=10 * REFUSED_PAUSE)
         try:
-            while not self._silent:
+            while True:
                 await self._idle.wait()
                 try:
                     self._spare = spare = await self.open()
