@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from lab.process import free_port
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
 from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
@@ -222,6 +223,16 @@ async def test_an_address_that_others_hold_is_told_and_taken_as_soon_as_it_is_fr
     await asyncio.gather(serving, return_exceptions=True)
     assert gateway.status().addresses == {}
     socket.create_server(("127.0.0.1", port)).close()  # nothing listens any more
+
+
+async def test_an_address_whose_name_can_be_none_keeps_no_other_from_being_served(house):
+    port = free_port()
+    gateway = WebGateway(f"no..name:3000,127.0.0.1:{port}", "private", "repaired")
+    serving = asyncio.create_task(keep_serving(gateway, house.context))
+    await until(lambda: gateway.status().addresses.get("no..name:3000") not in {None, "", "not bound yet"})
+    await until(lambda: gateway.status().addresses[f"127.0.0.1:{port}"] == "")
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 async def test_the_end_of_a_tenure_breaks_off_everything_and_the_next_begins_anew(house):

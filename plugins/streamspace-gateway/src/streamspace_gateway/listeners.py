@@ -54,6 +54,8 @@ class Listeners:
                 return await loop.create_server(factory, host, port, backlog=BACKLOG)
             except OSError as error:
                 why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+            except UnicodeError as error:  # of a name that cannot be one
+                why = str(error)
             if why != complaint or loop.time() - loud >= LOUD_AGAIN:
                 log.error(
                     "WEB_GATEWAY=%s: cannot listen there: %s; trying again every %g s, and no web desktop is served there until "
