@@ -29,6 +29,8 @@ class Rule:
     delay: float = 0.0
     change: Callable[[Any], Any] | None = None
     """Makes the JSON that the client gets of the JSON that the engine sent."""
+    lines: list[tuple[float, Any]] | None = None
+    """The answer: lines of JSON, each at its time in seconds."""
 
     def takes(self, request: str) -> bool:
         if self.times == 0 or not re.search(self.pattern, request):
@@ -59,6 +61,10 @@ class OddEngine:
     def delay(self, pattern: str, seconds: float) -> None:
         self.rules.append(Rule(pattern, delay=seconds))
 
+    def play(self, pattern: str, lines: list[tuple[float, Any]], *, times: int | None = None) -> None:
+        """Answer as an engine once did: with lines of JSON, each so many seconds after the request."""
+        self.rules.append(Rule(pattern, times, lines=lines))
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request a connection: what the engine answers ends with its connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -73,6 +79,9 @@ class OddEngine:
             await asyncio.sleep(rule.delay)
         if rule and rule.status:
             self._reply(writer, rule.status, rule.body)
+            return
+        if rule and rule.lines is not None:
+            await self._play(writer, rule.lines)
             return
         kept = [line for line in lines if line and not line.lower().startswith("connection:")]
         far_reader, far_writer = await asyncio.open_unix_connection(self.engine)
@@ -105,6 +114,19 @@ class OddEngine:
             body = _joined(body)
         status = int(head.split(" ")[1])
         self._reply(writer, status, json.dumps(change(json.loads(body))).encode() if status < 400 else body)
+
+    @staticmethod
+    async def _play(writer: asyncio.StreamWriter, lines: list[tuple[float, Any]]) -> None:
+        """In chunks, as an engine: a client waits for more of an answer that has none."""
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+        writer.write(f"{head}Connection: close\r\n\r\n".encode())
+        begun = asyncio.get_running_loop().time()
+        for at, line in lines:
+            await asyncio.sleep(begun + at - asyncio.get_running_loop().time())
+            data = json.dumps(line).encode() + b"\r\n"
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
 
     @staticmethod
     def _reply(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
