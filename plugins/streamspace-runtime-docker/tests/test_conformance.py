@@ -26,9 +26,15 @@ def registry():
 
 @pytest.fixture
 def pullable(registry, docker_host, api):
-    """Makes an image that only a registry has."""
-    pushed = []
-    yield lambda: pushed.append(registry.push_generated(docker_host, megabytes=2, layers=2)) or pushed[-1]
+    """Makes an image that only a registry has; slow and large enough for its bytes to show in containerd's store, too."""
+    pushed, numbers = [], itertools.count()
+    registry.proxy.rate = 4_000_000
+
+    def make():
+        pushed.append(registry.push_generated(docker_host, f"big:{next(numbers)}", megabytes=4, layers=2))
+        return pushed[-1]
+
+    yield make
     for image in pushed:
         api.remove_image(image, force=True)
 

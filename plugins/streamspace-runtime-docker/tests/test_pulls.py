@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from streamspace_agent.faults import Injected
 from streamspace_agent.runtime import EventKind
 from streamspace_runtime_docker.engine import Engine
 
+numbers = itertools.count(1)
 SECRET = "s3cret-of-the-registry"
 
 
@@ -21,20 +23,24 @@ def registry():
         yield registry
 
 
-@pytest.fixture(scope="module")
-def big(registry, docker_host):
-    return registry.push_generated(docker_host, megabytes=6, layers=3)
+@pytest.fixture
+def image(registry, docker_host, api):
+    """An image that the engine never had, nor a part of it: containerd's store keeps what was once pulled in part. The
+    registry at full speed.
+    """
+    registry.proxy.rate, registry.proxy.stalled = None, False
+    image = registry.push_generated(docker_host, f"big:{next(numbers)}", megabytes=6, layers=3)
+    yield image
+    registry.proxy.rate, registry.proxy.stalled = None, False
+    registry.proxy.cut()
+    if api.images(image):
+        api.remove_image(image, force=True)
 
 
 @pytest.fixture
-def image(registry, big, api):
-    """An image that the engine does not have; the registry at full speed."""
-    registry.proxy.rate, registry.proxy.stalled = None, False
-    yield big
-    registry.proxy.rate, registry.proxy.stalled = None, False
-    registry.proxy.cut()
-    if api.images(big):
-        api.remove_image(big, force=True)
+def containerd(api):
+    """Does the engine keep images with containerd, as new ones do? It tells of pulls in blocks of 1 MiB."""
+    return ["driver-type", "io.containerd.snapshotter.v1"] in api.info()["DriverStatus"]
 
 
 @pytest.fixture
@@ -45,14 +51,18 @@ def logged_in(registry, tmp_path):
     return {"DOCKER_CONFIG": str(tmp_path)}
 
 
-async def test_a_pull_with_credentials_shows_its_bytes(make_driver, make_spec, image, logged_in):
+async def test_a_pull_with_credentials_shows_its_bytes(make_driver, make_spec, image, registry, logged_in):
     steps = []
     driver = make_driver(environ=logged_in)
+    registry.proxy.rate = 4_000_000
     assert (await driver.start(make_spec(image=image), steps.append)).ready
     pulling = [step for step in steps if step.phase == "pulling"]
     assert pulling[-1].current == pulling[-1].total > 5_000_000
     assert pulling[-1].percent == 100
     assert "layers" in pulling[-1].detail
+    percents = [step.percent for step in pulling if step.percent is not None]
+    assert percents == sorted(percents)
+    assert all("so far" in step.detail for step in pulling if step.current and step.percent is None)
     await driver.stop(make_spec().session_id)
 
 
@@ -73,14 +83,18 @@ async def test_a_registry_that_cannot_be_reached_is_named(make_driver, make_spec
         await make_driver().start(make_spec(image="localhost:1/none:1"), lambda step: None)
 
 
-async def test_a_stalled_pull_fails_after_the_stall_timeout(make_driver, make_spec, image, registry, logged_in, api):
+async def test_a_stalled_pull_fails_after_the_stall_timeout(
+    make_driver, make_spec, image, registry, logged_in, api, containerd
+):
+    """containerd tells a block at a time, of any layer: there each of the three has the time."""
     driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "2s"})
     registry.proxy.rate = 1_000_000
 
     def stall(step):
         registry.proxy.stalled |= bool(step.current)
 
-    with pytest.raises(CommandFailed, match=r"pull_stalled: .* no progress for 2\.0 s"):
+    waited = r"6\.0 s \(PULL_STALL_TIMEOUT, 2\.0 s for each layer" if containerd else r"2\.0 s \(PULL_STALL_TIMEOUT\)"
+    with pytest.raises(CommandFailed, match=f"pull_stalled: .* no progress for {waited}"):
         await driver.start(make_spec(image=image), stall)
     assert api.containers(all=True, filters={"label": f"streamspace.session={make_spec().session_id}"}) == []
 
@@ -148,15 +162,42 @@ async def test_a_slow_pull_delays_no_other_session(make_driver, make_spec, image
 
 
 async def test_a_pull_interrupted_midway_is_taken_up_by_the_next_start(
-    make_driver, make_spec, image, registry, logged_in
+    make_driver, make_spec, image, registry, logged_in, containerd
 ):
+    """containerd's store keeps the blocks that it has; the classic one nothing of a layer that was not whole."""
     registry.proxy.rate = 3_000_000
     broken = make_driver(environ={**logged_in, "STREAMSPACE_FAULTS": "docker.mid_pull=raise"})
     with pytest.raises(Injected):
         await broken.start(make_spec(image=image), lambda step: None)
+    await asyncio.sleep(1)  # what the proxy still holds
+    before, steps = registry.proxy.replied, []
     registry.proxy.rate = None
-    assert (await make_driver(environ=logged_in).start(make_spec(image=image), lambda step: None)).ready
+    assert (await make_driver(environ=logged_in).start(make_spec(image=image), steps.append)).ready
+    if containerd:
+        assert registry.proxy.replied - before < 6_000_000 - 1024**2 + 100_000
+    percents = [step.percent for step in steps if step.percent is not None]
+    assert percents == sorted(percents)
     await broken.stop(make_spec().session_id)
+
+
+async def test_a_pull_that_another_agent_has_begun_is_shared_and_outlives_it(
+    make_driver, make_spec, image, registry, logged_in
+):
+    registry.proxy.rate = 1_500_000
+    mine, others, steps = make_driver(environ=logged_in), make_driver(environ=logged_in, agent_id="other-agent"), []
+    first = asyncio.create_task(others.start(make_spec("-other", image=image), lambda step: None))
+    await asyncio.sleep(0.5)
+    second = asyncio.create_task(mine.start(make_spec(image=image), steps.append))
+    async with asyncio.timeout(30):
+        while not any(step.current for step in steps):
+            await asyncio.sleep(0.02)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert (await second).ready
+    pulling = [step for step in steps if step.phase == "pulling"]
+    percents = [step.percent for step in pulling if step.percent is not None]
+    assert percents == sorted(percents)
+    await mine.stop(make_spec().session_id)
 
 
 async def test_no_error_shows_the_registrys_password(make_driver, make_spec, registry, tmp_path, caplog):
@@ -197,10 +238,13 @@ async def test_a_pull_that_waits_for_its_turn_has_not_stalled_and_events_need_no
             api.remove_image(other, force=True)
 
 
-async def test_a_pull_that_waits_for_the_engines_slots_has_not_stalled(
-    make_driver, make_spec, registry, logged_in, docker_host, api
+async def test_a_pull_that_waits_for_the_engines_slots_or_for_a_whole_block_has_not_stalled(
+    make_driver, make_spec, registry, logged_in, docker_host, api, containerd
 ):
-    """The engine fetches three layers at a time, of all pulls together: the last shows no byte while the first go on."""
+    """The classic store fetches three layers at a time, of all pulls together: the last shows no byte while the first go on.
+
+    containerd's fetches all at once and shows whole blocks: none shows a byte until nearly all are there.
+    """
     first = registry.push_generated(docker_host, "first:1", megabytes=9, layers=9)
     last = registry.push_generated(docker_host, "last:1", megabytes=1)
     driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "3s"})
@@ -209,11 +253,11 @@ async def test_a_pull_that_waits_for_the_engines_slots_has_not_stalled(
     try:
         going = asyncio.create_task(driver.start(make_spec("-first", image=first, mounts=()), lambda step: None))
         async with asyncio.timeout(20):
-            while not any(pull.progress.current for pull in driver._making._images._pulls.values()):
+            while not any(pull.layers.fetching() for pull in driver._making._images._pulls.values()):
                 await asyncio.sleep(0.02)
         waiting = asyncio.create_task(driver.start(make_spec("-last", image=last, mounts=()), steps.append))
         assert all(session.ready for session in await asyncio.gather(going, waiting))
-        assert any("waits for the engine" in step.detail for step in steps)
+        assert any("waits for the engine" in step.detail for step in steps) is not containerd
     finally:
         registry.proxy.rate = None
         for suffix, image in (("-first", first), ("-last", last)):

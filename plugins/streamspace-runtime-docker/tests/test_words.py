@@ -1,4 +1,4 @@
-"""The parts without an engine: progress sums, explanations, judgements."""
+"""The parts without an engine: explanations, judgements."""
 
 import dataclasses
 
@@ -8,63 +8,9 @@ from streamspace_agent.runtime import SessionState
 from streamspace_runtime_docker.check import engine_problems
 from streamspace_runtime_docker.found import Found, timestamp
 from streamspace_runtime_docker.marks import Mark, judge
-from streamspace_runtime_docker.pulls import Layers, explain
+from streamspace_runtime_docker.pulls import explain
 
 EXITED = Found("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="2026-01-01T00:00:00Z")
-
-
-def downloading(layer, current, total):
-    return {"id": layer, "status": "Downloading", "progressDetail": {"current": current, "total": total}}
-
-
-def test_bytes_are_summed_over_layers_and_the_total_grows_as_they_become_known():
-    layers = Layers()
-    layers.take({"status": "Pulling from library/x", "id": "1"})
-    layers.take({"id": "a", "status": "Pulling fs layer"})
-    layers.take({"id": "b", "status": "Already exists"})
-    layers.take(downloading("a", 10, 100))
-    assert (layers.progress().current, layers.progress().total, layers.progress().percent) == (10, 100, 10)
-    layers.take(downloading("c", 50, 300))
-    layers.take({"id": "a", "status": "Download complete"})
-    assert (layers.progress().current, layers.progress().total) == (150, 400)
-    layers.take({"id": "c", "status": "Download complete"})
-    layers.take({"id": "a", "status": "Extracting", "progressDetail": {"current": 7, "total": 100}})
-    progress = layers.progress()
-    assert (progress.percent, progress.detail) == (100, "unpacking, 0 of 2 layers")
-    layers.take({"id": "a", "status": "Pull complete"})
-    assert layers.progress().detail == "1 of 2 layers"
-
-
-def test_trying_again_and_saying_the_same_are_no_progress():
-    layers = Layers()
-    assert layers.take(downloading("a", 10, 100))
-    assert not layers.take(downloading("a", 10, 100))
-    assert layers.take({"id": "a", "status": "Retrying in 2 seconds"}) is False
-    assert layers.take(downloading("a", 11, 100))
-
-
-def test_a_pull_waits_for_slots_or_for_the_disk_only_where_nothing_is_being_fetched():
-    layers = Layers()
-    assert not layers.queued(), "the registry has not answered"
-    assert not layers.busy()
-    layers.take({"id": "a", "status": "Pulling fs layer"})
-    layers.take({"id": "b", "status": "Waiting"})
-    layers.take({"id": "c", "status": "Already exists"})
-    assert layers.queued()
-    layers.take({"id": "d", "status": "Download complete"})
-    assert layers.queued(), "what came first waits for what is before it"
-    layers.take(downloading("a", 1, 10))
-    assert not layers.queued(), "it has a slot, and nothing comes"
-    assert not layers.busy()
-    layers.take({"id": "b", "status": "Download complete"})
-    assert not layers.busy()
-    for status in ("Verifying Checksum", "Download complete", "Extracting"):
-        layers.take({"id": "a", "status": status})
-        assert layers.busy()
-    layers.take({"id": "a", "status": "Pull complete"})
-    layers.take({"id": "b", "status": "Pull complete"})
-    layers.take({"id": "d", "status": "Pull complete"})
-    assert not layers.busy()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +32,29 @@ def test_a_pull_waits_for_slots_or_for_the_disk_only_where_nothing_is_being_fetc
         ("invalid reference format", "invalid_image"),
         ("no matching manifest for linux/arm64 in the manifest list entries", "image_not_found"),
         ("something new", "pull_failed"),
+        # What an engine says that keeps its images with containerd.
+        (
+            'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to http://r/v2/x/manifests/9: 429 Too Many Requests',
+            "pull_rate_limited",
+        ),
+        (
+            'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to http://r/v2/x/manifests/9: 403 Forbidden',
+            "pull_denied",
+        ),
+        (
+            'failed to resolve reference "r/x:9": pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials',
+            "pull_denied",
+        ),
+        ('failed to resolve reference "r/x:9": r/x:9: not found', "image_not_found"),
+        ("short read: expected 3002106 bytes but got 1117808: unexpected EOF", "registry_unreachable"),
+        (
+            'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": tls: first record does not look like a TLS handshake',
+            "registry_unreachable",
+        ),
+        (
+            'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": dial tcp: lookup r on 10.0.0.1:53: no such host',
+            "registry_unreachable",
+        ),
     ],
 )
 def test_a_failed_pull_is_explained(text, code):

@@ -21,6 +21,8 @@ Call = Callable[["docker.APIClient"], T]
 CALL_TIMEOUT = 30
 """Seconds an engine may take over one short call; starting a container on a busy host takes some."""
 PING_TIMEOUT = 3
+CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
+"""In the ``DriverStatus`` of ``/info``: the default of Docker 29, on choice since 24."""
 
 
 class Engine:
@@ -70,6 +72,11 @@ class Engine:
             names = {str(component.get("Name", "")) for component in version.get("Components") or []}
             self._podman = "Podman Engine" in names
         return self._podman
+
+    async def has_containerd_store(self) -> bool:
+        """Are images kept by containerd? Asked each time: the engine may have been started anew with the other store."""
+        info = await self.read(lambda client: client.info())
+        return CONTAINERD_STORE in [list(pair) for pair in info.get("DriverStatus") or []]
 
     async def _about(self) -> Mapping[str, Any]:
         """What the engine says of itself and its host; asked once."""

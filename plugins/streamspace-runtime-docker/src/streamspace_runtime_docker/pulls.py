@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
@@ -12,64 +10,8 @@ from streamspace_agent.runtime import Progress, Report
 from streamspace_agent.units import format_bytes, format_seconds
 from streamspace_runtime_docker.engine import Engine
 from streamspace_runtime_docker.errors import EngineError, NotFound, Silent
+from streamspace_runtime_docker.layers import Layers
 from streamspace_runtime_docker.references import allowed, checked, private
-
-
-@dataclass(slots=True)
-class Layers:
-    """The engine's messages about one pull, summed up. ``total`` grows while layers become known."""
-
-    _status: dict[str, str] = field(default_factory=dict)
-    _current: dict[str, int] = field(default_factory=dict)
-    _total: dict[str, int] = field(default_factory=dict)
-    _unpacked: dict[str, int] = field(default_factory=dict)
-
-    def take(self, line: Mapping[str, Any]) -> bool:
-        """Add one message; True when it shows progress. An engine that only tries again gets nowhere."""
-        layer, status = str(line.get("id", "")), str(line.get("status", ""))
-        if not layer or status.startswith(("Pulling from", "Retrying")):
-            return not status.startswith("Retrying")
-        detail = line.get("progressDetail") or {}
-        moved = self._status.get(layer) != status
-        self._status[layer] = status
-        current, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
-        if status == "Downloading":
-            moved |= self._current.get(layer) != current
-            self._current[layer] = current
-            self._total[layer] = max(total, current)
-        elif status == "Extracting":
-            moved |= self._unpacked.get(layer) != current
-            self._unpacked[layer] = current
-        if status in {"Download complete", "Verifying Checksum", "Extracting", "Pull complete"}:
-            self._current[layer] = self._total.get(layer, 0)
-        return moved
-
-    def queued(self) -> bool:
-        """Does every layer that is not there yet wait for one of the slots that the engine shares among all pulls?
-
-        One that is fetched may wait for another: they are unpacked in their order, and not fetched in it.
-        """
-        left = self._left() - {"Download complete"}
-        return bool(left) and left <= {"Pulling fs layer", "Waiting"}
-
-    def busy(self) -> bool:
-        """Is a layer verified or unpacked, or does it wait for that alone? The engine may be silent over it for long."""
-        left = self._left()
-        return bool(left & {"Verifying Checksum", "Extracting"}) or left == {"Download complete"}
-
-    def _left(self) -> set[str]:
-        return set(self._status.values()) - {"Already exists", "Pull complete"}
-
-    def progress(self) -> Progress:
-        states = [s for s in self._status.values() if s != "Already exists"]
-        done = states.count("Pull complete")
-        detail = f"{done} of {len(states)} layers" if states else "asking the registry"
-        if self.queued():
-            detail = f"waits for the engine, which has other layers to fetch, {detail}"
-        elif any(s == "Extracting" for s in states):
-            detail = f"unpacking, {detail}"
-        return Progress("pulling", sum(self._current.values()), sum(self._total.values()), detail)
-
 
 UNPACKING = 1800.0
 """Seconds that an engine may be silent over a layer that it verifies or unpacks: many gigabytes on a slow disk."""
@@ -93,7 +35,7 @@ class Pull:
         self.image = image
         self.moved = 0.0
         """When this pull last showed progress, by the loop's clock; 0 before its turn."""
-        self._layers = Layers()
+        self.layers = Layers()
         self._others = others
         self._allowed = allowed
         self.reports: list[Report] = []
@@ -109,14 +51,11 @@ class Pull:
         try:
             async with self._turns:  # a pull that waits for its turn has not stalled
                 self._show(Progress("pulling", detail=_ASKING))
+                self.layers = Layers(containerd=await self._engine.has_containerd_store())
                 self.moved = loop.time()
                 await self._watched(asyncio.create_task(self._read(), name=f"read of {self.image}"))
         except (TimeoutError, Silent):
-            got = f"{format_bytes(self.progress.current)} of {format_bytes(self.progress.total)} so far"
-            raise CommandFailed(
-                "pull_stalled",
-                f"pulling {self.image} made no progress for {format_seconds(self._stall_timeout)} (PULL_STALL_TIMEOUT), {got}",
-            ) from None
+            raise self._stalled() from None
         except EngineError as error:
             raise await self._explain(error.text) from error
 
@@ -125,7 +64,7 @@ class Pull:
         loop = asyncio.get_running_loop()
         try:
             while not reading.done():
-                left = self.moved + self._stall_timeout - loop.time()
+                left = self.moved + self._patience() - loop.time()
                 if left <= 0:
                     if not self._waits_rightly(loop.time()):
                         raise TimeoutError
@@ -138,12 +77,34 @@ class Pull:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
+    def _patience(self) -> float:
+        """Seconds in which a pull that is fetched must show progress.
+
+        Where it is told in blocks, all layers under way share the line, of whatever image: one block in the time is
+        enough, and it is another layer's for as many times as there are layers.
+        """
+        if not self.layers.containerd:
+            return self._stall_timeout
+        together = sum(other.layers.fetching() for other in self._others())
+        return min(self._stall_timeout * max(1, together), max(self._stall_timeout, UNPACKING))
+
+    def _stalled(self) -> CommandFailed:
+        waited, got, total = self._patience(), format_bytes(self.progress.current), self.progress.total
+        each = (
+            f", {format_seconds(self._stall_timeout)} for each layer under way" if waited > self._stall_timeout else ""
+        )
+        return CommandFailed(
+            "pull_stalled",
+            f"pulling {self.image} made no progress for {format_seconds(waited)} (PULL_STALL_TIMEOUT{each}), "
+            f"{got}{f' of {format_bytes(total)}' if total else ''} so far",
+        )
+
     def _waits_rightly(self, now: float) -> bool:
         """Silent, and yet not stalled: the engine works on what it has of this image, or fetches for another pull."""
-        if self._layers.busy():
+        if self.layers.busy():
             return now - self.moved < UNPACKING
         last = max((other.moved for other in self._others() if other is not self), default=0.0)
-        return self._layers.queued() and now - last < self._stall_timeout
+        return self.layers.queued() and now - last < self._stall_timeout
 
     async def _explain(self, text: str) -> CommandFailed:
         """What an address says that need not be a registry is passed on only where the operator has named it as one."""
@@ -167,9 +128,9 @@ class Pull:
             async for line in lines:
                 if error := line.get("error"):
                     raise await self._explain(str((line.get("errorDetail") or {}).get("message") or error))
-                if self._layers.take(line):
+                if self.layers.take(line):
                     self.moved = asyncio.get_running_loop().time()
-                    self._show(self._layers.progress())
+                    self._show(self.layers.progress())
 
     def _show(self, progress: Progress) -> None:
         self.progress = progress
@@ -269,7 +230,7 @@ _EXPLANATIONS = (
         "the image does not exist for this host's architecture",
     ),
     (
-        r"dial tcp|no such host|connection refused|i/o timeout|timeout|x509|certificate|server misbehaving|unreachable|connection reset|\bEOF\b|pinging container registry|server gave HTTP response",
+        r"dial tcp|no such host|connection refused|i/o timeout|timeout|x509|certificate|server misbehaving|unreachable|connection reset|\bEOF\b|pinging container registry|server gave HTTP response|: tls:",
         "registry_unreachable",
         "the engine cannot reach the registry",
     ),
