@@ -72,6 +72,20 @@ def test_a_layer_that_was_there_at_once_has_no_size_and_keeps_no_percentage_back
     assert [step.percent for step in steps] == [None, None, None, 30]
 
 
+def test_of_a_layer_whose_size_is_never_told_the_bytes_count_and_no_percentage():
+    first, second = told([downloading("a", 2_097_152, -1), {"id": "a", "status": "Download complete"}])
+    assert (first.percent, first.detail) == (None, "2 MiB so far, 0 of 1 layers")
+    assert (second.current, second.percent) == (2_097_152, 100)
+
+
+def test_a_layer_that_is_there_whole_is_being_checked_and_one_without_a_size_is_not():
+    layers = Layers()
+    layers.take(downloading("a", 100, 100))
+    assert layers.busy()
+    layers.take(downloading("a", 100, 0))
+    assert not layers.busy()
+
+
 def test_trying_again_and_saying_the_same_are_no_progress():
     layers = Layers()
     assert layers.take(downloading("a", 10, 100))
