@@ -152,6 +152,31 @@ async def test_of_many_that_do_not_read_those_end_that_have_waited_longest(monke
         assert await asyncio.gather(*(goes_on(reader) for reader, _ in slow)) == [False] * 4 + [True] * 4
 
 
+async def test_of_many_uploads_that_no_session_reads_those_end_that_have_waited_longest(house, monkeypatch):
+    async def deaf(reader, writer):
+        if (await head_of(reader)).startswith(b"GET"):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            return
+        reader._transport.pause_reading()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(stalls, "MOST", 4)
+    await house.session("ann", deaf)
+    uploads = []
+    for _ in range(8):
+        reader, writer = await house.stream()
+        writer.write(f"POST / HTTP/1.1\r\nHost: ann.{DOMAIN}\r\nContent-Length: 100000000\r\n\r\n".encode())
+        writer.write(bytes(30_000_000))
+        uploads.append(reader)
+        await asyncio.sleep(0.3)
+    await until(lambda: house.gateway.status().connections == 4)
+    ended = [asyncio.ensure_future(first_line(reader)) for reader in uploads]
+    await asyncio.wait(ended, timeout=2)
+    assert [one.done() for one in ended] == [True] * 4 + [False] * 4
+    for one in ended:
+        one.cancel()
+
+
 async def goes_on(reader):
     """Whether more comes than all buffers between here and the session hold."""
     try:
