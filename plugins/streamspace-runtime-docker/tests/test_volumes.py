@@ -138,3 +138,22 @@ async def test_volumes_of_a_session_that_was_stopped_before_are_gone_when_the_st
     await driver.stop(spec.session_id)
     await driver.stop(spec.session_id, delete_volumes=True)
     assert volumes(api, spec) == set()
+
+
+async def test_a_session_that_starts_again_meanwhile_keeps_what_it_makes_and_none_of_what_was_deleted(
+    make_driver, odd, make_spec, quiet, api
+):
+    odd.delay(LIST, 3.0)
+    odd.delay("POST /containers/create", 4.0)
+    driver, home = make_driver(odd=odd), (Mount("home", "/home/user"),)
+    both = make_spec(mounts=(*home, Mount("data", "/data")))
+    await driver.start(both, quiet)
+    await driver.stop(both.session_id)
+    one = make_spec(command_id="second", mounts=home)
+    await driver.start(one, quiet)
+    await driver.stop(one.session_id, delete_volumes=True)
+    again = make_spec(command_id="third", mounts=both.mounts)
+    await driver.start(again, quiet)
+    assert volumes(api, again) == {"home", "data"}
+    found = api.volumes(filters={"label": f"streamspace.session={again.session_id}"})["Volumes"]
+    assert {volume["Labels"]["streamspace.command"] for volume in found} == {"third"}

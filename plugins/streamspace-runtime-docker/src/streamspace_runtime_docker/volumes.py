@@ -39,6 +39,7 @@ class Volumes:
 
     async def make(self, spec: SessionSpec, mount: Mount) -> None:
         """An existing volume of the session is used as it is; the engine answers with its labels."""
+        await self._swept_before(spec.session_id)
         name = volume_name(spec.session_id, mount.name)
         marks = labels.of_session(self._settings.agent_id, spec) | {labels.VOLUME: mount.name}
         try:
@@ -131,7 +132,7 @@ class Volumes:
         for name in found.volumes if found else ():
             if (body := await self._look(name)) and not self._stranger(session_id, body):
                 await self.remove(name)
-        sweep = asyncio.create_task(self._sweep(session_id), name=f"volumes of {session_id}")
+        sweep = asyncio.create_task(self._sweep(session_id), name=_sweep_name(session_id))
         self._sweeps.add(sweep)
         sweep.add_done_callback(self._swept)
         if found is None:
@@ -144,6 +145,11 @@ class Volumes:
         answer = await self._engine.read(lambda client: client.volumes(filters={"label": wanted}))
         for volume in answer.get("Volumes") or []:
             await self.remove(volume["Name"])
+
+    async def _swept_before(self, session_id: str) -> None:
+        """What an earlier stop has yet to find is neither to be used again nor to be taken for what is made now."""
+        if sweeps := [sweep for sweep in self._sweeps if sweep.get_name() == _sweep_name(session_id)]:
+            await asyncio.wait(sweeps)
 
     def _swept(self, sweep: "asyncio.Task[None]") -> None:
         self._sweeps.discard(sweep)
@@ -178,6 +184,10 @@ class Volumes:
     def close(self) -> None:
         for sweep in self._sweeps:
             sweep.cancel()
+
+
+def _sweep_name(session_id: str) -> str:
+    return f"volumes of {session_id}"
 
 
 def _unknown(name: str) -> str:
