@@ -83,7 +83,7 @@ class Registrar:
     async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Return once the control plane has accepted this agent. Retries without end what may heal.
 
-        Raises :exc:`Refused` for what does not: rejected, or a key that is bad or unknown of an agent that was never accepted.
+        Raises :exc:`Refused` for what does not: rejected, or, of an agent that was never accepted, any other refusal of the control plane's own.
         """
         body = self._body(capacity, metadata)
         self._keys.look()
