@@ -86,6 +86,22 @@ async def test_a_session_whose_network_is_gone_wakes_on_the_one_of_now(make_driv
     assert attached(api, spec) == {network}
 
 
+async def test_an_engine_that_asks_for_the_network_a_session_was_made_for_is_given_one_of_that_name(
+    make_driver, spec, quiet, earlier, api, network, odd
+):
+    """Engines from 28 do, whatever the container is attached to now."""
+    before = make_driver(network_name=earlier)
+    await before.start(spec, quiet)
+    await before.hibernate(spec.session_id)
+    api.remove_network(earlier)
+    words = f"could not find a network matching network mode {earlier}: network {earlier} not found"
+    odd.refuse(r"^POST /containers/\w+/start", 404, f"failed to set up container networking: {words}", times=1)
+    driver = make_driver(odd=odd)
+    assert (await driver.wake(spec.session_id, quiet)).ready
+    assert attached(api, spec) == {network}
+    assert [item.name for item in await driver.leftovers(frozenset({spec.session_id}))] == [earlier]
+
+
 async def test_a_session_wakes_on_a_network_that_was_made_anew_under_its_name(make_driver, spec, quiet, earlier, api):
     """The container still names the old one's id; the driver still believes that it is there."""
     driver = make_driver(network_name=earlier)

@@ -43,6 +43,12 @@ class Attachments:
                 "network_failed", f"cannot attach the session to the network {self._name}: {error.text}"
             ) from error
 
+    async def allow_start(self, found: Found, refusal: str) -> None:
+        """After an engine refused to start a container for its networks: mend them, and what the refusal names."""
+        await self.mend(found, anew=True)
+        if "network mode" in refusal:
+            await self._networks.stand_in(found.network_mode)
+
     async def _outlived(self, network: str) -> bool:
         """Is it gone, or the sessions' network of another time?"""
         try:

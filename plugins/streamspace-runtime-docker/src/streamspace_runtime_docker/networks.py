@@ -127,7 +127,7 @@ class Networks:
         """One network of the name, whatever others do at this moment."""
         bodies = await self.named()
         if not bodies:
-            await self._make()
+            await self._make(self._settings.network_name)
             bodies = await self._listed()
         for spare in bodies[1:]:
             if await self.users(spare):
@@ -153,8 +153,13 @@ class Networks:
             return not (await self.ensure()).direct
         return self._own.publish_ports == "always"
 
-    async def _make(self) -> None:
-        name = self._settings.network_name
+    async def stand_in(self, name: str) -> None:
+        """Make a network only so that there is one of that name: engines from 28 refuse to start a container while the network
+        that it was made for is gone, whatever it is attached to now. It is left over at once, and needed again at the next wake.
+        """
+        await self._make(name)
+
+    async def _make(self, name: str) -> None:
         marks = labels.common(self._settings.agent_id)
         try:
             await self._engine.change(

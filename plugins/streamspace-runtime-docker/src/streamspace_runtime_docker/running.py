@@ -76,7 +76,7 @@ class Running:
         except EngineError as error:
             # Docker looks networks up at start only; one may be gone since it was last seen.
             if again and "network" in error.text.lower() and (found := await self._store.look(container)):
-                await self._attachments.mend(found, anew=True)
+                await self._attachments.allow_start(found, error.text)
                 await self._start(container, again=False)
             elif isinstance(error, NotFound) and "container" in error.text.lower():
                 raise CommandFailed("start_failed", "the container was removed while it was started") from error
