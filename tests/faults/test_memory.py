@@ -101,8 +101,8 @@ def peak(agent):
 
 @pytest.fixture
 def limited(make_agent):
-    async def make(url):
-        agent = await make_agent(CONTROL_PLANE_URL=url, HEALTH_CHECK_INTERVAL="1s")
+    async def make(url, **more):
+        agent = await make_agent(CONTROL_PLANE_URL=url, HEALTH_CHECK_INTERVAL="1s", **more)
         agent.prefix = ("prlimit", f"--data={LIMIT}")
         return await agent.start()
 
@@ -169,4 +169,22 @@ async def test_an_endless_answer_to_the_registration_costs_none(limited, until, 
         agent = await limited(f"ws://127.0.0.1:{port}")
         await until(lambda: asked >= 3)
         assert peak(agent) < LIMIT / 2
+        assert await agent.terminate() == 0
+
+
+@pytest.mark.timeout(240)
+async def test_commands_that_wait_for_an_engine_cost_no_more_memory_than_there_is(limited, until, tmp_path):
+    """An empty list has three characters in a message, and takes sixteen times as much once it is read."""
+    async with mouth() as (plane, url):
+        agent = await limited(url, DOCKER_HOST=f"unix://{tmp_path}/none.sock", DRAIN_TIMEOUT="0s")
+        await until(lambda: plane.heard)
+        for number in range(1500):
+            body = {"sessionId": f"s{number}", "ignored": [[]] * 9_000}
+            command = {"commandId": f"c{number}", "action": "stop_session", "payload": body}
+            plane.said.put_nowait(stamped("command", command))
+        plane.said.put_nowait(stamped("command", {"commandId": "last", "action": "make_coffee"}))
+        await until(lambda: [m for m in plane.heard if m["payload"].get("commandId") == "last"], timeout=120)
+        assert peak(agent) < LIMIT / 2
+        refused = {m["payload"]["commandId"] for m in plane.heard if m["payload"].get("error", "").startswith("busy: ")}
+        assert 1000 < len(refused) < 1500
         assert await agent.terminate() == 0
