@@ -1,7 +1,9 @@
 """The sessions' network: one of its name, whoever makes it, and what is said where it does not keep sessions apart."""
 
 import asyncio
+import functools
 
+import docker
 import pytest
 
 from streamspace_agent.errors import CommandFailed
@@ -20,7 +22,13 @@ def name(api, run_label):
 
 
 def make(api, name):
-    return api.create_network(name, driver="bridge", check_duplicate=False, options={ICC: "false"})["Id"]
+    """Its id; "" where the engine keeps one network of a name and has it, as those from 25 do."""
+    create = functools.partial(api.create_network, name, driver="bridge", check_duplicate=False, options={ICC: "false"})
+    if named(api, name) and int(api.version()["Version"].partition(".")[0]) >= 25:
+        with pytest.raises(docker.errors.APIError, match="already exists"):
+            create()
+        return ""
+    return create()["Id"]
 
 
 def named(api, name):
@@ -41,12 +49,11 @@ async def test_two_agents_that_make_the_network_at_once_end_with_one(
 async def test_of_two_networks_of_the_name_the_empty_one_goes_when_a_session_starts(
     make_driver, spec, quiet, api, name
 ):
-    make(api, name)
-    make(api, name)
+    made = [network for network in (make(api, name), make(api, name)) if network]
     driver = make_driver(network_name=name)
-    [problem] = [p for p in await driver.check() if "2 networks with the name" in p.message]
-    assert not problem.fatal
-    assert len(named(api, name)) == 2, "a check changes nothing"
+    problems = [p for p in await driver.check() if "2 networks with the name" in p.message]
+    assert [p.fatal for p in problems] == [False] * (len(made) - 1)
+    assert sorted(named(api, name)) == sorted(made), "a check changes nothing"
     assert (await driver.start(spec, quiet)).ready
     assert len(named(api, name)) == 1
     assert not [p for p in await driver.check() if "networks with the name" in p.message]
@@ -67,6 +74,9 @@ async def test_two_networks_of_the_name_that_are_both_in_use_are_told(make_drive
     driver, spec = make_driver(network_name=name), make_spec("-first")
     await driver.start(spec, quiet)
     second = make(api, name)
+    if not second:
+        assert (await make_driver(network_name=name).start(make_spec("-second"), quiet)).ready
+        return
     api.connect_container_to_network(f"streamspace-{spec.session_id}", second)
     with pytest.raises(CommandFailed, match=r"network_failed: .* 2 networks with the name .*docker network rm"):
         await make_driver(network_name=name).start(make_spec("-second"), quiet)
@@ -86,6 +96,7 @@ async def test_a_host_whose_firewall_does_not_see_sessions_is_told_everywhere(ma
 
 async def test_no_advice_costs_a_sleeping_session(make_driver, odd, spec, monkeypatch):
     monkeypatch.setattr("streamspace_runtime_docker.check.LOW_DISK", 2**62)
+    odd.change("GET /info", lambda body: body | {"DockerRootDir": "/"})  # an engine's folder may be out of sight
     odd.answer("GET /networks\\?", [{"Name": f"n{i}", "Id": f"{i}"} for i in range(40)])
     problems = await make_driver(odd=odd, network_name="never-made").check()
     texts = [p.fix for p in problems if "free in the engine's folder" in p.message or "address pools" in p.message]
