@@ -11,6 +11,7 @@ from playwright.async_api import TimeoutError, async_playwright, expect  # noqa:
 from lab import browser as lab_browser
 from lab import novnc
 from streamspace_devplane import DevPlane, Settings
+from tests.integration.browser.puppet import Puppet
 from tests.relay import KIND
 
 PICTURES = Path(__file__).parents[3] / "artifacts" / "browser"
@@ -35,6 +36,13 @@ async def chromium():
         browser = await playwright.chromium.launch(executable_path=executable, args=[*lab_browser.FLAGS])
         yield browser
         await browser.close()
+
+
+@pytest.fixture
+async def taker(plane, agent_id):
+    """An agent that takes sessions, and does nothing with them."""
+    async with Puppet(plane, f"{agent_id}-taker", obeys=False) as puppet:
+        yield puppet
 
 
 class Visitor:
@@ -81,7 +89,7 @@ async def visit(chromium, request):
         for _ in range(3):
             # Where the network changed while the scripts came, the page has none: a person would load it again.
             with contextlib.suppress(TimeoutError):
-                await page.get_by_text("live", exact=True).wait_for(timeout=8_000)
+                await page.locator("body[data-feed=live]").wait_for(timeout=8_000)
                 return visitors[-1]
             await page.reload()
         raise AssertionError(f"{url} did not become live, though it was loaded again and again")

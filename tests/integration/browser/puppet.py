@@ -20,17 +20,24 @@ class Puppet:
         "stop_session": {"state": "terminated"},
     }
 
-    def __init__(self, plane, agent_id, *, obeys=True):
+    def __init__(self, plane, agent_id, *, obeys=True, capacity=None, **metadata):
         self.plane = plane
         self.agent_id = agent_id
         self.obeys = obeys
+        self.capacity = capacity or {}
+        self.metadata = {"hostname": "a-host", **metadata}
         self.heard = []
 
     async def register(self, key=None):
         """With the agent's own key, or another; what the plane answered."""
         self.key = {"X-Agent-API-Key": key or await self.plane.issue_key(self.agent_id)}
         async with httpx.AsyncClient(base_url=self.plane.url, trust_env=False) as http:
-            body = {"agentId": self.agent_id, "platform": "docker", "metadata": {"hostname": "a-host"}}
+            body = {
+                "agentId": self.agent_id,
+                "platform": "docker",
+                "capacity": self.capacity,
+                "metadata": self.metadata,
+            }
             return await http.post("/api/v1/agents/register", json=body, headers=self.key)
 
     async def connect(self):
@@ -51,9 +58,9 @@ class Puppet:
     async def __aexit__(self, *_):
         await self.leave()
 
-    async def runs(self, session_id):
+    async def runs(self, session_id, **wish):
         """A session of this agent's, running."""
-        start = await self.plane.start_session("desktop", session_id=session_id, agent_id=self.agent_id)
+        start = await self.plane.start_session("desktop", session_id=session_id, agent_id=self.agent_id, **wish)
         if self.obeys:
             await self.plane.wait_command(start)
         else:
@@ -62,6 +69,11 @@ class Puppet:
 
     async def status(self, session_id, **more):
         await self.say("status", sessionId=session_id, **more)
+
+    async def answers(self, kind, **more):
+        """Say `kind` of the command that was heard last."""
+        commands = [message["payload"]["commandId"] for message in self.heard if message["type"] == "command"]
+        await self.say(kind, commandId=commands[-1], **more)
 
     async def say(self, kind, **payload):
         stamp = datetime.now(UTC).isoformat()

@@ -29,7 +29,7 @@ async def test_the_focus_stays_with_a_session_through_its_states_and_each_is_sai
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="Sessions", exact=True)).to_be_focused()
-        assert await page.evaluate("heard") == ["one: hibernated", "one: running", "one: terminated"]
+        assert await page.evaluate("heard") == ["one: hibernated", "one: running", "one: ended"]
 
 
 async def test_a_button_keeps_the_focus_while_its_command_is_under_way(plane, agent_id, visit):
@@ -44,8 +44,9 @@ async def test_a_button_keeps_the_focus_while_its_command_is_under_way(plane, ag
         home.page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
         await hibernate.focus()
         await home.page.keyboard.press("Enter")
-        await expect(hibernate).to_be_disabled()
-        await expect(hibernate).to_be_focused()
+        begun = card(home, "one").get_by_role("button", name="Hibernating")
+        await expect(begun).to_be_disabled()
+        await expect(begun).to_be_focused()
         await home.page.keyboard.press("Enter")
-        await expect(hibernate).to_be_focused()
+        await expect(begun).to_be_focused()
         assert len(sent) == 1

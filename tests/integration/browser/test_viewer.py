@@ -138,7 +138,7 @@ async def test_a_view_is_not_offered_where_no_viewer_could_show_anything(
     await plane.wait_command(start, timeout=60)
     await plane.wait_session(NAME, state="running", vnc_ready=True)
     home = await visit(plane.url)
-    await expect(card(home)).to_contain_text(f"no view: {reason}")
+    await expect(card(home)).to_contain_text(f"No view: {reason}")
     await expect(card(home).get_by_role("link", name="View")).to_have_count(0)
     await expect(card(home).get_by_role("button", name="Hibernate")).to_be_visible()
     await home.picture("no-view")

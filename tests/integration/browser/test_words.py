@@ -19,12 +19,12 @@ async def test_a_session_whose_start_was_refused_says_so_and_can_be_removed(plan
     home = await visit(plane.url)
     refused = card(home, name)
     await expect(refused).to_have_attribute("data-state", "failed")
-    await expect(refused).to_contain_text("starting failed: invalid_session_id")
+    await expect(refused).to_contain_text("Starting failed: ")
     await expect(refused.get_by_role("progressbar")).to_have_count(0)
     await expect(refused.get_by_role("button", name="Stop")).to_have_count(0)
     await home.picture("refused")
     viewer = await visit(f"{plane.url}/sessions/{name}/view")
-    await expect(viewer.page.get_by_text("It failed: invalid_session_id")).to_be_visible()
+    await expect(viewer.page.get_by_text("It failed: ")).to_be_visible()
     await refused.get_by_role("button", name="Remove").click()
     await home.page.get_by_role("button", name=re.compile("(Stop|Remove) it")).click()
     await expect(refused).to_have_count(0)
@@ -46,7 +46,7 @@ async def test_a_session_that_no_agent_ever_reported_on_says_so_and_is_forgotten
     assert await plane.sessions() == []
 
 
-async def test_the_dialog_takes_the_names_that_an_agent_takes(plane, visit):
+async def test_the_dialog_takes_the_names_that_an_agent_takes(plane, visit, taker):
     home = await visit(plane.url)
     await home.page.get_by_role("button", name="Start a session").click()
     field = home.page.get_by_label("Name")
@@ -163,12 +163,14 @@ async def test_ten_open_pages_of_one_browser_are_all_live_and_can_act(plane, age
 async def test_a_page_whose_plane_was_away_goes_on_and_repeats_no_line(plane, agent, agent_id, visit):
     home = await visit(plane.url)
     lines = home.page.get_by_label("Messages between").locator("li")
-    await expect(lines.filter(has_text="connected")).to_have_count(1)
+    connected = lines.filter(has=home.page.get_by_text("connected", exact=True))
+    await expect(connected).to_have_count(1)
     await plane.restart(down_for=1)
     await plane.wait_agent(agent_id)
     await expect(home.page.get_by_text("live", exact=True)).to_be_visible()
-    await expect(lines.filter(has_text="· connected")).to_have_count(2)
-    assert await lines.filter(has_text="· register").count() == len(await plane.events(type="register"))
+    await expect(connected).to_have_count(2)
+    registers = lines.filter(has=home.page.get_by_text("register", exact=True))
+    assert await registers.count() == len(await plane.events(type="register"))
     home.complaints.clear()  # the browser's own lines on refused connections
 
 
@@ -183,7 +185,7 @@ async def test_a_start_that_is_pressed_twice_starts_one_session(plane, agent, vi
     assert len(await plane.sessions()) == 1
 
 
-async def test_what_cannot_be_done_is_told_where_it_was_asked_for(plane, agent_id, visit):
+async def test_what_cannot_be_done_is_told_where_it_was_asked_for(plane, agent_id, visit, taker):
     async with httpx.AsyncClient(base_url=plane.url, trust_env=False) as http:
         key = {"X-Agent-API-Key": await plane.bootstrap_key()}
         body = {"agentId": agent_id, "platform": "docker"}
@@ -247,7 +249,7 @@ async def test_a_start_is_offered_those_agents_that_take_one_and_a_name_that_is_
         page = home.page
         await page.get_by_role("button", name="Start a session").click()
         offered = await page.locator("#start-agent option").all_text_contents()
-        assert offered == ["any", agent_id, f"{away.agent_id} (away: it would wait)"]
+        assert offered == ["any", agent_id, f"{away.agent_id} (away)"]
         await page.get_by_label("Name").fill("one")
         await page.get_by_role("button", name="Start", exact=True).click()
         await expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text(

@@ -41,6 +41,8 @@ class Hub:
         self.links: dict[str, Link] = {}
         self.connections: Counter[str] = Counter()
         """How often each agent has connected since this began."""
+        self.left: dict[str, float] = {}
+        """When each agent's last connection ended."""
         self.viewers: dict[str, str] = {}
         """The mark of each session's latest viewer."""
         self.web_gateway = settings.web_gateway
@@ -109,6 +111,7 @@ class Hub:
             self.relay.closed(link)
             if self.links.get(agent_id) is link:
                 del self.links[agent_id]
+                self.left[agent_id] = time.time()
                 status = "stale" if link.closing == "stale" else "offline"
                 self.store.change("UPDATE agents SET status = ? WHERE agent_id = ?", status, agent_id)
             self.store.log(agent_id, "plane", "disconnected", {"reason": link.closing or "the agent left"})

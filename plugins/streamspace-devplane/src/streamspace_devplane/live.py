@@ -87,16 +87,21 @@ class Live:
             await changed.wait()
 
     def state(self, session_id: str | None = None) -> dict[str, Any]:
-        """Agents with the number of connections they have made, sessions with `lastCommand`, `lastStart` and the mark of
+        """Agents with the number of connections they have made and the time of the last one's end, sessions with `lastCommand`, `lastStart` and the mark of
         their latest viewer (`?viewer=` of its address), and what would have crashed the deployed control plane. Of sessions that are over, the latest;
-        `unseen` counts the others of each state. With an id, that session only, however long it has been over.
+        `unseen` counts the others of each state; `keeps`: commands wait for agents that are away. With an id, that session only, however long it has been over.
         """
         agents = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
         sessions = self._of(session_id) if session_id is not None else self._latest()
         last = self.store.last_command
         return {
             "agents": [
-                {**row, "connected": row["agentId"] in self.hub.links, "links": self.hub.connections[row["agentId"]]}
+                {
+                    **row,
+                    "connected": row["agentId"] in self.hub.links,
+                    "links": self.hub.connections[row["agentId"]],
+                    "leftAt": self.hub.left.get(row["agentId"]),
+                }
                 for row in agents
             ],
             "sessions": [
@@ -109,6 +114,7 @@ class Live:
                 for row in sessions
             ],
             "crashes": {"count": self.hub.counters["controlPlaneCrashes"], "last": self.hub.crashes.last},
+            "keeps": self.hub.settings.keep_commands,
             "unseen": {state: max(0, self._count(state) - OVER_SHOWN) for state in OVER},
         }
 

@@ -1,21 +1,57 @@
 // The agents' cards.
 import { $, complain, el, forgive, keyed, openDialog, press, say, show } from "./dom.js";
 import { call } from "./plane.js";
-import { ago } from "./words.js";
+import { runningOn, standing } from "./standing.js";
+import { ago, counted } from "./words.js";
 
 const cards = new Map();
 let rows = [];
-let running = {};
+let sessions = [];
 
-export function showAgents({ agents, sessions }) {
-  rows = agents;
-  running = {};
-  for (const { agentId, state } of sessions) if (state === "running") running[agentId] = (running[agentId] ?? 0) + 1;
-  show($("no-agents"), agents.length === 0);
-  keyed($("agents"), cards, agents, (agent) => agent.agentId, (agent) => new Card(agent));
+export function showAgents(state) {
+  rows = state.agents;
+  sessions = state.sessions;
+  show($("no-agents"), rows.length === 0);
+  lay();
 }
 
 setInterval(() => rows.forEach((agent) => cards.get(agent.agentId)?.update(agent)), 1000);
+
+// The sessions below are what a person comes for: of many agents only those come first that need somebody, and the rest on demand.
+const PHONE = matchMedia("(max-width: 34rem)");
+const TABLET = matchMedia("(max-width: 50rem)");
+const room = () => (PHONE.matches ? 1 : TABLET.matches ? 4 : 6);
+const FIRST = ["pending", "offline", "stale", "rejected", "handover", "draining", "approved"];
+let all = false;
+
+for (const width of [PHONE, TABLET]) width.addEventListener("change", lay);
+
+export function prepareAgents() {
+  $("all-agents").onclick = () => {
+    all = !all;
+    lay();
+  };
+}
+
+const urgency = (agent) => (FIRST.indexOf(standing(agent)) + FIRST.length + 1) % (FIRST.length + 1);
+
+function lay() {
+  const many = rows.length > room();
+  const sorted = many ? rows.toSorted((one, other) => urgency(one) - urgency(other)) : rows;
+  keyed($("agents"), cards, many && !all ? sorted.slice(0, room()) : sorted, (agent) => agent.agentId, (agent) => new Card(agent));
+  show($("agents-foot"), many);
+  say($("all-agents"), all ? "Show fewer" : `Show all ${rows.length}`);
+  $("all-agents").ariaExpanded = String(all);
+  say($("agents-count"), many ? summary() : "");
+}
+
+const NAMES = { pending: "waiting for approval", handover: "changing leader" };
+
+function summary() {
+  const counts = new Map();
+  for (const agent of rows) counts.set(standing(agent), (counts.get(standing(agent)) ?? 0) + 1);
+  return [...counts].map(([state, count]) => `${count} ${NAMES[state] ?? state}`).join(", ");
+}
 
 // Where nobody else could lead, the host says enough.
 function lead({ leader, hostname, epoch, electionBackend }, now) {
@@ -24,18 +60,25 @@ function lead({ leader, hostname, epoch, electionBackend }, now) {
   return `${now ? "Led" : "Last led"} by ${leader ?? hostname ?? "a replica"}, epoch ${epoch ?? "unknown"} (elected by ${electionBackend})`;
 }
 
-// What its card says of it; one that was approved and has not come back yet is not gone.
-function stateOf({ approval, status, connected, registrations }) {
-  if (approval !== "approved") return approval;
-  return connected ? status : registrations === 0 ? "approved" : status;
-}
-
 const AWAY = (where, id) => `Is docker-agent still running${where}? It connects again by itself, and its own log says what keeps it. If it is gone for good: streamspace-devplane forget --agent ${id}`;
 const HELP = {
   approved: () => "Approved; it connects within 30 s, if it is still running.",
+  draining: () => "Its leader finishes what it has begun and hands over. The sessions run on.",
+  handover: () => "Its leader has left; another replica takes over, usually within seconds. The sessions run on.",
+  rejected: (where, id) => `It is refused. To let it in after all, start it again after: streamspace-devplane approve ${id}`,
   offline: AWAY,
   stale: AWAY,
 };
+
+// "128Gi" is how the agent writes it to machines.
+const unit = (amount) => String(amount).replace(/^([\d.]+)([KMGT]i)$/, "$1 $2B");
+
+function load({ agentId, connected, capacity }) {
+  const count = runningOn(agentId, sessions);
+  const most = capacity.maxSessions === undefined ? "" : `, of at most ${capacity.maxSessions}`;
+  const shared = [capacity.cpu, capacity.memory].filter(Boolean).map(unit).join(" and ");
+  return `${counted(count, "session runs", "sessions run")}${connected || count === 0 ? "" : " as far as known"}${most}${most && shared && ` that share ${shared}`}`;
+}
 
 class Card {
   constructor(agent) {
@@ -64,17 +107,16 @@ class Card {
   }
 
   update(agent) {
-    const { metadata, capacity } = agent;
-    const state = stateOf(agent);
-    say(this.state, state === "pending" ? "waits for approval" : state);
+    const { metadata } = agent;
+    const state = standing(agent);
+    say(this.state, state === "pending" ? "waits for approval" : NAMES[state] ?? state);
     this.state.className = `state ${state}`;
     say(this.leader, lead(metadata, agent.connected || agent.approval === "pending"));
-    const count = running[agent.agentId] ?? 0;
-    const most = capacity.maxSessions === undefined ? "" : `${capacity.maxSessions} sessions`;
-    const room = [most, capacity.cpu, capacity.memory].filter(Boolean).join(", ");
-    say(this.capacity, `${count} ${count === 1 ? "session runs" : "sessions run"}${agent.connected || count === 0 ? "" : " as far as known"}${room && `; room for ${room}`}`);
+    say(this.capacity, load(agent));
     const beat = agent.heartbeatAt ? `heartbeat ${ago(agent.heartbeatAt)}` : "no heartbeat yet";
-    say(this.link, `${agent.connected ? "Linked" : "No link"}, ${beat}`);
+    say(this.link, `${agent.connected ? "Connected" : "Not connected"}, ${beat}`);
+    show(this.link, agent.approval !== "pending");
+    show(this.capacity, agent.approval !== "pending");
     say(this.help, HELP[state]?.(metadata.hostname ? ` on ${metadata.hostname}` : "", agent.agentId) ?? "");
     show(this.verdict, agent.approval === "pending");
   }

@@ -1,15 +1,17 @@
 // What agents and the control plane say to each other: all of it, live, and one session's.
 import { $, el, keyed, openDialog, say, show } from "./dom.js";
 import { call, pathOf } from "./plane.js";
-import { bytes, clock, cores, span } from "./words.js";
+import { bytes, clock, cores, counted, span } from "./words.js";
 
 const KEPT = { false: 400, true: 100 }; // lines, by whether they are routine: what comes all the time drives out nothing else
 const ROUTINE = new Set(["heartbeat", "ping", "pong"]);
 const PROBLEMS = new Set(["failed", "unreadable", "stuck_session", "register_refused", "connect_refused", "crash"]);
-const AS_ASKED = /^(the session is (hibernated|terminated)$|idle_timeout:|max_session_duration:)/; // an end that somebody wanted
+// What ends a viewer as somebody wanted, or until another leader serves it.
+const AS_ASKED = /^(the session is (hibernated|terminated)$|idle_timeout:|max_session_duration:|the connection to the session (was interrupted|is being renewed))/;
 const ACTIONS = 400;
 const actions = new Map(); // what the latest commands' ids stand for
-const ARROWS = { to_agent: "→ ", from_agent: "← ", plane: "· " };
+const STEPS = { pending: "not sent yet", ack: "under way" };
+const ARROWS = { to_agent: "→ ", from_agent: "← " }; // the plane's own notes go nowhere
 
 export function prepareLog() {
   $("log-beats").onchange = $("log-filter").oninput = () => {
@@ -49,11 +51,11 @@ function sift(line) {
 
 // The payload is laid out when somebody opens it.
 function lineOf(row, withAgent) {
-  const about = [summary(row), withAgent && row.agentId].filter(Boolean).join(" · ");
   const head = el("summary", {},
     el("time", { dateTime: new Date(row.time * 1000).toISOString() }, clock(row.time)),
-    el("span", { className: "way" }, (ARROWS[row.direction] ?? "") + row.type),
-    el("span", { className: "what" }, about));
+    el("span", { className: "way" }, el("span", { className: "arrow", ariaHidden: "true" }, ARROWS[row.direction] ?? ""), row.type),
+    el("span", { className: "what" }, summary(row)),
+    ...(withAgent ? [el("span", { className: "who" }, row.agentId ?? "")] : []));
   const details = el("details", {}, head);
   details.addEventListener("toggle", () => details.append(el("pre", {}, JSON.stringify(row.payload, null, 2))), { once: true });
   const problem = PROBLEMS.has(row.type) || (row.type === "status" && row.payload.state === "failed")
@@ -76,7 +78,7 @@ function summary({ type, payload }) {
       return [payload.sessionId, payload.state, more].filter(Boolean).join(" ");
     }
     case "heartbeat":
-      return [payload.status, `${payload.activeSessions} sessions`, ...Object.entries(payload.sessions ?? {}).map(use)].join(", ");
+      return [payload.status, counted(payload.activeSessions ?? 0, "session"), ...Object.entries(payload.sessions ?? {}).map(use)].join(", ");
     default: {
       const subject = payload.sessionId ?? actions.get(payload.commandId) ?? payload.commandId;
       return [subject, payload.reason ?? payload.error ?? payload.cause].filter(Boolean).join(": ");
@@ -126,7 +128,7 @@ class Command {
     const [when, what, , took, error] = this.cells;
     say(when, clock(row.createdAt));
     say(what, row.action.replace("_session", ""));
-    say(this.state, row.state);
+    say(this.state, STEPS[row.state] ?? row.state);
     this.state.className = `state ${row.state}`;
     say(took, row.finishedAt ? span(row.finishedAt - row.createdAt) : "");
     say(error, row.error ?? "");

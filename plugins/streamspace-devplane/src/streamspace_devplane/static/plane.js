@@ -1,6 +1,4 @@
 // The control plane's API, and its live feed.
-import { say } from "./dom.js";
-
 const PATIENCE = 10_000; // ms for any answer: a plane that is frozen takes connections, and says nothing
 
 export class Gone extends Error {
@@ -40,14 +38,15 @@ export const socketTo = (path, ...protocols) =>
 
 const RECONNECT = 1000; // ms
 
-// `on`: state(state), log(rows), away(). It connects again by itself, after the last line that it has seen. A connection
+// `on`: state(state), log(rows), away(), and feed(text, live) on how the feed itself is. It connects again by itself, after the
+// last line that it has seen. A connection
 // that ended says little, since a browser drops them for its own reasons; one that brought nothing says that the plane is away.
-export function follow(feed, on, session = null, last = 0) {
+export function follow(on, session = null, last = 0) {
   const wish = new URLSearchParams(session === null ? { after: last } : { session });
   const socket = socketTo(`/live?${wish}`);
   const tell = (text, live) => {
-    say(feed, text);
-    feed.classList.toggle("live", live);
+    document.body.dataset.feed = live ? "live" : "";
+    on.feed?.(text, live);
   };
   const patience = setTimeout(() => socket.close(), PATIENCE);
   let heard = false;
@@ -64,6 +63,6 @@ export function follow(feed, on, session = null, last = 0) {
     clearTimeout(patience);
     tell(heard ? "connecting" : "the control plane is away", false);
     if (!heard) on.away?.();
-    setTimeout(() => follow(feed, on, session, last), RECONNECT);
+    setTimeout(() => follow(on, session, last), RECONNECT);
   });
 }

@@ -26,7 +26,7 @@ export class Plot {
     });
     this.now = el("b");
     this.scale = el("span");
-    const caption = el("figcaption", {}, el("span", {}, `${title} `, this.now), this.scale);
+    const caption = el("figcaption", {}, el("span", {}, `${title} `, this.now), this.scale); // a line each, here as in the plot beside it
     this.node = el("figure", { className: `plot ${kind}` }, caption, this.svg);
   }
 

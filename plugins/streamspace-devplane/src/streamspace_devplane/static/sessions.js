@@ -3,7 +3,8 @@ import { $, complain, el, Folded, forgive, keyed, openDialog, press, say, show }
 import { showSessionLog } from "./log.js";
 import { call, pathOf } from "./plane.js";
 import { Plot } from "./plot.js";
-import { bytes, cores, coresUsed, noView, span, webPage } from "./words.js";
+import { changesLeader, nobodyTakes } from "./standing.js";
+import { bytes, capital, cores, coresUsed, notStarted, noView, plain, span, stateName, toneOf, webPage } from "./words.js";
 
 const running = new Map();
 const ended = new Map();
@@ -11,16 +12,20 @@ const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 const UNDER_WAY = new Set(["hibernating", "waking", "terminating"]); // what was asked for is told when it is there
 const PATIENCE = 60; // seconds: a command may be lost on its way, and its session must not be stuck for that
 const DOING = { start_session: "starting", stop_session: "stopping", hibernate_session: "hibernating", wake_session: "waking" };
+const MEASURED = new Set(["running", "hibernating", "terminating"]); // it runs until it is told otherwise
 
 // `away`: the control plane is, and all this is what it told last.
-export function showSessions({ agents, sessions, unseen }, away) {
-  const linked = new Set(agents.filter((agent) => agent.connected).map((agent) => agent.agentId));
-  const rows = sessions.map((session) => ({ ...session, linked: linked.has(session.agentId), away }));
+export function showSessions(state, away) {
+  const { agents, sessions, unseen } = state;
+  const known = new Map(agents.map((agent) => [agent.agentId, agent]));
+  const rows = sessions.map((session) => ({ ...session, agent: known.get(session.agentId), away }));
   const over = rows.filter((session) => session.state === "terminated");
   const here = rows.filter((session) => session.state !== "terminated");
   keyed($("running"), running, here, (session) => session.sessionId, (session) => new Card(session));
   keyed($("ended"), ended, over, (session) => session.sessionId, (session) => new Card(session));
   show($("no-sessions"), here.length === 0);
+  const begin = agents.length === 0 ? "Once an agent is connected, start one here" : nobodyTakes(state) ? "" : "Start one";
+  say($("first-steps"), `No session runs.${begin && ` ${begin}; then View shows its desktop in this browser.`}`);
   show($("ended-box"), over.length > 0);
   say($("ended-count"), unseen.terminated ? `(the latest ${over.length} of ${over.length + unseen.terminated})` : `(${over.length})`);
   say($("unseen"), `${unseen.failed} more failed ${unseen.failed === 1 ? "session is" : "sessions are"} older than those shown here.`);
@@ -34,18 +39,11 @@ let known = null; // the states as told last
 
 // To those who do not see the cards.
 function announce(sessions) {
-  const said = (session) => (UNDER_WAY.has(session.state) && known?.get(session.sessionId)) || stateOf(session);
+  const said = (session) => (UNDER_WAY.has(session.state) && known?.get(session.sessionId)) || stateName(session);
   const now = new Map(sessions.map((session) => [session.sessionId, said(session)]));
   const changed = [...now].filter(([id, state]) => known && known.get(id) !== state);
   if (changed.length > 0) say($("told"), changed.map(([id, state]) => `${id}: ${state}`).join("; "));
   known = now;
-}
-
-const notStarted = ({ state, lastStart }) => state === "pending" && lastStart?.state === "failed";
-
-function stateOf(session) {
-  if (notStarted(session)) return "not started";
-  return session.state === "running" && !session.vncReady ? "running, not ready" : session.state;
 }
 
 // Messages of the log may hold readings that the cards plot: heartbeats those of all sessions, or a status its own.
@@ -63,8 +61,10 @@ class Card {
     this.id = sessionId;
     this.state = el("span", { className: "state" });
     this.facts = el("p", { className: "facts" });
+    this.image = el("code", { className: "facts" });
+    this.note = el("p", { className: "facts" });
     this.reason = new Folded("reason");
-    this.away = el("p", { className: "facts" }, "Its agent is away; this is what was last known.");
+    this.away = el("p", { className: "facts" });
     this.busy = el("p", { className: "busy" });
     this.bar = el("progress", { max: 100 });
     this.phase = el("span");
@@ -73,7 +73,8 @@ class Card {
     this.memory = new Plot("memory", "Memory", { bare: bytes, full: bytes, least: 64 * 2 ** 20 });
     this.plots = el("div", { className: "plots" }, this.cpu.node, this.memory.node);
     const button = (text, onclick, className = "") =>
-      el("button", { type: "button", className, onclick, "aria-label": `${text} ${sessionId}` }, text);
+      el("button", { type: "button", className, onclick: (event) => event.currentTarget.ariaDisabled !== "true" && onclick(event),
+        "aria-label": `${text} ${sessionId}` }, text);
     this.buttons = {
       view: el("a", { className: "button primary", href: pathOf(sessionId, "view"), "aria-label": `View ${sessionId}` }, "View"),
       wake: button("Wake", this.order("wake"), "primary"),
@@ -84,7 +85,7 @@ class Card {
     };
     this.node = el("article", { className: "card" },
       el("div", { className: "top" }, el("h3", {}, sessionId), this.state),
-      this.facts, this.away, this.meter, this.reason.node, this.plots, this.busy,
+      this.facts, this.image, this.note, this.away, this.meter, this.reason.node, this.plots, this.busy,
       el("div", { className: "actions" }, ...Object.values(this.buttons)));
     this.node.dataset.session = sessionId;
   }
@@ -108,12 +109,17 @@ class Card {
     }
   }
 
+  showPlots() {
+    show(this.plots, MEASURED.has(this.session?.state) && this.cpu.points.length + this.memory.points.length > 0);
+  }
+
   // `cpu` in cores, `memory` in bytes.
   used(time, { cpu, memory }) {
     const { cpuLimitCores, memoryLimitBytes } = this.session?.platformMetadata ?? {};
     if (Number.isFinite(cpu)) this.cpu.add(time, cpu, cpuLimitCores);
     if (Number.isFinite(memory)) this.memory.add(time, memory, memoryLimitBytes);
     for (const plot of [this.cpu, this.memory]) plot.draw();
+    this.showPlots();
   }
 
   update(session) {
@@ -124,54 +130,70 @@ class Card {
     this.untouched = ["failed", "pending"].includes(lastStart?.state) && session.statuses === 0;
     if (state === "running" && !this.recalled) this.recall();
     this.node.dataset.state = state;
-    say(this.state, stateOf(session));
-    this.state.className = `state ${neverStarted ? "failed" : state}`;
-    say(this.facts, [session.template, `for ${session.user}`, `on ${session.agentId}`, about.image, state !== "failed" && about.reason,
-      state === "running" && noView(session) && `no view: ${noView(session)}`]
-      .filter(Boolean).join(" · "));
+    say(this.state, stateName(session));
+    this.state.className = `state ${toneOf(session)}`;
+    say(this.facts, `${session.template} for ${session.user} on ${session.agentId}`);
+    say(this.image, about.image ?? "");
+    say(this.note, capital((state !== "failed" && plain(about.reason)) || (state === "running" && noView(session) && `no view: ${noView(session)}`) || ""));
     const underWay = last && ON_ITS_WAY.has(last.state);
     const waits = underWay && last.state === "pending";
     const starts = state === "pending" && !neverStarted;
     const over = state === "failed" || state === "terminated" || neverStarted;
-    const lost = !session.linked && !over && !(starts && waits);
-    this.node.classList.toggle("lost", lost);
-    show(this.away, lost);
+    const linked = Boolean(session.agent?.connected);
+    const changes = changesLeader(session.agent);
+    const left = !linked && !over && !(starts && waits);
+    this.node.classList.toggle("lost", left && !changes);
+    say(this.away, changes ? "Its agent is changing its leader; the session stays as it is." : "Its agent is away; this is what was last known.");
+    show(this.away, left && !session.away);
     show(this.meter, starts);
     if (starts) this.progress(about.progress, waits);
-    const problem = neverStarted ? `${this.untouched ? "It was never started" : "Its start failed"}: ${lastStart.error}`
-      : last?.state === "failed" ? `${DOING[last.action] ?? last.action} failed: ${last.error}` : "";
-    const failed = state === "failed" && about.reason;
-    this.reason.say(failed && !problem.includes(failed) ? [failed, problem].filter(Boolean).join("\n") : problem);
+    const problem = neverStarted ? `${this.untouched ? "It was never started" : "Its start failed"}: ${plain(lastStart.error)}`
+      : last?.state === "failed" ? `${capital(DOING[last.action] ?? last.action)} failed: ${plain(last.error)}` : "";
+    const failed = state === "failed" ? plain(about.reason) : "";
+    this.reason.say(failed && !problem.includes(failed) ? [capital(failed), problem].filter(Boolean).join("\n") : problem);
     const age = underWay ? Date.now() / 1000 - last.createdAt : 0;
-    const doing = underWay && (DOING[last.action] ?? last.action);
-    say(this.busy, !underWay || starts || state === "terminated" ? "" : waits ? `${doing}: waiting for its agent`
-      : age > PATIENCE ? `${doing}: not done after ${span(age)}` : `${doing} …`);
-    show(this.plots, state === "running");
+    const doing = underWay && capital(DOING[last.action] ?? last.action);
+    const isSaid = UNDER_WAY.has(state) || last?.action === "start_session"; // by badge, bar or button
+    say(this.busy, !underWay || starts || over ? "" : waits ? `${doing}: waiting for its agent`
+      : age > PATIENCE ? `${doing}: not done after ${span(age)}` : isSaid ? "" : `${doing} …`);
+    this.showPlots();
     const page = webPage(session);
     Object.assign(this.buttons.view, page ? { href: page, target: "_blank" } : { href: pathOf(this.id, "view"), target: "" });
-    show(this.buttons.view, state === "running" && (page || session.vncReady) && !noView(session) && session.linked && !session.away);
+    show(this.buttons.view, state === "running" && (page || session.vncReady) && !noView(session) && (linked || changes) && !session.away);
     // A command may be lost on its way, and its session must not be stuck for that.
     show(this.buttons.wake, state === "hibernated" || state === "waking");
     show(this.buttons.hibernate, state === "running" || state === "hibernating");
     show(this.buttons.stop, !over);
     show(this.buttons.remove, over && state !== "terminated");
-    for (const name of ["wake", "hibernate"]) this.buttons[name].ariaDisabled = String(Boolean(underWay && age <= PATIENCE));
+    const busy = underWay && age <= PATIENCE ? last.action : "";
+    this.label("wake", "Wake", "Waking …", busy === "wake_session", busy);
+    this.label("hibernate", "Hibernate", "Hibernating …", busy === "hibernate_session", busy);
+    this.label("stop", "Stop", "Stopping …", busy === "stop_session", busy === "stop_session");
+  }
+
+  // A button says what it does, or what it has begun: pressing it again would do nothing.
+  label(name, text, doing, begun, off) {
+    const button = this.buttons[name];
+    say(button, begun ? doing : text);
+    const label = `${begun ? doing : text} ${this.id}`;
+    if (button.ariaLabel !== label) button.ariaLabel = label;
+    button.ariaDisabled = String(Boolean(off));
   }
 
   progress(step, waits) {
     if (!step) {
       this.bar.removeAttribute("value");
-      say(this.phase, waits ? "waiting for its agent" : "starting");
+      say(this.phase, waits ? "Waiting for its agent" : "Starting");
       return;
     }
     if (Number.isFinite(step.percent)) this.bar.value = step.percent;
     else this.bar.removeAttribute("value");
     const amount = step.totalBytes ? `${bytes(step.currentBytes)} of ${bytes(step.totalBytes)} (${step.percent} %)` : "";
-    say(this.phase, [step.phase, amount || step.detail].filter(Boolean).join(": "));
+    say(this.phase, [capital(step.phase), amount || step.detail].filter(Boolean).join(": "));
   }
 
   order(what) {
-    return ({ currentTarget: button }) => button.ariaDisabled !== "true" && this.send(button, "POST", pathOf(this.id, what), {});
+    return ({ currentTarget: button }) => this.send(button, "POST", pathOf(this.id, what), {});
   }
 
   forget(event) {

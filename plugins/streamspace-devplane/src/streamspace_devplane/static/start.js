@@ -1,6 +1,7 @@
 // The dialog that starts a session.
 import { $, complain, el, forgive, openDialog, press, say, show } from "./dom.js";
 import { call } from "./plane.js";
+import { hindrance, nobodyTakes } from "./standing.js";
 
 let templates = [];
 
@@ -10,7 +11,6 @@ let latest;
 export function prepareStart(asked) {
   latest = asked;
   $("start").onclick = () => press($("start"), open, complain);
-  $("start").disabled = false;
   $("start-template").onchange = describe;
   $("start-form").onsubmit = (event) => {
     event.preventDefault();
@@ -21,13 +21,25 @@ export function prepareStart(asked) {
   };
 }
 
+// A start that nobody could take would only fail. `away`: the control plane is, and there is nobody to ask.
+export function offerStart(state, away) {
+  const why = nobodyTakes(state);
+  $("start").disabled = away || Boolean(why);
+  say($("start-why"), why);
+  show($("start-why"), Boolean(why) && !away && state.agents.length > 0);
+}
+
 async function open() {
   templates = await call("GET", "/templates");
   $("start-template").replaceChildren(
     ...templates.map(({ metadata, spec }) => el("option", { value: metadata.name }, spec?.displayName ?? metadata.name)));
   $("start-agent").replaceChildren(
     el("option", { value: "" }, "any"),
-    ...agents().map(({ agentId, connected }) => el("option", { value: agentId }, connected ? agentId : `${agentId} (away: it would wait)`)));
+    ...agents().map((agent) => {
+      const why = hindrance(agent, latest());
+      const text = agent.connected ? why : why || "away: it would wait";
+      return el("option", { value: agent.agentId, disabled: Boolean(why) }, text ? `${agent.agentId} (${text})` : agent.agentId);
+    }));
   $("start-form").reset();
   describe();
   show($("start-error"), false);

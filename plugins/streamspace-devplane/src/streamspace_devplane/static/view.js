@@ -2,15 +2,22 @@
 import { Channel } from "./channel.js";
 import { $, press, say, show } from "./dom.js";
 import { call, follow, pathOf, socketTo } from "./plane.js";
-import { noView, webPage } from "./words.js";
+import { changesLeader } from "./standing.js";
+import { hindrance } from "./web.js";
+import { notStarted, noView, plain, stateName, toneOf, webPage } from "./words.js";
 
-const sessionId = named(location.pathname.split("/")[2]);
+// The control plane shows this page in place of a web session's own, at its address, while that cannot be had.
+const IN_PLACE = "/api/v1/http/";
+const inPlace = location.pathname.startsWith(IN_PLACE);
+const sessionId = named(location.pathname.split("/")[inPlace ? 4 : 2]);
 const RETRY = [300, 1000, 2000, 4000]; // ms, after a connection that ended by itself
 const TRIES = 6; // connections in a row that show no picture
 const PATIENCE = 15_000; // ms for the picture
+const WEB_RETRY = 3000; // ms until a web page that was not there is looked for again
 const ON_ITS_WAY = new Set(["pending", "sent", "ack"]);
 
 const ASKED = { waking: "It wakes.", hibernating: "It falls asleep.", terminating: "It is being stopped." };
+const SLEEPS = "It hibernates.";
 
 let RFB;
 let keysyms;
@@ -23,6 +30,9 @@ let waiting = null;
 let latest = null; // {session, agent}, as last told
 let away = false; // the control plane does not answer
 let problem = ""; // why the last wake was not even sent
+let asking = false; // of a web session: whether its page can be had
+let closed = ""; // why not
+let pause = null; // until this page looks again by itself
 
 // An address that was typed may be no text at all: no session has such a name.
 function named(part) {
@@ -37,11 +47,34 @@ document.title = `${sessionId} · StreamSpace development control plane`;
 say($("name"), sessionId);
 document.body.dataset.viewer = "waiting";
 
+// Beside the session's name stands how it is, not how this page's own line to the control plane is.
+function stand() {
+  const [text, tone] = standing();
+  say($("feed"), text);
+  $("feed").dataset.tone = tone;
+}
+
+function standing() {
+  if (away) return ["the control plane is away", "warn"];
+  if (!latest) return ["connecting", "warn"];
+  const { session, agent } = latest;
+  if (!session) return ["no such session", "bad"];
+  if (session.state !== "running") return [stateName(session), toneOf(session)];
+  if (document.body.dataset.viewer === "connected" && agent?.connected) return ["connected", "good"];
+  if (!agent?.connected) return [changesLeader(agent) ? "changing leader" : "agent away", "warn"];
+  if (noView(session)) return ["no view", "quiet"];
+  return [halt ? "not connected" : closed ? "not reachable" : session.vncReady || webPage(session) ? "connecting" : stateName(session), "warn"];
+}
+
+const CONNECTING = "Connecting";
+
 function veil(text, action) {
   say($("why"), text);
   show($("veil"), true);
   show($("again"), Boolean(action));
+  show($("back"), text !== CONNECTING);
   show($("progress"), false);
+  stand();
   if (action) {
     say($("again"), action.text);
     $("again").onclick = () => press($("again"), action.run, (error) => veil(error.message, action));
@@ -57,6 +90,7 @@ function enable() {
 
 function look() {
   enable();
+  stand();
   if (away && !rfb) return veil("The control plane does not answer. This page goes on when it does.");
   if (waiting || !latest) return;
   const { session, agent } = latest;
@@ -68,25 +102,61 @@ function look() {
   if (!session) return veil("There is no such session.");
   const { state, lastCommand: last, lastStart } = session;
   if (state === "terminated") return veil("It has ended.");
-  if (state === "failed") return veil(`It failed: ${session.platformMetadata.reason ?? last?.error ?? "no reason was told"}`);
-  if (state === "pending" && lastStart?.state === "failed") return veil(`It was never started: ${lastStart.error}`);
+  if (state === "failed") return veil(`It failed: ${plain(session.platformMetadata.reason ?? last?.error ?? "no reason was told")}`);
+  if (notStarted(session)) return veil(`It was never started: ${plain(lastStart.error)}`);
+  if (changesLeader(agent)) return veilOfHandover();
   if (!agent?.connected) return veil(`Its agent is not connected. This page ${halt ? "says so" : "goes on"} when it is back.`);
   if (state === "hibernated") return veilOfSleep(last);
   if (ASKED[state] && !lost(last)) return veilOfWork(ASKED[state]);
   if (state === "waking") return veilOfSleep(last);
-  if (ASKED[state]) return veil(`${ASKED[state]} Nothing was heard of it${last?.error ? `: ${last.error}` : ""}.`);
-  if (state === "running" && webPage(session)) return location.replace(webPage(session));
+  if (ASKED[state]) return veil(`${ASKED[state]} Nothing was heard of it${last?.error ? `: ${plain(last.error)}` : ""}.`);
+  if (inPlace && !webPage(session)) return location.replace(pathOf(sessionId, "view"));
+  if (state === "running" && webPage(session)) return openWeb(webPage(session));
   if (state === "running" && noView(session)) return veil(`There is no view of it: ${noView(session)}.`);
   if (state === "pending" || !session.vncReady) return veilOfProgress(session);
-  if (halt) return veil(halt.text, { text: halt.action, run: again });
+  if (halt) return veil(halt.text, { text: halt.action, run: halt.run });
   connect();
 }
 
 function veilOfSleep(last) {
   const waking = last?.action === "wake_session";
-  if (waking && ON_ITS_WAY.has(last.state)) return veilOfWork("It wakes.");
-  const failed = problem || (waking && last.state === "failed" && last.error);
-  veil(failed ? `It hibernates. Waking it failed: ${failed}` : "It hibernates.", { text: "Wake it", run: wake });
+  if (waking && ON_ITS_WAY.has(last.state)) return veilOfWork(ASKED.waking);
+  const failed = problem || (waking && last.state === "failed" && plain(last.error));
+  veil(failed ? `${SLEEPS} Waking it failed: ${failed}` : SLEEPS, { text: "Wake it", run: wake });
+}
+
+function veilOfHandover() {
+  veilOfWork("Its agent is changing its leader. The session stays as it is, and this page goes on in a moment.");
+  lookIn(1000); // nobody tells that it takes too long
+}
+
+function lookIn(ms) {
+  pause ??= setTimeout(() => {
+    pause = null;
+    if (document.hidden) lookIn(ms);
+    else look();
+  }, ms);
+}
+
+// A page that comes is the session's own, with no word of ours on it: look whether it comes before going there.
+function openWeb(page) {
+  if (closed) veil(closed, { text: "Try again", run: tryWeb });
+  else veilOfWork("Opening its web page");
+  if (!pause) tryWeb(page);
+}
+
+async function tryWeb(page = webPage(latest.session)) {
+  if (asking) return;
+  asking = true;
+  closed = await hindrance(inPlace ? location.pathname + location.search : page);
+  if (!closed) { // and no other question on the way out: who leaves in the middle of its answer ends the deployed control plane
+    if (inPlace) location.reload();
+    else location.replace(page);
+    return;
+  }
+  asking = false;
+  lookIn(WEB_RETRY);
+  look();
 }
 
 function veilOfProgress(session) {
@@ -110,7 +180,7 @@ async function wake() {
   try {
     await call("POST", pathOf(sessionId, "wake"), {});
     problem = "";
-    if (!rfb) veilOfWork("It wakes.");
+    if (!rfb) veilOfWork(ASKED.waking);
   } catch (error) {
     problem = error.message;
     look();
@@ -118,8 +188,9 @@ async function wake() {
 }
 
 function connect() {
-  veil("Connecting");
+  if (!RFB) return void load(5);
   document.body.dataset.viewer = "connecting";
+  veil(CONNECTING);
   mine = String(Math.random());
   link = latest.agent.links;
   const socket = socketTo(`${pathOf(sessionId, "vnc")}?viewer=${mine}`, "binary");
@@ -139,6 +210,7 @@ function connect() {
     failures = 0;
     document.body.dataset.viewer = "connected";
     enable();
+    stand();
     show($("veil"), false);
     show($("keys"), true);
     one.focus();
@@ -154,8 +226,8 @@ function connect() {
   });
 }
 
-function stay(text, action = "Try again") {
-  halt = { text, action };
+function stay(text, action = "Try again", run = again) {
+  halt = { text, action, run };
 }
 
 const tookOver = () => stay("Another viewer took over: a session has one at a time.", "Take it back");
@@ -193,7 +265,10 @@ $("full").onclick = () => press($("full"), async () => {
   if (document.fullscreenElement) await document.exitFullscreen();
   else await document.querySelector("main").requestFullscreen();
   rfb?.focus();
-}, (error) => say($("hint"), error.message));
+}, (error) => {
+  say($("problem"), error.message);
+  show($("problem"), true);
+});
 // Every other key belongs to the desktop, Tab too.
 document.addEventListener("keydown", async (event) => {
   if (event.key === "F8" && event.shiftKey) {
@@ -215,34 +290,45 @@ $("typing").onsubmit = (event) => {
 for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => type(Number(button.dataset.key));
 
 // A browser gives up all requests when the machine's network changes, as it does when a container starts.
+let loading = false;
+
 async function load(tries) {
+  if (loading) return;
+  loading = true;
+  veil(CONNECTING);
+  const failed = await loaded(tries);
+  loading = false;
+  if (failed === null) return look();
+  const { help } = await call("GET", "/viewer").catch(() => ({}));
+  stay(help ?? `noVNC could not be loaded: ${failed.message}`, "Try again", () => location.reload());
+  look();
+}
+
+async function loaded(tries) {
   try {
-    RFB = (await import("/novnc/core/rfb.js")).default;
     keysyms = (await import("/novnc/core/input/keysymdef.js")).default;
+    RFB = (await import("/novnc/core/rfb.js")).default;
+    return null;
   } catch (error) {
-    const { help } = await call("GET", "/viewer").catch(() => ({}));
-    if (!help && tries > 1) {
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      return load(tries - 1);
-    }
-    veil(help ?? `noVNC could not be loaded: ${error.message}`, { text: "Try again", run: () => location.reload() });
+    const { available } = await call("GET", "/viewer").catch(() => ({}));
+    if (available === false || tries <= 1) return error;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    return loaded(tries - 1);
   }
 }
 
-await load(5);
-if (RFB) {
-  follow($("feed"), {
-    state({ agents, sessions }) {
-      const session = sessions.find((row) => row.sessionId === sessionId);
-      latest = { session, agent: agents.find((row) => row.agentId === session?.agentId) };
-      away = false;
-      if (session?.state !== "hibernated") problem = "";
-      look();
-    },
-    away() {
-      latest = null;
-      away = true;
-      look();
-    },
-  }, sessionId);
-}
+follow({
+  state({ agents, sessions }) {
+    const session = sessions.find((row) => row.sessionId === sessionId);
+    latest = { session, agent: agents.find((row) => row.agentId === session?.agentId) };
+    away = false;
+    if (session?.state !== "hibernated") problem = "";
+    if (session?.state !== "running") closed = "";
+    look();
+  },
+  away() {
+    latest = null;
+    away = true;
+    look();
+  },
+}, sessionId);

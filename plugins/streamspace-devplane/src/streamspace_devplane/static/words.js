@@ -36,3 +36,35 @@ const WEB = new Set(["selkies", "guacamole", "kasm"]);
 export const webPage = ({ sessionId, streamingProtocol }) =>
   (WEB.has(streamingProtocol) ? `/api/v1/http/${encodeURIComponent(sessionId)}/` : "");
 export const noView = (session) => (webPage(session) ? "" : NO_VIEW[session.screen] ?? "");
+
+// What people call a session's state.
+const STATES = { pending: "starting", terminating: "stopping", terminated: "ended" };
+const UNDONE = { hibernating: "not hibernated", waking: "not woken", terminating: "not stopped" };
+export const TONES = { running: "good", failed: "bad", hibernated: "quiet", terminated: "quiet" }; // of the others: warn
+
+// Its start was refused, or got lost.
+export const notStarted = ({ state, lastStart }) => state === "pending" && lastStart?.state === "failed";
+
+export function stateName(session) {
+  const { state, vncReady, lastCommand } = session;
+  if (notStarted(session)) return "not started";
+  if (UNDONE[state] && lastCommand?.state === "failed") return UNDONE[state];
+  return state === "running" && !vncReady ? "running, not ready" : STATES[state] ?? state;
+}
+
+export const toneOf = (session) =>
+  (stateName(session).startsWith("not ") ? "bad" : session.state === "running" && !session.vncReady ? "warn" : TONES[session.state] ?? "warn");
+
+// Agents put a word for machines before what they say, "image_not_found: there is no ...": people get the rest, and the log has
+// the word. Where it comes alone it is read as the words that it is made of.
+const CODED = /^([a-z][a-z0-9]*(?:_[a-z0-9]+)+)(?:: *(\S.*))?$/s;
+const ALONE = { agent_unavailable: "its agent was away for too long, and it was given up" };
+
+export function plain(text) {
+  const [, code, said] = CODED.exec(String(text ?? "").trim()) ?? [];
+  return code ? said ?? ALONE[code] ?? code.replaceAll("_", " ") : String(text ?? "").trim();
+}
+
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+export const sentence = (text) => capital(/[.!?…]$/.test(text) ? text : `${text}.`);
+export const counted = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
