@@ -354,3 +354,65 @@ def test_a_gateway_is_a_host_with_or_without_a_port(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is no HOST or HOST:PORT"):
             parse_address(wrong)
     assert DevPlane(tmp_path / "x.db", settings=Settings(web_gateway="a:1")).settings.web_gateway == "a:1"
+
+
+A_BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("session_id", "headers", "is_page"),
+    [
+        ("nobody", A_BROWSER, True),
+        (SESSION, A_BROWSER, True),
+        (SESSION, {"Accept": A_BROWSER["Accept"]}, True),  # an older browser
+        (SESSION, A_BROWSER | {"Sec-Fetch-Dest": "iframe"}, False),
+        (SESSION, {"Accept": "*/*", "Sec-Fetch-Dest": "empty"}, False),
+        (SESSION, {}, False),
+    ],
+    ids=["no session", "asleep", "an older browser", "a part of a page", "a script", "a program"],
+)
+async def test_a_person_who_looks_at_an_address_without_a_page_gets_one_under_the_same_status(
+    web: DevPlane,
+    agent: Agent,
+    server: Server,
+    browser: httpx.AsyncClient,
+    session_id: str,
+    headers: dict[str, str],
+    is_page: bool,
+) -> None:
+    await agent.send("status", sessionId=SESSION, state="hibernated")
+    await web.wait_session(SESSION, state="hibernated")
+    answer = await browser.get(at(web, session_id=session_id), headers=headers)
+    assert answer.status_code == (404 if session_id == "nobody" else 409)
+    if is_page:
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert 'src="/static/view.js"' in answer.text
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+    else:
+        assert answer.json()["error"]
+    assert server.heads == []
+
+
+@pytest.mark.parametrize(
+    ("head", "is_page"),
+    [
+        ("503 Wait\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store", True),
+        ("404 No\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store", True),
+        ("404 No\r\nContent-Type: text/plain; charset=utf-8", False),
+        ("502 No\r\nX-Some: proxy", True),
+        ("503 Wait\r\nContent-Type: text/html", False),
+        ("401 Who\r\nWWW-Authenticate: Basic", False),
+        ("200 OK\r\nContent-Type: text/plain\r\nCache-Control: no-store", False),
+    ],
+    ids=["the gateway's", "none there", "its own 404", "a proxy's", "its own page", "its own door", "its own text"],
+)
+async def test_the_words_of_a_gateway_become_a_page_and_those_of_the_sessions_own_server_do_not(
+    web: DevPlane, server: Server, browser: httpx.AsyncClient, head: str, is_page: bool
+) -> None:
+    server.answer = f"HTTP/1.1 {head}\r\nContent-Length: 3\r\n\r\nxyz".encode()
+    answer = await browser.get(at(web), headers=A_BROWSER)
+    assert answer.status_code == int(head[:3])
+    assert ("/static/view.js" in answer.text, answer.text == "xyz") == (is_page, not is_page)
+    asked = await browser.get(at(web))
+    assert (asked.status_code, asked.text) == (int(head[:3]), "xyz")

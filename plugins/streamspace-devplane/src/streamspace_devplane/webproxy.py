@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from streamspace_devplane import webfaults
+from streamspace_devplane import instead, webfaults
 from streamspace_devplane.browsers import WEB_SESSIONS, as_denial
 from streamspace_devplane.hub import Hub
 from streamspace_devplane.inputs import hostile
@@ -105,7 +105,7 @@ class WebProxy:
         request = Request(scope, receive)
         target = self._target(request)
         if isinstance(target, Response):
-            await target(scope, receive, send)
+            await instead.shown(request, target)(scope, receive, send)
             return
         body = Body(request)
         way = Way()
@@ -138,9 +138,13 @@ class WebProxy:
         try:
             answer = await self._transport.handle_async_request(asked)
         except httpx.TransportError as error:
-            await _unreachable(error)(request.scope, request.receive, send)
+            await instead.shown(request, _unreachable(error))(request.scope, request.receive, send)
             return
         except ClientDisconnect:
+            return
+        if instead.navigates(request) and instead.is_no_page(answer.status_code, answer.headers):
+            await answer.aclose()
+            await instead.page(answer.status_code)(request.scope, request.receive, send)
             return
         headers = [(name, value) for name, value in answer.headers.raw if name.lower().decode() not in HOP_BY_HOP]
         shaped = webfaults.passing(self.hub, request, answer.status_code, headers)
