@@ -7,7 +7,8 @@ if [ -n "$CERTIFICATE" ]; then
 fi
 websockify "$@" &
 web=$!
-/usr/local/bin/entrypoint.sh &
+# All people come from websockify's address: six of them in their handshake at once would be taken for somebody who guesses passwords.
+VNC_OPTIONS="-UseBlacklist=0" /usr/local/bin/entrypoint.sh &
 desktop=$!
 trap 'kill "$web" "$desktop"; wait "$desktop"; exit 0' TERM INT
 wait "$desktop"

@@ -29,7 +29,9 @@ class PlaneClient:
 
     def __init__(self, url: str = "") -> None:
         self.url = url
-        self._http = httpx.AsyncClient(timeout=90, trust_env=False, verify=False)  # noqa: S501 - loopback, own certificates
+        # Connections are given up before the server does that (uvicorn after 5 s): a request sent at that moment fails.
+        limits = httpx.Limits(keepalive_expiry=2.0)
+        self._http = httpx.AsyncClient(timeout=90, trust_env=False, verify=False, limits=limits)  # noqa: S501 - loopback, own certificates
 
     async def __aenter__(self) -> Self:
         return self
