@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,13 @@ MAX_HEAD = 32 * 1024
 MAX_ANSWER_HEAD = 128 * 1024
 AHEAD = 256 * 1024
 """Bytes read, and written, before the other end has taken them: what asyncio reads at once may come on top."""
+READ = 512 * 1024
+"""Bytes of a long body that are read at once."""
+CHUNK_HEAD = 16
+"""Bytes before them in which the head of a chunk finds room."""
+CHUNK_END = b"\r\n"
+KEPT = sys.version_info >= (3, 12)
+"""Whether asyncio keeps what it is given to write and cannot send at once; before, it copied that."""
 TURN = 32
 """Events of one connection in a row: so many may lie in what was read at once, and others have their turn in between."""
 UNSENT = 10.0
@@ -149,7 +157,32 @@ class Peer(asyncio.Protocol):
         self._read_on()
         if self.ended:
             self._stop_pouring()
+        elif size is not None and not poured.done():
+            self.transport.set_protocol(_Reader(self))
         return poured
+
+    def pour_from(self, view: memoryview, count: int, sink: "Peer") -> None:
+        """As :meth:`_pour`, for what :class:`_Reader` read: it is written from where it lies, and so is a chunk around it."""
+        assert self._left is not None
+        size = min(count, self._left)
+        end = CHUNK_HEAD + size
+        rest = bytes(view[end : CHUNK_HEAD + count])
+        self._left -= size
+        if self._in_chunks:
+            head = b"%x\r\n" % size
+            view[(start := CHUNK_HEAD - len(head)) : CHUNK_HEAD] = head
+            view[end : end + len(CHUNK_END)] = CHUNK_END
+            sink.transport.write(view[start : end + len(CHUNK_END)])
+        else:
+            sink.transport.write(view[CHUNK_HEAD:end])
+        if self._left == 0:
+            self._stop_pouring()
+            if rest:
+                self.data_received(rest)
+
+    @property
+    def sink(self) -> "Peer | None":
+        return self._sink
 
     def _pour(self, data: bytes, sink: "Peer") -> None:
         if self._saw is not None:
@@ -173,6 +206,7 @@ class Peer(asyncio.Protocol):
         self._sink = self._poured = None
         if sink is not None:
             sink._source = None  # noqa: SLF001
+            self.transport.set_protocol(self)
         if poured is not None and not poured.done():
             if self._left:
                 poured.set_exception(ConnectionResetError(str(self._error or CLOSED)))
@@ -263,3 +297,39 @@ class Peer(asyncio.Protocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+
+class _Reader(asyncio.BufferedProtocol):
+    """Reads for a peer while a long body is poured from it, into one buffer; all else is the peer's."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._view = _buffer()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._view[CHUNK_HEAD : CHUNK_HEAD + READ]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if (sink := self._peer.sink) is None:
+            self._peer.data_received(bytes(self._view[CHUNK_HEAD : CHUNK_HEAD + nbytes]))
+            return
+        self._peer.pour_from(self._view, nbytes, sink)
+        if KEPT and sink.transport.get_write_buffer_size():
+            self._view = _buffer()
+
+    def pause_writing(self) -> None:
+        self._peer.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._peer.resume_writing()
+
+    def eof_received(self) -> bool:
+        return self._peer.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._peer.connection_lost(exc)
+
+
+def _buffer() -> memoryview:
+    return memoryview(bytearray(CHUNK_HEAD + READ + len(CHUNK_END)))

@@ -64,7 +64,7 @@ class Shape:
 class Deployed(Shape):
     limit: ClassVar[float | None] = 27.0
     ends_broken: ClassVar[bool] = True
-    unsent: ClassVar[int] = 256 * 1024  # what is written when the time is up has three seconds to reach the browser
+    unsent: ClassVar[int] = 512 * 1024  # what is written when the time is up has three seconds to reach the browser
 
     def to_session(self, request: h11.Request) -> h11.Request:
         passed = headers.to_session(request)
