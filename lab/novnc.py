@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lab.say import LabError, say
-from streamspace_devplane.novnc import HELP, find
+from streamspace_devplane.web.novnc import HELP, find
 
 
 def folder(state: Path) -> Path:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from streamspace_devplane.envelopes import encode
+from streamspace_devplane.agents.envelopes import encode
 
 HELLO = b"RFB 003.008\n\x01\x01"
 REQUEST = b"\x03\x01" + bytes(8)

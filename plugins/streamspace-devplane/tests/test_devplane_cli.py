@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamspace_devplane import DevPlane, PlaneError
-from streamspace_devplane.cli import main
+from streamspace_devplane.cli.main import main
 
 from .conftest import AGENT, Agent
 

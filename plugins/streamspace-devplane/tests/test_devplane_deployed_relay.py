@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane, Settings
+from streamspace_devplane.agents.viewers.deployed_queue import Message, Messages, Routine, StopSignal
 from streamspace_devplane.crashes import VARIABLE
-from streamspace_devplane.relay.channel import Message, Messages, Routine, StopSignal
 
 from .conftest import AGENT, Agent, counted, until
 

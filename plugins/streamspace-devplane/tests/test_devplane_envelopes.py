@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from streamspace_devplane import DevPlane, envelopes
-from streamspace_devplane.envelopes import Unreadable, decode
+from streamspace_devplane import DevPlane
+from streamspace_devplane.agents import envelopes
+from streamspace_devplane.agents.envelopes import Unreadable, decode
 
 from .conftest import Agent
 

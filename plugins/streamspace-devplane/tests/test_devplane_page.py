@@ -12,8 +12,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane, Settings
-from streamspace_devplane.novnc import find
-from streamspace_devplane.pages import STATIC
+from streamspace_devplane.web.novnc import find
+from streamspace_devplane.web.pages import STATIC
 
 from .conftest import AGENT, Agent, until
 

@@ -14,9 +14,9 @@ from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane, Settings
-from streamspace_devplane.inputs import suspicion
-from streamspace_devplane.streaming import Streaming, streaming
-from streamspace_devplane.webproxy import parse_address
+from streamspace_devplane.input_filter import suspicion
+from streamspace_devplane.web.proxy import parse_address
+from streamspace_devplane.web.streaming import Streaming, streaming
 
 from .conftest import Agent, until
 

@@ -1,5 +1,5 @@
 """`python -m streamspace_devplane`."""
 
-from streamspace_devplane.cli import main
+from streamspace_devplane.cli.main import main
 
 main()

@@ -1,17 +1,18 @@
 """The operator's side of the API as Python: what tests and the command line call."""
 
 import asyncio
+import binascii
 import time
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
-from websockets.asyncio.client import connect
+import pybase64
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from streamspace_devplane.browsers import LABEL
+from streamspace_devplane.settings import LABEL
 from streamspace_devplane.store import Row
-from streamspace_devplane.viewer import ViewerConnection
 
 WHERE = "--url or STREAMSPACE_DEVPLANE_URL names one, such as http://127.0.0.1:8000"
 
@@ -22,6 +23,34 @@ class PlaneError(Exception):
 
 def is_json(answer: httpx.Response) -> bool:
     return bool(answer.headers.get("content-type") == "application/json")
+
+
+class ViewerConnection(ClientConnection):
+    """`recv`, `send` and iteration are of bytes.
+
+    The deployed relay carries base64 in text frames, a repaired one bytes in binary frames. Servers of RFB speak first,
+    so the first frame that comes says which of them it is; what is sent before goes out as bytes.
+    """
+
+    as_text = False
+
+    async def recv(self, decode: bool | None = None) -> bytes:  # type: ignore[override]  # noqa: ARG002 - always bytes
+        """The next bytes that came; never none, for a relay may pass on empty messages too."""
+        while True:
+            message = await super().recv()
+            if isinstance(message, str):
+                self.as_text = True
+                try:
+                    message = pybase64.b64decode(message, validate=True)
+                except binascii.Error:
+                    continue  # an agent sent it so, and no viewer could read it
+            if message:
+                return message
+
+    async def send(self, message: Any, **options: Any) -> None:
+        if self.as_text and isinstance(message, bytes | bytearray | memoryview):
+            message = pybase64.b64encode_as_string(message)
+        await super().send(message, **options)
 
 
 class PlaneClient:

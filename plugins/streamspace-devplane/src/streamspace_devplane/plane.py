@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from streamspace_devplane.app import build
+from streamspace_devplane.agents.faults import Faults
+from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.agents.registration import AgentEndpoints
+from streamspace_devplane.agents.wire import Server, server
 from streamspace_devplane.client import PlaneClient
-from streamspace_devplane.faults import Faults
-from streamspace_devplane.hub import Hub
-from streamspace_devplane.novnc import find as find_novnc
-from streamspace_devplane.registration import Door
 from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Store
 from streamspace_devplane.templates import TEMPLATES, Manifest
-from streamspace_devplane.wire import Server, server
+from streamspace_devplane.web.app import build
+from streamspace_devplane.web.novnc import find as find_novnc
 
 STOP_PATIENCE = 0.5  # seconds for goodbyes; a peer that does not read would make a stop wait for ever
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -75,7 +75,7 @@ class DevPlane(PlaneClient):
         self.port = listener.getsockname()[1]
         shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{'https' if self.tls else 'http'}://{shown}:{self.port}"
-        app = build(self.hub, Door(self.hub), self.novnc)
+        app = build(self.hub, AgentEndpoints(self.hub), self.novnc)
         self._server = server(app, max_message=self.settings.max_message, tls=self.tls)
         self._serving = asyncio.create_task(self._server.serve([listener]))
         while not self._server.started:

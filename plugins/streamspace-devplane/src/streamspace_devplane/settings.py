@@ -8,6 +8,8 @@ from pydantic import Field
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:\d{1,5})?$"
+LABEL = "x-streamspace-devplane"
+"""The header by which a client recognises a dev plane."""
 BANNER = "development control plane: for development and tests only, not a StreamSpace installation"
 
 

@@ -167,6 +167,10 @@ class Store:
             state, time.time(), session_id, *before,
         )  # fmt: skip
 
+    def touch(self, session_id: str) -> None:
+        """Note that somebody used the session."""
+        self.change("UPDATE sessions SET last_activity = ? WHERE session_id = ?", time.time(), session_id)
+
     def mark_sent(self, command_id: str) -> None:
         self.change("UPDATE commands SET state = 'sent', sent_at = ? WHERE command_id = ?", time.time(), command_id)
 

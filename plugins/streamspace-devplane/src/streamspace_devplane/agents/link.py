@@ -2,27 +2,46 @@
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from streamspace_devplane import envelopes
-from streamspace_devplane.wire import Wire
-
-if TYPE_CHECKING:
-    from streamspace_devplane.hub import Hub
+from streamspace_devplane.agents import envelopes
+from streamspace_devplane.agents.faults import Faults
+from streamspace_devplane.agents.wire import Wire
+from streamspace_devplane.settings import Settings
 
 CLOSE_PATIENCE = 5.0
 PACK_BYTES = 8 * 1024**2
 
 
+class Peer(Protocol):
+    """What a link needs of the control plane that it belongs to."""
+
+    settings: Settings
+    faults: Faults
+    dice: random.Random
+    listening: asyncio.Event
+    """Set unless the control plane reads nothing and sends nothing now."""
+
+    def sent(self, link: "Link", kind: str, payload: dict[str, Any]) -> None:
+        """An envelope is about to be queued for the agent."""
+
+    def receive(self, link: "Link", envelope: envelopes.Envelope) -> None:
+        """An envelope came from the agent."""
+
+    def unreadable(self, link: "Link", reason: str, text: str | bytes) -> None:
+        """A message came that is no envelope; `reason` names the counter."""
+
+
 class Link:
     """Runs from the accepted handshake to the end of the connection, whoever ends it."""
 
-    def __init__(self, hub: "Hub", agent_id: str, socket: WebSocket, wire: Wire) -> None:
-        self.hub = hub
+    def __init__(self, peer: Peer, agent_id: str, socket: WebSocket, wire: Wire) -> None:
+        self._peer = peer
         self.agent_id = agent_id
         self.wire = wire
         self.last_heartbeat = time.monotonic()
@@ -69,10 +88,8 @@ class Link:
         """Queue one envelope for the agent, through the fault switches."""
         if self._ended.is_set():
             return
-        shown = envelopes.shown(kind, payload)
-        for delay in self.hub.faults.deliveries("to_agent", kind, self.hub.dice):
-            if kind != "vnc_data" or self.hub.settings.log_vnc_data:
-                self.hub.store.log(self.agent_id, "to_agent", kind, shown)
+        for delay in self._peer.faults.deliveries("to_agent", kind, self._peer.dice):
+            self._peer.sent(self, kind, payload)
             self._later(delay, self.send_raw, envelopes.encode(kind, payload))
 
     def send_raw(self, frame: str) -> None:
@@ -83,7 +100,7 @@ class Link:
     @property
     def takes_more(self) -> bool:
         """Whether there is a place for what viewers send; the real control plane never waits for one."""
-        return len(self._outgoing) < self.hub.settings.send_buffer
+        return len(self._outgoing) < self._peer.settings.send_buffer
 
     async def room(self) -> None:
         """Wait until the agent took most of what is queued: a viewer must not outrun it."""
@@ -102,26 +119,26 @@ class Link:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
-            await self.hub.listening.wait()
+            await self._peer.listening.wait()
             text = message.get("text") or message.get("bytes") or b""
             try:
                 envelope = envelopes.decode(text)
             except envelopes.Unreadable as reason:
-                self.hub.unreadable(self, str(reason), text)
+                self._peer.unreadable(self, str(reason), text)
                 continue
-            for delay in self.hub.faults.deliveries("from_agent", envelope.type, self.hub.dice):
+            for delay in self._peer.faults.deliveries("from_agent", envelope.type, self._peer.dice):
                 self._later(delay, self._arrive, envelope)
 
     def _arrive(self, envelope: envelopes.Envelope) -> None:
         if not self._ended.is_set():
-            self.hub.receive(self, envelope)
+            self._peer.receive(self, envelope)
             self._count()
 
     def _count(self, passed: int = 1) -> None:
         self._passed += passed
-        cut = self.hub.faults.cut
+        cut = self._peer.faults.cut
         if cut and cut.after and self._passed >= cut.after and cut.agent_id in (None, self.agent_id):
-            self.hub.faults.cut = None
+            self._peer.faults.cut = None
             self.cut()
 
     async def _write(self) -> None:
@@ -130,7 +147,7 @@ class Link:
             self._wake.clear()
             while self._outgoing and not self.closing:
                 await self._hold_to_pack()
-                await self.hub.listening.wait()
+                await self._peer.listening.wait()
                 frames = self._packed()
                 self._room.set()
                 await self._socket.send_text("\n".join(frames))
@@ -151,7 +168,7 @@ class Link:
         return frames
 
     async def _hold_to_pack(self) -> None:
-        pack = self.hub.faults.pack
+        pack = self._peer.faults.pack
         if not pack:
             return
         with contextlib.suppress(TimeoutError):
@@ -163,7 +180,7 @@ class Link:
     async def _keep_alive(self) -> None:
         """Ping, and give up on an agent that neither answers nor pings by itself."""
         loop = asyncio.get_running_loop()
-        settings = self.hub.settings
+        settings = self._peer.settings
         next_ping = loop.time() + settings.ping_interval
         while True:
             deadline = self.wire.last_sign + settings.pong_timeout
@@ -173,6 +190,6 @@ class Link:
                 self.wire.abort()
                 return
             if loop.time() >= next_ping:
-                if self.hub.listening.is_set():
+                if self._peer.listening.is_set():
                     self.wire.ping()
                 next_ping += settings.ping_interval

@@ -2,17 +2,14 @@
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
 
 import pybase64
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from streamspace_devplane.link import Link
-from streamspace_devplane.relay.places import Viewer, ViewerQueue
+from streamspace_devplane.agents.link import Link
+from streamspace_devplane.agents.state import State
+from streamspace_devplane.agents.viewers.repaired_queue import Viewer, ViewerQueue
 from streamspace_devplane.store import Row
-
-if TYPE_CHECKING:
-    from streamspace_devplane.hub import Hub
 
 LINK_GONE = "the agent's connection is gone"
 REASON_LIMIT = 120  # a WebSocket close frame holds 125 bytes, two of them the code
@@ -21,12 +18,12 @@ REASON_LIMIT = 120  # a WebSocket close frame holds 125 bytes, two of them the c
 class RepairedRelay:
     """A queue per session within 256 places for each agent, `vnc_close` for every viewer that left, binary frames."""
 
-    def __init__(self, hub: "Hub") -> None:
-        self.hub = hub
+    def __init__(self, state: State) -> None:
+        self._state = state
         self.queues: dict[Link, ViewerQueue] = {}
 
     def opened(self, link: Link) -> None:
-        self.queues[link] = ViewerQueue(self.hub.settings.viewer_queue, self.hub.counters)
+        self.queues[link] = ViewerQueue(self._state.settings.viewer_queue, self._state.counters)
 
     def closed(self, link: Link) -> None:
         self.queues.pop(link).close(LINK_GONE)
@@ -51,7 +48,7 @@ class RepairedRelay:
                 self._data(queue, session_id, payload.get("data"))
             case "vnc_ready":
                 queue.fresh(str(session_id))
-                self.hub.store.change(
+                self._state.store.change(
                     "UPDATE sessions SET vnc_ready = 1, vnc_port = COALESCE(?, vnc_port), pod_name = COALESCE(?, pod_name) WHERE session_id = ?",
                     payload.get("vncPort"), payload.get("podName"), session_id,
                 )  # fmt: skip
@@ -62,12 +59,12 @@ class RepairedRelay:
 
     def _data(self, queue: ViewerQueue, session_id: object, data: object) -> None:
         if not isinstance(session_id, str) or not isinstance(data, str | bytes):
-            self.hub.counters["badEnvelope"] += 1
+            self._state.counters["badEnvelope"] += 1
             return
         try:
             raw = pybase64.b64decode(data, validate=True) if isinstance(data, str) else data
         except ValueError:
-            self.hub.counters["vncNotBase64"] += 1
+            self._state.counters["vncNotBase64"] += 1
         else:
             queue.offer(session_id, raw)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from starlette.requests import Request
 
-from streamspace_devplane.hub import Hub
+from streamspace_devplane.agents.hub import Hub
 
 Headers = list[tuple[bytes, bytes]]
 ABORT = "net/http: abort Handler"

@@ -7,32 +7,28 @@ follows from that.
 
 import asyncio
 import contextlib
-import time
-from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocket
 
-from streamspace_devplane.link import Link
-from streamspace_devplane.relay.channel import Messages
-from streamspace_devplane.relay.viewing import Viewing
+from streamspace_devplane.agents.link import Link
+from streamspace_devplane.agents.state import State
+from streamspace_devplane.agents.viewers.deployed_queue import Messages
+from streamspace_devplane.agents.viewers.deployed_viewer import Viewing
 from streamspace_devplane.store import Row
-
-if TYPE_CHECKING:
-    from streamspace_devplane.hub import Hub
 
 
 class DeployedRelay:
     """`active` is the control plane's own idea of who views what; it is wrong whenever a relay outlives its viewer."""
 
-    def __init__(self, hub: "Hub") -> None:
-        self.hub = hub
+    def __init__(self, state: State) -> None:
+        self._state = state
         self.active: dict[str, Viewing] = {}
         self.viewings: set[Viewing] = set()
         """Relays that run, those of viewers long gone too."""
         self._queues: dict[Link, Messages] = {}
 
     def opened(self, link: Link) -> None:
-        self._queues[link] = Messages(self.hub.settings.viewer_queue)
+        self._queues[link] = Messages(self._state.settings.viewer_queue)
 
     def closed(self, link: Link) -> None:
         del self._queues[link]  # relays go on waiting on it
@@ -48,26 +44,23 @@ class DeployedRelay:
 
     def receive(self, link: Link, kind: str, payload: Row) -> None:
         if not self._queues[link].put((kind, payload)):
-            self.hub.counters["vncDropped"] += 1
+            self._state.counters["vncDropped"] += 1
 
     async def serve(self, socket: WebSocket, link: Link, session_id: str) -> None:
         older = self.active.pop(session_id, None)
         if older:
             older.wire.abort()
-        viewing = Viewing(self, socket, self._queues[link], link.agent_id, session_id)
+        viewing = Viewing(self._state, socket, self._queues[link], link.agent_id, session_id, self._returned)
         self.active[session_id] = viewing
         self.viewings.add(viewing)
-        self.touch(session_id)
+        self._state.store.touch(session_id)
         await viewing.run()
 
-    def touch(self, session_id: str) -> None:
-        self.hub.store.change("UPDATE sessions SET last_activity = ? WHERE session_id = ?", time.time(), session_id)
-
-    def returned(self, viewing: Viewing) -> None:
+    def _returned(self, viewing: Viewing) -> None:
         """A relay has ended. Another viewer's entry goes with its own, and the agent's present connection is told."""
         self.viewings.discard(viewing)
         self.active.pop(viewing.session_id, None)
-        link = self.hub.links.get(viewing.agent_id)
+        link = self._state.links.get(viewing.agent_id)
         if link and link.takes_more:
             link.send("vnc_close", {"sessionId": viewing.session_id, "reason": "client_disconnect"})
 

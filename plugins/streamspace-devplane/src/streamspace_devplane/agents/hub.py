@@ -3,54 +3,32 @@
 import asyncio
 import json
 import math
-import random
 import time
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 
-from streamspace_devplane import envelopes
-from streamspace_devplane.crashes import Crashes
-from streamspace_devplane.envelopes import Envelope
-from streamspace_devplane.faults import CloseSecond, Faults
-from streamspace_devplane.link import Link
-from streamspace_devplane.relay import Relay
-from streamspace_devplane.relay.deployed import DeployedRelay
-from streamspace_devplane.relay.repaired import RepairedRelay
+from streamspace_devplane.agents import envelopes
+from streamspace_devplane.agents.envelopes import Envelope
+from streamspace_devplane.agents.faults import CloseSecond, Faults
+from streamspace_devplane.agents.link import Link
+from streamspace_devplane.agents.state import State
+from streamspace_devplane.agents.viewers import Relay
+from streamspace_devplane.agents.viewers.deployed import DeployedRelay
+from streamspace_devplane.agents.viewers.repaired import RepairedRelay
 from streamspace_devplane.settings import Settings
 from streamspace_devplane.store import Row, Store
-from streamspace_devplane.sweep import sweep
 from streamspace_devplane.templates import TEMPLATES, Manifest
 
 
-class Hub:
+class Hub(State):
     """The running control plane, without its HTTP."""
 
     def __init__(
         self, store: Store, settings: Settings, faults: Faults, templates: Mapping[str, Manifest] = TEMPLATES
     ) -> None:
-        self.store = store
-        self.settings = settings
-        self.faults = faults
-        self.templates = templates
-        self.dice = random.Random(settings.seed)  # noqa: S311 - dice for fault injection
-        self.counters: Counter[str] = Counter()
-        """Diagnostics: everything the real control plane does in silence."""
-        self.crashes = Crashes(store, self.counters, settings.crash_file)
+        super().__init__(store, settings, faults, templates)
         self.relay: Relay = DeployedRelay(self) if settings.relay == "deployed" else RepairedRelay(self)
-        self.links: dict[str, Link] = {}
-        self.connections: Counter[str] = Counter()
-        """How often each agent has connected since this began."""
-        self.left: dict[str, float] = {}
-        """When each agent's last connection ended."""
-        self.viewers: dict[str, str] = {}
-        """The mark of each session's latest viewer."""
-        self.web_gateway = settings.web_gateway
         self._sent_at = -math.inf
-        self.listening = asyncio.Event()
-        """Cleared while the blackhole is open."""
-        self.listening.set()
-        self.stopping = asyncio.Event()
 
     # Commands
 
@@ -123,25 +101,6 @@ class Hub:
         if switch and self.dice.random() < switch.probability:
             asyncio.get_running_loop().call_later(switch.seconds, link.close, "closed by the cleanup of the first")
 
-    async def watch(self) -> None:
-        """Stale agents, stuck sessions, switches that have lasted their time; runs as long as the plane."""
-        last_stale = last_sweep = time.monotonic()
-        self.dispatch()
-        sweep(self)
-        while True:
-            await asyncio.sleep(min(0.05, self.settings.stale_check))
-            now = time.monotonic()
-            self.faults.expire()
-            self.apply_faults()
-            if now - last_stale >= self.settings.stale_check:
-                last_stale = now
-                for link in list(self.links.values()):
-                    if now - link.last_heartbeat > self.settings.stale_after:
-                        link.close("stale")
-            if now - last_sweep >= self.settings.sweep_interval:
-                last_sweep = now
-                sweep(self)
-
     def apply_faults(self) -> None:
         """Put into effect the switches that act on open links."""
         if self.stopping.is_set():
@@ -162,6 +121,10 @@ class Hub:
                     link.cut()
 
     # What agents say
+
+    def sent(self, link: Link, kind: str, payload: Row) -> None:
+        if kind != "vnc_data" or self.settings.log_vnc_data:
+            self.store.log(link.agent_id, "to_agent", kind, envelopes.shown(kind, payload))
 
     def unreadable(self, link: Link, reason: str, text: str | bytes) -> None:
         self.counters[reason] += 1

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import click
 
+from streamspace_devplane.agents.envelopes import ENDED
+from streamspace_devplane.cli.serve import serve
+from streamspace_devplane.cli.view import copy_to_tcp
 from streamspace_devplane.client import PlaneClient, PlaneError
-from streamspace_devplane.live import OVER
-from streamspace_devplane.serve import serve
 from streamspace_devplane.store import Row
-from streamspace_devplane.view import copy_to_tcp
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -149,7 +149,7 @@ def session_command(verb: str, summary: str, *options: Callable[[Any], Any]) -> 
         async def work(client: PlaneClient) -> None:
             told = {name: True for name, given in extra.items() if given}
             state = (await client.session(session))["state"]
-            if verb != "stop" and state in OVER:  # stop also takes what an ended one has kept
+            if verb != "stop" and state in ENDED:  # stop also takes what an ended one has kept
                 raise PlaneError(f"session {session!r} is {state}: there is nothing to {verb}, start it anew")
             await report(client, await client.call("POST", f"/sessions/{session}/{verb}", told), wait, as_json)
 

@@ -9,13 +9,12 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from streamspace_devplane.envelopes import Unreadable, strict_json
+from streamspace_devplane.agents.envelopes import NOT_JSON, Unreadable, strict_json
 from streamspace_devplane.store import Row
 from streamspace_devplane.templates import Manifest, ManifestForm, in_form
 
 T = TypeVar("T", bound=BaseModel)
 LARGEST = 2.0**53
-NO_JSON = "the body is no JSON of finite numbers, with integers of 64 bits"
 
 
 class Body(BaseModel):
@@ -103,7 +102,7 @@ async def body_of(model: type[T], request: Request) -> T:
         strict_json(body)
         return model.model_validate_json(body)
     except Unreadable:
-        raise HTTPException(400, NO_JSON) from None
+        raise HTTPException(400, NOT_JSON) from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise HTTPException(400, problems) from None

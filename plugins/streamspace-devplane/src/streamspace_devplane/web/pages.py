@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from streamspace_devplane.novnc import HELP
+from streamspace_devplane.web.novnc import HELP
 
 STATIC = Path(__file__).parent / "static"
 

@@ -12,14 +12,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from streamspace_devplane import pages
-from streamspace_devplane.api import Api
-from streamspace_devplane.bridge import Bridge
-from streamspace_devplane.browsers import Labelled, SameOrigin
-from streamspace_devplane.hub import Hub
-from streamspace_devplane.live import Live
-from streamspace_devplane.registration import Door, Misbehaviour
-from streamspace_devplane.webproxy import WebProxy
+from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.agents.registration import AgentEndpoints
+from streamspace_devplane.agents.upkeep import upkeep
+from streamspace_devplane.web import pages
+from streamspace_devplane.web.api import Api
+from streamspace_devplane.web.live import Live
+from streamspace_devplane.web.middleware import Labelled, Misbehaviour, SameOrigin
+from streamspace_devplane.web.proxy import WebProxy
+from streamspace_devplane.web.vnc import VncEndpoint
 
 
 async def explain(request: Request, error: Exception) -> Response:
@@ -29,29 +30,29 @@ async def explain(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
-def build(hub: Hub, door: Door, novnc: Path | None) -> Starlette:
+def build(hub: Hub, endpoints: AgentEndpoints, novnc: Path | None) -> Starlette:
     web = WebProxy(hub)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        watch = asyncio.create_task(hub.watch())
+        clock = asyncio.create_task(upkeep(hub))
         try:
             yield
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            clock.cancel()
+            await asyncio.gather(clock, return_exceptions=True)
             await hub.relay.stop()
             await web.aclose()
 
-    viewers = Bridge(hub)
+    viewers = VncEndpoint(hub)
     return Starlette(
         routes=[
-            Route("/api/v1/agents/register", door.register, methods=["POST"]),
-            WebSocketRoute("/api/v1/agents/connect", door.connect),
+            Route("/api/v1/agents/register", endpoints.register, methods=["POST"]),
+            WebSocketRoute("/api/v1/agents/connect", endpoints.connect),
             WebSocketRoute("/api/v1/sessions/{session}/vnc", viewers.vnc),
             WebSocketRoute("/api/v1/vnc/{session}", viewers.vnc),  # the deployed one's own path
             *web.routes(),
-            *Api(door).routes(),
+            *Api(endpoints).routes(),
             *Live(hub).routes(),
             *pages.routes(novnc),
         ],

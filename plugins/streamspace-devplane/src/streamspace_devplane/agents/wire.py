@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from streamspace_devplane import envelopes
+from streamspace_devplane.agents import envelopes
 
 SCOPE_KEY = "streamspace.wire"
 AGENTS = "/api/v1/agents/"

@@ -1,16 +1,15 @@
-"""The door for viewers' WebSockets; the relay serves those that are let in."""
+"""The endpoint for viewers' WebSockets: who is let in. The relay serves those who are."""
 
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from streamspace_devplane.hub import Hub
-from streamspace_devplane.link import Link
-from streamspace_devplane.relay.repaired import LINK_GONE
+from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.agents.viewers.repaired import LINK_GONE
 from streamspace_devplane.store import Row
-from streamspace_devplane.streaming import WEB
+from streamspace_devplane.web.streaming import WEB
 
 
-class Bridge:
+class VncEndpoint:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
 
@@ -36,7 +35,7 @@ class Bridge:
             if link is None:
                 await socket.close(1011, LINK_GONE)
             else:
-                await self._bridge(socket, link, session_id)
+                await self.hub.relay.serve(socket, link, session_id)
 
     def _session_url(self, row: Row) -> JSONResponse:
         told = {"session_id": row["sessionId"], "protocol": row["streamingProtocol"]}
@@ -46,6 +45,3 @@ class Bridge:
 
     async def _deny(self, socket: WebSocket, status: int, error: str) -> None:
         await socket.send_denial_response(JSONResponse({"error": error}, status))
-
-    async def _bridge(self, socket: WebSocket, link: Link, session_id: str) -> None:
-        await self.hub.relay.serve(socket, link, session_id)

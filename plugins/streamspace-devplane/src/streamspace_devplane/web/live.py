@@ -14,15 +14,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from streamspace_devplane.hub import Hub
+from streamspace_devplane.agents.envelopes import ENDED
+from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.store import Row
 
 BREATH = 0.2  # seconds between two looks: what changes faster is merged
 LINES = 400  # of the log at once, the newest; a page shows no more
 ROUTINE_LINES = 100  # beside them, of what comes all the time
 MAX_SEQ = 2**63 - 1  # the database's largest number
-OVER = ("failed", "terminated")
-OVER_SHOWN = 20
+ENDED_SHOWN = 20
 SESSION_LINES = 200
 
 
@@ -115,7 +115,7 @@ class Live:
             ],
             "crashes": {"count": self.hub.counters["controlPlaneCrashes"], "last": self.hub.crashes.last},
             "keeps": self.hub.settings.keep_commands,
-            "unseen": {state: max(0, self._count(state) - OVER_SHOWN) for state in OVER},
+            "unseen": {state: max(0, self._count(state) - ENDED_SHOWN) for state in ENDED},
         }
 
     def _of(self, session_id: str) -> list[Row]:
@@ -126,7 +126,7 @@ class Live:
             "SELECT * FROM sessions WHERE state NOT IN ('failed', 'terminated') ORDER BY created_at DESC"
         )
         sql = "SELECT * FROM sessions WHERE state = ? ORDER BY created_at DESC LIMIT ?"
-        failed, terminated = (self.store.rows(sql, state, OVER_SHOWN) for state in OVER)
+        failed, terminated = (self.store.rows(sql, state, ENDED_SHOWN) for state in ENDED)
         return sorted(there + failed, key=lambda row: row["createdAt"], reverse=True) + terminated
 
     def _count(self, state: str) -> int:

@@ -9,10 +9,14 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket
+
+from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
+from streamspace_devplane.settings import LABEL
 
 AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # these ask for a key, which no page has
 WEB_SESSIONS = "/api/v1/http/"
-LABEL = "x-streamspace-devplane"
 HEADERS = {
     LABEL: "development only",
     # Scripts and styles from here only, none inline: text that slipped through could still not run.
@@ -96,3 +100,47 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+async def tear(wire: Wire, receive: Any) -> None:
+    """End a request by ending its connection; returns once uvicorn knows, so that it expects no answer."""
+    wire.abort()
+    while not (await receive())["type"].endswith(".disconnect"):
+        pass
+
+
+class Misbehaviour:
+    """ASGI middleware for the switches that act before an agent's request is looked at."""
+
+    def __init__(self, app: Any, hub: Hub) -> None:
+        self.app = app
+        self.hub = hub
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        faults = self.hub.faults
+        faults.expire()
+        path = scope.get("path", "").removeprefix("/api/v1/agents/")
+        if scope["type"] == "lifespan" or path not in ("register", "connect"):
+            await self.app(scope, receive, send)
+            return
+        wire: Wire = scope[SCOPE_KEY]
+        if faults.blackhole:
+            self.hub.apply_faults()
+            await self.hub.listening.wait()
+            if self.hub.stopping.is_set():
+                await tear(wire, receive)
+                return
+        refuse = faults.refuse
+        if not refuse or path not in refuse.paths:
+            await self.app(scope, receive, send)
+            return
+        self.hub.store.log(None, "plane", "refused_by_switch", {"path": path, "status": refuse.status})
+        if refuse.status == "connection":
+            await tear(wire, receive)
+            return
+        headers = {} if refuse.retry_after is None else {"Retry-After": str(refuse.retry_after)}
+        answer = JSONResponse({"error": "refused by a fault switch"}, refuse.status, headers)
+        if scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(answer)
+        else:
+            await answer(scope, receive, send)

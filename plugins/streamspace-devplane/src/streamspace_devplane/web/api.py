@@ -12,7 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from streamspace_devplane.bodies import (
+from streamspace_devplane.agents.envelopes import ENDED, SESSION_STATES
+from streamspace_devplane.agents.faults import Faults
+from streamspace_devplane.agents.registration import AgentEndpoints
+from streamspace_devplane.store import Row
+from streamspace_devplane.templates import read_manifest, screen
+from streamspace_devplane.web.bodies import (
     Extra,
     PlaneFlags,
     RawCommand,
@@ -22,23 +27,17 @@ from streamspace_devplane.bodies import (
     body_of,
     number,
 )
-from streamspace_devplane.envelopes import SESSION_STATES
-from streamspace_devplane.faults import Faults
-from streamspace_devplane.live import OVER
-from streamspace_devplane.registration import Door
-from streamspace_devplane.store import Row
-from streamspace_devplane.streaming import streaming
-from streamspace_devplane.templates import read_manifest, screen
+from streamspace_devplane.web.streaming import streaming
 
 LONGEST_WAIT = 60.0
 STATES = SESSION_STATES | {"starting", "hibernating", "waking", "terminating"}
 
 
 class Api:
-    def __init__(self, door: Door) -> None:
-        self.door = door
-        self.hub = door.hub
-        self.store = door.hub.store
+    def __init__(self, endpoints: AgentEndpoints) -> None:
+        self.endpoints = endpoints
+        self.hub = endpoints.hub
+        self.store = endpoints.hub.store
 
     def routes(self) -> list[BaseRoute]:
         def route(path: str, endpoint: Any, *methods: str) -> Route:
@@ -203,7 +202,7 @@ class Api:
     def _holder(self, session_id: str, wanted: str | None) -> str | None:
         """The agent of a session that is not over: another start of it goes there, or there would be two of it."""
         row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
-        if row is None or row["state"] in OVER or self._untouched(row, "failed"):
+        if row is None or row["state"] in ENDED or self._untouched(row, "failed"):
             return None
         if wanted not in (None, row["agentId"]):
             raise HTTPException(
@@ -336,8 +335,8 @@ class Api:
         return await self.faults(request)
 
     async def set_flags(self, request: Request) -> Response:
-        self.door.nest_agent = (await body_of(PlaneFlags, request)).nest_agent
-        return JSONResponse({"nestAgent": self.door.nest_agent})
+        self.endpoints.nest_agent = (await body_of(PlaneFlags, request)).nest_agent
+        return JSONResponse({"nestAgent": self.endpoints.nest_agent})
 
     async def diagnostics(self, _: Request) -> Response:
         queues = {agent_id: self.hub.relay.waiting(link) for agent_id, link in self.hub.links.items()}

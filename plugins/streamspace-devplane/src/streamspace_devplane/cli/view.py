@@ -5,8 +5,7 @@ import contextlib
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from streamspace_devplane.client import PlaneClient
-from streamspace_devplane.viewer import ViewerConnection
+from streamspace_devplane.client import PlaneClient, ViewerConnection
 
 CHUNK = 65_536
 

@@ -12,6 +12,9 @@ AGENT_TYPES = frozenset(
     {"heartbeat", "ack", "complete", "failed", "status", "vnc_ready", "vnc_data", "vnc_error", "pong"}
 )
 SESSION_STATES = frozenset({"pending", "running", "hibernated", "terminated", "failed"})
+ENDED = ("failed", "terminated")
+"""The states of sessions that are over."""
+NOT_JSON = "the body is no JSON of finite numbers, with integers of 64 bits"
 FIELDS: dict[str, type] = {
     "commandId": str,
     "sessionId": str,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from starlette.requests import HTTPConnection
 from starlette.responses import FileResponse, Response
 
-from streamspace_devplane.browsers import HEADERS, LABEL
-from streamspace_devplane.pages import STATIC
+from streamspace_devplane.settings import LABEL
+from streamspace_devplane.web.middleware import HEADERS
+from streamspace_devplane.web.pages import STATIC
 
 
 def navigates(connection: HTTPConnection) -> bool:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import re
 import string
-import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +21,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from streamspace_devplane import instead, webfaults
-from streamspace_devplane.browsers import WEB_SESSIONS, as_denial
-from streamspace_devplane.hub import Hub
-from streamspace_devplane.inputs import hostile
-from streamspace_devplane.streaming import WEB
-from streamspace_devplane.wire import SCOPE_KEY, Wire
+from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
+from streamspace_devplane.input_filter import refusal
+from streamspace_devplane.web import error_page, proxy_faults
+from streamspace_devplane.web.middleware import WEB_SESSIONS, as_denial
+from streamspace_devplane.web.streaming import WEB
 
 NAMESPACE = "streamspace"
 HOP_BY_HOP = frozenset(
@@ -87,7 +86,7 @@ class WebProxy:
     def _target(self, connection: HTTPConnection) -> Target | Response:
         session_id = connection.path_params["session"]
         row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
-        if problem := hostile(connection):
+        if problem := refusal(connection):
             return problem
         if row is None:
             return JSONResponse({"error": "Session not found"}, 404)
@@ -96,7 +95,7 @@ class WebProxy:
             return JSONResponse({"error": error}, 400)
         if row["state"] != "running":
             return JSONResponse({"error": f"Session is not running (state: {row['state']})"}, 409)
-        self.store.change("UPDATE sessions SET last_activity = ? WHERE session_id = ?", time.time(), session_id)
+        self.store.touch(session_id)
         return Target(row, self.hub.web_gateway, connection.scope)
 
     # HTTP
@@ -105,22 +104,22 @@ class WebProxy:
         request = Request(scope, receive)
         target = self._target(request)
         if isinstance(target, Response):
-            await instead.shown(request, target)(scope, receive, send)
+            await error_page.shown(request, target)(scope, receive, send)
             return
         body = Body(request)
         way = Way()
         exchange = asyncio.create_task(self._exchange(request, body, target, way, send))
         leaving = asyncio.create_task(body.left())
         try:
-            limit = webfaults.limit(self.hub)
+            limit = proxy_faults.limit(self.hub)
             await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=limit)
             if exchange.done():
                 exchange.result()
             elif leaving.done() and way.under_way:
-                webfaults.crash(self.hub, target.row, "the browser left in the middle of an answer")
+                proxy_faults.crash(self.hub, target.row, "the browser left in the middle of an answer")
             elif not leaving.done():
                 if way.under_way:
-                    webfaults.crash(self.hub, target.row, f"an answer was under way after {limit:g} s")
+                    proxy_faults.crash(self.hub, target.row, f"an answer was under way after {limit:g} s")
                 abort(request)
         finally:
             for task in (exchange, leaving):
@@ -138,16 +137,16 @@ class WebProxy:
         try:
             answer = await self._transport.handle_async_request(asked)
         except httpx.TransportError as error:
-            await instead.shown(request, _unreachable(error))(request.scope, request.receive, send)
+            await error_page.shown(request, _unreachable(error))(request.scope, request.receive, send)
             return
         except ClientDisconnect:
             return
-        if instead.navigates(request) and instead.is_no_page(answer.status_code, answer.headers):
+        if error_page.navigates(request) and error_page.is_no_page(answer.status_code, answer.headers):
             await answer.aclose()
-            await instead.page(answer.status_code)(request.scope, request.receive, send)
+            await error_page.page(answer.status_code)(request.scope, request.receive, send)
             return
         headers = [(name, value) for name, value in answer.headers.raw if name.lower().decode() not in HOP_BY_HOP]
-        shaped = webfaults.passing(self.hub, request, answer.status_code, headers)
+        shaped = proxy_faults.passing(self.hub, request, answer.status_code, headers)
         way.under_way = True
         try:
             await send({"type": "http.response.start", "status": answer.status_code, "headers": shaped.headers})
@@ -159,9 +158,9 @@ class WebProxy:
                 abort(request)
             else:
                 await send({"type": "http.response.body", "body": last})
-        except (httpx.TransportError, webfaults.TooLong) as error:
+        except (httpx.TransportError, proxy_faults.TooLong) as error:
             way.under_way = False
-            webfaults.crash(self.hub, target.row, f"an answer did not end as announced: {error!r}")
+            proxy_faults.crash(self.hub, target.row, f"an answer did not end as announced: {error!r}")
             abort(request)  # half an answer must not look like a whole one
         except OSError:
             pass  # the browser has left
@@ -198,7 +197,7 @@ class WebProxy:
         async with server:
             await browser.accept(subprotocol=server.subprotocol)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(webfaults.limit(self.hub)) as limit:
+                async with asyncio.timeout(proxy_faults.limit(self.hub)) as limit:
                     await _both_ways(browser, server)
             if limit.expired():
                 abort(browser)

@@ -17,10 +17,10 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from streamspace_devplane.catalogue import Catalogue, load_folder
-from streamspace_devplane.novnc import HELP, is_novnc
 from streamspace_devplane.plane import LOOPBACK, DevPlane
 from streamspace_devplane.settings import BANNER, Settings
 from streamspace_devplane.templates import TEMPLATES, Manifest
+from streamspace_devplane.web.novnc import HELP, is_novnc
 
 BOOTSTRAP = "bootstrap"
 

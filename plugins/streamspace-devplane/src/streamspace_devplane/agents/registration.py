@@ -11,13 +11,12 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from streamspace_devplane.bodies import NO_JSON
-from streamspace_devplane.envelopes import Unreadable, strict_json
-from streamspace_devplane.hub import Hub
-from streamspace_devplane.inputs import suspicion
-from streamspace_devplane.link import Link
+from streamspace_devplane.agents.envelopes import NOT_JSON, Unreadable, strict_json
+from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.agents.link import Link
+from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
+from streamspace_devplane.input_filter import suspicion
 from streamspace_devplane.store import Row
-from streamspace_devplane.wire import SCOPE_KEY, Wire
 
 KEY_HEADER = "x-agent-api-key"
 ANSWERS = {
@@ -102,7 +101,7 @@ def identity(hub: Hub, connection: HTTPConnection, agent_id: str) -> Kind:
     raise Refused(403, "Invalid API key", "The provided API key does not match the agent's registered key")
 
 
-class Door:
+class AgentEndpoints:
     """The two agent endpoints. `nest_agent` answers registrations with the agent under `agent`."""
 
     def __init__(self, hub: Hub) -> None:
@@ -130,7 +129,7 @@ class Door:
             strict_json(body)
             registration = Registration.model_validate_json(body)
         except Unreadable:
-            raise Refused(400, "Invalid request format", [NO_JSON]) from None
+            raise Refused(400, "Invalid request format", [NOT_JSON]) from None
         except ValidationError as error:
             raise Refused(
                 400, "Validation failed", [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
@@ -191,47 +190,3 @@ def _named(body: bytes) -> str:
         return ""
     name = value.get("agentId") if isinstance(value, dict) else None
     return name if isinstance(name, str) else ""
-
-
-async def tear(wire: Wire, receive: Any) -> None:
-    """End a request by ending its connection; returns once uvicorn knows, so that it expects no answer."""
-    wire.abort()
-    while not (await receive())["type"].endswith(".disconnect"):
-        pass
-
-
-class Misbehaviour:
-    """ASGI middleware for the switches that act before an agent's request is looked at."""
-
-    def __init__(self, app: Any, hub: Hub) -> None:
-        self.app = app
-        self.hub = hub
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        faults = self.hub.faults
-        faults.expire()
-        path = scope.get("path", "").removeprefix("/api/v1/agents/")
-        if scope["type"] == "lifespan" or path not in ("register", "connect"):
-            await self.app(scope, receive, send)
-            return
-        wire: Wire = scope[SCOPE_KEY]
-        if faults.blackhole:
-            self.hub.apply_faults()
-            await self.hub.listening.wait()
-            if self.hub.stopping.is_set():
-                await tear(wire, receive)
-                return
-        refuse = faults.refuse
-        if not refuse or path not in refuse.paths:
-            await self.app(scope, receive, send)
-            return
-        self.hub.store.log(None, "plane", "refused_by_switch", {"path": path, "status": refuse.status})
-        if refuse.status == "connection":
-            await tear(wire, receive)
-            return
-        headers = {} if refuse.retry_after is None else {"Retry-After": str(refuse.retry_after)}
-        answer = JSONResponse({"error": "refused by a fault switch"}, refuse.status, headers)
-        if scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(answer)
-        else:
-            await answer(scope, receive, send)

@@ -29,16 +29,10 @@ def suspicion(value: str) -> str | None:
     return None
 
 
-def refused(name: str, value: str) -> Response | None:
-    problem = suspicion(value)
-    if problem is None:
-        return None
-    return JSONResponse({"error": "Invalid query parameter", "message": f"Parameter '{name}': {problem}"}, 400)
-
-
-def hostile(connection: HTTPConnection) -> Response | None:
-    """The answer to a request with a suspicious query, if it has one."""
+def refusal(connection: HTTPConnection) -> Response | None:
+    """The answer to a request whose query looks like an attack; `None` for any other."""
     for name, value in connection.query_params.multi_items():
-        if answer := refused(name, value):
-            return answer
+        if problem := suspicion(value):
+            message = f"Parameter '{name}': {problem}"
+            return JSONResponse({"error": "Invalid query parameter", "message": message}, 400)
     return None

@@ -1,16 +1,15 @@
 """One viewer of the deployed relay: the four routines that serve it, and what becomes of them when it leaves."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pybase64
 from starlette.websockets import WebSocket
 
-from streamspace_devplane.relay.channel import STOP, Message, Messages, Routine, StopSignal
-from streamspace_devplane.wire import SCOPE_KEY, Wire
-
-if TYPE_CHECKING:
-    from streamspace_devplane.relay.deployed import DeployedRelay
+from streamspace_devplane.agents.state import State
+from streamspace_devplane.agents.viewers.deployed_queue import STOP, Message, Messages, Routine, StopSignal
+from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
 
 
 class WriteFailed(Exception):
@@ -34,11 +33,17 @@ class Viewing:
     """From the accepted WebSocket until its relay returns, which may be long after the viewer left."""
 
     def __init__(
-        self, relay: "DeployedRelay", socket: WebSocket, queue: Messages, agent_id: str, session_id: str
+        self,
+        state: State,
+        socket: WebSocket,
+        queue: Messages,
+        agent_id: str,
+        session_id: str,
+        returned: Callable[["Viewing"], None],
     ) -> None:
-        self.relay = relay
-        self.hub = relay.hub
-        self.settings = relay.hub.settings
+        """`returned` is called once, when its relay has ended."""
+        self._state = state
+        self._returned = returned
         self.socket = socket
         self.wire: Wire = socket.scope[SCOPE_KEY]
         self.queue = queue
@@ -78,7 +83,7 @@ class Viewing:
 
     def _ended(self, routine: Routine) -> None:
         """It took the stop signal that was meant for all."""
-        self.hub.counters[f"viewerStopTakenBy{routine.value.title()}"] += 1
+        self._state.counters[f"viewerStopTakenBy{routine.value.title()}"] += 1
         self._routines[routine].cancel()
 
     # From the agent to the viewer
@@ -92,19 +97,19 @@ class Viewing:
             await asyncio.sleep(0)  # other relays of this agent get their turn
         else:
             cause = None
-            self.hub.counters["viewerStopTakenByRelay"] += 1
+            self._state.counters["viewerStopTakenByRelay"] += 1
         self._return(cause)
 
     async def _next(self, *, first: bool) -> Message | None:
         taker: asyncio.Future[Message | None] = self._loop.create_future()
         both = self.stop.unheard and self.queue.waiting
-        if (both and self.hub.dice.random() < 0.5) or not self.queue.take(taker):  # Go chooses at random
+        if (both and self._state.dice.random() < 0.5) or not self.queue.take(taker):  # Go chooses at random
             self.stop.wait(taker, first=first)
         return await taker
 
     async def _handle(self, kind: str, payload: dict[str, Any]) -> str | None:
         """Why the relay returns, if it does."""
-        counters = self.hub.counters
+        counters = self._state.counters
         if payload.get("sessionId") != self.session_id:
             counters["vncThrownAway"] += kind == "vnc_data"
             return None
@@ -143,7 +148,7 @@ class Viewing:
             self._routines[routine].cancel()
         self.wire.on_ping = None
         self.wire.abort()
-        self.relay.returned(self)
+        self._returned(self)
         if cause and alive:
             self._crash(f"send on closed channel: its relay returned while the viewer was connected, after {cause}")
 
@@ -151,7 +156,7 @@ class Viewing:
 
     async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.viewer_ping_interval)
+            await asyncio.sleep(self._state.settings.viewer_ping_interval)
             self.stop.leave(Routine.PING)
             if self._set_deadline("the control plane's own ping"):
                 self.wire.ping()
@@ -165,7 +170,7 @@ class Viewing:
 
     def _set_deadline(self, what: str) -> bool:
         """Whether the viewer's socket can be written to now."""
-        self.deadline = self._loop.time() + self.settings.viewer_write_wait
+        self.deadline = self._loop.time() + self._state.settings.viewer_write_wait
         if self.writing and not self.wire.is_closing:
             self._crash(f"concurrent write to websocket connection: {what} while a write to the viewer was blocked")
             self.wire.abort()
@@ -173,9 +178,9 @@ class Viewing:
 
     async def _keep_active(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.viewer_activity_interval)
+            await asyncio.sleep(self._state.settings.viewer_activity_interval)
             self.stop.leave(Routine.ACTIVITY)
-            self.relay.touch(self.session_id)
+            self._state.store.touch(self.session_id)
             self.stop.again(Routine.ACTIVITY)
 
     # From the viewer to the agent
@@ -184,12 +189,12 @@ class Viewing:
         """Until it fails: the viewer left (`True`) or was silent for too long, or the agent takes no more."""
         last = self._loop.time()
         while True:
-            deadline = max(last, self.wire.last_sign) + self.settings.viewer_read_wait
+            deadline = max(last, self.wire.last_sign) + self._state.settings.viewer_read_wait
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await self.socket.receive()
             except TimeoutError:
-                if max(last, self.wire.last_sign) + self.settings.viewer_read_wait > self._loop.time():
+                if max(last, self.wire.last_sign) + self._state.settings.viewer_read_wait > self._loop.time():
                     continue
                 return False
             if message["type"] == "websocket.disconnect":
@@ -201,16 +206,16 @@ class Viewing:
 
     def _pass_on(self, text: str | None, data: bytes | None) -> bool:
         if text is None:
-            self.hub.counters["viewerBinaryFrames"] += 1
+            self._state.counters["viewerBinaryFrames"] += 1
             text = as_go_text(data or b"")
-        link = self.hub.links.get(self.agent_id)
+        link = self._state.links.get(self.agent_id)
         if link is None or not link.takes_more:
-            self.hub.counters["viewerNotPassedOn"] += 1
+            self._state.counters["viewerNotPassedOn"] += 1
             return False
         link.send("vnc_data", {"sessionId": self.session_id, "data": text})
         return True
 
     def _crash(self, cause: str) -> None:
-        if not self._crashed and not self.hub.stopping.is_set():
+        if not self._crashed and not self._state.stopping.is_set():
             self._crashed = True
-            self.hub.crashes.note(cause, self.session_id, self.agent_id)
+            self._state.crashes.note(cause, self.session_id, self.agent_id)

@@ -1,0 +1,1 @@
+"""Agents: how they register, their connections, and what happens to messages."""
