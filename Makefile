@@ -9,7 +9,7 @@ export VENV
 help:
 	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
 	@echo "make test    set up engine, Redis and images, and run the whole suite"
-	@echo "make check   ruff and mypy --strict over the product"
+	@echo "make check   ruff, the layers of imports, and mypy --strict over the product"
 	@echo "make bench   every benchmark; each ends with one line of JSON"
 	@echo "make faults  kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
 	@echo "make wheels  every distribution, into dist/, for pip install dist/NAME-*.whl"
@@ -28,6 +28,7 @@ demo: env
 check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy lab $(addsuffix /src,$(DISTS))
 
 test: env

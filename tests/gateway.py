@@ -5,7 +5,7 @@ import contextlib
 from dataclasses import dataclass, replace
 
 from lab.process import free_port
-from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.gateway import GatewayContext, keep_serving
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState

@@ -4,17 +4,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from streamspace_agent import config, repeats
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
+from streamspace_agent import config
+from streamspace_agent.commands import repeats
+from streamspace_agent.commands.jobs import Counters
+from streamspace_agent.controlplane.link import Link
+from streamspace_agent.controlplane.registration import Keys, Registrar
+from streamspace_agent.controlplane.tls import Trust
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
+from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.faults import Faults
-from streamspace_agent.jobs import Counters
 from streamspace_agent.leadership import Leadership
-from streamspace_agent.link import Link
 from streamspace_agent.plugins import COMMANDS, Plugins, installed
-from streamspace_agent.registration import Keys, Registrar
-from streamspace_agent.standalone import StandaloneBackend
-from streamspace_agent.tls import Trust
 from streamspace_devplane import DevPlane
 from streamspace_devplane import Settings as PlaneSettings
 from tests.core.memory_driver import AGENT, MemoryDriver

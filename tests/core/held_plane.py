@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pybase64
 
 from lab.loopback import served
-from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.tunnels import Tunnels
 from tests.core.vnc import GREETING

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from streamspace_agent.certificate import GIVEN_UP, PAUSE, TIMEOUT, Certificates
 from streamspace_agent.election import Record
+from streamspace_agent.election.certificate import GIVEN_UP, PAUSE, TIMEOUT, Certificates
 
 
 def record(container: str, nonce: str = "n1") -> Record:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from streamspace_agent import __version__, options
-from streamspace_agent.cli import Given, cli
+from streamspace_agent import __version__
+from streamspace_agent.cli import options
+from streamspace_agent.cli.main import Given, cli
 from streamspace_agent.config import Settings, is_secret
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.health import Engine, Link, Role, Snapshot
@@ -97,7 +98,7 @@ def agent(*arguments, **environ):
 def given(monkeypatch, *arguments, **environ):
     """The settings' options as a command got them."""
     seen = []
-    monkeypatch.setattr("streamspace_agent.cli.execute", seen.append)
+    monkeypatch.setattr("streamspace_agent.cli.main.execute", seen.append)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in environ.items():
@@ -263,9 +264,9 @@ def test_a_start_imports_no_heavy_library(arguments):
     heavy = {"docker", "redis", "uvicorn", "starlette", "prometheus_client", "requests", "hypothesis", "pytest"}
     code = (
         "import sys; from unittest.mock import patch\n"
-        "from streamspace_agent import cli\n"
-        "with patch('streamspace_agent.cli.execute'):\n"
-        "    cli.cli.main(sys.argv[1:], standalone_mode=False)\n"
+        "from streamspace_agent.cli import main\n"
+        "with patch('streamspace_agent.cli.main.execute'):\n"
+        "    main.cli.main(sys.argv[1:], standalone_mode=False)\n"
         "print('\\n' + ' '.join(sys.modules))"
     )
     result = subprocess.run(

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streamspace_agent import dispatcher
+from streamspace_agent.commands import dispatcher
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.runtime import Progress, SessionState
 from tests.core.memory_driver import AGENT

@@ -7,7 +7,8 @@ import types
 
 import pytest
 
-from streamspace_agent import hookimpl, sessions
+from streamspace_agent import hookimpl
+from streamspace_agent.commands import sessions
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import SessionState
 from streamspace_agent.testing import commands

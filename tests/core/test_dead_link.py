@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from lab.loopback import served
-from streamspace_agent import leadership, link
+from streamspace_agent import leadership
+from streamspace_agent.controlplane import link
 from tests.core.memory_driver import AGENT
 
 pytestmark = pytest.mark.timeout(60)

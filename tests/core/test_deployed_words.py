@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, SessionState
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from tests.core.held_plane import HELLO, LEFT, linked, says, session

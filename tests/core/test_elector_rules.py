@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamspace_agent.election import Grant, Record, Timing
-from streamspace_agent.elector.guard import DEAD_AFTER, TICK, Guard
-from streamspace_agent.elector.identity import Identity, container_id
-from streamspace_agent.elector.lease import Ending, Lease
-from streamspace_agent.elector.watch import Opening, Watch
+from streamspace_agent.election.guard import DEAD_AFTER, TICK, Guard
+from streamspace_agent.election.identity import Identity, container_id
+from streamspace_agent.election.lease import Ending, Lease
+from streamspace_agent.election.watch import Opening, Watch
 from streamspace_agent.errors import EXIT_LEADERSHIP, LeaseLost
 
 TIMED = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)

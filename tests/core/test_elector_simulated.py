@@ -8,10 +8,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from streamspace_agent.election import Guarantee, Timing
-from streamspace_agent.elector.campaign import Campaign
-from streamspace_agent.elector.lease import Ending, Lease
-from streamspace_agent.elector.status import Role
-from streamspace_agent.elector.watch import Watch
+from streamspace_agent.election.campaign import Campaign
+from streamspace_agent.election.lease import Ending, Lease
+from streamspace_agent.election.status import Role
+from streamspace_agent.election.watch import Watch
 from streamspace_agent.errors import EXIT_LEADERSHIP
 from streamspace_agent.testing.simulator import Overlap, World
 from streamspace_agent.testing.virtual import run

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from streamspace_agent.election import Grant, Held, Timing
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
-from streamspace_agent.elector.status import Role
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
+from streamspace_agent.election.standalone import StandaloneBackend
+from streamspace_agent.election.status import Role
 from streamspace_agent.errors import EXIT_LEADERSHIP, LeaseLost, PreflightError
-from streamspace_agent.standalone import StandaloneBackend
 from streamspace_agent.testing.memory import MemoryBackend, Store
 
 FAST = Timing(lease=1.5, renew_every=0.2, call_timeout=0.2, margin=0.2)

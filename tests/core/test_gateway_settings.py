@@ -5,8 +5,8 @@ import pytest
 from streamspace_agent import plugins
 from streamspace_agent.addresses import listening, networks, source
 from streamspace_agent.config import load
+from streamspace_agent.config_warnings import hints
 from streamspace_agent.errors import PluginError
-from streamspace_agent.hints import hints
 
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 

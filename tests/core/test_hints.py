@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from streamspace_agent.config import Settings, load
-from streamspace_agent.hints import Consulted, hints
+from streamspace_agent.config_warnings import Consulted, hints
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "wss://control.example.com"}

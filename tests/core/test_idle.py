@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from streamspace_agent.health import Gateway as Status
-from streamspace_agent.idle import LOOK_EVERY, QUIET, Idle
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.sessions.idle import LOOK_EVERY, QUIET, Idle
 
 WEB = Session("web", SessionState.RUNNING, "w", ready=True, ready_check=ReadyCheck.HTTP, port=3000, idle_timeout=600)
 VNC = replace(WEB, session_id="vnc", ready_check=ReadyCheck.VNC)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pybase64
 import pytest
 
-from streamspace_agent import frames, reconcile
+from streamspace_agent.controlplane import frames
 from streamspace_agent.errors import CommandFailed
+from streamspace_agent.sessions import reconciler
 from tests.core.memory_driver import AGENT
 
 
@@ -321,7 +322,7 @@ async def test_a_leader_after_one_of_another_host_does_not_trust_its_own_journal
 
 
 async def test_an_adopted_session_that_proves_itself_late_is_not_told_again(plane, lead, driver, monkeypatch):
-    monkeypatch.setattr(reconcile, "READY_PATIENCE", 0.1)
+    monkeypatch.setattr(reconciler, "READY_PATIENCE", 0.1)
     async with lead():
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session("desktop", session_id="s1"))

@@ -7,8 +7,8 @@ import pytest
 
 from streamspace_agent import logs
 from streamspace_agent.commands import Command
+from streamspace_agent.commands.templates import session_spec
 from streamspace_agent.errors import CommandFailed
-from streamspace_agent.templates import session_spec
 from streamspace_agent.units import parse_duration, parse_quantity
 from streamspace_runtime_docker import references
 from streamspace_runtime_docker.client import translate

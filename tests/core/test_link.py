@@ -9,11 +9,12 @@ import pytest
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosedError
 
-from streamspace_agent import config, link
-from streamspace_agent.keys import Keys
-from streamspace_agent.link import Link, LinkDown, raise_worst
-from streamspace_agent.registration import Registrar
-from streamspace_agent.tls import Trust
+from streamspace_agent import config
+from streamspace_agent.controlplane import link
+from streamspace_agent.controlplane.keys import Keys
+from streamspace_agent.controlplane.link import Link, LinkDown, raise_worst
+from streamspace_agent.controlplane.registration import Registrar
+from streamspace_agent.controlplane.tls import Trust
 from tests.core.memory_driver import AGENT
 from tests.core.test_registration import TEXT_404, UNKNOWN, answering
 

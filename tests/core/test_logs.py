@@ -31,7 +31,7 @@ def restored_logging():
 
 @pytest.fixture
 def log():
-    return logging.getLogger("streamspace_agent.link")
+    return logging.getLogger("streamspace_agent.controlplane.link")
 
 
 def configured(fields=None, **environ):

@@ -15,7 +15,7 @@ from streamspace_agent.plugins import ELECTION, RUNTIME, choose
 
 BACKEND = """
     import streamspace_agent
-    from streamspace_agent.standalone import StandaloneBackend
+    from streamspace_agent.election.standalone import StandaloneBackend
 
     class Backend(StandaloneBackend):
         name = "{name}"
@@ -27,7 +27,7 @@ BACKEND = """
 
 CHOOSE = """
 import sys
-from streamspace_agent.cli import fail
+from streamspace_agent.cli.main import fail
 from streamspace_agent.config import load
 from streamspace_agent.errors import AgentError
 from streamspace_agent.plugins import Plugins

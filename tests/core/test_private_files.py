@@ -7,8 +7,8 @@ import pytest
 
 from streamspace_agent.election import Candidate
 from streamspace_agent.errors import BackendUnavailable, PreflightError
+from streamspace_agent.instance_lock import Occupancy
 from streamspace_agent.journal import Journal, JournalError
-from streamspace_agent.occupancy import Occupancy
 from streamspace_elect_file import backend
 from streamspace_elect_file.backend import FileBackend
 
@@ -143,7 +143,7 @@ def test_a_second_agent_is_told_where_the_first_runs_as_an_operator_would_find_i
     tmp_path, monkeypatch, container, told
 ):
     """In a container the agent is process 1, which from outside is something else."""
-    monkeypatch.setattr("streamspace_agent.occupancy.container_id", lambda: container)
+    monkeypatch.setattr("streamspace_agent.instance_lock.container_id", lambda: container)
     again = Occupancy(tmp_path / "a", "a", shared=False)
     with (
         Occupancy(tmp_path / "a", "a", shared=False),

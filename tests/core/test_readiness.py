@@ -10,9 +10,8 @@ import pytest
 import trustme
 
 from lab.loopback import served
-from streamspace_agent import readiness
-from streamspace_agent.readiness import wait_ready
-from streamspace_agent.runtime import ReadyCheck
+from streamspace_agent.runtime import ReadyCheck, readiness
+from streamspace_agent.runtime.readiness import wait_ready
 
 GREETING = b"RFB 003.008\n"
 # TigerVNC's answer to a client whose host has connected too often without a login: RFB 3.3, no security type, why.

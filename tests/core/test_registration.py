@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lab.loopback import served
-from streamspace_agent import config, link, registration
+from streamspace_agent import config
 from streamspace_agent.backoff import Backoff
+from streamspace_agent.controlplane import link, registration
+from streamspace_agent.controlplane.keys import Keys
+from streamspace_agent.controlplane.registration import Registrar
+from streamspace_agent.controlplane.replies import MAX_REPLY, MAX_WAIT, Reply
+from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.errors import Refused
-from streamspace_agent.keys import Keys
-from streamspace_agent.registration import Registrar
-from streamspace_agent.replies import MAX_REPLY, MAX_WAIT, Reply
-from streamspace_agent.tls import Trust
 from tests.core.memory_driver import AGENT
 
 

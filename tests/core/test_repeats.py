@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from streamspace_agent import repeats
+from streamspace_agent.commands import repeats
+from streamspace_agent.commands.repeats import Repeats
+from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.journal import Journal, Message
-from streamspace_agent.outbox import Outbox
-from streamspace_agent.repeats import Repeats
 from tests.core.memory_driver import AGENT
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lab.loopback import served
-from streamspace_agent.elector.clock import BoottimeClock
+from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.tunnel.pump import Pump
 from streamspace_agent.tunnel.server import Server, Unreachable
 from tests.core.held_plane import session

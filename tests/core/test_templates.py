@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from streamspace_agent import protocol
 from streamspace_agent.commands import Command
+from streamspace_agent.commands.templates import session_spec
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import Mount, Port, ReadyCheck
-from streamspace_agent.templates import session_spec
 from tests.core.decoded import decode
 
 IMAGE = {"baseImage": "desk:1"}

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from streamspace_agent import dispatcher, leadership, protocol, reconcile
+from streamspace_agent import leadership, protocol
+from streamspace_agent.commands import dispatcher
+from streamspace_agent.controlplane.outbox import Outbox, encode
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.journal import Journal, JournalError, Message
-from streamspace_agent.outbox import Outbox, encode
 from streamspace_agent.runtime import Leftover, Progress, Session, SessionState
+from streamspace_agent.sessions import reconciler
 from tests.core.memory_driver import AGENT
 
 
@@ -212,7 +214,7 @@ async def test_a_listing_older_than_a_commands_report_is_not_believed(plane, lea
 async def test_a_session_that_could_not_be_used_when_it_was_adopted_is_asked_again_until_it_can(
     plane, lead, driver, monkeypatch
 ):
-    monkeypatch.setattr(reconcile, "SOON", 0.2)
+    monkeypatch.setattr(reconciler, "SOON", 0.2)
     async with lead() as first:
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session(session_id="a"))
@@ -421,8 +423,8 @@ async def test_what_runs_is_counted_without_a_look_at_lanes_that_change_meanwhil
 
 
 async def test_an_odd_answer_of_the_engines_ends_no_leadership(plane, lead, driver, caplog, monkeypatch):
-    monkeypatch.setattr(reconcile, "SOON", 0.05)
-    monkeypatch.setattr(reconcile, "EVERY", 0.05)
+    monkeypatch.setattr(reconciler, "SOON", 0.05)
+    monkeypatch.setattr(reconciler, "EVERY", 0.05)
 
     async def odd(_known):
         raise KeyError("Name")

@@ -1,8 +1,8 @@
 """A session's time is over by what has really passed, whatever the wall clock said before or says now."""
 
+from streamspace_agent.protocol import STOP
 from streamspace_agent.runtime import Session, SessionState
-from streamspace_agent.sessions import STOP
-from streamspace_agent.timeouts import Timeouts
+from streamspace_agent.sessions.timeouts import Timeouts
 
 HOUR = 3600.0
 TODAY = 1_795_000_000.0

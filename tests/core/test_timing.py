@@ -4,8 +4,8 @@ import pytest
 
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Timing
+from streamspace_agent.election.timing import LEAST_CALL_TIMEOUT, LEAST_MARGIN, check, profile_of, scaled, unheeded
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.timing import LEAST_CALL_TIMEOUT, LEAST_MARGIN, check, profile_of, scaled, unheeded
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 SWARM = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)

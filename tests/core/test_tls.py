@@ -11,9 +11,9 @@ import trustme
 
 from lab.loopback import served
 from streamspace_agent import config
+from streamspace_agent.controlplane.keys import Keys
+from streamspace_agent.controlplane.tls import Trust, certificate_hint, stamp
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.keys import Keys
-from streamspace_agent.tls import Trust, certificate_hint, stamp
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import math
 import time
 
 from streamspace_agent.election import Timing
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
-from streamspace_agent.elector.trace import VARIABLE, Trace
-from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
+from streamspace_agent.election.standalone import StandaloneBackend
+from streamspace_agent.election.trace import VARIABLE, Trace
 from streamspace_agent.testing.memory import MemoryBackend, Store
 
 TIMING = Timing(lease=3.0, renew_every=0.2, call_timeout=0.5, margin=0.3)

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from streamspace_agent import protocol
-from streamspace_agent.heartbeat import ROOM
 from streamspace_agent.runtime import Session, SessionState
-from streamspace_agent.usage import Usage
+from streamspace_agent.sessions.heartbeat import ROOM
+from streamspace_agent.sessions.usage import Usage
 from tests.core.memory_driver import AGENT
 
 

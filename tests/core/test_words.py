@@ -2,11 +2,11 @@
 
 import logging
 
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
-from streamspace_agent.progress import ProgressBoard
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
+from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.runtime import Progress
-from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.sessions.progress import ProgressBoard
 from streamspace_agent.units import counted
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent import writeahead
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal, Message, writeahead
 
 CALLS = {"x86_64": (74, 75), "aarch64": (82, 83)}[platform.machine()]
 """Numbers of fsync and fdatasync."""

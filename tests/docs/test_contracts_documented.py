@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent import errors, hookspecs, plugins
+from streamspace_agent import errors, plugins
 from streamspace_agent.agent import SECOND_SIGNAL
+from streamspace_agent.cli.exit_codes import EXIT_CODES
 from streamspace_agent.commands import Register
-from streamspace_agent.endings import EXIT_CODES
+from streamspace_agent.plugins import hookspecs
 from streamspace_agent.testing.election import ElectionBackendSuite
 from streamspace_agent.testing.runtime import RuntimeDriverSuite
 
@@ -67,7 +68,7 @@ def test_the_readme_and_the_help_list_every_exit_code_and_no_other():
     section = README.partition("Exit codes:")[2].partition("\n## ")[0]
     assert re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE) == list(EXIT_CODES)
     raised = {error.exit_code for error in subclasses(errors.AgentError) if error.__module__ == errors.__name__}
-    source = (ROOT / "core/src/streamspace_agent/cli.py").read_text()
+    source = (ROOT / "core/src/streamspace_agent/cli/main.py").read_text()
     spoken = {int(code) for call in re.findall(r"sys\.exit\((.*)\)", source) for code in re.findall(r"\b\d+\b", call)}
     assert {int(code) for code, _ in EXIT_CODES} == raised | spoken | {0, errors.EXIT_LEADERSHIP, SECOND_SIGNAL}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent import options
+from streamspace_agent.cli import options
 from streamspace_agent.config import ALIASES, Settings, is_secret, variable
 from streamspace_runtime_docker.settings import DockerSettings
 from tests.integration.deployments import readme

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent import options
+from streamspace_agent.cli import options
 from streamspace_agent.config import ALIASES, Settings, is_secret, variable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -75,7 +75,7 @@ def test_the_backend_heeds_a_lease_duration(backend):
     code = """if True:
         from streamspace_agent.config import load
         from streamspace_agent.plugins import Plugins
-        from streamspace_agent.timing import unheeded
+        from streamspace_agent.election.timing import unheeded
         given = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://h", "ENABLE_HA": "true"}
         settings = load({**given, "LEADER_ELECTION_BACKEND": "sqlite", "LEASE_DURATION": "20s"})
         timing = Plugins().election_backend(settings, {}).timing
@@ -86,7 +86,7 @@ def test_the_backend_heeds_a_lease_duration(backend):
 
 def test_the_backend_refuses_a_wrong_setting_in_one_line(backend):
     code = """if True:
-        from streamspace_agent.cli import fail
+        from streamspace_agent.cli.main import fail
         from streamspace_agent.config import load
         from streamspace_agent.errors import AgentError
         from streamspace_agent.plugins import Plugins

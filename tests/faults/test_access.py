@@ -9,10 +9,11 @@ import pytest
 import trustme
 from websockets.asyncio.client import connect
 
-from streamspace_agent import config, registration
+from streamspace_agent import config
+from streamspace_agent.controlplane import registration
+from streamspace_agent.controlplane.registration import Keys, Registrar
+from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.errors import Refused
-from streamspace_agent.registration import Keys, Registrar
-from streamspace_agent.tls import Trust
 from streamspace_devplane import DevPlane, Settings
 from tests.names import sid
 

@@ -8,7 +8,7 @@ BACKEND = """
 import threading
 import streamspace_agent
 from streamspace_agent.election import Timing
-from streamspace_agent.standalone import StandaloneBackend
+from streamspace_agent.election.standalone import StandaloneBackend
 
 
 class Backend(StandaloneBackend):

@@ -9,9 +9,9 @@ import pytest
 import trustme
 
 from lab.loopback import served
-from streamspace_agent.check import check
+from streamspace_agent.cli.check import check
+from streamspace_agent.cli.findings import Level
 from streamspace_agent.config import load
-from streamspace_agent.findings import Level
 from streamspace_devplane import DevPlane
 from tests.names import UNKNOWN_HOST
 

@@ -14,9 +14,9 @@ import pytest
 import trustme
 
 from lab.loopback import served
-from streamspace_agent.check import check
+from streamspace_agent.cli.check import check
+from streamspace_agent.cli.findings import Level
 from streamspace_agent.config import load
-from streamspace_agent.findings import Level
 from streamspace_agent.health import Engine, Link, Role, Snapshot
 from streamspace_agent.health.replicas import StatusSocket
 from tests.agent_process import AgentProcess

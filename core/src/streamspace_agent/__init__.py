@@ -5,7 +5,7 @@ from importlib.metadata import version
 import pluggy
 
 hookimpl = pluggy.HookimplMarker("streamspace_agent")
-"""Marks a plugin's implementation of a hook of :mod:`streamspace_agent.hookspecs`."""
+"""Marks a plugin's implementation of a hook of :mod:`streamspace_agent.plugins.hookspecs`."""
 
 __version__ = version("streamspace-agent")
 __all__ = ["__version__", "hookimpl"]

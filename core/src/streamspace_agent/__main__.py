@@ -1,5 +1,5 @@
 """``python -m streamspace_agent``."""
 
-from streamspace_agent.cli import main
+from streamspace_agent.cli.main import main
 
 main()

@@ -16,32 +16,32 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 
 from streamspace_agent import __version__, logs, protocol
-from streamspace_agent.capacity import Capacity
+from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.commands import Command, Registry
+from streamspace_agent.commands.capacity import Capacity
+from streamspace_agent.commands.context import HandlerContext
+from streamspace_agent.commands.dispatcher import Dispatcher
+from streamspace_agent.commands.jobs import Counters, State
+from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.config import Settings
-from streamspace_agent.context import HandlerContext
-from streamspace_agent.dispatcher import Dispatcher
-from streamspace_agent.elector.clock import BoottimeClock
-from streamspace_agent.elector.lease import Lease
+from streamspace_agent.controlplane.link import Link, LinkDown, raise_worst
+from streamspace_agent.controlplane.outbox import Outbox
+from streamspace_agent.election.lease import Lease
 from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
-from streamspace_agent.heartbeat import Heartbeats
-from streamspace_agent.idle import Idle
-from streamspace_agent.jobs import Counters, State
 from streamspace_agent.journal import FILE, Journal, JournalError, Message
-from streamspace_agent.link import Link, LinkDown, raise_worst
-from streamspace_agent.outbox import Outbox
-from streamspace_agent.progress import ProgressBoard
-from streamspace_agent.reconcile import Reconciler
-from streamspace_agent.repeats import Repeats
+from streamspace_agent.protocol import START, WAKE
 from streamspace_agent.runtime import Progress, RuntimeDriver, SessionState
-from streamspace_agent.sessions import START, WAKE
-from streamspace_agent.timeouts import Timeouts
+from streamspace_agent.sessions.heartbeat import Heartbeats
+from streamspace_agent.sessions.idle import Idle
+from streamspace_agent.sessions.progress import ProgressBoard
+from streamspace_agent.sessions.reconciler import Reconciler
+from streamspace_agent.sessions.timeouts import Timeouts
+from streamspace_agent.sessions.usage import Usage
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import counted, format_seconds
-from streamspace_agent.usage import Usage
 
 log = logging.getLogger(__name__)
 

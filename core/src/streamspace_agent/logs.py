@@ -227,7 +227,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("streamspace_agent.").removeprefix("streamspace_")
+    """``link`` for ``streamspace_agent.controlplane.link``, ``runtime_docker.events`` for a plugin's module."""
+    core = name.startswith("streamspace_agent.")
+    return name.rpartition(".")[2] if core else name.removeprefix("streamspace_")
 
 
 def _quoted(value: str | int) -> str:

@@ -14,6 +14,8 @@ import pybase64
 
 from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 
+START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
+"""Actions of commands about sessions."""
 MAX_FRAME = 524_288
 """Bytes; the control plane closes the connection on anything larger."""
 MAX_TEXT = 4_000

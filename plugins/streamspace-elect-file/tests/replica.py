@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
 from streamspace_agent.errors import PreflightError
 from streamspace_elect_file.backend import FileBackend
 from streamspace_elect_file.fence import Fence

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent.elector.status import SILENCE_ALARM
+from streamspace_agent.election.status import SILENCE_ALARM
 from streamspace_elect_file.backend import CHECK_EVERY, SETTLE
 from streamspace_elect_file.entry import Entry
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 
 from streamspace_agent.config import Settings
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
 from streamspace_elect_redis.backend import RedisBackend
 
 

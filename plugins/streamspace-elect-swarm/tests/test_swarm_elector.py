@@ -4,8 +4,8 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
-from streamspace_agent.elector import Elector
-from streamspace_agent.elector.identity import Identity
+from streamspace_agent.election.elector import Elector
+from streamspace_agent.election.identity import Identity
 from streamspace_elect_swarm.backend import DEFAULTS
 
 from .conftest import candidate, running

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
-from streamspace_agent import templates
+from streamspace_agent.commands import templates
 from streamspace_agent.errors import CommandFailed
 from tests.integration.browser.cards import card
 from tests.integration.browser.puppet import Puppet

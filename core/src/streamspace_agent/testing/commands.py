@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from streamspace_agent import protocol
-from streamspace_agent.capacity import Capacity
 from streamspace_agent.commands import Command, Registered, Registry
+from streamspace_agent.commands.capacity import Capacity
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session

@@ -14,7 +14,6 @@ from typing import ClassVar
 
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
-from streamspace_agent.readiness import Proof, wait_ready
 from streamspace_agent.runtime import (
     Capabilities,
     EventKind,
@@ -28,6 +27,7 @@ from streamspace_agent.runtime import (
     SessionSpec,
     SessionState,
 )
+from streamspace_agent.runtime.readiness import Proof, wait_ready
 
 GREETING = b"RFB 003.008\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

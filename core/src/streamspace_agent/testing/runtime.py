@@ -22,7 +22,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from streamspace_agent.capacity import occupies
+from streamspace_agent.commands.capacity import occupies
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, SessionNotFound
 from streamspace_agent.runtime import Capabilities, EventKind, Progress, SessionState

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from streamspace_agent.election import Guarantee, Timing
-from streamspace_agent.elector.guard import TICK, Guard
-from streamspace_agent.elector.identity import Identity
-from streamspace_agent.elector.lease import Lease
-from streamspace_agent.elector.replica import Replica
+from streamspace_agent.election.guard import TICK, Guard
+from streamspace_agent.election.identity import Identity
+from streamspace_agent.election.lease import Lease
+from streamspace_agent.election.replica import Replica
 from streamspace_agent.testing.memory import Link, MemoryBackend, Store
 from streamspace_agent.testing.virtual import VirtualClock, VirtualLoop
 

@@ -1,6 +1,6 @@
 """When a person last touched each session's keyboard or mouse."""
 
-from streamspace_agent.elector.clock import Clock
+from streamspace_agent.clock import Clock
 
 
 class LastInput:

@@ -1,6 +1,6 @@
 """How much may be on its way: to the control plane, and in its queue for viewers."""
 
-from streamspace_agent.elector.clock import Clock
+from streamspace_agent.clock import Clock
 
 MAX_CHUNK = 380 * 1024
 """VNC bytes of the largest message: with base64 and the envelope just under the control plane's limit of 512 KiB."""

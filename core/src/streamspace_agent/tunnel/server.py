@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from streamspace_agent.backoff import Backoff
-from streamspace_agent.elector.clock import Clock
+from streamspace_agent.clock import Clock
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.channel import Channel

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
-from streamspace_agent.elector.clock import Clock
+from streamspace_agent.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.announcement import Announcement

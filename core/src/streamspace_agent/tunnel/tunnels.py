@@ -9,8 +9,8 @@ from typing import Any
 import pybase64
 
 from streamspace_agent import protocol
-from streamspace_agent.elector.clock import Clock
-from streamspace_agent.link import raise_worst
+from streamspace_agent.clock import Clock
+from streamspace_agent.controlplane.link import raise_worst
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.input import LastInput
 from streamspace_agent.tunnel.pump import Carrier, Pump

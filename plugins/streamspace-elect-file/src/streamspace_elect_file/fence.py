@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from streamspace_agent.election import Record
-from streamspace_agent.elector.identity import container_id
-from streamspace_agent.engine_socket import EngineSocket
+from streamspace_agent.election.engine_socket import EngineSocket
+from streamspace_agent.election.identity import container_id
 from streamspace_agent.errors import ConfigError
 from streamspace_elect_file.entry import read
 

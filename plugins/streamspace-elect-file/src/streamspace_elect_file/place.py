@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamspace_agent.election import Problem
-from streamspace_agent.elector.identity import container_id
+from streamspace_agent.election.identity import container_id
 from streamspace_agent.private import foreign
 
 VARIABLE = "LOCK_FILE_PATH"

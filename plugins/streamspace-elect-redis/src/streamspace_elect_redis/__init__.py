@@ -9,7 +9,7 @@ from streamspace_agent.election import ElectionBackend
 
 @hookimpl
 def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
-    """See :func:`streamspace_agent.hookspecs.create_election_backend`."""
+    """See :func:`streamspace_agent.plugins.hookspecs.create_election_backend`."""
     # redis takes 0.1 s to import: only who chose it pays
     from streamspace_elect_redis.backend import RedisBackend  # noqa: PLC0415
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-from streamspace_agent import timing as numbers
-from streamspace_agent.certificate import Certificates
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
+from streamspace_agent.election import timing as numbers
+from streamspace_agent.election.certificate import Certificates
 from streamspace_agent.errors import BackendUnavailable, ConfigError, LeaseLost
 from streamspace_elect_redis import preflight, scripts
 from streamspace_elect_redis.connection import Connector, Wire

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal, Self
 
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
+from streamspace_agent.election.timing import check, profile_of, scaled
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
-from streamspace_agent.timing import check, profile_of, scaled
 from streamspace_elect_swarm import labels, preflight
 from streamspace_elect_swarm.certificate import is_dead
 from streamspace_elect_swarm.engine import Engine

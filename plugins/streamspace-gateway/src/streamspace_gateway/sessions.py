@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import h11
 
-from streamspace_agent.readiness import Stream
 from streamspace_agent.runtime import Session
+from streamspace_agent.runtime.readiness import Stream
 from streamspace_gateway.peer import CLOSED, Peer
 
 Place = tuple[str, str, int]

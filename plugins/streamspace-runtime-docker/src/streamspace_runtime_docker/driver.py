@@ -9,7 +9,6 @@ from streamspace_agent.config import Settings
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
 from streamspace_agent.faults import Faults, Injected
-from streamspace_agent.readiness import Stream
 from streamspace_agent.runtime import (
     Capabilities,
     Leftover,
@@ -20,6 +19,7 @@ from streamspace_agent.runtime import (
     SessionSpec,
     SessionState,
 )
+from streamspace_agent.runtime.readiness import Stream
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.attachments import Attachments
 from streamspace_runtime_docker.births import Births

@@ -3,7 +3,7 @@
 import asyncio
 from urllib.parse import urlsplit
 
-from streamspace_agent.readiness import Stream
+from streamspace_agent.runtime.readiness import Stream
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.networks import Networks
 

@@ -4,8 +4,8 @@ import asyncio
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
-from streamspace_agent.readiness import Stream, wait_ready
 from streamspace_agent.runtime import Progress, ReadyCheck, Report, Session, SessionState
+from streamspace_agent.runtime.readiness import Stream, wait_ready
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.attachments import Attachments
 from streamspace_runtime_docker.ends import Ends

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from streamspace_agent.elector.clock import Clock
+from streamspace_agent.clock import Clock
 from streamspace_agent.tunnel.deployed.screen import Screen
 from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.pump import Pump

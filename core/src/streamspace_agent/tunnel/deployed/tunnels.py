@@ -9,9 +9,9 @@ from typing import Any
 import pybase64
 
 from streamspace_agent import logs
-from streamspace_agent.elector.clock import Clock
+from streamspace_agent.clock import Clock
+from streamspace_agent.controlplane.link import raise_worst
 from streamspace_agent.errors import LeaseLost
-from streamspace_agent.link import raise_worst
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue

@@ -1,0 +1,157 @@
+"""The part of ``docker-agent check`` that asks the control plane over HTTP: the key, the WebSocket's path, the clock."""
+
+import base64
+import json
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any
+
+import urllib3
+
+from streamspace_agent.cli.findings import Finding, Level
+from streamspace_agent.config import Settings
+from streamspace_agent.controlplane import link, registration
+from streamspace_agent.controlplane.keys import HEADER, Keys
+from streamspace_agent.controlplane.proxies import proxy_for
+from streamspace_agent.controlplane.registration import CALL_TIMEOUT, http_client, reason
+from streamspace_agent.controlplane.replies import Reply, read
+from streamspace_agent.health import Role
+from streamspace_agent.health.replicas import replicas
+from streamspace_agent.logs import hide, redact
+from streamspace_agent.units import format_seconds
+
+MAX_SKEW = 30.0
+"""Seconds between this clock and the control plane's that are worth a warning: certificates and people's logs suffer."""
+IN_USE = "in use by the agent that runs here and is connected"
+
+
+def over_http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
+    """The key, the WebSocket's path and the clock.
+
+    The key is tried with a registration that lacks its required ``platform``: the control plane looks at the key first and
+    then refuses the rest, so that nothing is written there. The same with a wrong key tells whether that holds.
+    """
+    found: list[Finding] = []
+    running = [r.document for r in replicas(settings.agent_dir) if r.document]
+    with http_client(settings, context) as http:
+        keys = Keys(settings, hide)
+        try:
+            first = _post(http, settings, keys.headers())
+            found.append(_clock(first))
+            if any(document.get("link", {}).get("connected") for document in running):
+                return [*found, Finding("key", Level.OK, IN_USE), Finding("websocket", Level.OK, IN_USE)]
+            found += _unconnected(running)
+            if stranger := _stranger(settings, first):
+                return [*found, stranger]  # nothing else that it answers would tell anything
+            found.append(_key(settings, keys, first, partial(_post, http, settings)))
+            found.append(_websocket(http, settings, keys))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
+            if proxy_for(settings):
+                fix = "check user and password in HTTPS_PROXY, and that the proxy lets CONTROL_PLANE_URL through"
+            found.append(Finding("control plane", Level.FATAL, f"no HTTP answer: {reason(error)}", fix))
+    return found
+
+
+def _unconnected(running: Iterable[Mapping[str, Any]]) -> Iterable[Finding]:
+    """What the leader that runs here says keeps it from a connection, such as an approval that it waits for."""
+    for document in running:
+        if document.get("role") == Role.LEADER and (error := document.get("link", {}).get("last_error")):
+            yield Finding("control plane", Level.WARNING, f"the agent that runs here has no connection: {error}")
+
+
+def _post(http: urllib3.PoolManager, settings: Settings, headers: Mapping[str, str]) -> Reply:
+    body = json.dumps({"agentId": settings.agent_id}).encode()
+    headers = {"Content-Type": "application/json", **headers}
+    url = settings.http_url + registration.PATH
+    return read(http.request("POST", url, body=body, headers=headers, preload_content=False), CALL_TIMEOUT)
+
+
+def _stranger(settings: Settings, first: Reply) -> Finding | None:
+    """What answers in the control plane's place. Its own refusals are JSON that says why; only that is told of the others."""
+    url = settings.http_url + registration.PATH
+    if first.by_control_plane or first.redirect(url, registration.PATH):
+        return None
+    message = f"POST {url} is not answered by the control plane: HTTP {first.status}{_said(first)}"
+    if first.status in {429, 502, 503, 504}:
+        fix = "see that the control plane behind that proxy runs, and ask again"
+        return Finding("control plane", Level.WARNING, message, fix)
+    fix = "check CONTROL_PLANE_URL, which has to be the control plane's base address, and the proxy in front of it"
+    return Finding("control plane", Level.FATAL, message, fix)
+
+
+def _key(
+    settings: Settings,
+    keys: Keys,
+    first: Reply,
+    post: Callable[[Mapping[str, str]], Reply],
+) -> Finding:
+    said = _said(first)
+    url = settings.http_url + registration.PATH
+    if first.redirect(url, registration.PATH):
+        fix = "set CONTROL_PLANE_URL to the control plane's own address: redirects are not followed, since the key would go along"
+        return Finding("key", Level.FATAL, f"{url}: {first.refusal(url, registration.PATH)}", fix)
+    if first.status in {401, 403, 404}:  # 404: an agent that it does not know, with a key that is no bootstrap key
+        said = said.removeprefix(": ")
+        message = registration.key_refused(settings, first.status, said, has_key=bool(keys.current))
+        return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
+    if first.status == 429 or first.status >= 500:
+        return Finding("key", Level.WARNING, f"cannot tell: HTTP {first.status}{said}", "try again later")
+    if not keys.current:
+        return Finding("key", Level.OK, "accepted without an API key (client certificate)")
+    wrong = post({HEADER: "0" * 64})
+    if wrong.status in {401, 403, 404}:
+        return Finding("key", Level.OK, "the control plane accepts the API key")
+    message = f"cannot tell without registering: HTTP {first.status} to this key, HTTP {wrong.status} to a wrong one"
+    return Finding("key", Level.WARNING, message, "start the agent: it says at once when the key is refused")
+
+
+def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys) -> Finding:
+    """Ask for an upgrade without an agent id: refused by the control plane itself, or stopped by something before it."""
+    headers = {
+        **keys.headers(),
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+    }
+    answer = http.request("GET", settings.http_url + link.PATH, headers=headers, preload_content=False)
+    if answer.status == 101:
+        answer.close()
+        return Finding("websocket", Level.OK, f"the control plane itself answers at {link.PATH} (HTTP 101)")
+    reply = read(answer, CALL_TIMEOUT)
+    said = _said(reply)
+    if reply.redirect(settings.http_url + link.PATH, link.PATH):
+        message = f"{link.PATH}: {reply.refusal(settings.http_url + link.PATH, link.PATH)}"
+        return Finding("websocket", Level.FATAL, message, "set CONTROL_PLANE_URL to the control plane's own address")
+    fix = "let the proxy in front of the control plane pass WebSocket upgrades (Upgrade and Connection headers)"
+    if answer.status in {426, 502, 503, 504} or "upgrade" in said.lower() or answer.status in range(200, 400):
+        return Finding("websocket", Level.FATAL, f"{link.PATH} does not upgrade: HTTP {answer.status}{said}", fix)
+    if "json" in answer.headers.get("Content-Type", ""):
+        message = f"the control plane itself answers at {link.PATH} (HTTP {answer.status})"
+        return Finding("websocket", Level.OK, message)
+    return Finding("websocket", Level.WARNING, f"{link.PATH}: HTTP {answer.status}{said}, from a proxy perhaps", fix)
+
+
+def _clock(answer: Reply) -> Finding:
+    try:
+        skew = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return Finding("clock", Level.OK, "not compared: the control plane tells no time")
+    if abs(skew) > MAX_SKEW:
+        message = f"this host's clock is {format_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the control plane's"
+        return Finding("clock", Level.WARNING, message, "synchronise both (chrony, systemd-timesyncd)")
+    return Finding("clock", Level.OK, f"within {MAX_SKEW:.0f} s of the control plane's")
+
+
+def _said(answer: Reply) -> str:
+    """What a refusal says, on one line, with a colon before it."""
+    text = answer.said
+    if not text and answer.text.lstrip().startswith("<"):
+        text = "a page in HTML"  # its source says nothing to people
+    text = text or redact(" ".join(answer.text[:1000].split()))[:200]
+    return text and f": {text}"

@@ -1,0 +1,397 @@
+"""The command line: ``docker-agent [OPTIONS] [COMMAND]``."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs: a slow start is a slow fail-over
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamspace_agent import __version__, logs
+from streamspace_agent.cli import exit_codes, options
+from streamspace_agent.config import Place, Settings, load, load_place
+from streamspace_agent.config_warnings import misspelt, without_key
+from streamspace_agent.errors import AgentError, ConfigError
+
+if TYPE_CHECKING:
+    from streamspace_agent.plugins import Kind
+
+
+class Given:
+    """The settings' options, wherever on the command line they stood."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def take(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep the settings among the parameters, return the rest: the command's own."""
+        self.values |= {name: value for name, value in parameters.items() if name in _NAMES and value is not None}
+        return {name: value for name, value in parameters.items() if name not in _NAMES}
+
+    def settings(self, *, offline: bool = False) -> tuple[Settings, dict[str, str]]:
+        """The settings, and the environment for plugins' own. ``offline``: for what needs no control plane, nor its URL.
+
+        Raises ConfigError that lists all that is wrong, plugins that are not installed included.
+        """
+        plain, environ = options.merge(self.values, os.environ)
+        if offline:
+            plain["control_plane_url"] = "ws://none.invalid"
+        try:
+            settings = load(environ, plain)
+        except ConfigError as error:
+            raise ConfigError(
+                [*error.problems, *misspelt(Settings, environ, plain), *self._missing_plugins()]
+            ) from None
+        if not offline and (problems := [*without_key(settings, environ)]):
+            raise ConfigError(problems)
+        logs.hide_settings(settings)
+        return settings, environ
+
+    def chosen(self) -> dict["Kind", str]:
+        """The chosen plugins' names, whether or not the settings are right."""
+        from streamspace_agent.plugins import ELECTION, GATEWAY, RUNTIME
+
+        chosen = {RUNTIME: self.choice(RUNTIME.variable)}
+        if self.choice("ENABLE_HA").lower() in {"1", "true", "yes", "on", "t", "y"}:
+            chosen[ELECTION] = self.choice(ELECTION.variable)
+        if self.choice(GATEWAY.variable) not in {"", options.default_text("web_gateway")}:
+            chosen[GATEWAY] = GATEWAY.only
+        return chosen
+
+    def _missing_plugins(self) -> Iterator[str]:
+        from streamspace_agent.plugins import choose
+
+        for kind, name in self.chosen().items():
+            try:
+                choose(kind, name)
+            except AgentError as error:
+                yield str(error)
+
+    def choice(self, name: str) -> str:
+        """A setting's value as given, whether or not the others are right."""
+        field = name.lower()
+        given = self.values.get(field)
+        return str((os.environ.get(name, "") if given is None else given) or options.default_text(field)).strip()
+
+    def place(self) -> Place:
+        plain, environ = options.merge(self.values, os.environ)
+        try:
+            return load_place(environ, plain)
+        except ConfigError as error:
+            raise ConfigError([*error.problems, *misspelt(Place, environ, plain)]) from None
+
+
+_HIDDEN = options.setting_options(hidden=True)
+_NAMES = {option.name for option in _HIDDEN}
+
+
+class SettingsCommand(click.Command):
+    """A command that takes every setting as an option too; ``docker-agent --help`` shows them, its own does not."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params += _HIDDEN
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.params = ctx.ensure_object(Given).take(ctx.params)
+        return super().invoke(ctx)
+
+
+class Group(click.Group):
+    command_class = SettingsCommand
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.params = ctx.ensure_object(Given).take(ctx.params)
+        return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self.commands)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        options.write_settings(formatter, self.params, ctx)
+        own = [p.get_help_record(ctx) for p in self.get_params(ctx) if not isinstance(p, options.SettingOption)]
+        with formatter.section("Other"):
+            formatter.write_dl([record for record in own if record], col_max=28)
+        with formatter.section("Exit codes"):
+            formatter.write_dl(exit_codes.EXIT_CODES)
+
+
+HELP = """Run people's desktops on this Docker host for a StreamSpace control plane.
+
+The agent connects to the control plane, starts, hibernates, wakes and stops sessions as it is told, and carries
+their screens. Without a command it runs.
+
+\b
+Start an agent:
+  docker-agent --agent-id docker-1 --control-plane-url wss://control.example.com \\
+      --agent-api-key-file /etc/streamspace/key
+Ask what is wrong with this host, then how a running agent is:
+  docker-agent check --agent-id docker-1 --control-plane-url wss://control.example.com
+  docker-agent status --agent-id docker-1
+
+Every setting below is an option or the variable in its brackets; the option wins, and may stand before or after
+the command.
+"""
+
+
+@click.group(
+    cls=Group,
+    help=HELP,
+    params=list(options.setting_options()),
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="docker-agent", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        execute(ctx.obj)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(value: object) -> None:
+    import json
+
+    click.echo(logs.redact(json.dumps(value, indent=2, default=str)))
+
+
+@cli.command()
+@click.pass_obj
+def run(given: Given) -> None:
+    """Run the agent until it is told to stop (the default)."""
+    execute(given)
+
+
+def execute(given: Given) -> None:
+    try:
+        settings, environ = given.settings()
+    except ConfigError as error:
+        if given.choice("LOG_FORMAT").lower() != "json":
+            raise
+        logs.write_to(sys.stderr, logs.JsonFormatter())
+        exit_codes.log_end(str(error), error.exit_code)
+        sys.exit(error.exit_code)
+    logs.configure(settings, {"agent": settings.agent_id})
+    import asyncio
+
+    asyncio.run(_run_and_leave(settings, environ))
+
+
+async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Leaves the process for good: Python would first wait for threads, which a hanging engine or network may hold for minutes."""
+    import logging
+
+    from streamspace_agent import agent
+
+    try:
+        code = await agent.run(settings, environ)
+    except AgentError as error:
+        code = error.exit_code
+        if settings.log_format == "json":
+            exit_codes.log_end(str(error), code)
+        else:
+            exit_codes.complain(str(error))
+    except Exception as error:
+        if settings.log_format != "json":
+            raise  # shown by main()
+        code = 1
+        exit_codes.log_end(exit_codes.FAULT, code, error)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@cli.command(short_help="Say what is wrong with this host, and how to mend it.")
+@json_option
+@click.pass_obj
+def check(given: Given, *, as_json: bool) -> None:
+    """Look at everything that could keep an agent from working here, and say how to mend it.
+
+    Settings, plugins, engine, state folder, control plane (name, connection, certificate, key, WebSocket), clock and
+    election store. Changes nothing and does not disturb a running agent. Exits with 1 if a finding is fatal,
+    also where "run" would end with another code.
+    """
+    import asyncio
+
+    from streamspace_agent.cli.check import check, of_error
+    from streamspace_agent.cli.findings import Finding, Level
+
+    found: list[Finding] = []
+
+    def show(finding: Finding) -> None:
+        found.append(finding)
+        if not as_json:
+            click.echo(logs.redact(f"{finding.level:<8} {finding.subject:<14} {finding.message}"))
+            if finding.fix:
+                click.echo(f"{'':24}-> {finding.fix}")
+
+    async def everything() -> None:
+        settings, environ = given.settings()
+        if settings.log_level == "debug":
+            logs.configure(settings, {})  # what a plugin's fault looks like from inside
+        show(Finding("settings", Level.OK, f"agent {settings.agent_id} for {settings.control_plane_url}"))
+        async for finding in check(settings, environ):
+            show(finding)
+
+    try:
+        asyncio.run(everything())
+    except ConfigError as error:
+        for finding in of_error("settings", error):
+            show(finding)
+    fatal = any(finding.level is Level.FATAL for finding in found)
+    if as_json:
+        print_json({"ok": not fatal, "findings": [asdict(finding) for finding in found]})
+    sys.exit(1 if fatal else 0)
+
+
+@cli.command("plugins", short_help="List the plugins and whether they can be loaded.")
+@json_option
+@click.pass_obj
+def list_plugins(given: Given, *, as_json: bool) -> None:
+    """List the installed plugins, which are chosen (*), and why one cannot be loaded.
+
+    Every one is loaded to see; whether a chosen one works here, with these settings, "docker-agent check" says. Exits with
+    1 if a chosen one cannot be loaded or is not installed.
+    """
+    from streamspace_agent.plugins import survey
+
+    rows, problems = survey(given.chosen())
+    if as_json:
+        print_json({"plugins": rows, "problems": problems})
+    else:
+        for row in rows:
+            text = "loads" if row["loads"] else row["problem"]
+            origin = f"{row['distribution']} {row['version']}"
+            click.echo(f"{'*' if row['chosen'] else ' '} {row['kind']:<9} {row['name']:<12} {origin:<36} {text}")
+        for problem in problems:
+            click.echo(f"docker-agent: {problem}", err=True)
+    sys.exit(1 if problems else 0)
+
+
+@cli.command(short_help="Show the replicas on this host and who leads.")
+@json_option
+@click.pass_obj
+def status(given: Given, *, as_json: bool) -> None:
+    """Show every replica of the agent on this host: who leads, its connection, its sessions.
+
+    Needs AGENT_ID and STATE_DIR only. Exits with 0 if a leader with a connection to the control plane is among them, 1 if
+    there is none, 4 if no agent runs here.
+    """
+    from streamspace_agent.health.replicas import describe, replicas
+
+    found = list(replicas(given.place().agent_dir))
+    if as_json:
+        print_json([replica.document or {"instance": replica.name, "error": replica.error} for replica in found])
+    elif not found:
+        click.echo(f"no agent {given.place().agent_id} runs here (looked in {given.place().agent_dir})", err=True)
+    else:
+        for line in describe(found):
+            click.echo(line)
+    sys.exit(0 if any(replica.leads for replica in found) else 1 if found else 4)
+
+
+@cli.command(short_help="Tell whether the agent in this container is alive.")
+@click.option("--ready", is_flag=True, help="Ask whether it serves its purpose now, not only whether it lives.")
+@json_option
+@click.pass_obj
+def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
+    """Tell whether the agent in this container is alive: for HEALTHCHECK and probes.
+
+    An agent whose control plane is away is alive: starting it again would not help. Exits with 0 or 1.
+    Needs AGENT_ID and STATE_DIR only; asks the replicas of its own PID namespace.
+    """
+    from streamspace_agent.health.replicas import healthy, replicas
+
+    verdict, text = healthy(
+        list(replicas(given.place().agent_dir)), Path("/proc/self/ns/pid").stat().st_ino, ready=ready
+    )
+    if as_json:
+        print_json({"healthy": verdict, "message": text})
+    else:
+        click.echo(logs.redact(text))
+    sys.exit(0 if verdict else 1)
+
+
+@cli.command(short_help="Remove what crashes left behind.")
+@click.option("--dry-run", is_flag=True, help="Only list.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@json_option
+@click.pass_obj
+def gc(given: Given, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove what crashes left behind: containers, volumes and networks of this agent that no session needs.
+
+    Lists first and asks; where nobody can be asked it removes nothing without --yes. Volumes hold people's data.
+    """
+    import asyncio
+
+    from streamspace_agent.cli import cleanup
+
+    settings, environ = given.settings(offline=True)
+    found = asyncio.run(cleanup.listing(settings, environ))
+    if not as_json:
+        for leftover in found:
+            click.echo(cleanup.line(leftover))
+        if not found:
+            click.echo("nothing to remove")
+    wanted = bool(found) and not dry_run
+    if wanted and not yes and not as_json and sys.stdin.isatty():
+        yes = click.confirm(f"Remove these {len(found)}?", default=False)
+        wanted = yes
+    removed = asyncio.run(cleanup.remove(settings, environ, found)) if wanted and yes else []
+    if as_json:
+        print_json({"leftovers": [asdict(item) for item in found], "removed": [asdict(item) for item in removed]})
+    elif removed:
+        click.echo(f"removed {len(removed)}")
+    if wanted and not yes:
+        fail("gc removes nothing without --yes where nobody can be asked (--dry-run only lists)", 2)
+
+
+@cli.command()
+@json_option
+def version(*, as_json: bool) -> None:
+    """Show the version."""
+    import platform
+
+    if as_json:
+        print_json({"version": __version__, "python": platform.python_version()})
+    else:
+        click.echo(f"docker-agent {__version__}")
+
+
+def main() -> None:
+    """The entry point. Errors are lines, not tracebacks."""
+    # As a container's first process it would not notice SIGTERM before the agent asks for it: the kernel's default is to ignore.
+    # 143 is 128 + SIGTERM, as a shell shows it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        cli.main(prog_name="docker-agent", standalone_mode=False)
+    except AgentError as error:
+        fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:  # noqa: BLE001 - shown whole, without secrets
+        import traceback
+
+        click.echo(logs.redact(traceback.format_exc()), err=True, nl=False)
+        fail(exit_codes.FAULT, 1)
+
+
+def fail(message: str, code: int) -> None:
+    exit_codes.complain(message)
+    sys.exit(code)

@@ -1,0 +1,38 @@
+"""What the core gives a command's handler."""
+
+from dataclasses import dataclass
+
+from streamspace_agent.commands.capacity import Capacity
+from streamspace_agent.commands.jobs import State
+from streamspace_agent.config import Settings
+from streamspace_agent.election.lease import Lease
+from streamspace_agent.runtime import Progress, RuntimeDriver, Session
+from streamspace_agent.sessions.progress import ProgressBoard
+from streamspace_agent.sessions.reconciler import Reconciler
+from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
+from streamspace_agent.tunnel.tunnels import Tunnels
+
+
+@dataclass(slots=True)
+class HandlerContext:
+    """What one command's handler may use (:class:`streamspace_agent.commands.Context`)."""
+
+    settings: Settings
+    driver: RuntimeDriver
+    capacity: Capacity
+    lease: Lease
+    board: ProgressBoard
+    reconciler: Reconciler
+    tunnels: Tunnels | DeployedTunnels
+    states: list[State]
+
+    def require_lease(self) -> None:
+        self.lease.require()
+
+    def progress(self, session_id: str, step: Progress) -> None:
+        self.board.show(session_id, step)
+
+    def report(self, session: Session) -> None:
+        self.board.done(session.session_id)
+        self.tunnels.note(session, fresh=True)
+        self.states.append(State(self.reconciler.message(session), lambda: self.reconciler.told(session)))

@@ -1,0 +1,201 @@
+"""Registering with the control plane over HTTP.
+
+First contact may be made with a shared bootstrap key; an administrator may have to approve; the control plane may then hand out
+a key of the agent's own. Final is only what the control plane itself says, and only to an agent that it has never accepted.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import urllib3
+
+from streamspace_agent import protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.config import Settings
+from streamspace_agent.controlplane.acceptance import Acceptance
+from streamspace_agent.controlplane.keys import Keys
+from streamspace_agent.controlplane.proxies import proxy_for
+from streamspace_agent.controlplane.replies import Reply, read
+from streamspace_agent.controlplane.tls import Trust, causes, certificate_hint
+from streamspace_agent.errors import Refused
+
+log = logging.getLogger(__name__)
+
+PATH = "/api/v1/agents/register"
+APPROVAL_POLL = 30.0
+"""Seconds until an agent that waits for approval asks again; doubled each time. Each asking makes it look online."""
+MAX_APPROVAL_POLL = 300.0
+SLOWLY = 60.0
+"""Seconds between two tries of an agent that was accepted before and is refused now."""
+LOUD_EVERY = 300.0
+"""Seconds after which a refusal that lasts is told again."""
+CALL_TIMEOUT = 10.0
+AGAIN = "trying again until it works"
+
+
+def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    """A client for the control plane; it goes through the same proxy as the WebSocket."""
+    timeout = urllib3.Timeout(total=CALL_TIMEOUT)
+    proxy = proxy_for(settings)
+    if not proxy:
+        return urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout, maxsize=1)
+    # urllib3 does not take a user and a password from the proxy's URL.
+    user = urllib3.util.parse_url(proxy).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(
+        proxy, proxy_headers=headers, ssl_context=context, retries=False, timeout=timeout, maxsize=1
+    )
+
+
+class Registrar:
+    """Registers this agent until it is accepted. One object a process."""
+
+    def __init__(self, settings: Settings, keys: Keys, trust: Trust, rng: random.Random) -> None:
+        self._settings = settings
+        self._trust = trust
+        self._keys = keys
+        self._rng = rng
+        self._acceptance = Acceptance(settings)
+        self._asked = 0
+        """Answers in a row that an administrator has to approve this agent first."""
+        self.on_problem: Callable[[str], None] = lambda _problem: None
+        """Called with what keeps this agent from being accepted, at each try."""
+        self._context = trust.context()
+        self._http = http_client(settings, self._context)
+
+    @property
+    def known(self) -> bool:
+        """Has the control plane accepted this agent before?"""
+        return self._acceptance.known
+
+    async def refresh(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Register again if these are not the facts that were registered last. As :meth:`register` otherwise."""
+        if not self._acceptance.holds(self._body(capacity, metadata)):
+            await self.register(capacity, metadata)
+
+    async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Return once the control plane has accepted this agent. Retries without end what may heal.
+
+        Raises :exc:`Refused` for what does not: rejected, or, of an agent that was never accepted, any other refusal of the control plane's own.
+        """
+        body = self._body(capacity, metadata)
+        self._keys.look()
+        backoff = Backoff(rng=self._rng)
+        complaint, told = "", 0.0
+        while True:
+            try:
+                reply = await asyncio.to_thread(self._post, json.dumps(body).encode())
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                hint = certificate_hint(self._settings, error)
+                delay, problem = backoff.delay(), f"{reason(error)}{hint}; {AGAIN}"
+                level = logging.WARNING
+            else:
+                if reply.status in {200, 201} and reply.body.keys() & {"agentId", "agent"}:
+                    self._accepted(body, reply.body)
+                    return
+                delay, problem, level = self._next_try(reply, backoff)
+            self.on_problem(problem)
+            now = time.monotonic()
+            if problem != complaint or (level >= logging.ERROR and now - told >= LOUD_EVERY):  # not at every try
+                log.log(level, "cannot register at CONTROL_PLANE_URL=%s: %s", self._settings.control_plane_url, problem)
+                complaint, told = problem, now
+            await asyncio.sleep(delay)
+
+    def _body(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "agentId": self._settings.agent_id,
+            "platform": self._settings.platform,
+            "region": self._settings.region,
+            "capacity": dict(capacity),
+            "metadata": dict(metadata),
+        }
+
+    def _post(self, body: bytes) -> Reply:
+        if (context := self._trust.context()) is not self._context:
+            self._context, self._http = context, http_client(self._settings, context)
+        headers = {"Content-Type": "application/json", **self._keys.headers()}
+        url = self._settings.http_url + PATH
+        return read(self._http.request("POST", url, body=body, headers=headers, preload_content=False), CALL_TIMEOUT)
+
+    def _accepted(self, body: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        self._asked = 0
+        nested = answer.get("agent")
+        for part in (nested if isinstance(nested, dict) else {}, answer):
+            key = part.get("apiKey")
+            if isinstance(key, str) and key:
+                self._keys.keep(key)
+                break
+        self._acceptance.keep(body)
+
+    def _next_try(self, reply: Reply, backoff: Backoff) -> tuple[float, str, int]:
+        """Seconds until the next try, the reason for it and how loud to say it, or Refused."""
+        agent_id, answer = self._settings.agent_id, reply.refusal(self._settings.http_url + PATH, PATH)
+        if reply.status == 202 and reply.body.get("approvalStatus") == "pending":
+            pause = min(APPROVAL_POLL * 2.0 ** min(self._asked, 16), MAX_APPROVAL_POLL)
+            self._asked += 1
+            waits = f"waits for an administrator's approval of {agent_id}"
+            every = f"asks again every {APPROVAL_POLL:.0f} s, later every {MAX_APPROVAL_POLL / 60:.0f} min"
+            return pause * self._rng.uniform(0.8, 1.2), f"{waits}; {every}", logging.WARNING
+        if reply.status == 429 or reply.status >= 500:
+            return max(backoff.delay(), reply.wait), f"{answer}; {AGAIN}", logging.WARNING
+        if not reply.by_control_plane:  # what stands in between says nothing about this agent
+            address = f"POST {self._settings.http_url}{PATH}"
+            return (
+                backoff.delay(),
+                f"{address} is not answered by the control plane: {answer}; check CONTROL_PLANE_URL and the proxy in front of it; {AGAIN}",
+                logging.ERROR,
+            )
+        if reply.body.get("approvalStatus") == "rejected":
+            raise Refused(
+                f"an administrator rejected agent {agent_id}: ask them to approve it, or use another AGENT_ID"
+            )
+        problem = f"the control plane refused the registration of {agent_id}: {answer}"
+        if reply.status in {401, 403, 404}:
+            if self._keys.fall_back():
+                return 0.0, f"the kept key was refused; {AGAIN}", logging.WARNING
+            problem = key_refused(self._settings, reply.status, reply.said, has_key=bool(self._keys.current))
+        if not self.known:
+            raise Refused(problem)
+        # It was accepted before: an outage or a database put back is likelier than an end that is meant.
+        return (
+            SLOWLY * self._rng.uniform(0.8, 1.2),
+            f"{problem}; it was accepted before, so it goes on asking",
+            logging.ERROR,
+        )
+
+
+def key_refused(settings: Settings, status: int, said: str, *, has_key: bool) -> str:
+    """Also for a 404, which may come from a control plane that does not know the key, or from what is no control plane."""
+    cause = (
+        "AGENT_API_KEY was not accepted"
+        if has_key
+        else "AGENT_API_KEY is not set and no client certificate was accepted"
+    )
+    answer, check = f"HTTP {status}", "check the key, and that it belongs to this AGENT_ID"
+    if status == 404:
+        cause = f"CONTROL_PLANE_URL is wrong, or {cause}"
+        answer, check = (
+            f"HTTP 404 to POST {settings.http_url}{PATH}",
+            f"check CONTROL_PLANE_URL first, then {check[6:]}",
+        )
+    return f"{cause} for agent {settings.agent_id}: {answer}{said and ': ' + said}; {check}"
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
+    proxy = ""
+    for cause in causes(error):
+        if type(cause).__name__ == "ProxyError":  # urllib3's or websockets'
+            proxy = "HTTPS_PROXY: "
+        error = cause
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return protocol.cut(proxy + text, 300)

@@ -1,0 +1,130 @@
+"""What the elector tells of itself: for logs, ``docker-agent status --json`` and the metrics."""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from streamspace_agent.clock import Clock
+from streamspace_agent.election import Record
+from streamspace_agent.election.lease import Ending, Lease
+from streamspace_agent.election.watch import Opening
+
+SILENCE_ALARM = 10.0
+"""Seconds without a sign of a leader that a kernel lock keeps in place after which it is worth an alarm (election
+documentation, section 4)."""
+
+
+class Role(StrEnum):
+    IDLE = "idle"
+    """Not asked to lead: the agent is starting, or stopping."""
+    STANDBY = "standby"
+    LEADER = "leader"
+    STOPPING = "stopping"
+    """The lease is over, the work under it not yet stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionStatus:
+    """``leader`` is the instance known to lead, "" for none. ``since`` is Unix time in seconds, of the last change of
+    the role or the leader. ``leader_silence`` is how many seconds ago a standby last saw the leader renew, ``renewed_age`` how many ago a leader's own
+    last confirmed renewal was sent. ``leader_frozen`` says that a silent leader is kept in place by the store. ``store_error`` says why the store cannot be relied on now, "" while it answers.
+    """
+
+    role: Role
+    leader: str
+    epoch: int
+    since: float
+    reason: str
+    gained: Mapping[str, int]
+    lost: Mapping[str, int]
+    seconds_as_leader: float
+    renewals_late: int
+    store_errors: int
+    store_error: str
+    renewed_age: float | None
+    leader_silence: float
+    leader_frozen: bool
+
+
+class Tally:
+    """Counts and remembers; written by the elector's thread, read from any."""
+
+    def __init__(self, clock: Clock, lease: float | None) -> None:
+        self._clock = clock
+        # Where leases run out, a silent leader is followed by another.
+        self._silence_alarm = SILENCE_ALARM if lease is None else math.inf
+        self._lock = threading.Lock()
+        self._lease: Lease | None = None
+        self._asked = False
+        self._leader = ""
+        self._epoch = 0
+        self._silence = 0.0
+        self._since = clock.wall_ms() / 1000
+        self._reason = "started"
+        self._gained: Counter[str] = Counter({opening.value: 0 for opening in Opening})
+        self._lost: Counter[str] = Counter({ending.value: 0 for ending in Ending})
+        self._seconds = 0.0
+
+    def asked(self, asked: bool) -> None:
+        self._asked = asked
+
+    def saw(self, record: Record | None, silence: float) -> None:
+        leader = record.holder if record and not record.released else ""
+        with self._lock:
+            self._silence = silence if leader else 0.0
+            if record and (leader, record.epoch) != (self._leader, self._epoch):
+                self._change(leader, record.epoch, f"{leader} leads" if leader else f"{record.holder} released it")
+
+    def gained(self, lease: Lease, opening: Opening) -> None:
+        with self._lock:
+            self._lease = lease
+            self._gained[opening.value] += 1
+            self._silence = 0.0
+            self._change(lease.record.holder, lease.epoch, f"gained: {opening.value}")
+
+    def lost(self, lease: Lease) -> None:
+        """Counted once, when the lease is over, even if the work goes on for a moment."""
+        with self._lock:
+            if lease.ending is not None:
+                self._lost[lease.ending.value] += 1
+                self._change("", lease.epoch, f"lost: {lease.reason}")
+
+    def stopped(self, lease: Lease) -> None:
+        with self._lock:
+            if self._lease is lease:
+                self._seconds += self._led(lease)
+                self._lease = None
+
+    def _change(self, leader: str, epoch: int, reason: str) -> None:
+        self._leader, self._epoch, self._reason = leader, epoch, reason
+        self._since = self._clock.wall_ms() / 1000
+
+    def _led(self, lease: Lease) -> float:
+        return max(0.0, min(self._clock.now(), lease.ended_at, lease.deadline) - lease.began)
+
+    def snapshot(self, *, renewals_late: int, store_errors: int, store_error: str) -> ElectionStatus:
+        with self._lock:
+            lease = self._lease
+            if lease is None:
+                role = Role.STANDBY if self._asked else Role.IDLE
+            else:
+                role = Role.LEADER if lease.valid() else Role.STOPPING
+            return ElectionStatus(
+                role=role,
+                leader=self._leader,
+                epoch=self._epoch,
+                since=self._since,
+                reason=self._reason,
+                gained=dict(self._gained),
+                lost=dict(self._lost),
+                seconds_as_leader=self._seconds + (self._led(lease) if lease else 0.0),
+                renewals_late=renewals_late,
+                store_errors=store_errors,
+                store_error=store_error,
+                renewed_age=self._clock.now() - lease.renewed_at if lease else None,
+                leader_silence=self._silence,
+                leader_frozen=self._silence >= self._silence_alarm,
+            )

@@ -1,0 +1,388 @@
+"""What must outlive the process: commands received, their results, the agent's own orders while they run, and messages the
+control plane has not got yet.
+
+SQLite in ``STATE_DIR``, shared by the replicas of one host; only the leader writes. Every write is fenced: the file
+remembers the highest epoch that opened it, and a writer of an older one gets ``LeaseLost``. Writes are durable against the death of the
+process (WAL); the loss of power may cost the last of them, never the file's consistency.
+"""
+
+import asyncio
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from streamspace_agent import protocol
+from streamspace_agent.errors import AgentError, LeaseLost
+from streamspace_agent.journal import disk
+from streamspace_agent.journal.recovery import finish, rescue
+from streamspace_agent.journal.writeahead import PATIENCE, WORTH, WriteAhead
+from streamspace_agent.private import private_folder, require_private
+
+log = logging.getLogger(__name__)
+
+FILE = "journal.db"
+KEEP_SECONDS = 7 * 86400.0
+"""How long a finished command's answer is remembered for a repeat of the command."""
+
+UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
+MAX_DEPTH = 200
+"""Levels of nesting that are read back: more than are ever taken from the control plane or a driver's result."""
+PRUNED = 500
+"""Commands looked through in one step of :meth:`Journal.prune`: those of an earlier version may hold much."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS commands (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, action TEXT NOT NULL, payload TEXT NOT NULL,
+  received REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, answer_type TEXT, answer TEXT);
+CREATE INDEX IF NOT EXISTS open_commands ON commands (seq) WHERE answer_type IS NULL;
+CREATE TABLE IF NOT EXISTS orders (
+  id TEXT PRIMARY KEY, action TEXT NOT NULL, payload TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 1);
+CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, told TEXT);
+CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, payload TEXT NOT NULL);
+"""
+
+
+class JournalError(AgentError):
+    """The journal cannot be used: disk full, read-only, no permission. The message names the cause and what mends it."""
+
+
+def _cannot(verb: str, path: Path, error: Exception) -> JournalError:
+    return JournalError(f"STATE_DIR: cannot {verb} the journal {path}: {disk.cause(path, error)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message for the control plane: its type and payload."""
+
+    type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command in the journal, or an ``order`` of the agent's own. ``answer`` is None while it is open."""
+
+    id: str
+    action: str
+    payload: Mapping[str, Any]
+    attempts: int
+    answer: Message | None
+    order: bool = False
+    readable: bool = True
+    """False where the file holds no payload that can be read: it is empty here."""
+
+
+class Journal:
+    """Open for one tenure of leadership. Not thread-safe: used from the agent's main loop only."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost."""
+        self._epoch = epoch
+        self._path = path
+        self.previous_epoch = 0
+        """The one that the file was last opened in, 0 for a new file."""
+        self.on_damage: Callable[[JournalError], None] = lambda _error: None
+        """Called when the file turns out to be damaged: only the next :class:`Journal` can mend it."""
+        try:
+            private_folder(path.parent)
+            self._db = self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise _cannot("use", path, error) from error
+        self._log = WriteAhead(self._db, path)
+
+    def _open(self) -> sqlite3.Connection:
+        finish(self._path)  # a rescue that its process did not live to finish
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if not disk.damaged(error):
+                raise
+            saved = rescue(self._path, _SCHEMA)
+            log.error("STATE_DIR: the journal is broken (%s): %s", disk.line(error), saved)  # noqa: TRY400 - the cause is known
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        for suffix in ("", "-wal", "-shm"):
+            require_private(self._path.with_name(self._path.name + suffix), create=not suffix)
+        # Opened and closed in threads, used by one at a time all the same.
+        db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA secure_delete=ON")  # payloads hold people's passwords: what is forgotten is gone
+            db.execute("PRAGMA wal_autocheckpoint=0")  # one in the midst of a write: it waits for the disk
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript(_SCHEMA)
+            if "told" not in {row[1] for row in db.execute("PRAGMA table_info(sessions)")}:
+                db.execute("ALTER TABLE sessions ADD COLUMN told TEXT")  # a journal of an older version
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            row = db.execute("SELECT epoch FROM tenure").fetchone()
+            if row and row[0] > self._epoch:
+                raise LeaseLost(
+                    f"STATE_DIR: the journal {self._path} was used in epoch {row[0]}, above this leadership's {self._epoch}: "
+                    "another replica of this host leads, or its clock was ahead then"
+                )
+            self.previous_epoch = row[0] if row else 0
+            db.execute(
+                "INSERT INTO tenure VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch",
+                (self._epoch,),
+            )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                (epoch,) = self._db.execute("SELECT epoch FROM tenure").fetchone()
+                if epoch != self._epoch:
+                    raise LeaseLost(f"the journal was taken over in epoch {epoch}")
+                yield self._db
+                self._db.execute("COMMIT")
+                self._log.commits += 1
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._failed("write", error) from error
+
+    def receive(self, command_id: str, action: str, payload: Mapping[str, Any]) -> Entry | None:
+        """Remember a new command and its ``ack``. For one seen before, return what is known; its answer goes out again."""
+        with self._write() as db:
+            known = self._entry(db, command_id)
+            _put(db, [Message("ack", {"commandId": command_id}), *([known.answer] if known and known.answer else [])])
+            if known is None:
+                db.execute(
+                    "INSERT INTO commands (id, action, payload, received) VALUES (?, ?, ?, ?)",
+                    (command_id, action, json.dumps(payload), time.time()),
+                )
+        return known
+
+    def begin(self, command_id: str) -> int:
+        """Count an attempt to run the command; returns its number, from 1."""
+        with self._write() as db:
+            db.execute("UPDATE commands SET attempts = attempts + 1 WHERE id = ?", (command_id,))
+            (attempts,) = db.execute("SELECT attempts FROM commands WHERE id = ?", (command_id,)).fetchone()
+        return int(attempts)
+
+    def finish(self, command_id: str, answer: Message, states: Iterable[Message] = ()) -> None:
+        """Close the command, forget its payload, and queue its states and its answer, all or nothing. Closing it again changes nothing."""
+        with self._write() as db:
+            changed = db.execute(
+                "UPDATE commands SET answer_type = ?, answer = ?, payload = '{}' WHERE id = ? AND answer_type IS NULL",
+                (answer.type, _json(answer.payload), command_id),
+            ).rowcount
+            if changed:
+                _put(db, [*states, answer])
+
+    def begin_order(self, order_id: str, action: str, payload: Mapping[str, Any]) -> None:
+        """Remember that the agent does something of its own accord, and count the attempt."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO orders (id, action, payload) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET attempts = attempts + 1",
+                (order_id, action, json.dumps(payload)),
+            )
+
+    def finish_order(self, order_id: str, states: Iterable[Message]) -> None:
+        """Forget the order and queue its states, all or nothing."""
+        with self._write() as db:
+            db.execute("DELETE FROM orders WHERE id = ?", (order_id,))
+            _put(db, states)
+
+    def open_commands(self) -> list[Entry]:
+        """Orders begun and not finished, then commands received and not closed: one lane's order began before what waits there."""
+        orders = self._read("SELECT id, action, payload, attempts, NULL, NULL FROM orders ORDER BY rowid")
+        commands = self._read(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")
+        return [replace(_entry(row), order=True) for row in orders] + [_entry(row) for row in commands]
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed("read", error) from error
+
+    def _failed(self, verb: str, error: sqlite3.Error) -> JournalError:
+        failure = _cannot(verb, self._path, error)
+        if disk.damaged(error):
+            self.on_damage(failure)
+        return failure
+
+    def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
+        row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
+        return _entry(row) if row else None
+
+    def put(self, *messages: Message) -> None:
+        """Queue messages for the control plane."""
+        with self._write() as db:
+            _put(db, messages)
+
+    def pending(self, after: int, limit: int = 100) -> list[tuple[int, Message]]:
+        """Queued messages with a number above ``after``, in order."""
+        rows = self._read("SELECT seq, type, payload FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return [(seq, Message(kind, _object(payload) or {})) for seq, kind, payload in rows]
+
+    def delivered(self, up_to: int) -> None:
+        """Forget messages that the control plane has taken."""
+        with self._write() as db:
+            db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
+
+    def last_queued(self) -> int:
+        """Number of the newest message that is queued; 0 where none is."""
+        ((last,),) = self._read("SELECT coalesce(max(seq), 0) FROM outbox")
+        return int(last)
+
+    def outbox_size(self, after: int = 0) -> int:
+        ((count,),) = self._read("SELECT count(*) FROM outbox WHERE seq > ?", after)
+        return int(count)
+
+    def sessions(self) -> dict[str, str]:
+        """What the control plane was last told of each session (:func:`protocol.told`), "" where that is not known, in whatever tenure.
+
+        A session that was told ``terminated`` is not among them.
+        """
+        return {i: told or "" for i, told in self._read("SELECT id, told FROM sessions")}
+
+    def doubt(self) -> None:
+        """Another host's leader may have told the control plane something else since: what it was told is not known any more."""
+        with self._write() as db:
+            db.execute("UPDATE sessions SET told = NULL")
+
+    def forget(self, session_ids: Iterable[str]) -> None:
+        """Forget sessions of which the control plane need not be told any more."""
+        with self._write() as db:
+            db.executemany("DELETE FROM sessions WHERE id = ?", [(session_id,) for session_id in session_ids])
+
+    def received_since(self, moment: float, limit: int) -> list[str]:
+        """Ids of the last commands received after this Unix time, the oldest first."""
+        query = "SELECT id FROM commands WHERE received > ? ORDER BY seq DESC LIMIT ?"
+        return [i for (i,) in self._read(query, moment, limit)][::-1]
+
+    def answer_again(self, command_ids: Iterable[str], others: Iterable[Message] = ()) -> None:
+        """Queue the answers of these commands once more, an ``ack`` for those that are open; and ``others``."""
+        with self._write() as db:
+            for command_id in command_ids:
+                row = db.execute("SELECT answer_type, answer FROM commands WHERE id = ?", (command_id,)).fetchone()
+                if row and row[0]:
+                    db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", row)
+                elif row:
+                    _put(db, [Message("ack", {"commandId": command_id})])
+            _put(db, others)
+
+    async def prune(self) -> None:
+        """Forget answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept; some in a step, others have their
+        turn in between.
+        """
+        ((first, last),) = self._read("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM commands")
+        for start in range(first, last + 1, PRUNED):
+            these, old = (start, start + PRUNED), time.time() - KEEP_SECONDS
+            with self._write() as db:
+                db.execute(
+                    "DELETE FROM commands WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND received < ?",
+                    (*these, old),
+                )
+                db.execute(
+                    "UPDATE commands SET payload = '{}'"
+                    " WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND payload != '{}'",
+                    these,
+                )
+            await self.checkpoint()
+            await asyncio.sleep(0)
+
+    async def checkpoint(self, *, all_of_it: bool = False) -> None:
+        """Move what was written from the log into the file, where there is enough of it, beside the loop: it waits for the disk.
+
+        With ``all_of_it`` nothing stays in the log, as what was forgotten does otherwise.
+        """
+        try:
+            if all_of_it or self._log.size > WORTH:
+                await self._log.empty()
+        except (OSError, sqlite3.Error) as error:
+            log.debug("no checkpoint of %s: %s", self._path, error)
+
+    def close(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # closed before
+            self._log.syncing(True)  # the last to close it moves everything into the file
+        self._db.close()
+
+    @classmethod
+    async def opened(cls, path: Path, epoch: int) -> Self:
+        """As the constructor, in a thread: the whole file is read to see whether it is sound."""
+        return await asyncio.to_thread(cls, path, epoch)
+
+    async def aclose(self) -> None:
+        """As :meth:`close`, in a thread: it waits for the disk."""
+        await asyncio.to_thread(self.close)
+
+
+def highest_epoch(path: Path) -> int:
+    """The highest epoch that ever used the journal; 0 where that cannot be told. Read only, beside a running agent."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+            row = db.execute("SELECT epoch FROM tenure").fetchone()
+    except sqlite3.Error:  # none yet, or one of no use: who opens it to write says so
+        return 0
+    return int(row[0]) if row else 0
+
+
+def sessions_with_open_commands(path: Path) -> frozenset[str]:
+    """Session ids that an open command of the journal names. Read only, beside a running agent. Raises JournalError."""
+    if not path.exists():
+        return frozenset()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+            rows = db.execute("SELECT payload FROM commands WHERE answer_type IS NULL").fetchall()
+    except sqlite3.Error as error:
+        raise _cannot("read", path, error) from error
+    return frozenset(str((_object(payload) or {}).get("sessionId")) for (payload,) in rows)
+
+
+_ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"
+
+
+def _entry(row: tuple[str, str, str, int, str | None, str | None]) -> Entry:
+    command_id, action, text, attempts, kind, said = row
+    payload = _object(text)
+    answer = None
+    if kind is not None:
+        told = _object(said or "{}")
+        answer = Message(kind, told) if told is not None else Message("failed", protocol.failed(command_id, UNREADABLE))
+    return Entry(command_id, action, payload or {}, attempts, answer, readable=payload is not None)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """None for what is no JSON object, or nested too deep to be read."""
+    try:
+        value = protocol.parse(text, MAX_DEPTH)
+    except (ValueError, TypeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _json(payload: Mapping[str, Any]) -> str:
+    """As text what JSON cannot say, as on the wire: a driver's details are its own."""
+    return json.dumps(payload, default=str)
+
+
+def _put(db: sqlite3.Connection, messages: Iterable[Message]) -> None:
+    for message in messages:
+        db.execute("INSERT INTO outbox (type, payload) VALUES (?, ?)", (message.type, _json(message.payload)))
+        if message.type == "status":
+            session_id = str(message.payload.get("sessionId"))
+            if message.payload.get("state") == "terminated":
+                db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+            else:
+                change = "INSERT INTO sessions VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET told = excluded.told"
+                db.execute(change, (session_id, protocol.told(message.payload)))

@@ -1,0 +1,315 @@
+"""Finding, choosing and loading plugins.
+
+Choosing looks at metadata only: no plugin is imported but the one that was chosen. Pluggy's own entry-point
+loader is not used, since it imports every plugin of a group and drops the second of two equal names without a word.
+"""
+
+import difflib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TypeVar, cast
+
+import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from streamspace_agent import __version__
+from streamspace_agent.commands import Registry
+from streamspace_agent.config import Settings
+from streamspace_agent.election import ElectionBackend
+from streamspace_agent.errors import AgentError, PluginError
+from streamspace_agent.gateway import Gateway
+from streamspace_agent.plugins import hookspecs
+from streamspace_agent.runtime import RuntimeDriver
+
+log = logging.getLogger(__name__)
+
+CORE = "streamspace-agent"
+Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of plugin: its entry-point group, the variable that chooses it, and this project's own distributions by plugin.
+
+    ``instead`` says what to set in the place of a name that people expect, and ``only`` is the name of the one plugin of a kind
+    whose variable does not name it.
+    """
+
+    name: str
+    group: str
+    hook: str
+    variable: str = ""
+    ours: Mapping[str, str] = field(default_factory=dict, hash=False)
+    instead: Mapping[str, str] = field(default_factory=dict, hash=False)
+    only: str = ""
+
+    def wish(self, name: str) -> str:
+        """How an operator asked for the plugin."""
+        return f"the {self.name} plugin for {self.variable}" if self.only else f"{self.variable}={name}"
+
+
+ELECTION = Kind(
+    "election",
+    "streamspace_agent.election",
+    "create_election_backend",
+    "LEADER_ELECTION_BACKEND",
+    {name: f"streamspace-elect-{name}" for name in ("file", "redis", "swarm")},
+)
+RUNTIME = Kind(
+    "runtime",
+    "streamspace_agent.runtime",
+    "create_runtime_driver",
+    "RUNTIME_DRIVER",
+    {"docker": "streamspace-runtime-docker"},
+    {"podman": "set RUNTIME_DRIVER=docker, and DOCKER_HOST to Podman's socket, such as unix:///run/podman/podman.sock"},
+)
+COMMANDS = Kind("commands", "streamspace_agent.commands", "register_commands")
+GATEWAY = Kind(
+    "gateway",
+    "streamspace_agent.gateway",
+    "create_gateway",
+    "WEB_GATEWAY",
+    {"gateway": "streamspace-gateway"},
+    only="gateway",
+)
+KINDS = (ELECTION, RUNTIME, COMMANDS, GATEWAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An installed plugin as its metadata tells; ``problem`` says why it cannot be used, "" when it can."""
+
+    kind: Kind
+    name: str
+    distribution: str
+    version: str
+    entry: metadata.EntryPoint
+    problem: str = ""
+
+
+def installed(kind: Kind, entries: Iterable[metadata.EntryPoint] | None = None) -> list[Found]:
+    """Every installed plugin of a kind, sorted by name; imports none of them."""
+    if entries is None:
+        entries = metadata.entry_points(group=kind.group)
+    found: dict[tuple[str, str, str], Found] = {}
+    for entry in entries:
+        dist = entry.dist
+        name, version = (dist.name, dist.version) if dist else ("unknown", "unknown")
+        # An editable install beside a wheel lists the same distribution twice: that is one plugin.
+        found[entry.name, canonicalize_name(name), entry.value] = Found(
+            kind, entry.name, name, version, entry, _core_mismatch(dist)
+        )
+    return sorted(found.values(), key=lambda f: (f.name, f.distribution))
+
+
+def _core_mismatch(dist: metadata.Distribution | None) -> str:
+    for line in (dist.requires or []) if dist else []:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if canonicalize_name(requirement.name) != CORE or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        if not requirement.specifier.contains(__version__, prereleases=True):
+            return f"needs {CORE}{requirement.specifier}, this is {__version__}: install versions that belong together"
+    return ""
+
+
+def choose(kind: Kind, name: str, found: Iterable[Found] | None = None) -> Found:
+    """The one plugin of that name. Raises PluginError in one line that says what to do."""
+    candidates = installed(kind) if found is None else list(found)
+    matches = [f for f in candidates if f.name == name]
+    if not matches:
+        raise PluginError(_not_installed(kind, name, sorted({f.name for f in candidates})))
+    if len(matches) > 1:
+        owners = " and ".join(sorted(f.distribution for f in matches))
+        raise PluginError(f"{kind.wish(name)} is offered twice, by {owners}: uninstall one of them")
+    if matches[0].problem:
+        raise PluginError(f"{kind.wish(name)}: {matches[0].distribution} {matches[0].version} {matches[0].problem}")
+    return matches[0]
+
+
+def _not_installed(kind: Kind, name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, sorted({*names, *kind.ours}), n=1, cutoff=0.6)
+    if name in kind.ours:
+        fix = _install(kind.ours[name])
+    elif name.lower() in kind.instead:
+        fix = kind.instead[name.lower()]
+    elif near:
+        fix = f"did you mean {near[0]}?"
+        if near[0] not in names:
+            fix += f" {_install(kind.ours[near[0]])}"
+    else:
+        fix = f"install the distribution that has an entry point {name!r} in the group {kind.group}"
+    return f"{kind.wish(name)} is not installed (installed: {', '.join(names) or 'none'}): {fix}"
+
+
+def _install(distribution: str) -> str:
+    """By file: an index may have something else under that name, from anybody."""
+    return (
+        f"pip install PATH/{distribution.replace('-', '_')}-*.whl, from where this agent's wheels are (`make wheels`)"
+    )
+
+
+class Plugins:
+    """The plugins of one process: the typed face of pluggy's untyped hooks."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("streamspace_agent")
+        self._manager.add_hookspecs(hookspecs)
+
+    def load(self, found: Found) -> object:
+        """Import and register one plugin under ``kind:name``. Raises PluginError with the cause in one line."""
+        label = f"{found.kind.name}:{found.name}"
+        try:
+            plugin = found.entry.load()
+            self._manager.register(plugin, name=label)
+            self._manager.check_pending()
+        except AgentError:
+            raise
+        except Exception as error:
+            log.debug("%s plugin %s failed to load", found.kind.name, found.name, exc_info=True)
+            cause = " ".join(str(error).split())
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed to load: {type(error).__name__}: {cause}"
+            ) from error
+        return plugin
+
+    def election_backend(
+        self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
+    ) -> ElectionBackend:
+        found = found or choose(ELECTION, settings.leader_election_backend)
+        hook = self._only_hook(found)
+        return self._made(found, ElectionBackend, hook, settings, environ)  # type: ignore[type-abstract]
+
+    def runtime_driver(
+        self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
+    ) -> RuntimeDriver:
+        found = found or choose(RUNTIME, settings.runtime_driver)
+        hook = self._only_hook(found)
+        return self._made(found, RuntimeDriver, hook, settings, environ)  # type: ignore[type-abstract]
+
+    def gateway(self, settings: Settings, environ: Mapping[str, str], found: Found | None = None) -> Gateway:
+        found = found or choose(GATEWAY, GATEWAY.only)
+        hook = self._only_hook(found)
+        return self._made(found, Gateway, hook, settings, environ)  # type: ignore[type-abstract]
+
+    def commands(self, found: Iterable[Found] | None = None) -> Registry:
+        """All installed command plugins, loaded, and what they registered."""
+        registry = Registry()
+        for plugin in installed(COMMANDS) if found is None else found:
+            if plugin.problem:
+                raise PluginError(
+                    f"commands plugin {plugin.name}: {plugin.distribution} {plugin.version} {plugin.problem}"
+                )
+            hook = self._only_hook(plugin)
+            self._call(plugin, hook, register=registry.register_for(plugin.distribution))
+        return registry
+
+    def try_out(self, found: Found) -> None:
+        """Load a plugin and look at its hook without calling it. Raises PluginError."""
+        if found.problem:
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} {found.problem}"
+            )
+        self._only_hook(found)
+
+    def _only_hook(self, found: Found) -> Callable[..., object]:
+        """Load the plugin and return its own implementation of its kind's hook: no other plugin is asked."""
+        hook = found.kind.hook
+        plugin = self.load(found)
+        callers = self._manager.get_hookcallers(plugin) or []
+        implementations = [
+            impl
+            for caller in callers
+            if caller.name == hook
+            for impl in caller.get_hookimpls()
+            if impl.plugin is plugin
+        ]
+        if len(implementations) != 1:
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} implements {hook} {len(implementations)} times, must be once: mark one function with @streamspace_agent.hookimpl"
+            )
+        function = implementations[0].function
+        if inspect.iscoroutinefunction(function):
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution}: {hook} must not be async"
+            )
+        return cast("Callable[..., object]", self._manager.subset_hook_caller(hook, self._others(plugin)))
+
+    def _others(self, plugin: object) -> list[object]:
+        return [other for other in self._manager.get_plugins() if other is not plugin]
+
+    def _call(self, found: Found, hook: Callable[..., object], **arguments: object) -> object:
+        try:
+            return hook(**arguments)
+        except AgentError:
+            raise
+        except Exception as error:
+            log.debug("%s plugin %s failed", found.kind.name, found.name, exc_info=True)
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def _made(
+        self,
+        found: Found,
+        kind: type[Product],
+        hook: Callable[..., object],
+        settings: Settings,
+        environ: Mapping[str, str],
+    ) -> Product:
+        made = self._call(found, hook, settings=settings, environ=environ)
+        if not isinstance(made, kind):
+            raise PluginError(
+                f"{found.kind.name} plugin {found.name} of {found.distribution} made {type(made).__name__}, must be {kind.__name__}"
+            )
+        return made
+
+
+def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], list[str]]:
+    """Every installed plugin as a row for ``docker-agent plugins``, and what is wrong with the chosen ones."""
+    rows: list[dict[str, str | bool]] = []
+    problems: list[str] = []
+    for kind in KINDS:
+        found = installed(kind)
+        for plugin in found:
+            problem = _problem_with(plugin)
+            in_use = plugin.name == chosen.get(kind) or not kind.variable
+            rows.append(
+                {
+                    "kind": kind.name,
+                    "name": plugin.name,
+                    "distribution": plugin.distribution,
+                    "version": plugin.version,
+                    "chosen": in_use,
+                    "loads": not problem,
+                    "problem": problem,
+                }
+            )
+            if problem and in_use:
+                problems.append(problem)
+        if kind in chosen and len([plugin for plugin in found if plugin.name == chosen[kind]]) != 1:
+            try:
+                choose(kind, chosen[kind], found)
+            except PluginError as error:
+                problems.append(str(error))
+    return rows, problems
+
+
+def _problem_with(found: Found) -> str:
+    """Why an installed plugin cannot be used, "" if it can. Loads it by itself; whatever it throws is the answer."""
+    try:
+        Plugins().try_out(found)
+    except AgentError as error:
+        return " ".join(str(error).split())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a module may raise SystemExit when it is imported
+        owner = f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version}"
+        return f"{owner} failed to load: {type(error).__name__}: {error}"
+    return ""

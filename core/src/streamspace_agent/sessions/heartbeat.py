@@ -1,0 +1,54 @@
+"""Heartbeats: what keeps the agent online at the control plane, and carries what its sessions use.
+
+One goes out every ``HEALTH_CHECK_INTERVAL``, and one after each round of readings (``USAGE_INTERVAL``): all sessions' readings
+cost the control plane no more than the one row that a heartbeat writes. A ``status`` would write the session's state over a newer one.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from streamspace_agent.sessions.usage import Usage
+
+SECOND_BEAT = 2.0
+"""Seconds from the first heartbeat of a connection to the next. The first comes before the sessions are adopted and their
+servers have greeted: a host full of them would be shown empty for a whole interval."""
+ROOM = 256 * 1024
+"""Bytes of one heartbeat that readings may take, half of what a message may hold; what does not fit comes with the next."""
+
+
+class Heartbeats:
+    """Those of one tenure. ``payload`` makes what each says, ``send`` tells whether it went out."""
+
+    def __init__(
+        self,
+        usage: Usage,
+        payload: Callable[[], dict[str, Any]],
+        send: Callable[[str, Mapping[str, Any]], Awaitable[bool]],
+    ) -> None:
+        self._usage = usage
+        self._payload = payload
+        self._send = send
+        self.last = 0.0
+        """When the last one went out, by the monotonic clock; 0 for none yet."""
+
+    async def run(self, every: float) -> None:
+        """Serve one connection, until cancelled."""
+        self._usage.forget()  # what was read while there was none is of no worth any more
+        pause = min(SECOND_BEAT, every)
+        while True:
+            await self.beat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._usage.fresh.wait()
+            pause = every
+
+    async def beat(self) -> None:
+        """Send one now."""
+        payload = self._payload()
+        if readings := self._usage.take(ROOM):
+            payload["sessions"] = readings
+        if await self._send("heartbeat", payload):
+            self.last = time.monotonic()

@@ -1,0 +1,98 @@
+"""For how long nobody has used a session: the one place where that is decided.
+
+* What comes through the control plane's own viewers is read by the tunnels: a key or the pointer is use (:mod:`.tunnel.rfb`).
+* A web desktop is used past the control plane's link. With a gateway that is seen: it says when a person did something.
+* Without one only the container's network is left to judge by: as long as more than next to nothing comes in, somebody may be
+  using it. Where a driver cannot tell that either, a web desktop never counts as idle.
+
+What cannot be seen is taken for use: a session may sleep too late, never under somebody's hands.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from streamspace_agent.clock import Clock
+from streamspace_agent.gateway import Gateway
+from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 30.0
+"""Seconds between two looks at the network counters."""
+QUIET = 1024
+"""Bytes that may come in between two looks at a session that nobody uses: neighbours asking who has which address, no more. One
+movement of the pointer in a browser makes more."""
+
+
+class Idle:
+    """The idle times of one tenure: each session begins it as just used."""
+
+    def __init__(
+        self,
+        sessions: Mapping[str, Session],
+        viewers: Callable[[str], float],
+        received: Callable[[str], Awaitable[int | None]],
+        clock: Clock,
+        gateway: Gateway | None,
+    ) -> None:
+        """``viewers`` tells for how long nobody has used a session through the control plane's link; ``received`` is the driver's."""
+        self._sessions = sessions
+        self._viewers = viewers
+        self._received = received
+        self._clock = clock
+        self._gateway = gateway
+        self._last_use: dict[str, float] = {}
+        self._counted: dict[str, int] = {}
+        self._looked: dict[str, float] = {}
+
+    def saw_input(self, session_id: str) -> None:
+        """A person used the session's web desktop just now."""
+        self._last_use[session_id] = self._clock.now()
+
+    def idle_for(self, session_id: str) -> float:
+        """Seconds since a person last used the session, or since it was first seen to run."""
+        through_viewers = self._viewers(session_id)
+        session = self._sessions.get(session_id)
+        if session is None or session.ready_check is not ReadyCheck.HTTP:
+            return through_viewers
+        now = self._clock.now()
+        last_use = self._last_use.setdefault(session_id, now)
+        # By its network no session is idle for longer than has been looked at: in the time since, it may have been used.
+        until = now if self._gateway is not None else self._looked.get(session_id, last_use)
+        return min(through_viewers, max(0.0, until - last_use))
+
+    async def run(self) -> None:
+        """Look now and then at what does not tell by itself, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def look(self) -> None:
+        web = [s for s in self._sessions.values() if s.ready_check is ReadyCheck.HTTP]
+        running = {s.session_id: s for s in web if s.state is SessionState.RUNNING}
+        for noted in (self._last_use, self._looked, self._counted):
+            for session_id in noted.keys() - running.keys():
+                del noted[session_id]
+        if self._gateway is not None:
+            addresses = self._gateway.status().addresses
+            if not addresses or any(addresses.values()):  # who cannot come in is not seen to do anything
+                for session_id in running:
+                    self.saw_input(session_id)
+            return
+        for session_id, session in running.items():
+            if session.idle_timeout and await self._in_use(session_id):
+                self.saw_input(session_id)
+            self._looked[session_id] = self._clock.now()
+
+    async def _in_use(self, session_id: str) -> bool:
+        before = self._counted.pop(session_id, None)
+        try:
+            count = await self._received(session_id)
+        except Exception as error:  # noqa: BLE001 - a count that cannot be had is worth no tenure
+            log.debug("cannot read what came in for session %s: %s", session_id, error)
+            return True
+        if count is None:
+            return True
+        self._counted[session_id] = count
+        return before is None or not 0 <= count - before <= QUIET

@@ -1,0 +1,298 @@
+"""Keeps the control plane's view of the sessions true to the engine: adopt, follow events, compare, clean up."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+from streamspace_agent import logs, protocol
+from streamspace_agent.backoff import Backoff
+from streamspace_agent.controlplane.outbox import Outbox
+from streamspace_agent.election.lease import Lease
+from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
+from streamspace_agent.units import counted
+
+log = logging.getLogger(__name__)
+
+READY_PATIENCE = 3.0
+"""Seconds that an adopted session may take to prove that it can be used; later proofs come with later comparisons."""
+EVERY = 60.0
+"""Seconds between comparisons of what was reported with what the engine shows."""
+SOON = 5.0
+"""The same while a session runs that could not be used when it was last looked at."""
+
+GONE = "it was removed from the engine, not by this agent"
+NOTHING_CAME = "nothing came of its start; the command's own error says why"
+
+
+@dataclass(slots=True)
+class EngineStatus:
+    up: bool = False
+    last_error: str = ""
+
+
+class Reconciler:
+    """The sessions of one tenure, as last reported and as the engine shows them.
+
+    ``journal`` knows what the control plane was told, by whichever tenure; ``busy`` are the sessions
+    that have a command under way: they are left to it. ``settled`` is called each time
+    the engine has been asked for the first time or has failed to answer: from then on commands need not wait for it.
+    """
+
+    def __init__(
+        self,
+        driver: RuntimeDriver,
+        outbox: Outbox,
+        lease: Lease,
+        *,
+        journal: Journal,
+        busy: Callable[[], Collection[str]],
+        settled: Callable[[], None],
+    ) -> None:
+        self._driver = driver
+        self._outbox = outbox
+        self._lease = lease
+        self._journal = journal
+        self._busy = busy
+        self._settled = settled
+        self.sessions: dict[str, Session] = {}
+        """Sessions as the control plane last heard of them."""
+        self.on_state: Callable[[Session], None] = lambda _session: None
+        """Called with each state before it is reported."""
+        self.under_way: set[str] = set()
+        """Sessions of which the control plane was last told a step, ``pending``: it must hear how that ended."""
+        self._told: set[str] = set()
+        """Sessions told of since the running comparison began: what it was shown of them may be older."""
+        self._comparing = asyncio.Lock()
+        self.adopted = False
+        """Whether the engine has been asked what runs: from then on ``sessions`` are all."""
+        self.engine = EngineStatus()
+        self.facts: Mapping[str, str] = {}
+        """What the engine says of itself; empty until it has answered."""
+        self.described = asyncio.Event()
+        """Set once it has."""
+
+    def count_by_state(self) -> dict[str, int]:
+        """May be called from any thread."""
+        return dict(Counter(str(session.state) for session in list(self.sessions.values())))
+
+    def message(self, session: Session) -> Message:
+        """What tells the control plane of a session; :meth:`told` follows once it is in the journal."""
+        self.on_state(session)
+        # The epoch of a report is the reporter's, not that of the session's first start.
+        told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
+        return Message("status", protocol.status(told))
+
+    def told(self, session: Session) -> None:
+        """Remember what the control plane is told of a session. Never before that is written: it would not be told again."""
+        self._told.add(session.session_id)
+        self.under_way.discard(session.session_id)
+        self._take(session)
+
+    def _take(self, session: Session) -> None:
+        if session.state is SessionState.TERMINATED:
+            self.sessions.pop(session.session_id, None)
+        else:
+            self.sessions[session.session_id] = session
+
+    def _adopt(self, session: Session) -> None:
+        """Know a session of which the control plane need not be told."""
+        self.on_state(session)
+        self._take(session)
+
+    def _report(self, session: Session) -> None:
+        self._outbox.put(self.message(session))
+        self.told(session)
+
+    async def follow(self) -> None:
+        """Adopt what runs, then follow the engine's events, until cancelled."""
+        backoff = Backoff(base=0.2, cap=5.0)
+        complaint = ""
+        while True:
+            try:
+                async for event in self._driver.events():
+                    await self._on_event(event)
+                    backoff.failures, complaint = 0, ""
+            except LeaseLost:
+                raise
+            except JournalError as error:
+                if str(error) != complaint:  # once: it may be the log's own disk that is full
+                    log.warning("states wait to be reported: %s", error)
+                complaint = str(error)
+            except RuntimeDriverError as error:
+                self._engine_down(str(error))
+            except Exception as error:
+                if repr(error) != complaint:
+                    log.exception("following the engine's events failed: starting again")
+                complaint = repr(error)
+                self._engine_down(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(backoff.delay())
+
+    async def _on_event(self, event: RuntimeEvent) -> None:
+        if event.kind is EventKind.ENGINE_DOWN:
+            self._engine_down(event.reason or "it does not answer")
+        elif event.kind is EventKind.RESYNC:
+            await self._resync()
+        elif event.session is not None and event.session.session_id not in self._busy():
+            session = event.session
+            with logs.bind(session=session.session_id):
+                log.warning("session %s ended by itself: %s", session.session_id, logs.brief(session.reason))
+            self._report(session)
+
+    def _engine_down(self, error: str) -> None:
+        if error != self.engine.last_error:
+            log.warning("the engine is down: %s; commands wait for it, states are unknown until it is back", error)
+        self.engine.up, self.engine.last_error = False, error
+        self._settled()
+
+    async def _resync(self) -> None:
+        """Raises what the engine says instead of an answer: :meth:`follow` then tries again."""
+        if not self.facts:
+            self.facts = await self._driver.describe()
+            self.described.set()
+        changed = await self.reconcile(adopting=not self.adopted)
+        self.adopted = True
+        self.engine.up, self.engine.last_error = True, ""
+        log.info(
+            "the engine answers: %s, %s reported", counted(len(self.sessions), "session"), counted(changed, "state")
+        )
+        self._settled()
+
+    async def repeat(self) -> None:
+        """Compare and clean up now and then, until cancelled."""
+        waited, complaint = 0.0, ""
+        while True:
+            await asyncio.sleep(SOON)
+            waited += SOON
+            if waited < EVERY and not (
+                any(map(_unproved, self.sessions.values())) or self.under_way - set(self._busy())
+            ):
+                continue
+            waited = 0.0
+            try:
+                if self.engine.up:
+                    await self.reconcile()
+                    await self._remove_leftovers()
+                    complaint = ""
+            except (RuntimeDriverError, JournalError) as error:
+                log.warning("cannot compare sessions with the engine: %s", error)
+            except LeaseLost:
+                raise
+            except Exception as error:  # an odd answer of the engine's, say: worth a line, not a leadership
+                if repr(error) != complaint:
+                    log.exception("comparing sessions with the engine failed: trying again later")
+                complaint = repr(error)
+
+    async def reconcile(self, *, adopting: bool = False) -> int:
+        """Report what the engine shows and the control plane has not been told. Returns how many states that were."""
+        async with self._comparing:
+            return await self._compare(adopting=adopting)
+
+    async def _compare(self, *, adopting: bool) -> int:
+        self._told, before = set(), set(self._busy())
+        shown = {s.session_id: s for s in await self._driver.sessions()}
+        told = self._journal.sessions()
+        busy = before.union(self._busy(), self._told)
+        reports: list[Session] = []
+        for session_id, session in shown.items():
+            unborn = session.state is SessionState.PENDING and not adopting
+            if session_id in busy or unborn:
+                continue
+            if _unproved(session) or not self._heard(session, told, adopting=adopting):
+                reports.append(session)
+            elif not _same(self.sessions.get(session_id), session):
+                self._adopt(session)
+        over = {i for i, said in told.items() if said.startswith(f"{SessionState.FAILED} ")}
+        expected = self.sessions.keys() | self.under_way | (told.keys() if adopting else set())
+        ended: list[str] = []
+        for session_id in expected - shown.keys() - busy:
+            last = self.sessions.get(session_id)
+            if session_id in over and session_id not in self.under_way:  # its end was reported
+                self.sessions.pop(session_id, None)
+                ended.append(session_id)
+            elif last is None and session_id in self.under_way:
+                reports.append(Session(session_id, SessionState.FAILED, "", reason=NOTHING_CAME))
+            else:
+                reports.append(Session(session_id, SessionState.TERMINATED, "", reason=GONE))
+        if ended:
+            self._journal.forget(ended)
+        reports = await asyncio.gather(*(self._proved(session) for session in reports))
+        told, newer = self._journal.sessions(), self._told.union(self._busy())
+        changed = 0
+        for session in reports:
+            if session.session_id in newer:
+                continue
+            if self._heard(session, told, adopting=adopting):
+                self._adopt(session)
+            else:
+                self._tell_change(session)
+                self._report(session)
+                changed += 1
+        return changed
+
+    def _heard(self, session: Session, told: Mapping[str, str], *, adopting: bool) -> bool:
+        """The control plane has been told this, and nothing since: to tell it again would write over what a person asked for meanwhile.
+
+        A session that another process saw ready has a little longer to prove it to this one.
+        """
+        if session.session_id in self.under_way:
+            return False
+        now, before = _told(session), told.get(session.session_id, "")
+        if not adopting:
+            # Where a session is matters between processes; one and the same may learn more of it as it goes.
+            return now.split()[:2] == before.split()[:2]
+        return now == before or (_unproved(session) and _told(replace(session, ready=True)) == before)
+
+    def _tell_change(self, session: Session) -> None:
+        """Log a state that came about while nobody looked; at the adoption those that run or sleep are only counted."""
+        known = self.sessions.get(session.session_id)
+        ended = session.state in {SessionState.FAILED, SessionState.TERMINATED}
+        if ended or (known is not None and known.state is not session.state):
+            with logs.bind(session=session.session_id):
+                why = f": {logs.brief(session.reason)}" if session.reason else ""
+                log.warning("session %s was found %s%s", session.session_id, session.state, why)
+
+    async def _proved(self, session: Session) -> Session:
+        """A running session that this process has not seen usable yet, asked to prove it; as it is then."""
+        if not _unproved(session):
+            return session
+        problem = "no answer in time"
+        try:
+            async with asyncio.timeout(READY_PATIENCE):
+                now = await self._driver.prove(session.session_id)
+            if now.ready or now.state is not SessionState.RUNNING:
+                return now
+        except TimeoutError:
+            pass
+        except SessionNotFound:
+            return replace(session, state=SessionState.TERMINATED, reason=GONE)
+        except (RuntimeDriverError, CommandFailed) as error:
+            problem = str(error)
+        if not _same(self.sessions.get(session.session_id), session):
+            log.warning("session %s runs, but cannot be used: %s", session.session_id, problem)
+        return session
+
+    async def _remove_leftovers(self) -> None:
+        # A container that never ran and that no command is about any more is no session.
+        real = {i for i, session in self.sessions.items() if session.state is not SessionState.PENDING}
+        known = frozenset(real.union(self._busy()))
+        for leftover in await self._driver.leftovers(known):
+            self._lease.require()
+            log.info("removing a left-over %s %s: %s", leftover.kind, leftover.name, leftover.reason)
+            await self._driver.remove(leftover)
+
+
+def _told(session: Session) -> str:
+    return protocol.told(protocol.status(session))
+
+
+def _unproved(session: Session) -> bool:
+    """It runs, and nobody has seen yet that it can be used."""
+    return session.state is SessionState.RUNNING and not session.ready and session.ready_check is not ReadyCheck.NONE
+
+
+def _same(known: Session | None, session: Session) -> bool:
+    return known is not None and (known.state, known.ready) == (session.state, session.ready)

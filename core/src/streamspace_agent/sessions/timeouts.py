@@ -1,0 +1,104 @@
+"""Ends sessions by the clock: hibernates the idle, stops those that have lasted their time."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from streamspace_agent.clock import Clock
+from streamspace_agent.protocol import HIBERNATE, STOP
+from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.units import format_seconds
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0
+EARLIEST = 1767225600.0
+"""Unix time (2026-01-01) before which no session of this program was made: a clock that said so had not been set yet."""
+RETRY_AFTER = 60.0
+"""Seconds until something that was ordered and did not come about is ordered again."""
+
+Order = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
+"""Runs an action in its session's turn, if it is then still wanted."""
+
+
+class Timeouts:
+    """Idle means that nobody touched keys or pointer, however many viewers are connected (see :mod:`.rfb`).
+
+    The time since a session's first start is read from the engine's own record of it, so that it survives agents; it
+    runs on while the session hibernates. From its first sight on it is counted by a clock that nobody sets, so that no session
+    ends because the wall clock was set; where the two differ, the younger age counts. Idleness is counted from the first sight of a session: a takeover gives it its
+    whole idle time again.
+    """
+
+    def __init__(
+        self,
+        sessions: Mapping[str, Session],
+        idle_for: Callable[[str], float],
+        order: Order,
+        clock: Clock,
+        *,
+        busy: Callable[[], Collection[str]],
+    ) -> None:
+        self._sessions = sessions
+        self._idle_for = idle_for
+        self._order = order
+        self._clock = clock
+        self._busy = busy
+        self._ordered: dict[str, tuple[str, float]] = {}
+        self._born: dict[tuple[str, str], float] = {}
+        """When a start of a session was, by ``clock.now()``, as it looked at its first sight."""
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            self.look()
+
+    def look(self) -> None:
+        """Order what is due. Sessions with a command under way are left to it."""
+        now, busy = self._clock.now(), self._busy()
+        present = {(session.session_id, session.command_id) for session in self._sessions.values()}
+        self._born = {start: born for start, born in self._born.items() if start in present}
+        self._ordered = {s: order for s, order in self._ordered.items() if self._pending(s, *order, now)}
+        for session_id, session in self._sessions.items():
+            if session_id in busy or session_id in self._ordered:
+                continue
+            if (due := self._due(session)) is not None:
+                action, reason = due
+                log.info("session %s: %s: %s", session_id, action, reason)
+                self._ordered[session_id] = (action, now)
+                self._order(
+                    action, {"sessionId": session_id, "reason": reason}, partial(self._wanted, session_id, action)
+                )
+
+    def _pending(self, session_id: str, action: str, at: float, now: float) -> bool:
+        return self._wanted(session_id, action) and now - at < RETRY_AFTER
+
+    def _wanted(self, session_id: str, action: str) -> bool:
+        """Whether what was ordered is still due: a person may have come back, or somebody else may have done it."""
+        session = self._sessions.get(session_id)
+        due = self._due(session) if session is not None else None
+        return due is not None and due[0] == action
+
+    def _age(self, session: Session) -> float:
+        now, told = self._clock.now(), self._clock.wall_ms() / 1000 - session.created_at
+        if session.created_at <= EARLIEST or told < 0:  # one of the two clocks was wrong then, or is now
+            told = math.inf
+        born = self._born.setdefault((session.session_id, session.command_id), now - (told if told < math.inf else 0.0))
+        return min(now - born, told)
+
+    def _due(self, session: Session) -> tuple[str, str] | None:
+        if session.state not in {SessionState.RUNNING, SessionState.HIBERNATED}:
+            return None
+        if session.max_duration and session.created_at:
+            age = self._age(session)
+            if age >= session.max_duration:
+                limit = format_seconds(session.max_duration)
+                return STOP, f"max_session_duration: it was started {format_seconds(age)} ago, {limit} are allowed"
+        if session.idle_timeout and session.state is SessionState.RUNNING:
+            idle = self._idle_for(session.session_id)
+            if idle >= session.idle_timeout:
+                return HIBERNATE, f"idle_timeout: nobody has used it for {format_seconds(idle)}"
+        return None
