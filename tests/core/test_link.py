@@ -127,6 +127,27 @@ async def test_a_link_that_worked_for_long_and_fell_silent_is_made_again_at_once
         assert delays[0] == 0
 
 
+async def test_waiting_for_a_connection_ends_with_the_first_and_begins_again_when_it_is_gone(linked):
+    sockets = []
+
+    async def talk(socket):
+        sockets.append(socket)
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        there = linked(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with asyncio.timeout(5):
+            await there.wait_connected()
+            assert there.status.connected
+            await sockets[0].close()
+            await until(lambda: not there.status.connected)
+            waiting = asyncio.create_task(there.wait_connected())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            await waiting
+            assert there.status.connections == 2
+
+
 async def test_of_two_errors_at_once_the_one_that_is_no_lost_connection_is_raised_and_none_is_lost(caplog):
     async def fail(error):
         raise error

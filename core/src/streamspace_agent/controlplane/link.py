@@ -92,6 +92,7 @@ class Link:
         self._rng = rng
         self._registrar = registrar
         self._socket: ClientConnection | None = None
+        self._connected = asyncio.Event()
         self._finished: asyncio.Event | None = None
         """There once no more connection is to be made; set when the last one has been read to its end."""
         self.status = LinkStatus()
@@ -242,6 +243,7 @@ class Link:
 
     def _up(self, socket: ClientConnection) -> None:
         self._socket = socket
+        self._connected.set()
         down = time.monotonic() - self.status.down_since
         again = f" again after {format_seconds(down)}" if self.status.connections else ""
         self.status.connected, self.status.since, self.status.last_error = True, time.time(), ""
@@ -250,7 +252,12 @@ class Link:
 
     def _down(self) -> None:
         self._socket = None
+        self._connected.clear()
         self.status.connected, self.status.since, self.status.down_since = False, time.time(), time.monotonic()
+
+    async def wait_connected(self) -> None:
+        """Return once there is a connection."""
+        await self._connected.wait()
 
     async def send(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Send one envelope now. Raises LinkDown, ConnectionClosed, TooLarge. Waits while the peer reads slowly."""
