@@ -22,7 +22,7 @@ import docker
 from websockets.asyncio.client import connect
 
 from streamspace_agent.protocol import vnc_data
-from streamspace_agent.tunnel.pace import MAX_CHUNK
+from streamspace_agent.tunnel.flow_control import MAX_CHUNK
 from streamspace_devplane.process import DevPlaneProcess
 from streamspace_devplane.settings import Settings
 from tests.bench import harness

@@ -1,6 +1,6 @@
 """What a message is decoded to, however it is cut into parts."""
 
-from streamspace_agent.controlplane.frames import Decoder
+from streamspace_agent.controlplane.decoder import Decoder
 
 
 def decode(message, part=None):

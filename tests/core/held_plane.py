@@ -10,7 +10,7 @@ import pybase64
 from lab.loopback import served
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
-from streamspace_agent.tunnel.tunnels import Tunnels
+from streamspace_agent.tunnel.repaired.tunnels import RepairedTunnels
 from tests.core.vnc import GREETING
 
 HELLO = GREETING + b"\x01\x01"
@@ -93,7 +93,7 @@ async def tunnelling(connect):
     """Tunnels to whatever `connect` gives; while `told` is clear, what was reported of a session has not arrived."""
     told = asyncio.Event()
     told.set()
-    tunnels = Tunnels(connect, lambda: None, told.wait, BoottimeClock())
+    tunnels = RepairedTunnels(connect, lambda: None, told.wait, BoottimeClock())
     tunnels.told = told
     yield tunnels
     await tunnels.aclose()

@@ -150,7 +150,7 @@ async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(t
     async def wrong():
         raise ValueError("a fault")
 
-    monkeypatch.setattr(tunnels._pump, "run", lost)
+    monkeypatch.setattr(tunnels._multiplexer, "run", lost)
     monkeypatch.setattr(tunnels, "_turns", wrong)
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)

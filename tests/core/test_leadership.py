@@ -6,7 +6,7 @@ from dataclasses import replace
 import pybase64
 import pytest
 
-from streamspace_agent.controlplane import frames
+from streamspace_agent.controlplane import decoder
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.sessions import reconciler
 from tests.core.memory_driver import AGENT
@@ -245,7 +245,7 @@ async def test_bad_commands_are_answered_and_the_connection_stays(plane, lead, d
 
 
 async def test_viewers_data_too_large_to_be_taken_ends_that_viewer_and_nothing_else(plane, lead, monkeypatch):
-    monkeypatch.setattr(frames, "MAX_VIEWER_DATA", 300_000)
+    monkeypatch.setattr(decoder, "MAX_VIEWER_DATA", 300_000)
     async with lead() as running:
         await plane.wait_agent(AGENT)
         said = []

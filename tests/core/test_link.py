@@ -47,7 +47,7 @@ async def linked(tmp_path, monkeypatch):
         )
         keys, trust, rng = Keys(settings, lambda _secret: None), Trust(settings), random.Random(1)
         registrar = Registrar(settings, keys, trust, rng)
-        registrar._acceptance.keep(registrar._body({}, {}))
+        registrar._record.keep(registrar._body({}, {}))
         made = Link(settings, keys, trust, rng, registrar)
         running.append(asyncio.create_task(made.run(peer or Peer())))
         return made

@@ -13,9 +13,9 @@ from lab.loopback import served
 from streamspace_agent import config
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.controlplane import link, registration
+from streamspace_agent.controlplane.http_reply import MAX_REPLY, MAX_WAIT, Reply
 from streamspace_agent.controlplane.keys import Keys
 from streamspace_agent.controlplane.registration import Registrar
-from streamspace_agent.controlplane.replies import MAX_REPLY, MAX_WAIT, Reply
 from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.errors import Refused
 from tests.core.memory_driver import AGENT
@@ -116,7 +116,7 @@ def registrar(tmp_path, monkeypatch):
         )
         made = Registrar(settings, Keys(settings, lambda _secret: None), Trust(settings), random.Random(1))
         if known:
-            made._acceptance.keep(made._body({}, {}))
+            made._record.keep(made._body({}, {}))
         return made
 
     return make

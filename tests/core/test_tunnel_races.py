@@ -207,7 +207,7 @@ async def test_a_viewer_that_could_not_be_told_of_its_sessions_sleep_is_closed_o
 async def test_a_viewer_whose_session_ended_for_good_without_a_link_is_closed_once_there_is_one_and_forgotten(
     tunnels, monkeypatch
 ):
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnels.FORGOTTEN", 0.1)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnels.FORGOTTEN", 0.1)
     async with greeted(tunnels) as there:
         there.pong()
         await tunnels.data(says(HELLO))
@@ -239,7 +239,7 @@ async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(t
     async def wrong():
         raise ValueError("a fault")
 
-    monkeypatch.setattr(tunnels._pump, "run", lost)
+    monkeypatch.setattr(tunnels._multiplexer, "run", lost)
     monkeypatch.setattr(tunnels, "_check", wrong)
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)

@@ -7,7 +7,7 @@ import pytest
 
 from streamspace_agent.runtime import SessionState
 from streamspace_agent.tunnel.channel import FOREIGN_RATE
-from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget
+from streamspace_agent.tunnel.flow_control import MAX_CHUNK, Budget
 from tests.core.held_plane import HELLO, REQUESTED, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
 
@@ -42,7 +42,7 @@ async def tunnels(servers):
 
 @pytest.fixture
 def budget(tunnels):
-    return tunnels._pump.budget
+    return tunnels._multiplexer.budget
 
 
 async def viewed(tunnels, there, name):
@@ -88,10 +88,10 @@ async def test_a_session_that_ends_leaves_its_places_to_who_waits_for_them(tunne
             await viewed(tunnels, there, name)
         made["stuck"].flood = True
         await tunnels.data(says(REQUEST, "stuck"))
-        await there.until(lambda: tunnels._pump.blocked)
+        await there.until(lambda: tunnels._multiplexer.blocked)
         made["reads"].update = 40 << 20
         await tunnels.data(says(REQUEST, "reads"))
-        await there.until(lambda: len(tunnels._pump._blocked) == 2)
+        await there.until(lambda: len(tunnels._multiplexer._blocked) == 2)
         made["stuck"].flood = False
         tunnels.note(session(SessionState.TERMINATED, "stuck"))
         await there.until(lambda: len(there.stream("reads")) == len(OPENED) + made["reads"].update)
@@ -101,7 +101,7 @@ async def test_a_session_that_ends_leaves_its_places_to_who_waits_for_them(tunne
 async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_does_not_read(
     tunnels, servers, budget, monkeypatch
 ):
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.5)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnel.STALL", 1.5)
     made = await servers("s1")
     async with linked(tunnels) as there:
         there.prompt = True
@@ -109,7 +109,7 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
         await sees_a_still_picture(tunnels, there, made["s1"], "s1", 1000)
         await asyncio.sleep(3)
         budget.used += Budget.LIMIT - 4  # as greetings of others would
-        tunnels._pump._blocked.add(tunnels._tunnels["s1"]._channel)
+        tunnels._multiplexer._blocked.add(tunnels._tunnels["s1"]._channel)
         for writer in made["s1"].writers:
             writer.write(bytes(100_000_000))
         sent = asyncio.get_running_loop().time()
@@ -138,7 +138,7 @@ async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_do
             await writer.drain()
 
     async with asked(tunnels, video) as there:
-        await there.until(lambda: tunnels._pump.blocked)
+        await there.until(lambda: tunnels._multiplexer.blocked)
         first = there.kinds.count("vnc_data")
         assert first <= Budget.LIMIT // 2 + 1
         began = asyncio.get_running_loop().time()
@@ -200,7 +200,7 @@ async def test_a_long_answer_to_a_client_that_says_nothing_meanwhile_comes_whole
 async def test_a_viewer_that_has_nothing_to_say_to_what_it_was_sent_is_not_closed_for_another(
     tunnels, servers, monkeypatch
 ):
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 2.0)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnel.STALL", 2.0)
     made = await servers("still", "stuck")
     async with linked(tunnels) as there:
         there.prompt = True
@@ -221,7 +221,7 @@ async def test_a_viewer_that_has_nothing_to_say_to_what_it_was_sent_is_not_close
 async def test_a_viewer_whose_last_sign_came_when_its_share_was_used_up_is_given_up_like_any(
     tunnels, servers, monkeypatch
 ):
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnel.STALL", 1.0)
     made = await servers("s1")
     async with linked(tunnels) as there:
         there.prompt = True
@@ -231,7 +231,7 @@ async def test_a_viewer_whose_last_sign_came_when_its_share_was_used_up_is_given
         made["s1"].flood = True
         made["s1"].update = 1 << 20
         await tunnels.data(says(REQUEST, "s1"))
-        await there.until(lambda: tunnels._pump.blocked)
+        await there.until(lambda: tunnels._multiplexer.blocked)
         await tunnels.data(says(REQUEST, "s1"))  # and its line dies
         await there.until(lambda: "vnc_error" in there.kinds)
         made["s1"].flood = False
@@ -255,8 +255,8 @@ async def test_greetings_leave_room_however_many_wait_for_a_full_socket(tunnels,
 
 
 async def test_a_mouse_over_a_picture_whose_server_is_gone_does_not_keep_it(tunnels, monkeypatch):
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.LINGER", 0.5)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnel.STALL", 1.0)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnel.LINGER", 0.5)
 
     async def goes(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

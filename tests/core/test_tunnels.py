@@ -317,7 +317,7 @@ async def _count(items):
 
 
 async def test_a_viewer_that_stops_reading_is_closed_and_nothing_is_dropped(plane, lead, server, other, monkeypatch):
-    monkeypatch.setattr("streamspace_agent.tunnel.tunnel.STALL", 1.0)
+    monkeypatch.setattr("streamspace_agent.tunnel.repaired.tunnel.STALL", 1.0)
     server.flood = True
     async with lead():
         await ready(plane)

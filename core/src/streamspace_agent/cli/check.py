@@ -22,7 +22,7 @@ from streamspace_agent.cli.check_control_plane import over_http
 from streamspace_agent.cli.findings import Finding, Level
 from streamspace_agent.config import Settings
 from streamspace_agent.config_warnings import Consulted, hints
-from streamspace_agent.controlplane.proxies import proxy_for
+from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import reason
 from streamspace_agent.controlplane.tls import tls_context
 from streamspace_agent.election import ElectionBackend, Problem, Record

@@ -15,10 +15,10 @@ import urllib3
 from streamspace_agent.cli.findings import Finding, Level
 from streamspace_agent.config import Settings
 from streamspace_agent.controlplane import link, registration
+from streamspace_agent.controlplane.http_reply import Reply, read
 from streamspace_agent.controlplane.keys import HEADER, Keys
-from streamspace_agent.controlplane.proxies import proxy_for
+from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import CALL_TIMEOUT, http_client, reason
-from streamspace_agent.controlplane.replies import Reply, read
 from streamspace_agent.health import Role
 from streamspace_agent.health.replicas import replicas
 from streamspace_agent.logs import hide, redact

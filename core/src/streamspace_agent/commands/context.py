@@ -9,7 +9,6 @@ from streamspace_agent.election.lease import Lease
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.sessions.progress import ProgressBoard
 from streamspace_agent.sessions.reconciler import Reconciler
-from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from streamspace_agent.tunnel.tunnels import Tunnels
 
 
@@ -23,7 +22,7 @@ class HandlerContext:
     lease: Lease
     board: ProgressBoard
     reconciler: Reconciler
-    tunnels: Tunnels | DeployedTunnels
+    tunnels: Tunnels
     states: list[State]
 
     def require_lease(self) -> None:

@@ -15,11 +15,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.config import Settings
-from streamspace_agent.controlplane.frames import Decoder
+from streamspace_agent.controlplane.decoder import Decoder
+from streamspace_agent.controlplane.http_reply import Reply
 from streamspace_agent.controlplane.keys import Keys
-from streamspace_agent.controlplane.proxies import proxy_for
+from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import LOUD_EVERY, Registrar, reason
-from streamspace_agent.controlplane.replies import Reply
 from streamspace_agent.controlplane.tls import Trust, certificate_hint
 from streamspace_agent.units import format_seconds
 

@@ -19,10 +19,10 @@ import urllib3
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.config import Settings
-from streamspace_agent.controlplane.acceptance import Acceptance
+from streamspace_agent.controlplane.http_reply import Reply, read
 from streamspace_agent.controlplane.keys import Keys
-from streamspace_agent.controlplane.proxies import proxy_for
-from streamspace_agent.controlplane.replies import Reply, read
+from streamspace_agent.controlplane.proxy import proxy_for
+from streamspace_agent.controlplane.registration_record import RegistrationRecord
 from streamspace_agent.controlplane.tls import Trust, causes, certificate_hint
 from streamspace_agent.errors import Refused
 
@@ -62,7 +62,7 @@ class Registrar:
         self._trust = trust
         self._keys = keys
         self._rng = rng
-        self._acceptance = Acceptance(settings)
+        self._record = RegistrationRecord(settings)
         self._asked = 0
         """Answers in a row that an administrator has to approve this agent first."""
         self.on_problem: Callable[[str], None] = lambda _problem: None
@@ -73,11 +73,11 @@ class Registrar:
     @property
     def known(self) -> bool:
         """Has the control plane accepted this agent before?"""
-        return self._acceptance.known
+        return self._record.known
 
     async def refresh(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Register again if these are not the facts that were registered last. As :meth:`register` otherwise."""
-        if not self._acceptance.holds(self._body(capacity, metadata)):
+        if not self._record.holds(self._body(capacity, metadata)):
             await self.register(capacity, metadata)
 
     async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Registrar:
             if isinstance(key, str) and key:
                 self._keys.keep(key)
                 break
-        self._acceptance.keep(body)
+        self._record.keep(body)
 
     def _next_try(self, reply: Reply, backoff: Backoff) -> tuple[float, str, int]:
         """Seconds until the next try, the reason for it and how loud to say it, or Refused."""

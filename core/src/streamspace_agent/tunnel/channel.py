@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from streamspace_agent.clock import Clock
-from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget, chunk, even, hold
+from streamspace_agent.tunnel.flow_control import MAX_CHUNK, Budget, chunk, even, hold
 from streamspace_agent.tunnel.rfb import ClientStream, Said
 from streamspace_agent.tunnel.stream import HEAD, LOW, Stream
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Self, cast
 
-from streamspace_agent.tunnel.pace import MAX_CHUNK
+from streamspace_agent.tunnel.flow_control import MAX_CHUNK
 
 SIZE = MAX_CHUNK
 """Bytes read ahead of what has been taken, and no more."""

@@ -1,173 +1,61 @@
-"""The tunnels of one tenure: one for each session that runs."""
+"""The screens of one leadership, as the rest of the agent sees them, whichever viewer relay the control plane has."""
 
-import asyncio
-import functools
-import logging
-from collections.abc import Awaitable, Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
-import pybase64
-
-from streamspace_agent import protocol
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import raise_worst
 from streamspace_agent.runtime import Session, SessionState
-from streamspace_agent.tunnel.input import LastInput
-from streamspace_agent.tunnel.pump import Carrier, Pump
-from streamspace_agent.tunnel.server import Connect, has_server, same_server, works
-from streamspace_agent.tunnel.tunnel import Tunnel
-
-log = logging.getLogger(__name__)
-
-CHECK_EVERY = 1.0
-FORGOTTEN = 5.0
-"""Seconds after which nothing is heard any more of a viewer that was told to leave."""
-UNKNOWN_EVERY = 1.0
-"""Seconds between two answers to data for a session that has no tunnel."""
+from streamspace_agent.tunnel.multiplexer import Carrier
+from streamspace_agent.tunnel.session_server import SessionServer, has_server
 
 
-class Tunnels:
-    """Opens and closes tunnels as sessions come and go, and passes on what viewers say."""
+class Tunnels(ABC):
+    """Opens and closes tunnels as sessions come and go, and passes on what viewers send."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        require_lease: Callable[[], None],
-        told: Callable[[], Awaitable[None]],
-        clock: Clock,
-    ) -> None:
-        """``told`` returns once the states that wait for the control plane have reached it."""
-        self._connect = connect
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._pump = Pump(require_lease, told, clock)
-        self._tunnels: dict[str, Tunnel] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self._ended: dict[str, str] = {}
-        """Sessions whose tunnel ended, and what their viewers have still to be told of it. Forgotten once they have been told, and
-        nothing can be heard of them any more."""
-        self._refused: dict[str, float] = {}
-        self._input = LastInput(clock)
+        self._last_input: dict[str, float] = {}
+        """When a person last touched each session's keyboard or mouse."""
+
+    @abstractmethod
+    def note(self, session: Session, *, fresh: bool = False) -> None:
+        """Take note of a session's state. ``fresh``: this leadership started or woke it, so nobody can be viewing it."""
+
+    @abstractmethod
+    async def serve(self, carrier: Carrier) -> None:
+        """Serve one connection to the control plane until it is gone. Returns to ask for a new one in its place."""
+
+    @abstractmethod
+    async def data(self, payload: Mapping[str, Any]) -> None:
+        """Handle a ``vnc_data`` message: what a viewer sent."""
+
+    @abstractmethod
+    def closed(self, payload: Mapping[str, Any]) -> None:
+        """Handle a ``vnc_close`` message: a viewer left."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close all tunnels."""
+
+    @abstractmethod
+    def _server_of(self, session_id: str) -> SessionServer | None: ...
 
     def works(self, session: Session) -> bool:
         """Whether a person can use the session now, as far as its data path goes."""
-        tunnel = self._tunnels.get(session.session_id)
-        return works(session, tunnel.server if tunnel else None)
+        if session.state is not SessionState.RUNNING or not session.ready:
+            return False
+        server = self._server_of(session.session_id)
+        return server.working if server else not has_server(session)
 
     def idle_for(self, session_id: str) -> float:
-        """Seconds since a person last used the session, or since it was first seen to run."""
-        return self._input.idle_for(session_id)
+        """Seconds since a person last used the session through a viewer, or since this was first asked."""
+        now = self._clock.now()
+        return now - self._last_input.setdefault(session_id, now)
 
-    def note(self, session: Session, *, fresh: bool = False) -> None:
-        """A session is in this state now. ``fresh``: this tenure started or woke it, so nobody can be looking at it."""
-        known = self._tunnels.get(session.session_id)
-        wanted = session.state is SessionState.RUNNING and has_server(session)
-        # One that runs and is not ready any more keeps its tunnel, which looks after its server itself, and the greeting that was told.
-        if known is not None and not (wanted and same_server(known.session, session)):
-            del self._tunnels[session.session_id]
-            self._close(known, session.reason or f"the session is {session.state}")
-            known = None
-        if session.state is not SessionState.RUNNING:
-            self._input.forget(session.session_id)
-        if wanted and session.ready and known is None:
-            self.idle_for(session.session_id)
-            untold = self._ended.pop(session.session_id, None)
-            self._tunnels[session.session_id] = Tunnel(
-                session,
-                self._connect,
-                self._pump,
-                self._clock,
-                functools.partial(self._input.saw, session.session_id),
-                fresh=fresh and not untold,
-                follows=untold is not None,
-            )
+    def _saw_input(self, session_id: str) -> None:
+        self._last_input[session_id] = self._clock.now()
 
-    def _close(self, tunnel: Tunnel, why: str) -> None:
-        session_id = tunnel.session.session_id
-        task = asyncio.create_task(self._closed_for(tunnel, why), name=f"tunnel {session_id} closing")
-        self._ended[session_id] = why
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _closed_for(self, tunnel: Tunnel, why: str) -> None:
-        if await tunnel.aclose(why):
-            self._ended_told(tunnel.session.session_id)
-
-    def _ended_told(self, session_id: str) -> None:
-        if session_id in self._ended:
-            self._ended[session_id] = ""
-            asyncio.get_running_loop().call_later(FORGOTTEN, self._forget, session_id)
-
-    def _forget(self, session_id: str) -> None:
-        if self._ended.get(session_id) == "":
-            del self._ended[session_id]
-
-    async def _tell_ends(self) -> None:
-        """Close the viewers of sessions that ended while there was no connection."""
-        if not any(self._ended.values()):
-            return
-        await self._pump.up()
-        for session_id, why in list(self._ended.items()):
-            if self._closing or self._ended.get(session_id) != why:
-                return  # these are being told just now: a second word might meet the next viewer
-            error = {"sessionId": session_id, "error": protocol.cut(why)}
-            if why and await self._pump.tell("vnc_error", error):
-                self._ended_told(session_id)
-
-    async def serve(self, carrier: Carrier) -> None:
-        """Serve one connection to the control plane until it is gone."""
-        tasks = [asyncio.create_task(self._pump.run(carrier), name="tunnels"), asyncio.create_task(self._check())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            raise_worst(done)
-        finally:
-            self._pump.down(carrier)
-            for tunnel in self._tunnels.values():
-                tunnel.link_lost()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _check(self) -> None:
-        while True:
-            await self._tell_ends()
-            await asyncio.sleep(CHECK_EVERY)
-            tunnels = list(self._tunnels.values())
-            scarce = self._pump.blocked or self._pump.budget.scarce
-            if scarce and [tunnel for tunnel in tunnels if tunnel.settle()]:
-                self._pump.released()
-            if self._pump.blocked and (stalled := [tunnel for tunnel in tunnels if tunnel.stalled]):
-                # One at a time: the others may only have waited for its places.
-                max(stalled, key=lambda tunnel: tunnel.unread).give_up()
-
-    async def data(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_data`` message."""
-        session_id, data = payload.get("sessionId"), payload.get("data")
-        if not isinstance(session_id, str) or data in (None, ""):
-            return
-        tunnel = self._tunnels.get(session_id)
-        if tunnel is None:
-            await self._refuse(session_id)
-            return
-        try:
-            raw = pybase64.b64decode(data, validate=True)
-        except (ValueError, TypeError):
-            await tunnel.garbled("the control plane sent viewer data that is not base64")
-        else:
-            await tunnel.received(raw)
-
-    async def _refuse(self, session_id: str) -> None:
-        now, named = self._clock.now(), session_id[:100]
-        if now - self._refused.get(named, float("-inf")) >= UNKNOWN_EVERY:
-            self._refused = {s: at for s, at in self._refused.items() if now - at < UNKNOWN_EVERY} | {named: now}
-            error = "there is no such session here, or it does not run"
-            await self._pump.tell("vnc_error", {"sessionId": named, "error": error})
-
-    def closed(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_close`` message."""
-        tunnel = self._tunnels.get(str(payload.get("sessionId")))
-        if tunnel is not None:
-            tunnel.viewer_left()
-
-    async def aclose(self) -> None:
-        tunnels, self._tunnels = list(self._tunnels.values()), {}
-        await asyncio.gather(*(tunnel.aclose() for tunnel in tunnels), *self._closing, return_exceptions=True)
+    def _forget_input(self, session_id: str) -> None:
+        """Begin anew when the session runs again."""
+        self._last_input.pop(session_id, None)

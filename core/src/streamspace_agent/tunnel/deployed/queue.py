@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from streamspace_agent.clock import Clock
 from streamspace_agent.tunnel.deployed.screen import Screen
 from streamspace_agent.tunnel.deployed.times import Times
-from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 
 AT_ONCE = 8
 """Greetings sent in one turn while somebody is served, whom they delay."""
@@ -19,10 +19,15 @@ class Queue:
     """One for all sessions; what is in it is only supposed, and forgotten with the connection."""
 
     def __init__(
-        self, pump: Pump, clock: Clock, times: Times, screens: Mapping[str, Screen], renew: Callable[[str], None]
+        self,
+        multiplexer: Multiplexer,
+        clock: Clock,
+        times: Times,
+        screens: Mapping[str, Screen],
+        renew: Callable[[str], None],
     ) -> None:
         """``renew`` is called with the reason where only a new connection can help."""
-        self._pump = pump
+        self._multiplexer = multiplexer
         self._clock = clock
         self._times = times
         self._screens = screens
@@ -47,7 +52,7 @@ class Queue:
         """Send a viewer bytes of the agent's own, if that can do no harm."""
         now = self._clock.now()
         channel = screen.viewer.channel if screen.viewer else None
-        if not self.safe(screen, now) or not await self._pump.say(screen.session_id, data, channel):
+        if not self.safe(screen, now) or not await self._multiplexer.say(screen.session_id, data, channel):
             return False
         screen.said_at = now
         return True
@@ -87,7 +92,7 @@ class Queue:
         session = screen.session
         if not screen.announced:
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
-            if not await self._pump.tell("vnc_ready", ready):
+            if not await self._multiplexer.tell("vnc_ready", ready):
                 return False
             screen.announced = True
             self._standing += 1

@@ -6,7 +6,7 @@ from enum import Enum, auto
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.rfb import VERSION
-from streamspace_agent.tunnel.server import Server
+from streamspace_agent.tunnel.session_server import SessionServer
 
 VERSION_3_8 = b"RFB 003.008\n"
 MAX_EARLY = 1024 * 1024
@@ -59,7 +59,7 @@ class Screen:
     """One session's. ``clear`` is the last moment at which no relay of this session can have been there."""
 
     session: Session
-    server: Server | None
+    server: SessionServer | None
     clear: float
     orphan: bool
     """A viewer of an earlier connection, or leader, may be there: that it left may still be told."""

@@ -17,10 +17,10 @@ from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
-from streamspace_agent.tunnel.input import LastInput
-from streamspace_agent.tunnel.pump import SETTLES, Carrier, Pump
+from streamspace_agent.tunnel.multiplexer import SETTLES, Carrier, Multiplexer
 from streamspace_agent.tunnel.rfb import Said
-from streamspace_agent.tunnel.server import Connect, Server, Unreachable, has_server, same_server, works
+from streamspace_agent.tunnel.session_server import Connect, SessionServer, Unreachable, has_server, same_server
+from streamspace_agent.tunnel.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
 
@@ -30,51 +30,44 @@ TIME_IS_UP = "this control plane cannot carry a screen for a minute without harm
 RENEWED = "the connection to the session is being renewed: try again"
 
 
-class DeployedTunnels:
-    """The same as :class:`.tunnels.Tunnels`, for the relay described in :mod:`streamspace_agent.tunnel.deployed`."""
+class DeployedTunnels(Tunnels):
+    """Tunnels for the relay described in :mod:`streamspace_agent.tunnel.deployed`."""
 
     def __init__(
         self,
         connect: Connect,
         require_lease: Callable[[], None],
-        told: Callable[[], Awaitable[None]],
+        flushed: Callable[[], Awaitable[None]],
         clock: Clock,
         *,
         times: Times | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        super().__init__(clock)
         self._times = times or Times()
         self._connect = connect
-        self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads messages, guards nothing
-        self._pump = Pump(require_lease, told, clock)
+        self._multiplexer = Multiplexer(require_lease, flushed, clock)
         self._screens: dict[str, Screen] = {}
-        self._queue = Queue(self._pump, clock, self._times, self._screens, self._renew_because)
+        self._queue = Queue(self._multiplexer, clock, self._times, self._screens, self._renew_because)
         self._keeping: dict[str, asyncio.Task[None]] = {}
         """The tasks that keep sessions' servers at hand."""
         self._serving: set[asyncio.Task[None]] = set()
-        self._input = LastInput(clock)
         self._connected = False
         self._connected_at = 0.0
         self._renew = asyncio.Event()
 
     # What the agent asks and tells
 
-    def works(self, session: Session) -> bool:
-        """Whether a person can use the session now, as far as its data path goes."""
-        screen = self._screens.get(session.session_id)
-        return works(session, screen.server if screen else None)
-
-    def idle_for(self, session_id: str) -> float:
-        """Seconds since a person last used the session, or since it was first seen to run."""
-        return self._input.idle_for(session_id)
+    def _server_of(self, session_id: str) -> SessionServer | None:
+        screen = self._screens.get(session_id)
+        return screen.server if screen else None
 
     def note(self, session: Session, *, fresh: bool = False) -> None:
-        """A session is in this state now. ``fresh``: this leadership started or woke it, so nobody can be looking at it."""
         screen = self._screens.get(session.session_id)
         wanted = session.state is SessionState.RUNNING and has_server(session)
         if session.state is not SessionState.RUNNING:
-            self._input.forget(session.session_id)
+            self._forget_input(session.session_id)
         if screen is not None and screen.server is not None and not (wanted and same_server(screen.session, session)):
             self._drop_server(screen, session)
         if session.state in ENDED and screen is not None and not screen.viewer:
@@ -87,7 +80,7 @@ class DeployedTunnels:
             self._screens[session.session_id] = screen
         if screen.server is None:
             screen.session = session
-            screen.server = Server(session, self._connect, self._pump, self._clock, filtered=True)
+            screen.server = SessionServer(session, self._connect, self._multiplexer, self._clock, filtered=True)
             self._keeping[session.session_id] = asyncio.create_task(
                 screen.server.run(),
                 name=f"server of {session.session_id}",
@@ -116,7 +109,7 @@ class DeployedTunnels:
                 ]  # it waited for its viewer's leaving, of which nobody will tell any more
         self._connected = True
         tasks = [
-            asyncio.create_task(self._pump.run(carrier), name="tunnels"),
+            asyncio.create_task(self._multiplexer.run(carrier), name="tunnels"),
             asyncio.create_task(self._turns(), name="viewers"),
             asyncio.create_task(self._renew.wait(), name="renewal of the connection"),
         ]
@@ -125,7 +118,7 @@ class DeployedTunnels:
             raise_worst(done)
         finally:
             self._connected = False
-            self._pump.down(carrier)
+            self._multiplexer.down(carrier)
             for screen in self._screens.values():
                 if screen.viewer and screen.viewer.channel:
                     screen.viewer.channel.close()
@@ -198,9 +191,9 @@ class DeployedTunnels:
             return
         said = channel.received(data)
         if Said.READ in said:
-            self._pump.released()
+            self._multiplexer.released()
         if Said.INPUT in said:
-            self._input.saw(screen.session_id)
+            self._saw_input(screen.session_id)
         await channel.drained()
 
     def _begin(self, screen: Screen) -> Viewer:
@@ -252,7 +245,7 @@ class DeployedTunnels:
                 why = await self._converse(screen, viewer, channel)
             finally:
                 channel.close()
-                self._pump.released()
+                self._multiplexer.released()
                 server.give_back()
         except LeaseLost:
             return  # all ends with the leadership
@@ -284,14 +277,14 @@ class DeployedTunnels:
         if viewer.phase is Phase.PARKED and now - viewer.phase_since > self._times.patience:
             self._leave(screen, viewer, BUSY)
         elif viewer.phase is Phase.SERVED and channel is not None:
-            if channel.silence > self._times.stall and self._pump.blocks(channel):
+            if channel.silence > self._times.stall and self._multiplexer.blocks(channel):
                 self._leave(screen, viewer, f"the viewer has not read for {channel.silence:.0f} s")
             elif age > self._times.stay:
                 channel.fall_silent()
                 if channel.quiet_for > self._times.quiet or age > self._times.stay + self._times.goodbye:
                     self._leave(screen, viewer, TIME_IS_UP)
             elif channel.settle():
-                self._pump.released()
+                self._multiplexer.released()
         elif viewer.phase is Phase.SERVED and age > self._times.stay + self._times.goodbye:
             self._leave(screen, viewer, TIME_IS_UP)
         if viewer.phase is Phase.LEAVING and (
@@ -309,7 +302,7 @@ class DeployedTunnels:
         viewer.enter(Phase.LEAVING, self._clock.now())
         if viewer.channel:
             viewer.channel.close()
-            self._pump.released()
+            self._multiplexer.released()
         self._begin_task(self._say_why(screen, viewer, why), f"viewer of {screen.session_id} leaving", screen)
 
     async def _say_why(self, screen: Screen, viewer: Viewer, why: str) -> None:
@@ -344,7 +337,7 @@ class DeployedTunnels:
         screen.freed(now - self._times.unnoticed, sole=sole)
         if viewer.channel:
             viewer.channel.close()
-            self._pump.released()
+            self._multiplexer.released()
         if screen.session.state in ENDED:
             self._screens.pop(screen.session_id, None)
         self._next(viewer)

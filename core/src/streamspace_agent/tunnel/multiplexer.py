@@ -13,7 +13,7 @@ from streamspace_agent.clock import Clock
 from streamspace_agent.controlplane.link import LinkDown
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.tunnel.channel import Channel
-from streamspace_agent.tunnel.pace import Budget, Window
+from streamspace_agent.tunnel.flow_control import Budget, Window
 from streamspace_agent.tunnel.stream import Buffers
 
 
@@ -35,19 +35,19 @@ OVERDRAFT = 2
 """Small messages may exceed the window by this factor."""
 
 
-class Pump:
+class Multiplexer:
     """Takes turns between channels, the small before the large, and hands the socket one message at a time.
 
     What else the agent has to say (acknowledgements, results, heartbeats) does not pass through here: it is written to the
     socket at once, behind no more than what the window lets be on its way.
     """
 
-    def __init__(self, require_lease: Callable[[], None], told: Callable[[], Awaitable[None]], clock: Clock) -> None:
-        """``told`` returns once the states that wait for the control plane have reached it."""
+    def __init__(self, require_lease: Callable[[], None], flushed: Callable[[], Awaitable[None]], clock: Clock) -> None:
+        """``flushed`` returns once the states that wait for the control plane have reached it."""
         self.budget = Budget()
         self.buffers = Buffers()
         self._require_lease = require_lease
-        self._told = told
+        self._flushed = flushed
         self._clock = clock
         self._carrier: Carrier | None = None
         self._window = Window(clock)
@@ -90,7 +90,7 @@ class Pump:
         """
         while True:
             await self._up.wait()
-            await self._told()
+            await self._flushed()
             if self._up.is_set():
                 return self.connection
 

@@ -10,12 +10,12 @@ from streamspace_agent.backoff import Backoff
 from streamspace_agent.clock import Clock
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.runtime import ReadyCheck, Session
-from streamspace_agent.tunnel.announcement import Announcement
 from streamspace_agent.tunnel.channel import Channel, End, Ended
-from streamspace_agent.tunnel.pace import KEEPS_UP
-from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.flow_control import KEEPS_UP
+from streamspace_agent.tunnel.multiplexer import Multiplexer
+from streamspace_agent.tunnel.repaired.announcement import Announcement
 from streamspace_agent.tunnel.rfb import VERSION, Said
-from streamspace_agent.tunnel.server import REFUSED_PAUSE, Connect, Server, Unreachable
+from streamspace_agent.tunnel.session_server import REFUSED_PAUSE, Connect, SessionServer, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Tunnel:
         self,
         session: Session,
         connect: Connect,
-        pump: Pump,
+        multiplexer: Multiplexer,
         clock: Clock,
         saw_input: Callable[[], None],
         *,
@@ -51,7 +51,7 @@ class Tunnel:
     ) -> None:
         """``follows``: another tunnel of this session has just told its viewer to leave."""
         self.session = session
-        self._pump = pump
+        self._multiplexer = multiplexer
         self._clock = clock
         self._saw_input = saw_input
         self._silent = session.ready_check is not ReadyCheck.VNC
@@ -61,9 +61,9 @@ class Tunnel:
         self._left = asyncio.Event()
         # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
         self._announcement = Announcement(
-            session, pump, self._forget_early, "" if fresh else INTERRUPTED, closed=follows
+            session, multiplexer, self._forget_early, "" if fresh else INTERRUPTED, closed=follows
         )
-        self.server = Server(session, connect, pump, clock)
+        self.server = SessionServer(session, connect, multiplexer, clock)
         # Not the context of the command that started the session: that is over long before the tunnel is.
         self._task = asyncio.create_task(
             self._run(), name=f"tunnel {session.session_id}", context=logs.context(session=session.session_id)
@@ -73,7 +73,7 @@ class Tunnel:
         """``why`` is told to a viewer that may be there. False where there was no connection to tell it over."""
         self._task.cancel()
         self.broken(why)
-        told = not why or await self._pump.tell(
+        told = not why or await self._multiplexer.tell(
             "vnc_error", {"sessionId": self.session.session_id, "error": protocol.cut(why)}
         )
         await asyncio.gather(self._task, return_exceptions=True)
@@ -105,7 +105,7 @@ class Tunnel:
         self._announcement.used()
         said = channel.received(data)
         if Said.READ in said:
-            self._pump.released()
+            self._multiplexer.released()
         if Said.INPUT in said:
             self._saw_input()
         await channel.drained()
@@ -154,7 +154,7 @@ class Tunnel:
         """Its viewer reads nothing of what is sent to it; one that merely has nothing to say to a bell holds few places, and none back."""
         if self._channel is None or not self.unread or self._channel.silence <= STALL:
             return False
-        return self.unread >= KEEPS_UP or self._pump.blocks(self._channel)
+        return self.unread >= KEEPS_UP or self._multiplexer.blocks(self._channel)
 
     def give_up(self) -> None:
         """Close the viewer, which is stalled."""
@@ -205,7 +205,7 @@ class Tunnel:
             if (last := spare or self._channel) is not None:
                 last.close()
             self._channel = None
-            self._pump.released()
+            self._multiplexer.released()
 
     @staticmethod
     def _reusable(channel: Channel, ended: Ended) -> bool:
@@ -285,7 +285,7 @@ class Tunnel:
     async def _conclude(self, channel: Channel, ended: Ended) -> None:
         unfinished = ended.how is End.BROKEN or (channel.answered and ended.how is not End.LEFT)
         channel.close()
-        self._pump.released()
+        self._multiplexer.released()
         if not unfinished:
             return
         if ended.how is End.LINK:

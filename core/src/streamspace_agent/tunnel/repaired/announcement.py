@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from streamspace_agent.runtime import Session
 from streamspace_agent.tunnel.channel import Channel
-from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 
 RETRY = 0.05
 """Seconds until something that found no connection is tried again."""
@@ -31,10 +31,12 @@ class Announcement:
     and is not sent twice: two would corrupt the next viewer's stream.
     """
 
-    def __init__(self, session: Session, pump: Pump, closing: Callable[[], bool], owed: str, *, closed: bool) -> None:
+    def __init__(
+        self, session: Session, multiplexer: Multiplexer, closing: Callable[[], bool], owed: str, *, closed: bool
+    ) -> None:
         """``closing`` is called when a viewer is closed, and again when no more can come of it; ``owed`` is told first to one that an earlier leader left there, "" for nothing."""
         self._session = session
-        self._pump = pump
+        self._multiplexer = multiplexer
         self._closing = closing
         self._owed = owed
         self._told: _Told | None = None
@@ -48,7 +50,7 @@ class Announcement:
         """
         session = self._session
         while True:
-            number = await self._pump.up()
+            number = await self._multiplexer.up()
             if not await self._settled():
                 await asyncio.sleep(RETRY)
                 continue
@@ -57,19 +59,19 @@ class Announcement:
                 if channel is not None:
                     channel.greeted()
                 return
-            while not (channel is None or _unwanted(channel) or self._pump.budget.allows_greeting):
+            while not (channel is None or _unwanted(channel) or self._multiplexer.budget.allows_greeting):
                 await asyncio.sleep(0.5)
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
             if _unwanted(channel):
                 return
-            if await self._pump.tell("vnc_ready", ready) and self._pump.connection == number:
+            if await self._multiplexer.tell("vnc_ready", ready) and self._multiplexer.connection == number:
                 if _unwanted(channel):
                     return
-                if not (channel is None or self._pump.budget.allows_greeting):
+                if not (channel is None or self._multiplexer.budget.allows_greeting):
                     continue  # others were faster while that was told
                 # Before it is sent: it is on its way from the first moment, also where this is cancelled in a slow socket.
                 told = self._told = _Told(number, greeting, there=channel is None)
-                if channel is None or await self._pump.greet(channel, told.arrived):
+                if channel is None or await self._multiplexer.greet(channel, told.arrived):
                     return
                 self._told = None
             await asyncio.sleep(RETRY)
@@ -78,7 +80,7 @@ class Announcement:
         """Wait until nothing is heard any more of a viewer that had to be closed. False when there is no connection."""
         if self._owed:
             await self.close_viewer(self._owed)
-        if self._owed or (self._closed and not await self._pump.heard(ECHO)):
+        if self._owed or (self._closed and not await self._multiplexer.heard(ECHO)):
             return False
         if self._closed and self._closing():
             # It said something before it heard of that; or it is the next, which would wait in vain for an answer.
@@ -91,7 +93,7 @@ class Announcement:
         """Now, or as soon as there is a connection."""
         self._closing()
         self._told = None
-        self._closed = await self._pump.tell("vnc_error", {"sessionId": self._session.session_id, "error": why})
+        self._closed = await self._multiplexer.tell("vnc_error", {"sessionId": self._session.session_id, "error": why})
         self._owed = "" if self._closed else why
 
     @property

@@ -20,7 +20,7 @@ VOLATILE = frozenset({"leader", "epoch"})
 MAX_FILE = 4096
 
 
-class Acceptance:
+class RegistrationRecord:
     """Shared by the replicas of one host. A record made at another ``CONTROL_PLANE_URL`` counts for nothing."""
 
     def __init__(self, settings: Settings) -> None:

@@ -10,7 +10,7 @@ import pybase64
 import pytest
 
 from streamspace_agent import logs
-from streamspace_agent.controlplane.frames import HEAD, MAX_BAD, MAX_ENVELOPE, MAX_VALUES, MAX_VIEWER_DATA, Decoder
+from streamspace_agent.controlplane.decoder import HEAD, MAX_BAD, MAX_ENVELOPE, MAX_VALUES, MAX_VIEWER_DATA, Decoder
 from streamspace_agent.protocol import MAX_DEPTH, MAX_SHOWN, Envelope, Malformed
 from tests.core.decoded import decode
 

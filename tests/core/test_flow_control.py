@@ -1,6 +1,6 @@
 import random
 
-from streamspace_agent.tunnel.pace import MAX_CHUNK, Budget, Window, chunk, even
+from streamspace_agent.tunnel.flow_control import MAX_CHUNK, Budget, Window, chunk, even
 
 CHUNK = MAX_CHUNK // 2
 ROOM = 1000

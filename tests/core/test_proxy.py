@@ -3,7 +3,7 @@
 import pytest
 
 from streamspace_agent import config
-from streamspace_agent.controlplane.proxies import passed_by, proxy_for
+from streamspace_agent.controlplane.proxy import passed_by, proxy_for
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from lab.loopback import served
 from streamspace_agent.clock import BoottimeClock
-from streamspace_agent.tunnel.pump import Pump
-from streamspace_agent.tunnel.server import Server, Unreachable
+from streamspace_agent.tunnel.multiplexer import Multiplexer
+from streamspace_agent.tunnel.session_server import SessionServer, Unreachable
 from tests.core.held_plane import session
 from tests.core.vnc import GREETING, REFUSES
 
@@ -34,7 +34,7 @@ async def kept(talk, *faults):
             return await asyncio.open_connection("127.0.0.1", port)
 
         clock = BoottimeClock()
-        server = Server(session(), connect, Pump(lambda: None, nothing_waits, clock), clock)
+        server = SessionServer(session(), connect, Multiplexer(lambda: None, nothing_waits, clock), clock)
         task = asyncio.create_task(server.run())
         try:
             yield server, times

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.clock import Clock
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
-from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.channel import Channel
-from streamspace_agent.tunnel.pump import Pump
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.rfb import VERSION, VERSION_SIZE
 from streamspace_agent.tunnel.stream import Stream, Streams
 
@@ -87,25 +87,20 @@ def same_server(old: Session, new: Session) -> bool:
     return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)
 
 
-def works(session: Session, server: "Server | None") -> bool:
-    """Whether a person can use the session now, as far as its data path goes."""
-    if session.state is not SessionState.RUNNING or not session.ready:
-        return False
-    return server.working if server else not has_server(session)
-
-
-class Server:
+class SessionServer:
     """One session's: opens connections to it, whose greeting has been read, and knows whether it is there.
 
     With :meth:`run` it keeps one open in advance while no viewer has one. That shows that the server is there, and the next viewer
     takes it, so that no connection is made for nothing: servers count those without a login, and shut everybody out after a few.
     """
 
-    def __init__(self, session: Session, connect: Connect, pump: Pump, clock: Clock, *, filtered: bool = False) -> None:
+    def __init__(
+        self, session: Session, connect: Connect, multiplexer: Multiplexer, clock: Clock, *, filtered: bool = False
+    ) -> None:
         """``filtered``: see :class:`.Channel`; only where the server speaks RFB."""
         self.session = session
         self._connect = connect
-        self._pump = pump
+        self._multiplexer = multiplexer
         self._clock = clock
         self._silent = session.ready_check is not ReadyCheck.VNC
         self._filtered = filtered and not self._silent
@@ -182,7 +177,7 @@ class Server:
             async with asyncio.timeout(GREETING_TIMEOUT):
                 streams = await self._connect(session.session_id, session.port)
                 greeting = b"" if self._silent else await read_greeting(*streams)
-                stream = await Stream.over(streams, self._pump.buffers)
+                stream = await Stream.over(streams, self._multiplexer.buffers)
         except LeaseLost:
             raise
         except (OSError, EOFError, RuntimeDriverError, CommandFailed) as error:
@@ -195,8 +190,8 @@ class Server:
             session.session_id,
             stream,
             greeting,
-            budget=self._pump.budget,
-            offer=self._pump.offer,
+            budget=self._multiplexer.budget,
+            offer=self._multiplexer.offer,
             clock=self._clock,
             filtered=self._filtered,
         )
