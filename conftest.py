@@ -72,7 +72,8 @@ def standin_image(engine, docker_host):
 
 @pytest.fixture(scope="session")
 def unexpected_crashes(tmp_path_factory):
-    """What the tests so far made crash that is not their subject; control planes in processes of their own tell it too."""
+    """What the tests so far made crash that is not their subject; control planes in processes of their own tell it
+    too."""
     file = tmp_path_factory.mktemp("control-plane") / "crashes.jsonl"
     file.touch()
     os.environ[crashes.VARIABLE] = str(file)

@@ -1,4 +1,5 @@
-"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; binary; test [PYTEST-ARGUMENT...]; bench NAME; faults; clean."""
+"""python -m lab engine up|down|down-if-unused|status; images NAME...; agent-image; binary; test [PYTEST-ARGUMENT...];
+bench NAME; faults; clean."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
             f"running the tests, {WORKERS[1]} files at a time on {os.cpu_count()} processors: this takes patience. "
             "Each line of dots ends with the part that is done; it may stand still for minutes"
         )
-        # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in it.
+        # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in
+        # it.
         with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
             pytest = [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t"]
             given = {**environ, "DOCKER_HOST": host}
@@ -96,7 +98,8 @@ def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -
             failed = subprocess.run([*pytest, *WORKERS, f"--junitxml={report}", *arguments], env=given, check=False)
             if failed.returncode != TESTS_FAILED or not may_be_starved(report):
                 return failed.returncode
-            # Three workers on two cores can starve what waits for a browser or a rollback. What also fails alone, fails.
+            # Three workers on two cores can starve what waits for a browser or a rollback. What also fails alone,
+            # fails.
             say("some tests failed, named above: each is run once more, alone on the machine")
             return subprocess.run([*pytest, "--last-failed", *arguments], env=given, check=False).returncode
 

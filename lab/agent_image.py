@@ -1,4 +1,5 @@
-"""The agent's own image, from the Dockerfile of this repository, kept in the engine by a hash of all that goes into it."""
+"""The agent's own image, from the Dockerfile of this repository, kept in the engine by a hash of all that goes into
+it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The agent as one file, dist/docker-agent: every plugin in it, run by the Python of the same minor version on the host.
+"""The agent as one file, dist/docker-agent: every plugin in it, run by the Python of the same minor version on the
+host.
 
-Part of what it holds is compiled, which no plain zipapp can load; PEX unpacks itself once (into $PEX_ROOT) and from then on
-starts as fast as an installation.
+Part of what it holds is compiled, which no plain zipapp can load; PEX unpacks itself once (into $PEX_ROOT) and from
+then on starts as fast as an installation.
 """
 
 from __future__ import annotations

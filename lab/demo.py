@@ -1,7 +1,8 @@
-"""python -m lab.demo: a control plane, an agent and one desktop session, for real. DEMO_ONCE=1 runs through once and exits.
+"""python -m lab.demo: a control plane, an agent and one desktop session, for real. DEMO_ONCE=1 runs through once and
+exits.
 
-Everything it starts is its own: a folder under /tmp, a control plane and an agent on loopback, containers of its agent id.
-Several may run beside each other. What one left that was killed, the next one removes.
+Everything it starts is its own: a folder under /tmp, a control plane and an agent on loopback, containers of its agent
+id. Several may run beside each other. What one left that was killed, the next one removes.
 """
 
 from __future__ import annotations
@@ -262,8 +263,8 @@ async def _cleaned(host: str) -> AsyncIterator[None]:
 def _clean(host: str) -> None:
     """Remove from the engine what this demo made, and what those of this machine left that run no more.
 
-    The agent keeps its network for the next sessions, and one that died its containers, which hold networks and volumes.
-    """
+    The agent keeps its network for the next sessions, and one that died its containers, which hold networks and
+    volumes."""
     only = {"label": AGENT_LABEL}
     with closing(docker.APIClient(base_url=host)) as client:
         for container in filter(_over, client.containers(all=True, filters=only)):

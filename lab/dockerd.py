@@ -49,10 +49,11 @@ class _UnixConnection(http.client.HTTPConnection):
 class PrivateEngine:
     """A dockerd under `directory`, for root only.
 
-    `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts, whoever
-    wrote them. So the lab's main engine has them, and engines that tests start beside it run without: the host reaches
-    their containers (by address and by ports published on loopback), but these reach neither each other nor the outside.
-    With `namespace`, the name of a network namespace all its own, it has a network like that of a host.
+    `iptables=True` belongs to one engine in a network namespace: dockerd wipes the DOCKER chains when it starts,
+    whoever wrote them. So the lab's main engine has them, and engines that tests start beside it run without: the host
+    reaches
+    their containers (by address and by ports published on loopback), but these reach neither each other nor the
+    outside. With `namespace`, the name of a network namespace all its own, it has a network like that of a host.
     """
 
     def __init__(self, directory: Path, *, iptables: bool = False, namespace: str = "") -> None:
@@ -107,7 +108,8 @@ class PrivateEngine:
         self.start()
 
     def destroy(self) -> None:
-        """Stop it and delete all it stored. After a kill, dockerd is started once more: only it can find its leftovers."""
+        """Stop it and delete all it stored. After a kill, dockerd is started once more: only it can find its
+        leftovers."""
         if self.pid is None and (self.directory / "exec/containerd/containerd.sock").exists():
             self.start()
         bridges = self._bridges()
@@ -170,8 +172,8 @@ class PrivateEngine:
     def _block(self) -> ipaddress.IPv4Network:
         """The /16 of this engine: its bridge in the upper half, its networks' pool the lower half.
 
-        Kept over restarts, since its networks have addresses of it, unless somebody else took it while this engine was down.
-        """
+        Kept over restarts, since its networks have addresses of it, unless somebody else took it while this engine was
+        down."""
         note = self.directory / "addresses"
         taken = host.in_use(self._is_mine)
         if note.exists():
@@ -179,7 +181,8 @@ class PrivateEngine:
             if not any(block.overlaps(network) for network in taken):
                 return block
             say(
-                f"{block} is in use by somebody else: the engine in {self.directory} gets other addresses, without the networks made in it"
+                f"{block} is in use by somebody else: the engine in {self.directory} gets other addresses, "
+                f"without the networks made in it"
             )
             self._forget_networks()
         block = host.free_block(self.directory, taken)
@@ -187,7 +190,8 @@ class PrivateEngine:
         return block
 
     def _is_mine(self, link: str) -> bool:
-        """What dockerd keeps of its networks holds their ids, which name their bridges, and the names of other links."""
+        """What dockerd keeps of its networks holds their ids, which name their bridges, and the names of other
+        links."""
         if link == self.bridge:
             return True
         store = self._networks / "files/local-kv.db"

@@ -47,7 +47,8 @@ def in_use(mine: Callable[[str], bool] = lambda _link: False) -> list[ipaddress.
 
 
 def free_block(directory: Path, taken: list[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
-    """A private /16 that overlaps nothing taken; for each directory another one first, so that who is down may find his again."""
+    """A private /16 that overlaps nothing taken; for each directory another one first, so that who is down may find
+    his again."""
     first = int(_digest(directory), 16)
     for number in range(50):
         block = ipaddress.IPv4Network(f"10.{200 + (first + number) % 50}.0.0/16")

@@ -45,8 +45,8 @@ class Hosts:
 
     A context manager; leaving it removes engines, containers, namespaces and the directory, also after a failed start.
 
-    With `tls`, a folder with ca.pem, server-cert.pem and server-key.pem, every engine serves its host's address and port 2376,
-    for those who show a certificate of that CA.
+    With `tls`, a folder with ca.pem, server-cert.pem and server-key.pem, every engine serves its host's address and
+    port 2376, for those who show a certificate of that CA.
     """
 
     def __init__(self, count: int, directory: Path, *, tls: Path | None = None) -> None:

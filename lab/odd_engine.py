@@ -1,4 +1,5 @@
-"""An engine that misbehaves: stands between a driver and the real one, and refuses, delays or changes what it is told to."""
+"""An engine that misbehaves: stands between a driver and the real one, and refuses, delays or changes what it is told
+to."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _VERSION = re.compile(r"^/v\d+\.\d+")
 
 @dataclass
 class Rule:
-    """About requests whose ``METHOD /path?query``, without the API's version, matches. ``times`` None: about all of them."""
+    """About requests whose ``METHOD /path?query``, without the API's version, matches. ``times`` None: about all of
+    them."""
 
     pattern: str
     times: int | None = None

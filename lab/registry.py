@@ -70,7 +70,8 @@ class Registry:
         return {"username": self.credentials[0], "password": self.credentials[1]} if self.credentials else None
 
     def push_generated(self, host: str, name: str = "big:1", *, megabytes: int, layers: int = 1) -> str:
-        """Push the tiny image plus `megabytes` of random bytes in `layers` layers; the engine at `host` forgets it again."""
+        """Push the tiny image plus `megabytes` of random bytes in `layers` layers; the engine at `host` forgets it
+        again."""
         image = f"{self.address}/{name}"
         client = docker.DockerClient(base_url=host, timeout=300)
         try:

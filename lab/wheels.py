@@ -58,7 +58,8 @@ def version() -> str:
 
 
 def collect(folder: Path, python: str) -> None:
-    """Put all wheels of an agent, and pip's own, into `folder`, for CPython `python` ("3.11.2") on this kind of machine."""
+    """Put all wheels of an agent, and pip's own, into `folder`, for CPython `python` ("3.11.2") on this kind of
+    machine."""
     tags = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:"]
     for glibc in ("manylinux_2_34", "manylinux_2_28", "manylinux2014"):
         tags += ["--platform", f"{glibc}_{platform.machine()}"]

@@ -11,7 +11,8 @@ COMMAND = Path(sys.executable).with_name("docker-agent")
 
 
 class AgentProcess:
-    """One replica. `await start()` returns as soon as the process exists; wait for what you need at the control plane."""
+    """One replica. `await start()` returns as soon as the process exists; wait for what you need at the control
+    plane."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder

@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import dataclass, replace
 
 from lab.process import free_port
+from lab.until import until
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.gateway import GatewayContext, keep_serving
@@ -182,20 +183,3 @@ def answering(body=b"hello", status="200 OK", *more):
             await writer.drain()
 
     return handler
-
-
-async def until(condition, timeout=10):
-    async with asyncio.timeout(timeout):
-        while not (value := condition()):
-            await asyncio.sleep(0.005)
-        return value
-
-
-async def until_async(condition, timeout=10):
-    """The same for what has to be awaited; a connection that is refused or broken is no."""
-    async with asyncio.timeout(timeout):
-        while True:
-            with contextlib.suppress(OSError, IndexError):
-                if value := await condition():
-                    return value
-            await asyncio.sleep(0.02)

@@ -1,4 +1,5 @@
-"""The bare end of a WebSocket, in a process of its own: echoes each message, or below /sink says "done" after so many bytes."""
+"""The bare end of a WebSocket, in a process of its own: echoes each message, or below /sink says "done" after so many
+bytes."""
 
 import asyncio
 import sys

@@ -1,8 +1,8 @@
 """How long a fail-over takes, for each backend: ROUNDS times SIGKILL to the leader, and as often SIGTERM.
 
 Counted from the signal until the control plane has accepted the next leader's connection, and until a command waiting
-there has begun to run. Three replicas: on file and redis as processes, on redis_same_engine as containers of one engine, on swarm
-as tasks on three hosts. A hand-over's figure runs from the signal too: what was running was idle.
+there has begun to run. Three replicas: on file and redis as processes, on redis_same_engine as containers of one
+engine, on swarm as tasks on three hosts. A hand-over's figure runs from the signal too: what was running was idle.
 """
 
 import asyncio
@@ -54,7 +54,8 @@ async def measure(backend):
                     took[kind].append(accepted)
                     took["first_command"].append(first)
                 say(
-                    f"{backend} {number + 1}/{ROUNDS}: SIGKILL {took['kill'][-1]:.3f} s, SIGTERM {took['handover'][-1]:.3f} s"
+                    f"{backend} {number + 1}/{ROUNDS}: SIGKILL {took['kill'][-1]:.3f} s, "
+                    f"SIGTERM {took['handover'][-1]:.3f} s"
                 )
             broken = [text for texts in stage.violations().values() for text in texts]
             assert not broken, broken

@@ -1,4 +1,5 @@
-"""Resident memory of a leader and a standby with 10 idle sessions, and the time from process start to an accepted connection."""
+"""Resident memory of a leader and a standby with 10 idle sessions, and the time from process start to an accepted
+connection."""
 
 import asyncio
 import os

@@ -1,8 +1,10 @@
 """The web gateway against going to the session's container directly: the same server, the same client, in turns.
 
-Throughput is a download by one client that does nothing else; the round trip is that of a small WebSocket message, one at a time, on an
-idle gateway and while another session's download runs as fast as it can. Rounds alternate, so that the machine's moods hit both alike. On a
-machine of few cores server, gateway and client share them: what the gateway costs is then seen in both figures.
+Throughput is a download by one client that does nothing else; the round trip is that of a small WebSocket message, one
+at a time, on an idle gateway and while another session's download runs as fast as it can. Rounds alternate, so that
+the machine's moods
+hit both alike. On a machine of few cores server, gateway and client share them: what the gateway costs is then seen in
+both figures.
 """
 
 import asyncio
@@ -22,8 +24,8 @@ SIZE = int(os.environ.get("MEGABYTES", "400")) * 1_000_000
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 TRIPS = 2000
 RELAY = os.environ.get("VIEWER_RELAY", "deployed")
-"""The kind of control plane that the agent reckons with. With "deployed", answers come in chunks: a download then counts their
-framing too, 1 byte in 4000 or fewer.
+"""The kind of control plane that the agent reckons with. With "deployed", answers come in chunks: a download then
+counts their framing too, 1 byte in 4000 or fewer.
 """
 DOMAIN = "streamspace.svc.cluster.local"
 MESSAGE = b"\x82\x88\x00\x00\x00\x00\x04\x01\x00\x00\x00\x00\x00a"
@@ -99,7 +101,8 @@ def measure(direct, through, other):
             rates[name].append(way.download() / 1e6)
             times[name] += way.trips()
         say(
-            f"round {turn + 1}: {rates['direct'][-1]:.0f} MB/s directly, {rates['through'][-1]:.0f} MB/s through the gateway"
+            f"round {turn + 1}: {rates['direct'][-1]:.0f} MB/s directly, {rates['through'][-1]:.0f} MB/s "
+            f"through the gateway"
         )
     ended = threading.Event()
     busy = threading.Thread(target=other.download, args=(10**12,), kwargs={"until": ended})

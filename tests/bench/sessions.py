@@ -1,8 +1,9 @@
 """Start latency: the agent against the raw Engine API, the same container, until its VNC server has greeted.
 
 Raw is what the engine makes us pay: create, start, and the first greeting seen (polled every 5 ms), over one kept
-connection a thread. The agent's figure runs from the control plane's `command` message to its `complete`, both by the control
-plane's clock: journal, acknowledgement, checks, readiness and the status included. Rounds alternate, so that the
+connection a thread. The agent's figure runs from the control plane's `command` message to its `complete`, both by the
+control plane's clock: journal, acknowledgement, checks, readiness and the status included. Rounds alternate, so that
+the
 machine's moods hit both alike.
 """
 
@@ -134,7 +135,8 @@ async def main():
                 took["agent", count] += await agent_round(scene, count)
                 say(
                     f"{count} at once, round {number + 1}/{rounds}: "
-                    f"raw {statistics.median(took['raw', count]) * 1000:.0f} ms, agent {statistics.median(took['agent', count]) * 1000:.0f} ms"
+                    f"raw {statistics.median(took['raw', count]) * 1000:.0f} ms, "
+                    f"agent {statistics.median(took['agent', count]) * 1000:.0f} ms"
                 )
     ratio = {
         count: round(statistics.median(took["agent", count]) / statistics.median(took["raw", count]), 3)

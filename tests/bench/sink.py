@@ -1,4 +1,5 @@
-"""A control plane of the barest kind, in a process of its own: takes what agents send as fast as it can, and drives one session.
+"""A control plane of the barest kind, in a process of its own: takes what agents send as fast as it can, and drives
+one session.
 
 Prints the MB/s of VNC bytes of each connection that brought enough.
 """

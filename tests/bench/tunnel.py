@@ -1,9 +1,11 @@
 """The tunnel: throughput both ways, round trip of a byte idle and busy, memory, each beside what it could at best be.
 
-The whole path is container, agent, control plane, viewer, each in a process of its own; websockify is put before the same
-container's port and its viewer is the same code. The bare loop sends through the `websockets` library what the measured one sends:
-one and the same ready-made message of the agent's size to the sink that the agent sends to, a viewer's blocks and single
-bytes to an end that does nothing else. Rounds alternate and the best of each counts: what is compared is code, not
+The whole path is container, agent, control plane, viewer, each in a process of its own; websockify is put before the
+same container's port and its viewer is the same code. The bare loop sends through the `websockets` library what the
+measured one sends: one and the same ready-made message of the agent's size to the sink that the agent sends to, a
+viewer's blocks and
+single bytes to an end that does nothing else. Rounds alternate and the best of each counts: what is compared is code,
+not
 what else the machine does.
 """
 
@@ -46,7 +48,8 @@ def manifest(**env):
 
 
 async def read(viewer, size, *, asking=False):
-    """Read so many bytes; a viewer that asks for more now and then, as those of RFB do, is one that is known to read."""
+    """Read so many bytes; a viewer that asks for more now and then, as those of RFB do, is one that is known to
+    read."""
     got = asked = 0
     while got < size:
         got += len(await viewer.recv())

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pybase64
 
 from lab.loopback import served
+from lab.until import until
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.tunnel.repaired.tunnels import RepairedTunnels
@@ -69,11 +70,6 @@ class ControlPlane:
     def kinds(self):
         return [kind for kind, _ in self.said]
 
-    async def until(self, true):
-        async with asyncio.timeout(10):
-            while not true():
-                await asyncio.sleep(0.005)
-
 
 @asynccontextmanager
 async def linked(tunnels):
@@ -108,7 +104,7 @@ async def greeted(tunnels, *, prompt=False):
     tunnels.note(session(), fresh=True)
     async with linked(tunnels) as there:
         there.prompt = prompt
-        await there.until(lambda: there.greetings == 1)
+        await until(lambda: there.greetings == 1)
         yield there
 
 

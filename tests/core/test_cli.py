@@ -24,7 +24,8 @@ CLEAN = {name: value for name, value in os.environ.items() if name.lower() not i
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 LEADER = Snapshot(
     "agent-1", "host-1", 1, Path("/proc/self/ns/pid").stat().st_ino, "host", "0.1.0",
-    role=Role.LEADER, epoch=17, leader="host-1", link=Link(connected=True), engine=Engine(up=True), sessions={"running": 3},
+    role=Role.LEADER, epoch=17, leader="host-1", link=Link(connected=True), engine=Engine(up=True),
+    sessions={"running": 3},
 )  # fmt: skip
 
 # A driver and a command plugin for real processes: the driver answers from a file.

@@ -1,4 +1,5 @@
-"""How commands end that were cut short: sessions that they did not make stay, and the control plane hears how it is with each."""
+"""How commands end that were cut short: sessions that they did not make stay, and the control plane hears how it is
+with each."""
 
 import asyncio
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lab.until import until
 from streamspace_agent import agent as agent_module
 from streamspace_agent import config, leadership
 from streamspace_agent.agent import Agent
@@ -16,7 +17,8 @@ from tests.core.memory_driver import AGENT
 
 @pytest.fixture
 async def dead(monkeypatch):
-    """Make a method of the journal hang; what has begun to hang is told. Asynchronous to end before the loop, which waits for its threads."""
+    """Make a method of the journal hang; what has begun to hang is told. Asynchronous to end before the loop, which
+    waits for its threads."""
     answers, hangs = threading.Event(), threading.Event()
 
     def make(method):
@@ -40,12 +42,6 @@ async def agent(tmp_path):
     agent.stop("the test is over")
     async with asyncio.timeout(10):
         await running
-
-
-async def until(condition):
-    async with asyncio.timeout(15):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_leader_whose_journal_does_not_open_gives_leadership_back(dead, monkeypatch, agent):

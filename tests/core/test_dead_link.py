@@ -1,4 +1,5 @@
-"""A control plane that takes nothing any more, in the middle of a stream: what is written waits in a socket that is full."""
+"""A control plane that takes nothing any more, in the middle of a stream: what is written waits in a socket that is
+full."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress

@@ -1,4 +1,5 @@
-"""Nothing that comes in one message takes much memory, or long without a pause; and however it is cut, it says the same."""
+"""Nothing that comes in one message takes much memory, or long without a pause; and however it is cut, it says the
+same."""
 
 import gc
 import json

@@ -1,4 +1,5 @@
-"""Viewers through the relay of the deployed control plane: each finds its screen, and none of it could end the control plane."""
+"""Viewers through the relay of the deployed control plane: each finds its screen, and none of it could end the control
+plane."""
 
 import asyncio
 import functools
@@ -12,7 +13,7 @@ from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from streamspace_devplane import DevPlane
 from streamspace_devplane import Settings as PlaneSettings
-from tests.core.test_tunnels import announced, errors, ready, until
+from tests.core.test_tunnels import announced, counted, errors, ready
 from tests.core.vnc import GREETING, KEY, REQUEST, Viewer, VncServer, viewer
 
 SCALE = 0.2
@@ -162,7 +163,7 @@ async def test_a_viewer_that_stays_where_its_session_slept_does_not_keep_the_nex
         await ready(plane)
         async with open_viewer(plane):
             await plane.wait_command(await plane.hibernate_session("s1"))
-            await until(lambda: connections(plane), 2)  # nobody can tell whether it is still there
+            await counted(lambda: connections(plane), 2)  # nobody can tell whether it is still there
             await plane.wait_command(await plane.wake_session("s1"))
             async with open_viewer(plane):
                 pass
@@ -269,7 +270,7 @@ async def test_a_second_viewer_that_waits_in_vain_is_refused_with_the_reason_and
                 assert await two.read(1) == b"\0"
                 size = int.from_bytes(await two.read(4))
                 assert b"another session" in await two.read(size)
-            await until(lambda: closings(plane, "s2"), 1)
+            await counted(lambda: closings(plane, "s2"), 1)
             await one.press()
 
 

@@ -1,10 +1,12 @@
-"""What crosses the deployed relay's word that a viewer left, forced: its side of the connection is held in the test's hand."""
+"""What crosses the deployed relay's word that a viewer left, forced: its side of the connection is held in the test's
+hand."""
 
 import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, SessionState
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
@@ -41,9 +43,9 @@ async def viewed(tunnels):
     """A viewer that has answered, and been sent the server's next words; no pong has come since."""
     async with linked(tunnels) as there:
         tunnels.note(session(), fresh=True)
-        await there.until(lambda: there.greetings == 1)
+        await until(lambda: there.greetings == 1)
         await tunnels.data(says(HELLO[:12]))
-        await there.until(lambda: TYPES in there.said)
+        await until(lambda: TYPES in there.said)
         yield there
 
 
@@ -72,7 +74,7 @@ async def test_last_words_are_sent_once_the_viewer_has_proved_to_be_there(answer
     tunnels, there = answered
     tunnels.note(session(SessionState.HIBERNATED))
     there.pong()
-    await there.until(lambda: last_words(there) == [b"\x7f"])
+    await until(lambda: last_words(there) == [b"\x7f"])
 
 
 async def test_a_second_message_waits_until_the_first_has_found_its_viewer(answered):
@@ -81,7 +83,7 @@ async def test_a_second_message_waits_until_the_first_has_found_its_viewer(answe
     await asyncio.sleep(0.1)
     before = len([kind for kind, what in there.said if kind == "vnc_data" and what])
     tunnels.closed(LEFT)
-    await there.until(lambda: there.greetings == 2)
+    await until(lambda: there.greetings == 2)
     assert len([kind for kind, what in there.said if kind == "vnc_data" and what]) == before + 1
 
 
@@ -115,7 +117,7 @@ async def test_a_session_that_ended_while_there_was_no_connection_is_forgotten(t
 async def test_a_viewer_of_a_connection_that_is_gone_is_served_by_nobody(tunnels, server):
     async with linked(tunnels) as there:
         tunnels.note(session(), fresh=True)
-        await there.until(lambda: there.greetings == 1)
+        await until(lambda: there.greetings == 1)
     await tunnels.data(says(HELLO))  # it had the greeting, and its answer was read a moment too late
     await asyncio.sleep(0.1)
     async with viewed(tunnels):
@@ -128,14 +130,14 @@ async def test_web_desktops_do_not_keep_a_screen_from_being_greeted_beside_anoth
     async with viewed(tunnels) as there:
         there.prompt = True
         tunnels.note(session(session_id="s2"), fresh=True)
-        await there.until(lambda: ("vnc_data", GREETING) in there.of["s2"])
+        await until(lambda: ("vnc_data", GREETING) in there.of["s2"])
 
 
 async def test_a_web_desktop_is_announced_again_after_any_time_without_a_new_connection(tunnels):
     """Nothing is sent to its viewers before they speak, so nothing of it can come too late."""
     tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
     async with linked(tunnels) as there:
-        await there.until(lambda: "vnc_ready" in there.kinds)
+        await until(lambda: "vnc_ready" in there.kinds)
         screen = tunnels._screens["s1"]
         screen.clear -= 1000
         screen.lies = False  # as when another session's viewer has emptied the queue
@@ -160,8 +162,8 @@ async def test_a_web_desktop_counts_as_usable_until_its_server_cannot_be_reached
     desktop = session(ready_check=ReadyCheck.HTTP)
     tunnels.note(desktop, fresh=True)
     async with linked(tunnels) as there:
-        await there.until(lambda: "vnc_ready" in there.kinds)
+        await until(lambda: "vnc_ready" in there.kinds)
         assert tunnels.works(desktop)
         await server.die()
         await tunnels.data(says(b"GET / HTTP/1.1\r\n\r\n"))
-        await there.until(lambda: not tunnels.works(desktop))
+        await until(lambda: not tunnels.works(desktop))

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.election import Grant, Held, Timing
 from streamspace_agent.election.elector import Elector
 from streamspace_agent.election.identity import Identity
@@ -41,13 +42,6 @@ class Agent:
     async def __aexit__(self, *_):
         self._task.cancel()
         await self.elector.aclose()
-
-
-async def until(condition, within=20):
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.02)
 
 
 async def test_one_who_runs_alone_leads_at_once_and_again_after_resigning():

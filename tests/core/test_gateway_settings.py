@@ -74,7 +74,8 @@ def test_a_gateway_that_is_not_installed_is_told_with_the_line_that_mends_it():
     with pytest.raises(PluginError) as told:
         plugins.choose(plugins.GATEWAY, plugins.GATEWAY.only, [])
     assert str(told.value) == (
-        "the gateway plugin for WEB_GATEWAY is not installed (installed: none): pip install PATH/streamspace_gateway-*.whl,"
+        "the gateway plugin for WEB_GATEWAY is not installed (installed: none): "
+        "pip install PATH/streamspace_gateway-*.whl,"
         " from where this agent's wheels are (`make wheels`)"
     )
     assert told.value.exit_code == 2

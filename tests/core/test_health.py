@@ -382,7 +382,8 @@ def test_every_metric_of_the_table_is_exposed_with_its_value():
     assert status == 200
     found = samples(text)
     values = {f"streamspace_agent_{name}": value for name, value in {
-        "epoch": 17, "leader_silence_seconds": 0, "leader_frozen": 0, "leader_seconds_total": 60.5, "election_store_up": 1,
+        "epoch": 17, "leader_silence_seconds": 0, "leader_frozen": 0, "leader_seconds_total": 60.5,
+        "election_store_up": 1,
         "lease_renewed_age_seconds": 0.2, "link_up": 1, "link_reconnects_total": 2, "heartbeat_age_seconds": 3.5,
         "engine_up": 1, "commands_running": 1, "commands_open": 2, "outbox_messages": 4, "loop_tick_age_seconds": 0,
         "alive": 1, "ready": 1,

@@ -17,7 +17,8 @@ def said(plugins=(), **environ):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("LEADER_ELECTION_BACKEND", "redis"), ("REDIS_URL", "redis://r"), ("LOCK_FILE_PATH", "/x"), ("LEASE_DURATION", "5s")],
+    [("LEADER_ELECTION_BACKEND", "redis"), ("REDIS_URL", "redis://r"), ("LOCK_FILE_PATH", "/x"),
+     ("LEASE_DURATION", "5s")],
 )  # fmt: skip
 def test_a_setting_of_high_availability_that_is_off_is_told(name, value):
     assert said(**{name: value}) == [f"{name} has no effect without ENABLE_HA=true: this agent runs alone"]

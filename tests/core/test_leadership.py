@@ -229,11 +229,15 @@ async def test_bad_commands_are_answered_and_the_connection_stays(plane, lead, d
             ): "invalid_quantity",
             (
                 "start_session",
-                '{"sessionId": "s", "templateManifest": {"spec": {"baseImage": "x", "ports": [{"containerPort": 70000}]}}}',
+                (
+                    '{"sessionId": "s", "templateManifest": '
+                    '{"spec": {"baseImage": "x", "ports": [{"containerPort": 70000}]}}}'
+                ),
             ): "invalid_port",
         }
         for number, ((action, payload), code) in enumerate(cases.items()):
-            frame = f'{{"type":"command","timestamp":"2026-01-01T00:00:00Z","payload":{{"commandId":"bad{number}","action":"{action}","payload":{payload}}}}}'
+            told = f'{{"commandId":"bad{number}","action":"{action}","payload":{payload}}}'
+            frame = f'{{"type":"command","timestamp":"2026-01-01T00:00:00Z","payload":{told}}}'
             await plane.send_frame(AGENT, frame)
             seen = await _answer(plane, f"bad{number}")
             assert seen["type"] == "failed"
@@ -292,7 +296,8 @@ async def test_what_a_drain_cannot_finish_is_failed_and_cleaned_up(plane, lead, 
 
 
 async def adopted(plane, lead, **variables):
-    """One leadership after another: the states told by the second, which finds a session that a person has begun to stop."""
+    """One leadership after another: the states told by the second, which finds a session that a person has begun to
+    stop."""
     async with lead():
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session("desktop", session_id="s1"))

@@ -1,4 +1,5 @@
-"""What comes from others is read in time that grows no faster than its length: a pattern that does worse freezes the agent."""
+"""What comes from others is read in time that grows no faster than its length: a pattern that does worse freezes the
+agent."""
 
 import contextlib
 import time

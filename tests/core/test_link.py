@@ -9,6 +9,7 @@ import pytest
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosedError
 
+from lab.until import until
 from streamspace_agent import config
 from streamspace_agent.controlplane import link
 from streamspace_agent.controlplane.keys import Keys
@@ -57,12 +58,6 @@ async def linked(tmp_path, monkeypatch):
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

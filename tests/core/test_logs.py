@@ -64,7 +64,8 @@ def test_a_line_of_json_has_the_same_as_fields(log):
     line = last(stream)
     assert datetime.fromisoformat(line.pop("time")).tzinfo is UTC
     assert line == {
-        "level": "error", "logger": "link", "message": "three\nlines\nhere", "agent": "agent-1", "epoch": 17, "session": "s1",
+        "level": "error", "logger": "link", "message": "three\nlines\nhere", "agent": "agent-1", "epoch": 17,
+        "session": "s1",
     }  # fmt: skip
 
 
@@ -270,7 +271,8 @@ def test_a_journal_stream_that_is_not_ours_changes_nothing(log):
 
 @pytest.mark.parametrize(
     "text",
-    ["y" * 600_000, "a://" * 100_000, '"name":"' + "password" * 50_000, ("password" + " " * 1000) * 300, "redis://u:" + "p@" * 100_000],
+    ["y" * 600_000, "a://" * 100_000, '"name":"' + "password" * 50_000, ("password" + " " * 1000) * 300,
+     "redis://u:" + "p@" * 100_000],
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_redacting_a_hostile_text_takes_time_in_proportion_to_its_length(text):

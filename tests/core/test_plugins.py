@@ -88,7 +88,8 @@ def test_the_chosen_plugin_is_loaded_and_no_other(site):
 
 
 def refusal_without(name):
-    """As `Site.refusal`, in an environment where none of our own plugins is installed (tests/packaging has a real one)."""
+    """As `Site.refusal`, in an environment where none of our own plugins is installed (tests/packaging has a real
+    one)."""
     with pytest.raises(PluginError) as caught:
         choose(ELECTION, name, found=[])
     assert caught.value.exit_code == 2

@@ -22,7 +22,8 @@ EXPECTED = [ReadyCheck.ANY, ReadyCheck.VNC, ReadyCheck.HTTP]
 
 
 class Server:
-    """What a server says on its own after ``late`` seconds, and what to a request; ``connections`` and ``requests`` count."""
+    """What a server says on its own after ``late`` seconds, and what to a request; ``connections`` and ``requests``
+    count."""
 
     def __init__(self, greeting=b"", answer=b"", *, late=0.0, hangs=False, gap=0.0):
         self.greeting, self.answer, self.late, self.hangs, self.gap = greeting, answer, late, hangs, gap

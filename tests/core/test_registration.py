@@ -80,7 +80,8 @@ async def test_another_control_plane_is_registered_at_first(plane, lead, registe
 
 @asynccontextmanager
 async def answering(*answers):
-    """A server that gives these answers one after another, the last for ever: (status, body, headers). Yields its URL and the requests."""
+    """A server that gives these answers one after another, the last for ever: (status, body, headers). Yields its URL
+    and the requests."""
     asked = []
     left = list(answers)
 

@@ -20,7 +20,8 @@ def _soon(monkeypatch):
 
 @contextmanager
 def overwriting(plane, *words):
-    """The plane writes `sent` over the first of these words about each command, as the deployed one may; yields the commands' ids."""
+    """The plane writes `sent` over the first of these words about each command, as the deployed one may; yields the
+    commands' ids."""
     store, struck = plane.hub.store, []
     mark = store.mark
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lab.loopback import served
+from lab.until import until
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.session_server import SessionServer, Unreachable
@@ -19,7 +20,8 @@ async def nothing_waits():
 
 @asynccontextmanager
 async def kept(talk, *faults):
-    """A server of RFB that talks so, and how often it was connected to; each of `faults` fails one connection, the last first."""
+    """A server of RFB that talks so, and how often it was connected to; each of `faults` fails one connection, the
+    last first."""
     times, faults = [], list(faults)
 
     async def counted(reader, writer):
@@ -57,12 +59,6 @@ async def hangs_up(reader, writer):
 async def refuses(reader, writer):
     writer.write(REFUSES)
     await reader.read()
-
-
-async def until(true):
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_viewer_takes_the_connection_that_showed_the_server_to_be_there():

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trustme
 
+from lab.until import until
 from streamspace_agent.tunnel.stream import CLOSED, SIZE, Buffers, Stream
 
 
@@ -42,12 +43,6 @@ async def connection(*, tls=False):
         streams[1].transport.abort()
         server.writer.transport.abort()
         listener.close()
-
-
-async def until(true):
-    async with asyncio.timeout(5):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def test_what_arrived_before_between_and_after_comes_in_order_and_once():

@@ -20,7 +20,8 @@ PARTS = 3
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Class and test to what became of it, from a pytest of its own in strict asyncio mode, as a plugin's author may have it."""
+    """Class and test to what became of it, from a pytest of its own in strict asyncio mode, as a plugin's author may
+    have it."""
     folder = tmp_path_factory.mktemp("report")
     wanted = [f"{CASES}::Test{name}::{test}" for name, test in FAULTS.items()]
 

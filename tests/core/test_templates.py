@@ -232,7 +232,8 @@ def test_a_missing_session_id_is_refused(session_id):
 
 @pytest.mark.parametrize(
     "manifest",
-    [None, "", {}, "not base64!", "aGVsbG8=", "{broken", [], 7, "[1]", {"spec": None}, {"spec": {}}, {"spec": {"baseImage": ""}},
+    [None, "", {}, "not base64!", "aGVsbG8=", "{broken", [], 7, "[1]", {"spec": None}, {"spec": {}},
+    {"spec": {"baseImage": ""}},
      {"spec": {"baseImage": "a b"}}, {"spec": IMAGE | {"ports": "5900"}}, "[" * 100_000, '{"a":' * 100_000],
 )  # fmt: skip
 def test_a_manifest_that_is_none_is_refused_with_a_short_sentence(manifest):

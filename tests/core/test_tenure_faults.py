@@ -1,4 +1,5 @@
-"""What one tenure survives: a journal that cannot be written, answers too large, queues, and comparisons that come too late."""
+"""What one tenure survives: a journal that cannot be written, answers too large, queues, and comparisons that come too
+late."""
 
 import asyncio
 from collections import deque
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from lab.until import until
 from streamspace_agent import leadership, protocol
 from streamspace_agent.commands import dispatcher
 from streamspace_agent.controlplane.outbox import Outbox, encode
@@ -25,12 +27,6 @@ def unwritable(running):
         yield
     finally:
         database.execute("PRAGMA query_only = 0")
-
-
-async def until(condition):
-    async with asyncio.timeout(15):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def statuses(plane, session_id):
@@ -402,7 +398,8 @@ async def test_a_stop_waits_for_no_slot_even_where_what_stands_before_it_does(pl
 
 
 async def test_what_runs_is_counted_without_a_look_at_lanes_that_change_meanwhile(plane, lead, driver):
-    """Threads of the health endpoint ask: between a look whether a lane holds something and one at what, it may be emptied."""
+    """Threads of the health endpoint ask: between a look whether a lane holds something and one at what, it may be
+    emptied."""
     driver.hold["a"] = asyncio.Event()
 
     class Emptied(deque):

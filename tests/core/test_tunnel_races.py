@@ -1,4 +1,5 @@
-"""Words of the control plane that cross the tunnel's own, forced: its side of the connection is held in the test's hand."""
+"""Words of the control plane that cross the tunnel's own, forced: its side of the connection is held in the test's
+hand."""
 
 import asyncio
 import socket
@@ -7,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lab.loopback import served
+from lab.until import until
 from streamspace_agent.runtime import SessionState
 from tests.core.held_plane import HELLO, LEFT, REQUESTED, greeted, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REFUSES, REQUEST, SERVER_INIT, VncServer
@@ -33,7 +35,7 @@ async def test_a_viewer_that_read_the_greeting_and_left_without_a_word_leaves_a_
         there.pong()
         await settle()
         tunnels.closed(LEFT)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
 
 
 async def test_a_leaving_told_before_the_greeting_arrived_leaves_that_greeting_to_the_next_viewer(tunnels):
@@ -44,20 +46,20 @@ async def test_a_leaving_told_before_the_greeting_arrived_leaves_that_greeting_t
         assert there.greetings == 1
         await tunnels.data(says(HELLO))
         tunnels.closed(LEFT)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
 
 
 async def test_the_leaving_of_a_viewer_that_was_closed_is_waited_for_before_the_next_is_greeted(tunnels, server):
     async with greeted(tunnels) as there:
         await tunnels.data(says(HELLO))
         await tunnels.data({"sessionId": "s1", "data": "@@@"})
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         await settle()
         assert there.greetings == 1, "the control plane has not read yet that the viewer is to be closed"
         there.pong()
         await asyncio.sleep(0)
         tunnels.closed(LEFT)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
         there.pong()
         await settle()
         assert there.greetings == 2
@@ -69,7 +71,7 @@ async def test_a_greeting_that_a_slow_socket_has_taken_is_not_sent_twice(tunnels
         await settle()
         there.room.clear()
         tunnels.closed(LEFT)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
         for writer in list(server.writers):
             writer.transport.abort()  # the connection to the server has to be made anew, the greeting stays good
         await settle()
@@ -98,13 +100,13 @@ async def test_what_a_viewer_said_before_it_was_closed_does_not_reach_the_next_o
     tunnels.note(session())  # a takeover: somebody may be there
     await tunnels.data(says(HELLO))
     async with linked(tunnels) as there:
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         there.pong()
-        await there.until(lambda: there.greetings == 1)
+        await until(lambda: there.greetings == 1)
         await settle()
         assert "vnc_data" not in there.kinds[there.kinds.index("vnc_data") + 1 :], "the server has been spoken to"
         await tunnels.data(says(HELLO))
-        await there.until(lambda: there.said[-1][0] == "vnc_data" and there.said[-1][1] != GREETING)
+        await until(lambda: there.said[-1][0] == "vnc_data" and there.said[-1][1] != GREETING)
 
 
 async def test_a_driver_with_a_fault_costs_its_session_a_pause_and_a_line_not_the_tunnel(tunnels, server, caplog):
@@ -134,7 +136,7 @@ async def test_a_viewer_that_takes_the_greeting_while_it_is_to_be_announced_anew
         tunnels.told.clear()  # another session's state is on its way
         for writer in list(server.writers):
             writer.transport.abort()  # as servers do to clients that say nothing
-        await there.until(lambda: server.connections == 2)
+        await until(lambda: server.connections == 2)
         await settle()
         await tunnels.data(says(HELLO))
         await settle()
@@ -150,13 +152,13 @@ async def test_the_version_of_a_viewer_that_has_left_does_not_reach_the_next_one
         await settle()
         tunnels.closed(LEFT)
         await tunnels.data(says(GREETING))
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
         there.pong()
         await settle()
         await tunnels.data(says(HELLO))
-        await there.until(lambda: there.stream().endswith(GREETING + b"\x01\x01" + bytes(4) + SERVER_INIT))
+        await until(lambda: there.stream().endswith(GREETING + b"\x01\x01" + bytes(4) + SERVER_INIT))
         await tunnels.data(says(KEY))
-        await there.until(lambda: there.stream().endswith(BELL))
+        await until(lambda: there.stream().endswith(BELL))
 
 
 async def test_a_session_that_ends_says_nothing_after_it_was_told(tunnels, server):
@@ -166,7 +168,7 @@ async def test_a_session_that_ends_says_nothing_after_it_was_told(tunnels, serve
         await tunnels.data(says(HELLO))
         await settle()
         await tunnels.data(says(REQUEST))
-        await there.until(lambda: len(there.stream()) > 1000)
+        await until(lambda: len(there.stream()) > 1000)
         there.room.clear()
         await settle()
         tunnels.note(session(SessionState.HIBERNATED))
@@ -183,14 +185,14 @@ async def test_a_greeting_that_waited_in_a_full_socket_is_not_sent_once_the_sess
         there.words_wait = True
         there.room.clear()
         tunnels.closed(LEFT)
-        await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+        await until(lambda: there.kinds.count("vnc_ready") == 2)
         tunnels.note(session(SessionState.HIBERNATED))
         there.room.set()
         await settle()
         assert there.greetings == 1
         there.prompt = True
         tunnels.note(session(), fresh=True)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
 
 
 async def test_a_viewer_that_could_not_be_told_of_its_sessions_sleep_is_closed_once_there_is_a_link(tunnels):
@@ -215,9 +217,9 @@ async def test_a_viewer_whose_session_ended_for_good_without_a_link_is_closed_on
     tunnels.note(replace(session(SessionState.TERMINATED), reason="stopped"))
     await settle()
     async with linked(tunnels) as there:
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         assert there.said == [("vnc_error", {"sessionId": "s1", "error": "stopped"})]
-        await there.until(lambda: tunnels._ended == {})
+        await until(lambda: tunnels._ended == {})
         assert not tunnels._closing
 
 
@@ -283,7 +285,7 @@ async def test_viewer_data_without_data_is_nothing(tunnels, server, data):
         await tunnels.data({"sessionId": "s1", "data": data})
         await tunnels.data({"sessionId": "s1"})
         await tunnels.data(says(b"\x01"))
-        await there.until(lambda: there.stream().endswith(b"\x01\x01" + bytes(4)))
+        await until(lambda: there.stream().endswith(b"\x01\x01" + bytes(4)))
         assert "vnc_error" not in there.kinds
 
 
@@ -292,9 +294,9 @@ async def test_viewer_data_that_is_no_base64_closes_the_viewer(tunnels, server, 
     async with greeted(tunnels, prompt=True) as there:
         await tunnels.data(says(GREETING))
         await tunnels.data({"sessionId": "s1", "data": data})
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         assert "base64" in there.said[-1][1]["error"]
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
 
 
 async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnels, server):
@@ -311,9 +313,9 @@ async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnel
         await settle()
         await tunnels.data(says(GREETING))
         await tunnels.data({"sessionId": "s1", "data": "@@@"})
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         reached.set()
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
 
 
 async def no_content(reader, writer):
@@ -324,14 +326,14 @@ async def no_content(reader, writer):
 async def test_a_viewer_that_leaves_while_its_server_is_connected_to_leaves_the_session_open_to_the_next(tunnels):
     reached = asyncio.Event()
     async with over_http(tunnels, no_content, reached=reached) as there:
-        await there.until(lambda: there.kinds.count("vnc_ready") == 1)
+        await until(lambda: there.kinds.count("vnc_ready") == 1)
         await tunnels.data(says(REQUESTED))
         await settle()
         tunnels.closed(LEFT)
         reached.set()
-        await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+        await until(lambda: there.kinds.count("vnc_ready") == 2)
         await tunnels.data(says(REQUESTED))
-        await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
+        await until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
 
 
 async def test_what_a_closed_viewer_still_said_does_not_open_the_next_ones_connection(tunnels):
@@ -343,31 +345,31 @@ async def test_what_a_closed_viewer_still_said_does_not_open_the_next_ones_conne
             heard[-1] += data
 
     async with over_http(tunnels, listen, prompt=False) as there:
-        await there.until(lambda: there.kinds.count("vnc_ready") == 1)
+        await until(lambda: there.kinds.count("vnc_ready") == 1)
         await tunnels.data(says(b"POST / HTTP/1.1\r\n"))
-        await there.until(lambda: heard)
+        await until(lambda: heard)
         await tunnels.data({"sessionId": "s1", "data": "@@@"})
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         await tunnels.data(says(b"what was on its way\r\n"))
         there.prompt = True
         there.pong()
-        await there.until(lambda: there.kinds.count("vnc_ready") == 2)
+        await until(lambda: there.kinds.count("vnc_ready") == 2)
         await tunnels.data(says(REQUESTED))
-        await there.until(lambda: heard[-1] == REQUESTED)
+        await until(lambda: heard[-1] == REQUESTED)
         assert heard == [b"POST / HTTP/1.1\r\n", REQUESTED]
 
 
 async def test_a_viewer_that_comes_while_the_last_ones_leaving_is_waited_for_is_told_to_try_again(tunnels):
     # A takeover: somebody may be there.
     async with over_http(tunnels, no_content, fresh=False, prompt=False) as there:
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         await tunnels.data(says(REQUESTED))
         there.prompt = True
         there.pong()
-        await there.until(lambda: there.kinds.count("vnc_error") == 2)
-        await there.until(lambda: "vnc_ready" in there.kinds)
+        await until(lambda: there.kinds.count("vnc_error") == 2)
+        await until(lambda: "vnc_ready" in there.kinds)
         await tunnels.data(says(REQUESTED))
-        await there.until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
+        await until(lambda: there.stream().startswith(b"HTTP/1.1 204"))
 
 
 async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_next_ones(tunnels):
@@ -376,11 +378,11 @@ async def test_the_leaving_of_a_viewer_that_a_sleep_closed_is_not_taken_for_the_
         await tunnels.data(says(HELLO))
         await settle()
         tunnels.note(session(SessionState.HIBERNATED))
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         tunnels.note(session(), fresh=True)
         await asyncio.sleep(0.03)
         tunnels.closed(LEFT)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
         await settle()
         assert there.greetings == 2
 
@@ -391,7 +393,7 @@ async def test_a_greeting_whose_server_left_while_it_was_sent_is_vouched_for_all
         await settle()
         there.room.clear()
         tunnels.closed(LEFT)
-        await there.until(lambda: there.greetings == 2)
+        await until(lambda: there.greetings == 2)
         for writer in server.writers:
             writer.transport.abort()
         await settle()
@@ -400,7 +402,7 @@ async def test_a_greeting_whose_server_left_while_it_was_sent_is_vouched_for_all
         there.pong()
         await settle()
         tunnels.closed(LEFT)  # it took the greeting and left without a word
-        await there.until(lambda: there.greetings == 3)
+        await until(lambda: there.greetings == 3)
 
 
 async def test_who_may_have_had_a_greeting_when_the_link_broke_is_closed_before_the_next(tunnels):
@@ -409,7 +411,7 @@ async def test_who_may_have_had_a_greeting_when_the_link_broke_is_closed_before_
         await settle()
     async with linked(tunnels) as there:
         there.prompt = True
-        await there.until(lambda: there.greetings == 1)
+        await until(lambda: there.greetings == 1)
         assert "vnc_error" in there.kinds[: there.kinds.index("vnc_ready")]
 
 
@@ -437,11 +439,11 @@ async def test_a_fault_while_a_greeting_lies_there_leaves_it_to_the_next_viewer(
         faults.append(ValueError("a fault"))
         for writer in server.writers:
             writer.transport.abort()
-        await there.until(lambda: not faults and tunnels.works(session()))
+        await until(lambda: not faults and tunnels.works(session()))
         await settle()
         assert there.greetings == 1
         await tunnels.data(says(HELLO))
-        await there.until(lambda: there.stream().endswith(SERVER_INIT))
+        await until(lambda: there.stream().endswith(SERVER_INIT))
 
 
 async def test_each_viewer_of_a_server_that_is_away_is_told_at_once_and_the_next_served_at_once(tunnels):
@@ -456,16 +458,16 @@ async def test_each_viewer_of_a_server_that_is_away_is_told_at_once_and_the_next
         connect, loop = tunnels._connect, asyncio.get_running_loop()
         tunnels._tunnels["s1"].server._connect = no_way
         for number in range(1, 7):
-            await there.until(lambda n=number: there.kinds.count("vnc_ready") >= n)
+            await until(lambda n=number: there.kinds.count("vnc_ready") >= n)
             await tunnels.data(says(REQUESTED))
             asked = loop.time()
-            await there.until(lambda n=number: there.kinds.count("vnc_error") >= n)
+            await until(lambda n=number: there.kinds.count("vnc_error") >= n)
             assert loop.time() - asked < 1.0
         away = False
-        await there.until(lambda: there.kinds.count("vnc_ready") >= 7)
+        await until(lambda: there.kinds.count("vnc_ready") >= 7)
         await tunnels.data(says(REQUESTED))
         asked = loop.time()
-        await there.until(there.stream)
+        await until(there.stream)
         assert loop.time() - asked < 1.0
 
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.runtime import SessionState
 from streamspace_agent.tunnel.channel import FOREIGN_RATE
 from streamspace_agent.tunnel.flow_control import MAX_CHUNK, Budget
@@ -48,17 +49,17 @@ def budget(tunnels):
 async def viewed(tunnels, there, name):
     """The session has a viewer that has finished its handshake."""
     tunnels.note(session(session_id=name), fresh=True)
-    await there.until(lambda: there.stream(name) == GREETING)
+    await until(lambda: there.stream(name) == GREETING)
     await settle()
     await tunnels.data(says(HELLO, name))
-    await there.until(lambda: there.stream(name) == OPENED)
+    await until(lambda: there.stream(name) == OPENED)
 
 
 async def sees_a_still_picture(tunnels, there, server, name, size):
     """It has read one picture and has asked for what changes; nothing does."""
     server.update = size
     await tunnels.data(says(REQUEST, name))
-    await there.until(lambda: len(there.stream(name)) == len(OPENED) + size)
+    await until(lambda: len(there.stream(name)) == len(OPENED) + size)
     server.update = 0
     await tunnels.data(says(REQUEST, name))
 
@@ -73,10 +74,10 @@ async def test_viewers_of_still_pictures_leave_the_places_to_others(tunnels, ser
             await viewed(tunnels, there, name)
             await sees_a_still_picture(tunnels, there, made[name], name, 4 << 20)
         tunnels.note(session(session_id="new"), fresh=True)
-        await there.until(lambda: there.stream("new") == GREETING)
+        await until(lambda: there.stream("new") == GREETING)
         for name in names:
             await tunnels.data(says(KEY, name))
-        await there.until(lambda: all(there.stream(name).endswith(BELL) for name in names))
+        await until(lambda: all(there.stream(name).endswith(BELL) for name in names))
         assert "vnc_error" not in there.kinds
 
 
@@ -88,13 +89,13 @@ async def test_a_session_that_ends_leaves_its_places_to_who_waits_for_them(tunne
             await viewed(tunnels, there, name)
         made["stuck"].flood = True
         await tunnels.data(says(REQUEST, "stuck"))
-        await there.until(lambda: tunnels._multiplexer.blocked)
+        await until(lambda: tunnels._multiplexer.blocked)
         made["reads"].update = 40 << 20
         await tunnels.data(says(REQUEST, "reads"))
-        await there.until(lambda: len(tunnels._multiplexer._blocked) == 2)
+        await until(lambda: len(tunnels._multiplexer._blocked) == 2)
         made["stuck"].flood = False
         tunnels.note(session(SessionState.TERMINATED, "stuck"))
-        await there.until(lambda: len(there.stream("reads")) == len(OPENED) + made["reads"].update)
+        await until(lambda: len(there.stream("reads")) == len(OPENED) + made["reads"].update)
         assert [kind for kind, _ in there.of["reads"]].count("vnc_error") == 0
 
 
@@ -113,7 +114,7 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
         for writer in made["s1"].writers:
             writer.write(bytes(100_000_000))
         sent = asyncio.get_running_loop().time()
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         assert asyncio.get_running_loop().time() - sent > 1.4, "it had its time from the first message on"
         budget.used -= Budget.LIMIT - 4
 
@@ -122,7 +123,7 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
 async def asked(tunnels, talk):
     """A session whose server waits for its client, which has asked."""
     async with over_http(tunnels, talk) as there:
-        await there.until(lambda: "vnc_ready" in there.kinds)
+        await until(lambda: "vnc_ready" in there.kinds)
         await tunnels.data(says(REQUESTED))
         yield there
 
@@ -138,7 +139,7 @@ async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_do
             await writer.drain()
 
     async with asked(tunnels, video) as there:
-        await there.until(lambda: tunnels._multiplexer.blocked)
+        await until(lambda: tunnels._multiplexer.blocked)
         first = there.kinds.count("vnc_data")
         assert first <= Budget.LIMIT // 2 + 1
         began = asyncio.get_running_loop().time()
@@ -177,11 +178,11 @@ async def test_echoes_of_one_that_cannot_be_understood_come_at_once(tunnels):
             writer.write(data)
 
     async with asked(tunnels, echo) as there:
-        await there.until(lambda: "vnc_data" in there.kinds)
+        await until(lambda: "vnc_data" in there.kinds)
         began = asyncio.get_running_loop().time()
         for number in range(300):
             await tunnels.data(says(MOUSE))
-            await there.until(lambda number=number: there.stream().count(MOUSE) == number + 1)
+            await until(lambda number=number: there.stream().count(MOUSE) == number + 1)
         assert asyncio.get_running_loop().time() - began < 9, "2 s; held back it takes 20"
 
 
@@ -194,7 +195,7 @@ async def test_a_long_answer_to_a_client_that_says_nothing_meanwhile_comes_whole
         await reader.read()
 
     async with asked(tunnels, download) as there:
-        await there.until(lambda: len(there.stream()) == size)
+        await until(lambda: len(there.stream()) == size)
 
 
 async def test_a_viewer_that_has_nothing_to_say_to_what_it_was_sent_is_not_closed_for_another(
@@ -209,11 +210,11 @@ async def test_a_viewer_that_has_nothing_to_say_to_what_it_was_sent_is_not_close
         await sees_a_still_picture(tunnels, there, made["still"], "still", 1000)
         for writer in made["still"].writers:
             writer.write(BELL)
-        await there.until(lambda: there.stream("still").endswith(BELL))
+        await until(lambda: there.stream("still").endswith(BELL))
         await asyncio.sleep(2.5)
         made["stuck"].flood = True
         await tunnels.data(says(REQUEST, "stuck"))
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         assert [kind for kind, _ in there.of["still"]].count("vnc_error") == 0
         made["stuck"].flood = False
 
@@ -231,9 +232,9 @@ async def test_a_viewer_whose_last_sign_came_when_its_share_was_used_up_is_given
         made["s1"].flood = True
         made["s1"].update = 1 << 20
         await tunnels.data(says(REQUEST, "s1"))
-        await there.until(lambda: tunnels._multiplexer.blocked)
+        await until(lambda: tunnels._multiplexer.blocked)
         await tunnels.data(says(REQUEST, "s1"))  # and its line dies
-        await there.until(lambda: "vnc_error" in there.kinds)
+        await until(lambda: "vnc_error" in there.kinds)
         made["s1"].flood = False
 
 
@@ -247,9 +248,9 @@ async def test_greetings_leave_room_however_many_wait_for_a_full_socket(tunnels,
         for name in names:
             tunnels.note(session(session_id=name), fresh=True)
             await asyncio.sleep(0.005)  # a server lets no more than a hundred wait to be let in
-        await there.until(lambda: there.kinds.count("vnc_ready") == len(names))
+        await until(lambda: there.kinds.count("vnc_ready") == len(names))
         there.room.set()
-        await there.until(lambda: there.greetings >= Budget.GREETINGS)
+        await until(lambda: there.greetings >= Budget.GREETINGS)
         await asyncio.sleep(1.5)
         assert there.greetings == budget.used == Budget.GREETINGS
 

@@ -10,13 +10,15 @@ from dataclasses import replace
 import pytest
 
 from lab.loopback import served
+from lab.until import until
 from streamspace_agent import logs, protocol
 from streamspace_agent.errors import CommandFailed
 from tests.core.memory_driver import AGENT
 from tests.core.vnc import GREETING, KEY, POINTER, REQUEST, VncServer, viewer
 
 HASH_BYTES = 300 * 10**6
-"""Bytes of the transfer that is compared by hash; tests/integration/test_whole_stream.py does it with real processes, at any size."""
+"""Bytes of the transfer that is compared by hash; tests/integration/test_whole_stream.py does it with real processes,
+at any size."""
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ async def ready(plane, session_id="s1", **wish):
 
 async def announced(plane, session_id="s1", times=1, after=0):
     """Wait until a viewer may come; `times` counts the greetings since the plane's event `after`."""
-    await until(lambda: _greetings(plane, session_id, after), times)
+    await counted(lambda: _greetings(plane, session_id, after), times)
 
 
 async def _greetings(plane, session_id, after):
@@ -62,10 +64,11 @@ async def _greetings(plane, session_id, after):
     return sum(e["payload"]["sessionId"] == session_id and e["payload"]["data"].startswith("UkZC") for e in told)
 
 
-async def until(count, wanted):
-    async with asyncio.timeout(20):
-        while await count() < wanted:
-            await asyncio.sleep(0.02)
+async def counted(count, wanted):
+    async def enough():
+        return await count() >= wanted
+
+    await until(enough)
 
 
 async def errors(plane):

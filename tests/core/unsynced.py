@@ -1,4 +1,5 @@
-"""Run as a program: works with a journal in the folder named, on a thread that may not sync; an attempt is an error of the disk's."""
+"""Run as a program: works with a journal in the folder named, on a thread that may not sync; an attempt is an error of
+the disk's."""
 
 import asyncio
 import ctypes

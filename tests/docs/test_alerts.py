@@ -82,7 +82,8 @@ def promtool():
 
 @pytest.fixture
 def firing(promtool, tmp_path):
-    """`firing({REPLICA: {series: values}}, alerts)`: with those series so, exactly those alerts fire at the end of 85 minutes."""
+    """`firing({REPLICA: {series: values}}, alerts)`: with those series so, exactly those alerts fire at the end of 85
+    minutes."""
 
     def check(changed, alerts, at="85m"):
         series = []

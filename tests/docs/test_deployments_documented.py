@@ -122,7 +122,8 @@ def test_every_command_of_the_readme_has_a_module_that_must_run_it_or_a_reason_w
 
 
 def test_no_command_of_the_readme_asks_for_a_container_that_may_be_gone_or_ends_in_an_error_where_nothing_is_left():
-    """Compose's `exec` wants number 1, which is gone after an update; `rm` without arguments fails; `--time` is deprecated."""
+    """Compose's `exec` wants number 1, which is gone after an update; `rm` without arguments fails; `--time` is
+    deprecated."""
     agents = [line for line in readme.lines() if re.search(r"docker-compose .* exec (?!redis )", line)]
     bare = [line for line in readme.lines() if re.search(r"\brm\b.*\$\(", line)]
     assert [*agents, *bare, *(line for line in readme.lines() if "--time " in line)] == []

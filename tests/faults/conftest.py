@@ -1,8 +1,6 @@
 """Agent processes as in tests/integration, and what goes wrong around them."""
 
-import asyncio
 import json
-import time
 
 import pytest
 
@@ -12,27 +10,9 @@ __all__ = ["agent", "agent_id", "make_agent", "manifest", "owned", "plane", "pla
 
 
 @pytest.fixture
-def until():
-    """Poll a condition, plain or awaitable, until it holds; its value."""
-
-    async def wait(condition, timeout=30, what=""):
-        deadline = time.monotonic() + timeout
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            assert time.monotonic() < deadline, what or f"did not come true in {timeout} s"
-            await asyncio.sleep(0.05)
-
-    return wait
-
-
-@pytest.fixture
 def outcomes(plane):
-    """The different answers to each command, in order: `{command id: ["complete", ...]}`. One that came again word for word, since
-    the control plane may have written over it, counts once."""
+    """The different answers to each command, in order: `{command id: ["complete", ...]}`. One that came again word for
+    word, since the control plane may have written over it, counts once."""
 
     async def collect(after=0):
         found = {}

@@ -9,6 +9,7 @@ import pytest
 import trustme
 from websockets.asyncio.client import connect
 
+from lab.until import until
 from streamspace_agent import config
 from streamspace_agent.controlplane import registration
 from streamspace_agent.controlplane.registration import Keys, Registrar
@@ -29,9 +30,7 @@ def bootstrapped(make_agent, plane, tmp_path):
 
 
 @pytest.mark.parametrize("played", [{"hand_out_keys": True}])
-async def test_an_approved_agent_keeps_its_own_key_and_uses_it_after_a_restart(
-    bootstrapped, plane, agent_id, tmp_path, until
-):
+async def test_an_approved_agent_keeps_its_own_key_and_uses_it_after_a_restart(bootstrapped, plane, agent_id, tmp_path):
     agent = await (await bootstrapped()).start()
     await until(lambda: f"waits for an administrator's approval of {agent_id}" in agent.log)
     assert await agent.terminate() == 0
@@ -52,7 +51,8 @@ async def test_an_approved_agent_keeps_its_own_key_and_uses_it_after_a_restart(
 
 @pytest.fixture
 def replicas(plane, tmp_path):
-    """`await replicas(2)`: the keys of so many replicas of one host, all started before any has registered, and their settings."""
+    """`await replicas(2)`: the keys of so many replicas of one host, all started before any has registered, and their
+    settings."""
 
     async def make(count):
         variables = {
@@ -116,7 +116,7 @@ async def test_an_agent_asks_until_it_is_approved(plane, tmp_path, monkeypatch):
     assert keys.current != settings.agent_api_key.get_secret_value()
 
 
-async def test_a_rejected_agent_exits_with_3_and_says_who_rejected_it(bootstrapped, plane, agent_id, until):
+async def test_a_rejected_agent_exits_with_3_and_says_who_rejected_it(bootstrapped, plane, agent_id):
     agent = await (await bootstrapped()).start()
     await until(lambda: "approval" in agent.log)
     await plane.reject(agent_id)
@@ -150,7 +150,7 @@ async def test_a_key_of_two_lines_is_refused_without_being_shown(make_agent):
     assert "bbbbbbbb" not in agent.log
 
 
-async def test_an_agent_that_was_accepted_outlives_the_loss_of_its_key_at_the_control_plane(plane, agent, until):
+async def test_an_agent_that_was_accepted_outlives_the_loss_of_its_key_at_the_control_plane(plane, agent):
     """Of a database that was put back, or of an administrator's error: nobody would start every agent again."""
     plane.hub.store.change("DELETE FROM api_keys")
     await plane.set_faults(cut={})
@@ -209,7 +209,7 @@ async def test_a_control_plane_with_a_ca_of_its_own_is_served_over_tls(
 
 
 async def test_a_certificate_of_an_unknown_ca_is_not_trusted_and_the_log_names_the_setting(
-    make_tls_agent, tls_plane, tmp_path, until
+    make_tls_agent, tls_plane, tmp_path
 ):
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     agent = await (await make_tls_agent(TLS_CA_FILE=str(tmp_path / "other.pem"))).start()

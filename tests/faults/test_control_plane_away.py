@@ -1,4 +1,5 @@
-"""The control plane leaves, mumbles, refuses and lies; sessions run on, and what happened meanwhile arrives once it listens."""
+"""The control plane leaves, mumbles, refuses and lies; sessions run on, and what happened meanwhile arrives once it
+listens."""
 
 import asyncio
 import contextlib
@@ -7,6 +8,7 @@ import os
 import pytest
 from websockets.asyncio.client import connect
 
+from lab.until import until
 from streamspace_devplane import DevPlaneProcess, PlaneError
 from tests.names import sid
 
@@ -20,7 +22,7 @@ def sessions_of(events, kind):
 
 @pytest.mark.timeout(120 + DOWN_FOR)
 async def test_sessions_run_on_through_an_outage_and_its_results_and_states_arrive_in_order(
-    plane, agent, agent_id, manifest, docker_client, outcomes, until
+    plane, agent, agent_id, manifest, docker_client, outcomes
 ):
     await plane.wait_command(await plane.start_session(session_id=sid("stays"), manifest=manifest()))
     dying = manifest(MODE="crash", AFTER=2, EXIT_CODE=7)
@@ -51,9 +53,7 @@ async def test_sessions_run_on_through_an_outage_and_its_results_and_states_arri
     assert (await plane.session(sid("stays")))["state"] == "running"
 
 
-async def test_a_control_plane_killed_and_started_again_loses_no_result(
-    tmp_path, make_agent, agent_id, manifest, until
-):
+async def test_a_control_plane_killed_and_started_again_loses_no_result(tmp_path, make_agent, agent_id, manifest):
     async with DevPlaneProcess(tmp_path / "plane") as plane:
         agent = await make_agent(
             CONTROL_PLANE_URL=plane.ws_url, AGENT_API_KEY=await plane.issue_key(agent_id), AGENT_API_KEY_FILE=""
@@ -72,7 +72,7 @@ async def test_a_control_plane_killed_and_started_again_loses_no_result(
         await agent.terminate()
 
 
-async def listening(plane, agent_id, until):
+async def listening(plane, agent_id):
     """Return once the agent answers: a command sent over a link that is just breaking would be lost for good."""
     seq = (await plane.events())[-1]["seq"]
 
@@ -86,18 +86,17 @@ async def listening(plane, agent_id, until):
 
 
 @pytest.mark.parametrize("after", [2, 3, 4, 5])
-async def test_a_link_cut_between_any_two_messages_loses_nothing(
-    after, plane, agent, agent_id, manifest, outcomes, until
-):
-    """From the ack on: a command that is lost on its way to the agent is lost for good, the control plane never sends it again."""
-    await listening(plane, agent_id, until)  # its first heartbeat is past
+async def test_a_link_cut_between_any_two_messages_loses_nothing(after, plane, agent, agent_id, manifest, outcomes):
+    """From the ack on: a command that is lost on its way to the agent is lost for good, the control plane never sends
+    it again."""
+    await listening(plane, agent_id)  # its first heartbeat is past
     passed = plane.hub.links[agent_id]._passed
     await plane.set_faults(cut={"after": passed + after})
     command = await plane.start_session(session_id=sid("a"), manifest=manifest())
     await plane.wait_command(command, timeout=60)
     await plane.wait_session(sid("a"), state="running")
     await plane.clear_faults()
-    await listening(plane, agent_id, until)
+    await listening(plane, agent_id)
     stop = await plane.stop_session(sid("a"))
     await plane.wait_command(stop, timeout=60)
     assert (await plane.session(sid("a")))["state"] == "terminated"
@@ -122,7 +121,7 @@ async def test_a_link_cut_again_and_again_loses_no_outcome_of_many_sessions(plan
     assert all(set(answers) == {"complete"} for answers in (await outcomes()).values())
 
 
-async def test_results_made_before_a_blackhole_arrive_after_it(plane, agent, manifest, until):
+async def test_results_made_before_a_blackhole_arrive_after_it(plane, agent, manifest):
     command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=1))
     await plane.wait_command(command, "ack")
     await plane.set_faults(blackhole={})
@@ -145,7 +144,7 @@ async def test_messages_that_come_late_and_twice_give_one_container_and_one_kind
 
 
 async def test_a_connection_closed_by_the_cleanup_of_the_one_before_is_made_again_at_once(
-    plane, agent, agent_id, manifest, tmp_path, until
+    plane, agent, agent_id, manifest, tmp_path
 ):
     await plane.set_faults(close_second={"seconds": 0.05})
     seq = (await plane.events())[-1]["seq"]
@@ -184,7 +183,7 @@ async def test_a_plane_that_accepts_and_closes_at_once_is_not_hammered(make_agen
     await plane.wait_agent(agent_id, timeout=60)
 
 
-async def test_too_many_requests_wait_as_long_as_the_plane_asks(make_agent, plane, agent_id, until):
+async def test_too_many_requests_wait_as_long_as_the_plane_asks(make_agent, plane, agent_id):
     await plane.set_faults(refuse={"status": 429, "retry_after": 2})
     agent = await (await make_agent()).start()
 

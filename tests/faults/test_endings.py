@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sqlite3
 
+from lab.until import until
 from tests.names import sid
 
 
@@ -31,7 +32,7 @@ async def test_what_does_not_finish_in_the_drain_time_is_failed_and_cleaned_up(
 
 
 async def test_a_second_signal_ends_at_once_and_the_command_is_completed_later(
-    plane, agent, agent_id, manifest, outcomes, until
+    plane, agent, agent_id, manifest, outcomes
 ):
     command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=4))
     await plane.wait_command(command, "ack")
@@ -45,7 +46,7 @@ async def test_a_second_signal_ends_at_once_and_the_command_is_completed_later(
     assert (await outcomes())[command] == ["complete"]
 
 
-async def test_sigterm_ends_an_agent_that_never_reached_its_control_plane(make_agent, plane, until):
+async def test_sigterm_ends_an_agent_that_never_reached_its_control_plane(make_agent, plane):
     agent = await make_agent()
     await plane.stop()
     await agent.start()
@@ -54,7 +55,7 @@ async def test_sigterm_ends_an_agent_that_never_reached_its_control_plane(make_a
     await plane.start()
 
 
-async def test_a_journal_of_a_later_leader_is_not_written(plane, agent, agent_id, tmp_path, manifest, until):
+async def test_a_journal_of_a_later_leader_is_not_written(plane, agent, agent_id, tmp_path, manifest):
     """Another process with a higher epoch: what this agent had in hand is the other's now."""
     with sqlite3.connect(tmp_path / "state" / agent_id / "journal.db") as db:
         db.execute("UPDATE tenure SET epoch = epoch + 1000000000000")
@@ -71,7 +72,8 @@ async def test_a_second_agent_of_one_id_on_a_host_is_refused_and_the_first_is_no
     second = await (await make_agent("second")).start()
     assert await second.wait() == 2
     assert second.log.splitlines()[-1] == (
-        f"docker-agent: AGENT_ID: an agent {agent.variables['AGENT_ID']} runs on this host already, process {agent.pid}: "
+        f"docker-agent: AGENT_ID: an agent {agent.variables['AGENT_ID']} runs on this host already, "
+        f"process {agent.pid}: "
         "stop it, or set ENABLE_HA=true for every replica"
     )
     await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()))
@@ -79,7 +81,7 @@ async def test_a_second_agent_of_one_id_on_a_host_is_refused_and_the_first_is_no
 
 
 async def test_two_agents_of_one_id_on_two_hosts_fight_slower_and_slower_and_say_so(
-    make_agent, plane, agent, agent_id, tmp_path, manifest, until
+    make_agent, plane, agent, agent_id, tmp_path, manifest
 ):
     second = await (await make_agent("second", STATE_DIR=str(tmp_path / "other-host"))).start()
     await until(lambda: "does another agent use AGENT_ID=" in agent.log + second.log, timeout=60)

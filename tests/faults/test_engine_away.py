@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.dockerd import PrivateEngine
+from lab.until import until
 from tests.names import sid
 
 NOBODY, KMEM = 65534, 15  # whoever they are: not the agent's
@@ -35,7 +36,7 @@ async def private_agent(private_engine, make_agent, plane, agent_id):
 
 
 async def test_the_agent_outlives_a_restart_of_the_daemon_and_tells_the_truth_afterwards(
-    private_engine, private_agent, plane, manifest, until
+    private_engine, private_agent, plane, manifest
 ):
     """What the daemon stopped with itself can be woken; commands that came meanwhile are done once it is back."""
     await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()), timeout=60)
@@ -57,7 +58,7 @@ async def test_the_agent_outlives_a_restart_of_the_daemon_and_tells_the_truth_af
         await plane.wait_command(await plane.stop_session(sid(name)), timeout=60)
 
 
-async def test_the_agent_outlives_a_crash_of_the_daemon(private_engine, private_agent, plane, manifest, until):
+async def test_the_agent_outlives_a_crash_of_the_daemon(private_engine, private_agent, plane, manifest):
     await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()), timeout=60)
     await asyncio.to_thread(private_engine.kill)
     await until(lambda: "the engine is down" in private_agent.log)
@@ -72,7 +73,7 @@ async def test_the_agent_outlives_a_crash_of_the_daemon(private_engine, private_
 
 
 async def test_an_agent_that_starts_before_its_daemon_connects_and_works_once_it_is_there(
-    private_engine, make_agent, plane, agent_id, manifest, until
+    private_engine, make_agent, plane, agent_id, manifest
 ):
     await asyncio.to_thread(private_engine.stop)
     agent = await (await make_agent(DOCKER_HOST=private_engine.host)).start()
@@ -88,7 +89,7 @@ async def test_an_agent_that_starts_before_its_daemon_connects_and_works_once_it
 
 
 async def test_an_agent_that_may_not_use_the_socket_says_so_once_with_the_group_and_works_once_it_may(
-    private_engine, make_agent, plane, agent_id, manifest, until
+    private_engine, make_agent, plane, agent_id, manifest
 ):
     await asyncio.to_thread(private_engine.start)
     os.chown(private_engine.socket, NOBODY, KMEM)
@@ -101,7 +102,10 @@ async def test_an_agent_that_may_not_use_the_socket_says_so_once_with_the_group_
     command = await plane.start_session(session_id=sid("a"), manifest=manifest())
     await plane.wait_command(command, "ack")
     await asyncio.sleep(5)  # several tries, of the agent's and of the command's
-    why = f"DOCKER_HOST={private_engine.host}: permission denied: run the agent with the socket's group: usermod -aG kmem USER"
+    why = (
+        f"DOCKER_HOST={private_engine.host}: permission denied: run the agent with the socket's group: "
+        f"usermod -aG kmem USER"
+    )
     assert agent.log.count(f"the engine is down: {why}") == 1
     assert agent.log.count(f"command {command} waits for the engine: {why}") == 1
     assert agent.log.count("permission denied") == 2

@@ -1,10 +1,12 @@
-"""A clock that was ahead and was put right: epochs go on rising, and a leadership that ends at once costs a pause and says why."""
+"""A clock that was ahead and was put right: epochs go on rising, and a leadership that ends at once costs a pause and
+says why."""
 
 import fcntl
 import time
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.journal import Journal
 
 AHEAD = 4_000_000_000_000
@@ -35,7 +37,7 @@ async def test_an_agent_leads_above_the_epochs_that_its_journal_has_seen(make_ag
 
 
 async def test_a_leadership_that_ends_at_once_costs_a_pause_and_an_error_with_its_cause(
-    make_agent, plane, agent_id, journal, tmp_path, until
+    make_agent, plane, agent_id, journal, tmp_path
 ):
     """The journal goes ahead between the look at it and the lease, which another holds so long."""
     lock = tmp_path / "lock"

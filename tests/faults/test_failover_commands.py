@@ -1,4 +1,5 @@
-"""Commands that are sent all through a failover: each one that was taken ends, none waits for ever for want of a link."""
+"""Commands that are sent all through a failover: each one that was taken ends, none waits for ever for want of a
+link."""
 
 import asyncio
 import contextlib
@@ -7,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from lab.until import until
 from streamspace_devplane import PlaneError
 
 EVERY = 0.02
@@ -40,9 +42,7 @@ def make_replica(make_agent, tmp_path):
 
 
 @pytest.mark.timeout(180)
-async def test_all_commands_sent_through_a_failover_end_completed_or_failed(
-    make_replica, plane, agent_id, until, tmp_path
-):
+async def test_all_commands_sent_through_a_failover_end_completed_or_failed(make_replica, plane, agent_id, tmp_path):
     leader = await (await make_replica("one")).start()
     await plane.wait_agent(agent_id)
     standby = await (await make_replica("two")).start()

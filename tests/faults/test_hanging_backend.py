@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from lab.until import until
+
 BACKEND = """
 import threading
 import streamspace_agent
@@ -45,7 +47,7 @@ def hanging(tmp_path, make_agent):
 
 
 @pytest.mark.parametrize("call", ["renew", "release", "aclose"])
-async def test_a_leader_whose_backend_hangs_ends_in_time_when_told_to(hanging, plane, agent_id, until, call):
+async def test_a_leader_whose_backend_hangs_ends_in_time_when_told_to(hanging, plane, agent_id, call):
     agent = await hanging(call)
     await plane.wait_agent(agent_id)
     if call == "renew":  # the others are called at the end only
@@ -57,7 +59,7 @@ async def test_a_leader_whose_backend_hangs_ends_in_time_when_told_to(hanging, p
 
 
 @pytest.mark.parametrize("call", ["preflight", "observe"])
-async def test_a_standby_whose_backend_hangs_ends_in_time_when_told_to(hanging, until, call):
+async def test_a_standby_whose_backend_hangs_ends_in_time_when_told_to(hanging, call):
     agent = await hanging(call)
     await until(lambda: "it hangs now" in agent.log)
     told = time.monotonic()

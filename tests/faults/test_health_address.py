@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab import apt, process
+from lab.until import until
 
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 
@@ -47,7 +48,7 @@ def ports():
     return process.free_ports(3)
 
 
-async def test_a_port_that_another_replica_has_is_taken_over_with_its_end(make_replica, ports, plane, agent_id, until):
+async def test_a_port_that_another_replica_has_is_taken_over_with_its_end(make_replica, ports, plane, agent_id):
     address = f"127.0.0.1:{ports}"
     leader = await make_replica("one", address)
     await plane.wait_agent(agent_id)
@@ -67,7 +68,7 @@ async def test_a_port_that_another_replica_has_is_taken_over_with_its_end(make_r
 
 
 async def test_prometheus_sees_every_replica_of_a_range_and_misses_no_port_that_none_uses(
-    make_replica, ports, plane, agent_id, until, tmp_path
+    make_replica, ports, plane, agent_id, tmp_path
 ):
     apt.require("prometheus")
     one = await make_replica("one", f"127.0.0.1:{ports}-{ports + 2}")

@@ -1,4 +1,5 @@
-"""SIGKILL at every step of a command: after a restart it has exactly one outcome, the state told is true, nothing is left over."""
+"""SIGKILL at every step of a command: after a restart it has exactly one outcome, the state told is true, nothing is
+left over."""
 
 import signal
 

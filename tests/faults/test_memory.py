@@ -1,4 +1,5 @@
-"""What a control plane may say without end: the agent lives on under the memory limit that the deployments ship with."""
+"""What a control plane may say without end: the agent lives on under the memory limit that the deployments ship
+with."""
 
 import asyncio
 import json
@@ -11,6 +12,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
 from lab.loopback import served
+from lab.until import until
 
 LIMIT = 512 * 1024**2
 MB = 1024**2
@@ -110,7 +112,7 @@ def limited(make_agent):
 
 
 @pytest.mark.timeout(240)
-async def test_no_message_however_large_costs_more_memory_than_there_is(limited, until):
+async def test_no_message_however_large_costs_more_memory_than_there_is(limited):
     async with mouth() as (plane, url):
         agent = await limited(url)
         await until(lambda: plane.heard)
@@ -152,7 +154,7 @@ async def test_no_message_however_large_costs_more_memory_than_there_is(limited,
 
 
 @pytest.mark.parametrize("headers", ["", "Content-Length: 100000000000\r\n", "Transfer-Encoding: chunked\r\n"])
-async def test_an_endless_answer_to_the_registration_costs_none(limited, until, headers):
+async def test_an_endless_answer_to_the_registration_costs_none(limited, headers):
     asked = 0
 
     async def endless(reader, writer):
@@ -173,7 +175,7 @@ async def test_an_endless_answer_to_the_registration_costs_none(limited, until, 
 
 
 @pytest.mark.timeout(240)
-async def test_commands_that_wait_for_an_engine_cost_no_more_memory_than_there_is(limited, until, tmp_path):
+async def test_commands_that_wait_for_an_engine_cost_no_more_memory_than_there_is(limited, tmp_path):
     """An empty list has three characters in a message, and takes sixteen times as much once it is read."""
     async with mouth() as (plane, url):
         agent = await limited(url, DOCKER_HOST=f"unix://{tmp_path}/none.sock", DRAIN_TIMEOUT="0s")

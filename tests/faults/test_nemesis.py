@@ -1,4 +1,5 @@
-"""Each fault once, on real replicas and real stores: never two leaders, no command lost. `make faults` goes on for longer."""
+"""Each fault once, on real replicas and real stores: never two leaders, no command lost. `make faults` goes on for
+longer."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +14,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)
 
 
 async def _stage(make, docker_host, tiny_image):
-    """One for all faults of a backend: each finds what the one before left behind. The verdict on commands comes at the end."""
+    """One for all faults of a backend: each finds what the one before left behind. The verdict on commands comes at
+    the end."""
     del tiny_image
     with tempfile.TemporaryDirectory(prefix="ssn-") as folder:
         async with make(Path(folder) / "n", docker_host) as stage:
@@ -64,7 +66,8 @@ async def test_replicas_on_three_swarm_managers_never_act_together_after(fault, 
 
 
 async def _withstands(stage, fault):
-    """Safety holds at every try. That leadership stays, or moves, is tried thrice: a busy machine can cost a leader its lease."""
+    """Safety holds at every try. That leadership stays, or moves, is tried thrice: a busy machine can cost a leader
+    its lease."""
     for _ in range(3):
         outcome = await play(stage, fault)
         assert not any(stage.violations().values())

@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from lab.loopback import served
+from lab.until import until
 from streamspace_agent.cli.check import check
 from streamspace_agent.cli.findings import Level
 from streamspace_agent.config import load
@@ -69,7 +70,7 @@ async def test_an_agent_registers_and_connects_through_it(make_agent, plane, age
     assert "word" not in agent.log
 
 
-async def test_a_password_that_is_not_taken_is_told_with_its_variable(make_agent, proxy, variables, until):
+async def test_a_password_that_is_not_taken_is_told_with_its_variable(make_agent, proxy, variables):
     agent = await (await make_agent(**variables, HTTPS_PROXY=f"http://agent:wrong-one@127.0.0.1:{proxy}")).start()
     await until(lambda: "HTTPS_PROXY: " in agent.log)
     assert ": 407 " in agent.log

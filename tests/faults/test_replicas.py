@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.until import until
 from tests.names import sid
 
 
@@ -24,7 +25,7 @@ def make_replica(make_agent):
 
 
 @pytest.fixture
-def replicas(make_replica, plane, agent_id, until):
+def replicas(make_replica, plane, agent_id):
     """A leader with faults and a standby without, both up."""
 
     async def start(**faults):
@@ -69,7 +70,7 @@ async def test_sessions_outlive_their_leader_and_are_served_by_the_next(replicas
     await plane.wait_command(await plane.hibernate_session(sid("h")))
 
 
-async def test_sigterm_hands_over_after_what_runs_is_finished(replicas, plane, agent_id, manifest, until, outcomes):
+async def test_sigterm_hands_over_after_what_runs_is_finished(replicas, plane, agent_id, manifest, outcomes):
     leader, standby = await replicas()
     command = await plane.start_session(session_id=sid("h"), manifest=manifest(DELAY=2))
     await plane.wait_command(command, "ack")

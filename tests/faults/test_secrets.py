@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.until import until
 from tests.names import sid
 
 TEMPLATE_SECRET = "tmpl-5ecret-0123456789"
@@ -15,7 +16,7 @@ REGISTRY_SECRET = "regi-5ecret-0123456789"
 
 @pytest.mark.parametrize("played", [{"hand_out_keys": True}])
 async def test_no_secret_is_in_a_log_an_error_ps_or_a_container_beyond_the_templates_own(
-    make_agent, plane, agent_id, manifest, docker_client, tmp_path, until
+    make_agent, plane, agent_id, manifest, docker_client, tmp_path
 ):
     docker_config = tmp_path / "docker"
     docker_config.mkdir()

@@ -1,8 +1,10 @@
-"""Pulls that stall and containers that will not stop hold up nothing else: no heartbeat, no other session, no shutdown."""
+"""Pulls that stall and containers that will not stop hold up nothing else: no heartbeat, no other session, no
+shutdown."""
 
 import pytest
 
 from lab.registry import Registry
+from lab.until import until
 from tests.names import sid
 
 
@@ -39,7 +41,7 @@ async def beats(plane):
     return len(await plane.events(type="heartbeat"))
 
 
-async def test_progress_of_a_pull_arrives_in_percent_and_bytes(registry, image, agent, plane, manifest, until):
+async def test_progress_of_a_pull_arrives_in_percent_and_bytes(registry, image, agent, plane, manifest):
     registry.proxy.rate = 4_000_000
     command = await plane.start_session(session_id=sid("p"), manifest=manifest(image))
     await plane.wait_command(command, timeout=60)
@@ -55,7 +57,7 @@ async def test_progress_of_a_pull_arrives_in_percent_and_bytes(registry, image, 
 
 
 async def test_a_stalled_pull_holds_up_no_heartbeat_no_session_no_stop_and_no_shutdown(
-    registry, image, quick_agent, plane, manifest, owned, until
+    registry, image, quick_agent, plane, manifest, owned
 ):
     registry.proxy.stalled = True
     stalled = await plane.start_session(session_id=sid("stalled"), manifest=manifest(image))
@@ -109,7 +111,7 @@ async def test_a_pull_without_progress_is_given_up_with_its_reason(
 
 
 async def test_a_container_that_will_not_stop_holds_up_no_heartbeat_and_no_session(
-    make_agent, plane, agent_id, manifest, owned, until
+    make_agent, plane, agent_id, manifest, owned
 ):
     await (await make_agent(HEALTH_CHECK_INTERVAL="1s", STOP_TIMEOUT="4s")).start()
     await plane.wait_agent(agent_id)

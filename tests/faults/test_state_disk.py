@@ -1,4 +1,5 @@
-"""The disk under STATE_DIR: full, read-only, or with a journal that is damaged. Nobody leads on it, nothing crashes, it heals."""
+"""The disk under STATE_DIR: full, read-only, or with a journal that is damaged. Nobody leads on it, nothing crashes,
+it heals."""
 
 import asyncio
 import contextlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.until import until
 from tests.names import sid
 
 
@@ -48,7 +50,7 @@ async def test_a_read_only_state_folder_ends_the_start_with_one_clear_line(make_
 
 
 async def test_a_full_state_folder_refuses_new_commands_loses_no_outcome_and_heals(
-    make_agent, plane, agent_id, manifest, small_disk, outcomes, docker_client, until
+    make_agent, plane, agent_id, manifest, small_disk, outcomes, docker_client
 ):
     agent = await (await make_agent(STATE_DIR=str(small_disk))).start()
     await plane.wait_agent(agent_id)
@@ -74,7 +76,7 @@ async def test_a_full_state_folder_refuses_new_commands_loses_no_outcome_and_hea
 
 
 async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_are_adopted(
-    plane, agent, agent_id, manifest, tmp_path, until
+    plane, agent, agent_id, manifest, tmp_path
 ):
     await plane.wait_command(await plane.start_session(session_id=sid("a"), manifest=manifest()))
     assert await agent.terminate() == 0
@@ -98,7 +100,7 @@ async def test_a_broken_journal_is_set_aside_with_a_clear_line_and_the_sessions_
 
 
 async def test_a_command_in_a_broken_journal_is_completed_once_all_the_same(
-    plane, agent, agent_id, manifest, tmp_path, until, outcomes
+    plane, agent, agent_id, manifest, tmp_path, outcomes
 ):
     command = await plane.start_session(session_id=sid("a"), manifest=manifest(DELAY=2))
     await plane.wait_command(command, "ack")
@@ -118,7 +120,7 @@ async def test_a_command_in_a_broken_journal_is_completed_once_all_the_same(
 
 
 @pytest.fixture
-def standbys_of(make_agent, small_disk, until):
+def standbys_of(make_agent, small_disk):
     """Replicas with a common lock file; their state lies on the small disk unless told otherwise."""
     folder = Path(tempfile.mkdtemp(prefix="streamspace-lock-", dir="/dev/shm"))
 
@@ -139,7 +141,7 @@ def processor_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def stands_back(agent, until, cause):
+async def stands_back(agent, cause):
     """It says once that it cannot lead and why, stays alive at rest, and its status has the same words."""
     await until(lambda: "cannot lead: " in agent.log)
     before, begun = processor_seconds(agent.pid), time.monotonic()
@@ -160,7 +162,7 @@ async def stands_back(agent, until, cause):
 
 
 async def test_a_new_leader_on_a_full_disk_gives_leadership_back_and_leads_once_there_is_room(
-    standbys_of, plane, agent_id, manifest, small_disk, tmp_path, until, outcomes
+    standbys_of, plane, agent_id, manifest, small_disk, tmp_path, outcomes
 ):
     leader = await standbys_of("one")
     await plane.wait_agent(agent_id)
@@ -170,7 +172,7 @@ async def test_a_new_leader_on_a_full_disk_gives_leadership_back_and_leads_once_
     await plane.wait_command(command, "ack")
     fill(small_disk / "filler")
     leader.signal(signal.SIGKILL)
-    await stands_back(standby, until, f"the disk of {small_disk / agent_id} is full: free some room on it")
+    await stands_back(standby, f"the disk of {small_disk / agent_id} is full: free some room on it")
     # Another one, whose disk has room, finds the lease free and keeps it.
     begun = time.monotonic()
     other = await standbys_of("three", STATE_DIR=str(tmp_path / "elsewhere"))
@@ -187,38 +189,37 @@ async def test_a_new_leader_on_a_full_disk_gives_leadership_back_and_leads_once_
     assert await standby.terminate() == 0
 
 
-async def test_an_agent_alone_on_a_full_disk_waits_for_room(make_agent, plane, agent_id, small_disk, until):
+async def test_an_agent_alone_on_a_full_disk_waits_for_room(make_agent, plane, agent_id, small_disk):
     (small_disk / agent_id).mkdir()
     fill(small_disk / "filler")
     agent = await (await make_agent(STATE_DIR=str(small_disk))).start()
-    await stands_back(agent, until, "is full: free some room on it")
+    await stands_back(agent, "is full: free some room on it")
     (small_disk / "filler").unlink()
     await plane.wait_agent(agent_id)
     assert await agent.terminate() == 0
 
 
 async def test_a_new_leader_on_a_disk_gone_read_only_gives_leadership_back_and_leads_once_it_is_writable(
-    standbys_of, plane, agent_id, small_disk, until
+    standbys_of, plane, agent_id, small_disk
 ):
     leader = await standbys_of("one")
     await plane.wait_agent(agent_id)
     standby = await standbys_of("two")
     await until(lambda: "standing by" in standby.log)
-    # Files that are open for writing keep a disk from being remounted, but not from being covered by its read-only self.
+    # Files that are open for writing keep a disk from being remounted, but not from being covered by its read-only
+    # self.
     await mount("--bind", small_disk, small_disk)
     try:
         await mount("-o", "remount,ro,bind", small_disk)
         leader.signal(signal.SIGKILL)
-        await stands_back(
-            standby, until, f"the file system of {small_disk / agent_id} is read-only: remount it writable"
-        )
+        await stands_back(standby, f"the file system of {small_disk / agent_id} is read-only: remount it writable")
     finally:
         await asyncio.to_thread(subprocess.run, ["umount", small_disk], check=True)
     await plane.wait_agent(agent_id)
     assert await standby.terminate() == 0
 
 
-async def test_a_hindered_replica_stops_at_once_when_told_to(make_agent, agent_id, small_disk, until):
+async def test_a_hindered_replica_stops_at_once_when_told_to(make_agent, agent_id, small_disk):
     (small_disk / agent_id).mkdir()
     fill(small_disk / "filler")
     agent = await (await make_agent(STATE_DIR=str(small_disk))).start()

@@ -70,8 +70,8 @@ async def test_a_leader_rides_out_a_slow_redis_that_costs_one_with_short_leases_
 @pytest.mark.hosts
 @pytest.mark.timeout(600)
 async def test_a_leader_rides_out_the_loss_of_the_manager_that_leads_the_swarm(docker_host, tiny_image):
-    """A machine that starves the managers may keep them from electing for longer than any lease was promised to last: then
-    another is lost."""
+    """A machine that starves the managers may keep them from electing for longer than any lease was promised to last:
+    then another is lost."""
     del tiny_image
     async with stage(on_swarm.SwarmStage, docker_host, LEASE_PROFILE="steady") as steady:
         for _ in range(3):

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from lab.loopback import served
+from lab.until import until
 from tests.names import UNKNOWN_HOST
 
 
@@ -24,7 +25,7 @@ async def web_server(status, body=""):
 
 
 @pytest.mark.parametrize("key", ["f" * 64, ""])
-async def test_a_web_server_at_the_address_is_not_blamed_on_the_key_and_asked_again(make_agent, key, until):
+async def test_a_web_server_at_the_address_is_not_blamed_on_the_key_and_asked_again(make_agent, key):
     """It may be the proxy of a control plane that is being redeployed."""
     async with web_server(404, "404 page not found") as (port, asked):
         url = f"ws://127.0.0.1:{port}/portal"
@@ -47,9 +48,7 @@ async def test_a_refused_key_is_not_blamed_on_the_address(make_agent):
     assert "CONTROL_PLANE_URL" not in agent.log.splitlines()[-1]
 
 
-async def test_a_port_where_nobody_listens_and_a_name_that_does_not_resolve_are_told_with_the_variable(
-    make_agent, until
-):
+async def test_a_port_where_nobody_listens_and_a_name_that_does_not_resolve_are_told_with_the_variable(make_agent):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # taken, and nobody listens
         for url, cause in {

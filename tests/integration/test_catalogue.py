@@ -69,7 +69,8 @@ SHAPES = {
     ),
     "an image that closes when it is asked": (
         ports(3000),
-        Case("closing:3000", not_ready(3000, "connected, but the connection was closed without a word; asked GET / over")),
+        Case("closing:3000", not_ready(
+            3000, "connected, but the connection was closed without a word; asked GET / over")),
     ),
     "an image that is not healthy": (
         {"webapp": {"enabled": True, "port": 3000, "path": "/"}},
@@ -79,7 +80,8 @@ SHAPES = {
         ports(70000), Case("web:3000", "invalid_port: ports[0].containerPort is 70000, a port is 1 to 65535"),
     ),
     "a port that is a name": (
-        ports("http"), Case("web:3000", "invalid_template: templateManifest: spec.ports.0.containerPort: input should be"),
+        ports("http"),
+        Case("web:3000", "invalid_template: templateManifest: spec.ports.0.containerPort: input should be"),
     ),
     "a health check that is no path": (
         {"webapp": {"enabled": True, "port": 3000, "healthCheck": "http://localhost/health"}},

@@ -194,7 +194,10 @@ async def test_a_proxy_whose_control_plane_is_away_is_a_warning_without_its_page
 
 
 async def test_an_agent_that_the_control_plane_does_not_know_is_told_in_its_words(report):
-    said = '{"agentId": "check-agent", "error": "Agent not found", "details": "Agent must be pre-registered or use a valid bootstrap key"}'
+    said = (
+        '{"agentId": "check-agent", "error": "Agent not found", "details": "Agent must be pre-registered '
+        'or use a valid bootstrap key"}'
+    )
     async with http_server(answer(404, said)) as (address, _):
         finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("key")
     assert finding.level is Level.FATAL

@@ -1,4 +1,5 @@
-"""A real desktop, a real agent and the relays' real times: what a person at the screen meets, on both kinds of control plane."""
+"""A real desktop, a real agent and the relays' real times: what a person at the screen meets, on both kinds of control
+plane."""
 
 import asyncio
 import contextlib

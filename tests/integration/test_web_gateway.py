@@ -10,8 +10,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from lab.process import free_port
+from lab.until import until
 from tests.core.vnc import GREETING
-from tests.gateway import DOMAIN, Asker, until_async
+from tests.gateway import DOMAIN, Asker
 from tests.names import sid
 
 
@@ -172,7 +173,7 @@ async def test_an_address_that_another_program_holds_ends_nothing_and_is_told_un
         assert status["gateway"]["addresses"] == {f"127.0.0.1:{gateway.port}": said}
         assert status["problems"] == [f"WEB_GATEWAY=127.0.0.1:{gateway.port}: cannot listen there: {said}"]
         assert f"cannot listen there: {said}" in agent.log
-    page = await until_async(lambda: gateway.get(sid("web"), "/vnc.html"))
+    page = await until(lambda: gateway.get(sid("web"), "/vnc.html"), tolerate=(OSError, IndexError))
     assert page.status == 200
     _, (status,) = await agent.ask("status")
     assert (status["ready"], status["gateway"]["addresses"]) == (True, {f"127.0.0.1:{gateway.port}": ""})

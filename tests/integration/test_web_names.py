@@ -1,4 +1,5 @@
-"""How the names of web sessions come to the gateway: the recipes of deployments/README.md, on a real dnsmasq and a real nginx."""
+"""How the names of web sessions come to the gateway: the recipes of deployments/README.md, on a real dnsmasq and a
+real nginx."""
 
 import asyncio
 import contextlib
@@ -13,13 +14,15 @@ from websockets.exceptions import InvalidStatus
 
 from lab import apt
 from lab.process import free_ports
+from lab.until import until
 from tests.agent_process import AgentProcess
-from tests.gateway import DOMAIN, Asker, House, answering, head_of, until_async
+from tests.gateway import DOMAIN, Asker, House, answering, head_of
 from tests.integration.deployments import readme
 
 NAMES = "/etc/dnsmasq.d/streamspace.conf"
 NOBODY = {404, 502}
-"""What nginx answers for a session that no agent has: 502 where the last that it asked was a replica that does not lead."""
+"""What nginx answers for a session that no agent has: 502 where the last that it asked was a replica that does not
+lead."""
 NGINX = "/etc/nginx/conf.d/streamspace-web.conf"
 
 
@@ -44,7 +47,8 @@ async def accepts(host, port):
 
 @pytest.fixture
 async def resolver(tmp_path):
-    """A command's prefix under which names are resolved by a real dnsmasq with the README's line; it points to 127.0.0.1."""
+    """A command's prefix under which names are resolved by a real dnsmasq with the README's line; it points to
+    127.0.0.1."""
     await asyncio.to_thread(apt.require, "dnsmasq-base")
     server = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
     recipe = tmp_path / "streamspace.conf"
@@ -53,7 +57,7 @@ async def resolver(tmp_path):
     dnsmasq = [shutil.which("dnsmasq") or "/usr/sbin/dnsmasq", "--keep-in-foreground", f"--conf-file={recipe}"]
     dnsmasq += [f"--listen-address={server}", "--bind-interfaces", "--no-resolv", "--no-hosts", "--pid-file", "--user="]
     async with running(*dnsmasq):
-        await until_async(lambda: accepts(server, 53))
+        await until(lambda: accepts(server, 53), tolerate=(OSError,))
         mount = f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"'
         yield ("unshare", "--mount", "sh", "-c", mount, "sh")
 
@@ -127,7 +131,7 @@ async def front(tmp_path):
         )
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
         async with running(nginx, "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"):
-            await until_async(lambda: accepts("127.0.0.1", listens))
+            await until(lambda: accepts("127.0.0.1", listens), tolerate=(OSError,))
             asker = Asker(listens)
             asker.one, asker.two, asker.ports = one, two, range(listens, listens + 3)
             asker.folder = tmp_path

@@ -1,4 +1,5 @@
-"""The gateway behind the control plane's own reverse proxy: what would end the deployed one does not, and a repaired one hides nothing."""
+"""The gateway behind the control plane's own reverse proxy: what would end the deployed one does not, and a repaired
+one hides nothing."""
 
 import asyncio
 import gzip

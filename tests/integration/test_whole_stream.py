@@ -19,7 +19,8 @@ MEGABYTES = -(-int(os.environ.get("STREAMSPACE_TEST_STREAM_MB", "200")) * 1_000_
 SIZE = MEGABYTES * 2**20
 HELLO = GREETING + b"\x01\x01"
 BLOCK = 16 * 1024
-"""Bytes of a viewer's message. The control plane packs up to 256 of them into one frame, which the agent has to hold."""
+"""Bytes of a viewer's message. The control plane packs up to 256 of them into one frame, which the agent has to
+hold."""
 STALL = 30
 """Seconds in which something has to come."""
 GROWTH = 32 * 10**6

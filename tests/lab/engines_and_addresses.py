@@ -1,4 +1,5 @@
-"""Run by test_addresses.py in a network namespace of its own: engines that come and go never have addresses in common."""
+"""Run by test_addresses.py in a network namespace of its own: engines that come and go never have addresses in
+common."""
 
 import ipaddress
 import itertools

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from lab.until import until
 from streamspace_devplane import DevPlane, PlaneClient, Settings
 
 AGENT = "agent-under-test"
@@ -54,14 +55,6 @@ class Agent:
         while len(found) < count:
             found += await self.receive()
         return found
-
-
-async def until(probe: Callable[[], Awaitable[Any]], timeout: float = 10) -> Any:
-    """Poll until the answer is true; that answer."""
-    async with asyncio.timeout(timeout):
-        while not (seen := await probe()):
-            await asyncio.sleep(0.02)
-    return seen
 
 
 async def counted(plane: PlaneClient, name: str, least: int = 1) -> int:

@@ -64,7 +64,8 @@ def test_the_files_that_the_sync_skips_are_named_with_the_reason() -> None:
             "spec.defaultResources.requests has to be a string, not a map (line 13); the catalogue sync skips it"
         ),
         "string-ports": (
-            "spec.ports[0].containerPort has to be a number without a fraction, not str (line 13); the catalogue sync skips it"
+            "spec.ports[0].containerPort has to be a number without a fraction, not str (line 13); the "
+            "catalogue sync skips it"
         ),
     }
 

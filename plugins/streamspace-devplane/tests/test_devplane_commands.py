@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.until import until
 from streamspace_devplane import DevPlane, PlaneError, Settings
 
-from .conftest import AGENT, Agent, counted, until
+from .conftest import AGENT, Agent, counted
 
 KEPT = pytest.mark.parametrize("played", [{"keep_commands": True}])
 

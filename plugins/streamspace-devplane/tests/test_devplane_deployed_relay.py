@@ -13,11 +13,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.until import until
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.agents.viewers.deployed_queue import Message, Messages, Routine, StopSignal
 from streamspace_devplane.crashes import VARIABLE
 
-from .conftest import AGENT, Agent, counted, until
+from .conftest import AGENT, Agent, counted
 
 A, B = "session-a", "session-b"
 GREETING = b"RFB 003.008\n"

@@ -6,9 +6,10 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from lab.until import until
 from streamspace_devplane import DevPlane, PlaneError
 
-from .conftest import AGENT, Agent, until
+from .conftest import AGENT, Agent
 
 
 async def test_drop_makes_chosen_envelopes_vanish_so_many_times(plane: DevPlane, agent: Agent) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from lab.until import until
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.store import Store
 from streamspace_devplane.templates import TEMPLATES, in_form, screen
 
-from .conftest import AGENT, Agent, until
+from .conftest import AGENT, Agent
 
 
 async def test_only_the_newest_messages_are_kept_and_viewers_bytes_drive_out_none_of_them(tmp_path: Path) -> None:

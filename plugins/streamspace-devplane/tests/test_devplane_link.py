@@ -9,9 +9,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from lab.until import until
 from streamspace_devplane import DevPlane, Settings
 
-from .conftest import AGENT, Agent, counted, until
+from .conftest import AGENT, Agent, counted
 
 
 @pytest.fixture

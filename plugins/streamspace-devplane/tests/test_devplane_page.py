@@ -11,11 +11,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.until import until
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.web.novnc import find
 from streamspace_devplane.web.pages import STATIC
 
-from .conftest import AGENT, Agent, until
+from .conftest import AGENT, Agent
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PAGES = ("/", "/sessions/any/view")

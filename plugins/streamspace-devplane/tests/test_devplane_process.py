@@ -17,7 +17,8 @@ from .conftest import AGENT, Agent
 async def run(*arguments: str, url: str = "", expect: int = 0) -> tuple[str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streamspace_devplane", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "STREAMSPACE_DEVPLANE_URL": url},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "STREAMSPACE_DEVPLANE_URL": url},
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == expect, (out, err)
@@ -120,7 +121,8 @@ async def test_serve_refuses_to_listen_beyond_loopback(tmp_path: Path, host: str
 
 async def test_serve_says_what_it_is_and_shows_no_key(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streamspace_devplane", "serve", "--port", "0", "--state-dir", str(tmp_path), "--agent", AGENT,
+        sys.executable, "-m", "streamspace_devplane", "serve", "--port", "0", "--state-dir", str(tmp_path),
+        "--agent", AGENT,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None

@@ -13,12 +13,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.until import until
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.input_filter import suspicion
 from streamspace_devplane.web.proxy import parse_address
 from streamspace_devplane.web.streaming import Streaming, streaming
 
-from .conftest import Agent, until
+from .conftest import Agent
 
 SESSION = "ada-browser-12345678"
 NAME = f"{SESSION}.streamspace.svc.cluster.local"
@@ -117,7 +118,8 @@ async def test_headers_pass_as_they_are_except_for_those_of_one_connection(
     web: DevPlane, server: Server, browser: httpx.AsyncClient
 ) -> None:
     server.answer = (
-        b"HTTP/1.1 404 Not There\r\nContent-Length: 3\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Encoding: odd\r\n"
+        b"HTTP/1.1 404 Not There\r\nContent-Length: 3\r\n"
+        b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Encoding: odd\r\n"
         b"Keep-Alive: timeout=5\r\nContent-Security-Policy: default-src *\r\n\r\nxyz"
     )
     async with browser.stream("GET", at(web), headers={"Cookie": "c=3", "Connection": "X-Hop", "X-Hop": "1"}) as answer:

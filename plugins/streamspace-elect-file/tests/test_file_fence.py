@@ -79,7 +79,10 @@ def test_it_is_found_out_where_proc_shows_processes_only(path, holder):
     """As with ProcSubset=pid, which the systemd units have."""
     process = holder()
     stop(process)
-    fence = "import sys, pathlib; from plugin import *; print(Fence(NOWHERE).end(pathlib.Path(sys.argv[1]), record(), still))"
+    fence = (
+        "import sys, pathlib; from plugin import *; "
+        "print(Fence(NOWHERE).end(pathlib.Path(sys.argv[1]), record(), still))"
+    )
     fence = fence.replace("plugin", Path(__file__).stem)
     mount = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/locks && exec "$@"'
     command = ["unshare", "--mount", "sh", "-ec", mount, "sh", sys.executable, "-c", fence, path]

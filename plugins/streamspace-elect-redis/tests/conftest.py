@@ -1,7 +1,6 @@
 """A real redis-server for the module, and replicas that are closed at the end."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import redis
@@ -29,18 +28,6 @@ def candidate() -> Callable[..., Candidate]:
 def settings(url: str, **more: object) -> Settings:
     values = {"agent_id": AGENT, "control_plane_url": "ws://127.0.0.1:1", "redis_url": url}
     return Settings(**(values | more))
-
-
-@pytest.fixture(scope="session")
-def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Wait until a condition holds."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # another process's doing: there is no event to wait on
-                await asyncio.sleep(0.02)
-
-    return wait
 
 
 @pytest.fixture(scope="module")

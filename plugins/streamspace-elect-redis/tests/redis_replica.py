@@ -1,4 +1,5 @@
-"""A replica as a process of its own: leads through the real elector, writes each act to stdout, resigns when stdin ends."""
+"""A replica as a process of its own: leads through the real elector, writes each act to stdout, resigns when stdin
+ends."""
 
 import asyncio
 import sys

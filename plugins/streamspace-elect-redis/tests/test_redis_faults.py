@@ -9,6 +9,7 @@ import redis
 
 from lab.proxy import Proxy
 from lab.redis import RedisServer
+from lab.until import until
 from streamspace_agent.election import Grant, Held
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
 from streamspace_elect_redis.scripts import keys
@@ -73,9 +74,7 @@ async def test_an_acquisition_whose_reply_is_lost_is_granted_to_the_same_nonce_a
     assert (await backend.renew(grant)).record.sequence == 2
 
 
-async def test_a_renewal_whose_reply_is_lost_is_unknown_and_the_next_one_succeeds(
-    proxy, backend_at, candidate, client, until
-):
+async def test_a_renewal_whose_reply_is_lost_is_unknown_and_the_next_one_succeeds(proxy, backend_at, candidate, client):
     backend = backend_at(through(proxy))
     grant = await granted(backend, candidate("a"))
     proxy.mute = True
@@ -110,7 +109,7 @@ async def test_a_partition_is_no_answer_and_heals(proxy, backend_at, candidate):
     assert (await answer(lambda: backend.renew(grant))).record.same_tenure(grant.record)
 
 
-async def test_a_cut_subscription_mends_itself(proxy, backend_at, replica, candidate, client, until):
+async def test_a_cut_subscription_mends_itself(proxy, backend_at, replica, candidate, client):
     waiter, leader = backend_at(through(proxy)), replica()
     grant = await granted(leader, candidate("a"))
     await waiter.wait_change(grant.record, 10)
@@ -344,7 +343,7 @@ def pair(server):
         yield primary, copy, second
 
 
-async def catch_up(primary: redis.Redis, until) -> None:
+async def catch_up(primary: redis.Redis) -> None:
     primary.incr("caught-up")  # WAIT vouches for what its own connection wrote, and so for all before that
     await until(lambda: primary.wait(1, 100) == 1)
 
@@ -359,14 +358,14 @@ async def test_a_replica_is_no_store(pair, backend_at, candidate):
 
 
 async def test_failover_to_a_replica_that_missed_the_new_leader_gives_nobody_the_lease_at_once(
-    server, pair, backend_at, candidate, until
+    server, pair, backend_at, candidate
 ):
     primary, copy, second = pair
     here, there = backend_at(server.url), backend_at(second.url)
     old = await granted(here, candidate("old", container="c" * 64))
     await here.release(old)
     released = await here.observe()
-    await catch_up(primary, until)
+    await catch_up(primary)
     copy.replicaof("NO", "ONE")  # the replica keeps what it has, and misses what follows
     new = await granted(here, candidate("new"), released)
 
@@ -381,10 +380,10 @@ async def test_failover_to_a_replica_that_missed_the_new_leader_gives_nobody_the
     assert after.record.epoch > new.record.epoch, "the floor, a time, keeps epochs rising"
 
 
-async def test_failover_to_a_replica_that_knows_the_leader_lets_it_go_on(server, pair, backend_at, candidate, until):
+async def test_failover_to_a_replica_that_knows_the_leader_lets_it_go_on(server, pair, backend_at, candidate):
     primary, copy, second = pair
     grant = await granted(backend_at(server.url), candidate("a"))
-    await catch_up(primary, until)
+    await catch_up(primary)
     server.kill()
     copy.replicaof("NO", "ONE")
     there = backend_at(second.url)

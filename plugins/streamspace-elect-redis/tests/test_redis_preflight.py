@@ -9,12 +9,16 @@ import trustme
 
 from lab import process
 from lab.redis import RedisServer
+from lab.until import until
 from streamspace_agent.election import Grant
 from streamspace_agent.errors import BackendUnavailable
 from streamspace_elect_redis.scripts import keys
 
 KEY, _, _ = keys("docker-lab")
-ACL = "on >s3cret ~streamspace:agent:leader:* ~{streamspace:agent:leader:* &streamspace:agent:leader:* -@all +eval +info +get +set +del +pttl +hset +hget +hgetall +publish +subscribe"
+ACL = (
+    "on >s3cret ~streamspace:agent:leader:* ~{streamspace:agent:leader:* &streamspace:agent:leader:* -@all "
+    "+eval +info +get +set +del +pttl +hset +hget +hgetall +publish +subscribe"
+)
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ async def test_an_evicting_memory_policy_gets_a_warning(backend_at, policy, warn
     assert [not p.fatal and policy in p.message and "noeviction" in p.fix for p in problems] == [True] * warned
 
 
-async def test_a_replica_is_named_with_its_primary(backend_at, until):
+async def test_a_replica_is_named_with_its_primary(backend_at):
     with RedisServer() as primary:
         with redis.Redis(port=primary.port) as admin:
             admin.config_set("repl-diskless-sync-delay", 0)
@@ -128,7 +132,7 @@ def cluster_node() -> RedisServer:
     return RedisServer(options=("--cluster-enabled", "yes", "--cluster-port", str(process.free_port())))
 
 
-async def test_a_cluster_node_without_the_keys_is_fatal(backend_at, until):
+async def test_a_cluster_node_without_the_keys_is_fatal(backend_at):
     with (
         cluster_node() as one,
         cluster_node() as two,
@@ -146,7 +150,7 @@ async def test_a_cluster_node_without_the_keys_is_fatal(backend_at, until):
     assert [p.fatal for p in problems if "Cluster" in p.message] == [True]
 
 
-async def test_a_cluster_of_one_shard_carries_a_lease_for_its_keys_share_a_slot(backend_at, candidate, until):
+async def test_a_cluster_of_one_shard_carries_a_lease_for_its_keys_share_a_slot(backend_at, candidate):
     with cluster_node() as server, redis.Redis(port=server.port, decode_responses=True) as admin:
         admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await until(lambda: "cluster_state:ok" in str(admin.execute_command("CLUSTER", "INFO")))

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.election import Grant, Held
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
 from streamspace_elect_redis.scripts import keys
@@ -156,7 +157,7 @@ async def test_of_fifty_candidates_at_once_exactly_one_wins(replica, candidate):
     assert {result.record for result in results if isinstance(result, Held)} == {winners[0].record}
 
 
-async def test_a_release_wakes_those_who_wait_at_once(replica, candidate, client, until):
+async def test_a_release_wakes_those_who_wait_at_once(replica, candidate, client):
     leader, waiter = replica(), replica()
     grant = await granted(leader, candidate("a"))
     await waiter.wait_change(grant.record, 0.01)

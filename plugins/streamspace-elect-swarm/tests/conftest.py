@@ -1,10 +1,9 @@
-import asyncio
-import time
 import uuid
 
 import pytest
 
 from lab.hosts import Hosts
+from lab.until import until_sync
 from streamspace_agent.election import Candidate, Timing
 from streamspace_elect_swarm.backend import SwarmBackend
 
@@ -85,29 +84,7 @@ def running(service, count=1):
         found = [task for task in service.tasks() if task["Status"]["State"] == "running"]
         return found if len(found) >= count else None
 
-    return until(enough)
-
-
-def until(look, timeout=30.0):
-    """What ``look`` returns once that is true."""
-    deadline = time.monotonic() + timeout
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.02)
-    return found
-
-
-async def eventually(look, timeout=30.0):
-    """As ``until``, while the event loop runs on: backends write labels on it."""
-    return await asyncio.to_thread(until, look, timeout)
-
-
-async def until_async(look, timeout=30.0):
-    deadline = time.monotonic() + timeout
-    while not (found := await look()):
-        assert time.monotonic() < deadline, f"not within {timeout} s"
-        await asyncio.sleep(0.02)
-    return found
+    return until_sync(enough)
 
 
 def candidate(backend, nonce="", *, floor=0, host="h"):

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from .conftest import candidate, eventually, running, until_async
+from lab.until import until, until_sync
+
+from .conftest import candidate, running
 
 
 async def _led_by(replicas, container):
@@ -24,7 +26,7 @@ async def test_a_killed_leader_is_certified_dead(replicas, services, client):
     container = services.container()
     standby, record = await _led_by(replicas, container)
     client.api.kill(container, "SIGKILL")
-    await until_async(lambda: standby.holder_is_dead(record))
+    await until(lambda: standby.holder_is_dead(record))
 
 
 async def test_the_death_of_the_leader_ends_a_wait_for_a_change(replicas, services, client):
@@ -45,7 +47,7 @@ async def test_a_leader_that_exits_by_itself_is_certified_dead(replicas, service
     service = services.make(env=["MODE=crash", "AFTER=2", "EXIT_CODE=0"], restart_policy=_NO_RESTART)
     task = running(service)[0]
     standby, record = await _led_by(replicas, task["Status"]["ContainerStatus"]["ContainerID"])
-    await until_async(lambda: standby.holder_is_dead(record))
+    await until(lambda: standby.holder_is_dead(record))
     assert _task(service, record)["Status"]["State"] == "complete"
 
 
@@ -53,14 +55,14 @@ async def test_a_replaced_leader_is_certified_dead_only_when_its_container_is_go
     service = services.make(env=["MODE=stubborn"], stop_grace_period=3_000_000_000)
     container = running(service)[0]["Status"]["ContainerStatus"]["ContainerID"]
     standby, record = await _led_by(replicas, container)
-    await eventually(
-        lambda: service.reload() or service.attrs["Spec"].get("Labels")
+    await asyncio.to_thread(
+        until_sync, lambda: service.reload() or service.attrs["Spec"].get("Labels")
     )  # the leader is shown: no write of ours races
     service.force_update()
-    await eventually(lambda: _task(service, record)["DesiredState"] == "shutdown")
+    await asyncio.to_thread(until_sync, lambda: _task(service, record)["DesiredState"] == "shutdown")
     dead = await standby.holder_is_dead(record)
     assert not (dead and _runs(client, container))
-    await until_async(lambda: standby.holder_is_dead(record))
+    await until(lambda: standby.holder_is_dead(record))
     assert not _runs(client, container)
     assert _task(service, record)["Status"]["State"] == "shutdown"
 
@@ -75,7 +77,7 @@ async def test_a_task_that_the_swarm_rejects_while_it_runs_is_not_called_dead(re
     standby, record = await _led_by(replicas, container)
     node.reload()
     node.update({**node.attrs["Spec"], "Labels": {}})
-    await eventually(lambda: _task(service, record)["Status"]["State"] == "rejected")
+    await asyncio.to_thread(until_sync, lambda: _task(service, record)["Status"]["State"] == "rejected")
     assert _runs(client, container)  # else the next line proves nothing
     assert await standby.holder_is_dead(record) is None
 
@@ -85,7 +87,7 @@ async def test_a_missing_task_or_another_container_proves_nothing(replicas, serv
     container = services.container()
     standby, record = await _led_by(replicas, container)
     client.api.kill(container, "SIGKILL")
-    await until_async(lambda: standby.holder_is_dead(record))
+    await until(lambda: standby.holder_is_dead(record))
     assert await standby.holder_is_dead(replace(record, **change)) is None
 
 

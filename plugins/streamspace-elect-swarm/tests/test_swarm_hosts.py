@@ -6,11 +6,12 @@ import docker
 import pytest
 
 from lab.hosts import Hosts
+from lab.until import until, until_sync
 from streamspace_agent.election import Grant
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
 from streamspace_elect_swarm.backend import DEFAULTS, SwarmBackend
 
-from .conftest import Services, candidate, eventually, running, until_async
+from .conftest import Services, candidate, running
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
 
@@ -68,7 +69,7 @@ async def test_a_release_on_one_host_wakes_a_waiter_on_another(backends):
     _, leader, waiter = backends
     grant = await leader.acquire(candidate(leader), None)
     await waiter.wait_change(await waiter.observe(), 0.01)
-    await eventually(lambda: waiter._events.count)
+    await asyncio.to_thread(until_sync, lambda: waiter._events.count)
     waiting = asyncio.create_task(waiter.wait_change(await waiter.observe(), 60.0))
     await leader.release(grant)
     await asyncio.wait_for(waiting, 20)
@@ -81,7 +82,7 @@ async def test_a_leader_killed_on_one_host_is_certified_dead_on_another(backends
     seen = await standby.observe()
     assert await standby.holder_is_dead(seen) is None
     managers[0].api.kill(containers[0], "SIGKILL")
-    await until_async(lambda: standby.holder_is_dead(seen))
+    await until(lambda: standby.holder_is_dead(seen))
 
 
 async def test_a_leader_that_is_cut_off_cannot_renew_and_is_not_called_dead(hosts, backends, managers, nodes):
@@ -92,7 +93,7 @@ async def test_a_leader_that_is_cut_off_cannot_renew_and_is_not_called_dead(host
         with pytest.raises((BackendUnavailable, TimeoutError)):
             async with asyncio.timeout(DEFAULTS.call_timeout):
                 await leader.renew(grant)
-        await eventually(lambda: _is_down(managers[0], nodes[1]), timeout=90)
+        await asyncio.to_thread(until_sync, lambda: _is_down(managers[0], nodes[1]), timeout=90)
         seen = await standby.observe()
         assert seen.same_tenure(grant.record)
         assert await standby.holder_is_dead(seen) is None
@@ -125,7 +126,7 @@ async def test_the_lease_outlives_the_manager_that_led_the_swarm(hosts, backends
 
 
 async def test_a_worker_is_told_that_it_needs_a_manager(backends, managers, nodes):
-    await eventually(lambda: _give_role(managers[0], nodes[2], "worker"), timeout=90)
+    await asyncio.to_thread(until_sync, lambda: _give_role(managers[0], nodes[2], "worker"), timeout=90)
 
     async def problem():
         try:
@@ -133,7 +134,7 @@ async def test_a_worker_is_told_that_it_needs_a_manager(backends, managers, node
         except BackendUnavailable:  # its manager is just leaving
             return None
 
-    (found,) = await until_async(problem, timeout=60)
+    (found,) = await until(problem, timeout=60)
     assert found.fatal
     assert "manager node" in found.message
     assert "node.role == manager" in found.fix
@@ -146,7 +147,7 @@ async def _keep_renewing(backend, grant):
         except BackendUnavailable:
             return None
 
-    return await until_async(renewed, timeout=90)
+    return await until(renewed, timeout=90)
 
 
 def _is_down(client, node):

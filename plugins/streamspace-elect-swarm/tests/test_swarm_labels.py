@@ -7,10 +7,11 @@ import uuid
 
 import pytest
 
+from lab.until import until_sync
 from streamspace_elect_swarm import labels
 from streamspace_elect_swarm.whoami import Task
 
-from .conftest import candidate, eventually, running
+from .conftest import candidate, running
 
 SECOND = 1_000_000_000
 AT_ONCE = {"Parallelism": 0, "Delay": 0, "Monitor": SECOND // 2, "FailureAction": "pause", "MaxFailureRatio": 0}
@@ -42,18 +43,18 @@ async def test_the_service_names_the_leader_and_restarts_nothing(replicas, servi
     service = services.make(2)
     first, second = running(service, 2)
     backend, grant = await _lead(replicas, first)
-    await eventually(lambda: _shown(service, agent_id) == first["ID"])
+    await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id) == first["ID"])
     assert service.attrs["Spec"]["Labels"][f"streamspace.agent.leader.{agent_id}.epoch"] == str(grant.record.epoch)
     await backend.release(grant)
     await _lead(replicas, second)
-    await eventually(lambda: _shown(service, agent_id) == second["ID"])
+    await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id) == second["ID"])
     assert {task["ID"] for task in service.tasks()} == {first["ID"], second["ID"]}
 
 
 async def test_a_renewal_does_not_touch_the_service(replicas, services, agent_id):
     service = services.make()
     backend, grant = await _lead(replicas, running(service)[0])
-    await eventually(lambda: _shown(service, agent_id))
+    await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id))
     version = service.attrs["Version"]
     for _ in range(3):
         grant = await backend.renew(grant)
@@ -66,18 +67,18 @@ async def test_a_rollback_after_a_change_of_leader_brings_the_old_version_back(r
     service = services.make(2, env=["VERSION=1"], update_config=AT_ONCE, rollback_config=AT_ONCE)
     old, other = running(service, 2)
     await _lead(replicas, old)
-    await eventually(lambda: _shown(service, agent_id))
+    await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id))
 
     service.reload()
     service.update(env=["VERSION=2"], fetch_current_spec=True)
-    await eventually(lambda: _state(service) == "completed")
+    await asyncio.to_thread(until_sync, lambda: _state(service) == "completed")
     new = next(task for task in running(service, 2) if task["ID"] not in {old["ID"], other["ID"]})
     backend, _ = await _lead(replicas, new)
     await asyncio.sleep(1.0)  # five tries to write
     assert (await backend.observe()).task == new["ID"]
 
     _cli(one_host, "service", "rollback", "--detach", service.name)
-    await eventually(lambda: _state(service) == "rollback_completed")
+    await asyncio.to_thread(until_sync, lambda: _state(service) == "rollback_completed")
     assert _version_of(service) == "VERSION=1"
 
 
@@ -98,12 +99,12 @@ async def test_a_failing_update_rolls_back_although_leaders_change_meanwhile(rep
     backend, grant = await _lead(replicas, tasks[0])
     service.reload()
     service.update(env=["VERSION=2", "MODE=crash", "AFTER=0"], fetch_current_spec=True)
-    await eventually(lambda: _state(service) in {"updating", "rollback_started"})
+    await asyncio.to_thread(until_sync, lambda: _state(service) in {"updating", "rollback_started"})
     for task in (tasks[1], tasks[0], tasks[1]):
         await backend.release(grant)
         backend, grant = await _lead_as(replicas, task)
         await asyncio.sleep(0.3)
-    await eventually(lambda: _state(service) == "rollback_completed", timeout=150)
+    await asyncio.to_thread(until_sync, lambda: _state(service) == "rollback_completed", timeout=150)
     assert _version_of(service) == "VERSION=1"
     assert (await backend.observe()).epoch == grant.record.epoch
 
@@ -113,14 +114,14 @@ async def test_a_held_back_label_is_written_once_it_harms_nobody(replicas, servi
     running(service)
     service.reload()
     service.update(env=["VERSION=2"], fetch_current_spec=True)
-    await eventually(lambda: _state(service) == "completed")
+    await asyncio.to_thread(until_sync, lambda: _state(service) == "completed")
     task = next(task for task in running(service) if task["DesiredState"] == "running")
     await _lead(replicas, task)
     await asyncio.sleep(0.6)
     assert _shown(service, agent_id) is None
     # The same version again, as an operator's `docker stack deploy` does: now nothing is lost.
     service.update(fetch_current_spec=True, labels={"deployed": "again"})
-    await eventually(lambda: _shown(service, agent_id) == task["ID"])
+    await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id) == task["ID"])
     assert service.attrs["Spec"]["Labels"]["deployed"] == "again"
 
 
@@ -148,7 +149,7 @@ async def test_a_stack_deploys_again_and_leaves_the_lease_alone(
         service = client.services.get(f"{stack}_agent")
         task = running(service, 2)[0]
         backend, grant = await _lead(replicas, task)
-        await eventually(lambda: _shown(service, agent_id))
+        await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id))
         _cli(one_host, *deploy)
         assert (await backend.renew(grant)).record.epoch == grant.record.epoch
         assert task["ID"] in {each["ID"] for each in running(service, 2)}

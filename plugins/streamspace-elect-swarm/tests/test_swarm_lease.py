@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from lab.proxy import Proxy
+from lab.until import until
 from streamspace_agent.election import Grant, Held
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 
-from .conftest import candidate, until_async
+from .conftest import candidate
 
 
 @pytest.fixture
@@ -162,14 +163,14 @@ async def test_a_cancelled_call_leaves_the_backend_usable(replicas, container, p
         except BackendUnavailable:
             return None
 
-    await until_async(renewed)
+    await until(renewed)
 
 
 async def test_a_release_wakes_the_waiters(replicas, container):
     leader, waiter = replicas(container), replicas(container)
     grant = await leader.acquire(candidate(leader), None)
     await waiter.wait_change(await waiter.observe(), 0.01)
-    await until_async(lambda: _listening(waiter))
+    await until(lambda: _listening(waiter))
     seen = await waiter.observe()
     waiting = asyncio.create_task(waiter.wait_change(seen, 60.0))
     await asyncio.sleep(0.3)
@@ -183,11 +184,11 @@ async def test_a_change_between_a_look_and_the_wait_for_it_is_not_slept_through(
     leader, waiter = replicas(container), replicas(container)
     grant = await leader.acquire(candidate(leader), None)
     await waiter.wait_change(await waiter.observe(), 0.01)
-    await until_async(lambda: _listening(waiter))
+    await until(lambda: _listening(waiter))
     seen = await waiter.observe()
     count = waiter._events.count
     await leader.renew(grant)
-    await until_async(lambda: _more(waiter, count))
+    await until(lambda: _more(waiter, count))
     await asyncio.wait_for(waiter.wait_change(seen, 60.0), 20)
 
 

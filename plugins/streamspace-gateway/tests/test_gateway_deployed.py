@@ -8,10 +8,11 @@ import zlib
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
 from streamspace_gateway import credentials, shape
-from tests.gateway import DOMAIN, House, answering, head_of, parse, until
+from tests.gateway import DOMAIN, House, answering, head_of, parse
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyIjoiYW5uIn0.c2lnbmF0dXJl-_0"
 TEXT = b"a page's text, which is long enough to be compressed. " * 2000

@@ -6,12 +6,13 @@ import socket
 import pytest
 
 from lab.process import free_port
+from lab.until import until
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
 from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
 from streamspace_gateway import exchange, listeners
 from streamspace_gateway.gateway import WebGateway
-from tests.gateway import DOMAIN, House, answering, head_of, parse, until
+from tests.gateway import DOMAIN, House, answering, head_of, parse
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.addresses import networks
 from streamspace_gateway import server, shape, stalls
 from streamspace_gateway.access import Access
 from streamspace_gateway.counters import Counters
-from tests.gateway import DOMAIN, House, answering, head_of, parse, until
+from tests.gateway import DOMAIN, House, answering, head_of, parse
 
 LONGEST = 0.1
 """Seconds of this thread's own work, whatever else the machine does."""

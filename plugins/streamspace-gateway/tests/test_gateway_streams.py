@@ -14,7 +14,8 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-from tests.gateway import DOMAIN, answering, head_of, parse, until
+from lab.until import until
+from tests.gateway import DOMAIN, answering, head_of, parse
 
 PIECE = os.urandom(65536)
 
@@ -231,7 +232,8 @@ async def test_whoever_does_not_read_is_waited_for_in_bounded_memory(house):
     tracemalloc.stop()
     for _, writer in [*readers, (first, closing)]:
         writer.transport.abort()
-    # The sockets' own buffers hold megabytes; this process the servers' and clients' buffers of ten connections beside the gateway's.
+    # The sockets' own buffers hold megabytes; this process the servers' and clients' buffers of ten connections beside
+    # the gateway's.
     assert held < 16 * 2**20
 
 

@@ -131,19 +131,6 @@ async def events(driver):
 
 
 @pytest.fixture
-def eventually():
-    """Wait until something holds: bounded, and patient with a busy machine."""
-
-    async def wait(condition, timeout=20.0):
-        async with asyncio.timeout(timeout):
-            while not (value := await condition()):
-                await asyncio.sleep(0.05)
-            return value
-
-    return wait
-
-
-@pytest.fixture
 async def odd(docker_host):
     """The engine as one that misbehaves, by rules that a test adds."""
     async with odd_engine(docker_host) as odd:

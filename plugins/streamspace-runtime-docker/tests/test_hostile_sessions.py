@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, Mount, SessionState
 from streamspace_runtime_docker import containers
@@ -114,7 +115,7 @@ async def test_what_lies_where_the_mark_belongs_is_not_read_further_than_a_mark(
     assert (await driver.wake(spec.session_id, quiet)).ready
 
 
-async def test_a_session_cannot_forge_a_mark(driver, make_spec, quiet, api, eventually):
+async def test_a_session_cannot_forge_a_mark(driver, make_spec, quiet, api):
     """Not even with the moment of its start, which it might guess, and an earlier mark before its eyes."""
     spec = make_spec(environment={"MODE": "crash", "AFTER": "3"})
     await driver.start(spec, quiet)
@@ -129,7 +130,7 @@ async def test_a_session_cannot_forge_a_mark(driver, make_spec, quiet, api, even
         found = await driver.inspect(spec.session_id)
         return found if found.state is not SessionState.RUNNING else None
 
-    assert (await eventually(seen)).state is SessionState.FAILED
+    assert (await until(seen)).state is SessionState.FAILED
 
 
 @pytest.mark.parametrize(

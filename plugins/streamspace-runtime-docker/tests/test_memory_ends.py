@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.runtime import EventKind, SessionState
 from streamspace_runtime_docker.ends import BEFORE
 
@@ -21,21 +22,21 @@ async def survivor(driver, spec, quiet, api):
     return name
 
 
-async def ended(driver, spec, eventually):
+async def ended(driver, spec):
     async def seen():
         found = await driver.inspect(spec.session_id)
         return found if found.state is not SessionState.RUNNING else None
 
-    return await eventually(seen)
+    return await until(seen)
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 async def test_a_session_that_once_survived_it_and_was_stopped_while_nobody_looked_sleeps(
-    make_driver, spec, survivor, api, eventually, signal
+    make_driver, spec, survivor, api, signal
 ):
     await asyncio.sleep(BEFORE + 0.5)
     api.kill(survivor, signal)
-    found = await ended(make_driver(), spec, eventually)
+    found = await ended(make_driver(), spec)
     assert (found.state, "wake brings it back" in found.reason) == (SessionState.HIBERNATED, True)
     assert "memory" not in found.reason
     assert api.inspect_container(survivor)["State"]["OOMKilled"], "which the engine goes on to say"
@@ -50,9 +51,9 @@ async def test_a_session_that_once_survived_it_and_ends_otherwise_is_told_withou
     assert "memory" not in event.session.reason
 
 
-async def test_an_end_for_want_of_memory_that_nobody_saw_is_told(driver, make_driver, make_spec, quiet, eventually):
+async def test_an_end_for_want_of_memory_that_nobody_saw_is_told(driver, make_driver, make_spec, quiet):
     spec = make_spec(environment={"MODE": "oom", "AFTER": "1"})
     await driver.start(spec, quiet)
-    found = await ended(make_driver(), spec, eventually)
+    found = await ended(make_driver(), spec)
     assert found.state is SessionState.FAILED
     assert "ran out of memory" in found.reason

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from lab.registry import Registry
+from lab.until import until
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Injected
 from streamspace_agent.runtime import EventKind
@@ -129,9 +130,7 @@ async def test_many_sessions_share_one_pull_and_one_leaving_does_not_end_it(
         await driver.stop(make_spec(f"-{number}").session_id)
 
 
-async def test_a_pull_that_nobody_waits_for_any_more_ends(
-    make_driver, make_spec, image, registry, logged_in, api, eventually
-):
+async def test_a_pull_that_nobody_waits_for_any_more_ends(make_driver, make_spec, image, registry, logged_in, api):
     driver = make_driver(environ=logged_in)
     registry.proxy.rate = 500_000
     start = asyncio.create_task(driver.start(make_spec(image=image), lambda step: None))
@@ -145,7 +144,7 @@ async def test_a_pull_that_nobody_waits_for_any_more_ends(
         await asyncio.sleep(1)
         return registry.proxy.replied == before
 
-    await eventually(quiet_registry)
+    await until(quiet_registry)
     assert api.images(image) == []
 
 
@@ -241,7 +240,8 @@ async def test_a_pull_that_waits_for_its_turn_has_not_stalled_and_events_need_no
 async def test_a_pull_that_waits_for_the_engines_slots_or_for_a_whole_block_has_not_stalled(
     make_driver, make_spec, registry, logged_in, docker_host, api, containerd
 ):
-    """The classic store fetches three layers at a time, of all pulls together: the last shows no byte while the first go on.
+    """The classic store fetches three layers at a time, of all pulls together: the last shows no byte while the first
+    go on.
 
     containerd's fetches all at once and shows whole blocks: none shows a byte until nearly all are there.
     """

@@ -1,7 +1,7 @@
 """Pulls as an engine 28.5 told them that keeps its images with containerd: recorded there, played here.
 
-Each line of a file is the time in seconds and what the engine sent; only its drawn bars were left out. An image index is
-told as the one image of it that is pulled. Layers of 3 MB (nine layers: 1 MB) came at 3 MB/s (1.5 MB/s).
+Each line of a file is the time in seconds and what the engine sent; only its drawn bars were left out. An image index
+is told as the one image of it that is pulled. Layers of 3 MB (nine layers: 1 MB) came at 3 MB/s (1.5 MB/s).
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import SessionState
 
@@ -42,7 +43,8 @@ async def test_a_session_whose_wake_was_refused_sleeps_on_and_keeps_its_files(ma
 
 
 async def test_a_session_that_a_reboot_stopped_sleeps_on_after_a_refused_wake(make_driver, odd, spec, quiet, api):
-    """The engine writes the failure of a start over the exit code of the run before, by which alone it is taken for asleep."""
+    """The engine writes the failure of a start over the exit code of the run before, by which alone it is taken for
+    asleep."""
     driver = make_driver(odd=odd)
     await driver.start(spec, quiet)
     run(api, spec, "sh", "-c", "echo kept > /tmp/file")
@@ -56,9 +58,7 @@ async def test_a_session_that_a_reboot_stopped_sleeps_on_after_a_refused_wake(ma
     assert run(api, spec, "cat", "/tmp/file") == b"kept\n"
 
 
-async def test_a_session_that_ended_by_itself_and_was_refused_stays_failed(
-    make_driver, odd, make_spec, quiet, eventually
-):
+async def test_a_session_that_ended_by_itself_and_was_refused_stays_failed(make_driver, odd, make_spec, quiet):
     driver = make_driver(odd=odd)
     spec = make_spec(environment={"MODE": "crash", "AFTER": "1"})
     await driver.start(spec, quiet)
@@ -66,7 +66,7 @@ async def test_a_session_that_ended_by_itself_and_was_refused_stays_failed(
     async def failed():
         return (await driver.inspect(spec.session_id)).state is SessionState.FAILED
 
-    await eventually(failed)
+    await until(failed)
     odd.refuse(START, 500, FULL, times=1)
     with pytest.raises(CommandFailed, match="start_failed"):
         await driver.wake(spec.session_id, quiet)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.errors import CommandFailed, LeaseLost, SessionNotFound
 from streamspace_agent.faults import Injected
 from streamspace_agent.runtime import ReadyCheck, SessionState
@@ -23,7 +24,7 @@ async def greeting(driver, spec):
 
 
 @pytest.fixture
-def runs(eventually):
+def runs():
     """`await runs(driver, spec)`: until that driver sees it run, started by another."""
 
     async def wait(driver, spec):
@@ -31,7 +32,7 @@ def runs(eventually):
             found = await driver.inspect(spec.session_id)
             return found is not None and found.state is SessionState.RUNNING
 
-        await eventually(seen)
+        await until(seen)
 
     return wait
 
@@ -104,9 +105,7 @@ async def test_an_absent_session_neither_sleeps_nor_wakes(driver, spec, quiet):
     ("ended_with", "state"),
     [("SIGKILL", SessionState.HIBERNATED), ("SIGTERM", SessionState.HIBERNATED), ("crash", SessionState.FAILED)],
 )
-async def test_an_end_that_nobody_saw_is_judged_by_its_exit_code(
-    driver, make_spec, quiet, api, eventually, ended_with, state
-):
+async def test_an_end_that_nobody_saw_is_judged_by_its_exit_code(driver, make_spec, quiet, api, ended_with, state):
     """As after a reboot: no agent was there to see it."""
     spec = make_spec(environment={"MODE": "crash", "AFTER": "3"} if ended_with == "crash" else {})
     await driver.start(spec, quiet)
@@ -117,7 +116,7 @@ async def test_an_end_that_nobody_saw_is_judged_by_its_exit_code(
         found = await driver.inspect(spec.session_id)
         return found if found.state is not SessionState.RUNNING else None
 
-    found = await eventually(ended)
+    found = await until(ended)
     assert found.state is state
     if state is SessionState.FAILED:
         assert "exit code 3" in found.reason
@@ -136,9 +135,7 @@ async def test_a_mark_is_about_one_run_only(driver, spec, quiet, api):
     assert found.reason, "not the sleep that a user asked for"
 
 
-async def test_a_dead_session_cannot_hibernate_and_is_made_anew_on_its_volume(
-    driver, make_spec, quiet, api, eventually
-):
+async def test_a_dead_session_cannot_hibernate_and_is_made_anew_on_its_volume(driver, make_spec, quiet, api):
     spec = make_spec(environment={"MODE": "crash", "AFTER": "2"})
     await driver.start(spec, quiet)
     run(api, spec, "sh", "-c", "echo kept > /home/user/file")
@@ -146,7 +143,7 @@ async def test_a_dead_session_cannot_hibernate_and_is_made_anew_on_its_volume(
     async def failed():
         return (await driver.inspect(spec.session_id)).state is SessionState.FAILED
 
-    await eventually(failed)
+    await until(failed)
     with pytest.raises(CommandFailed, match="not_running"):
         await driver.hibernate(spec.session_id)
     before = (await driver.inspect(spec.session_id)).details["containerId"]

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lab.until import until
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import Mount
 
@@ -44,7 +45,10 @@ def built(api, tiny_image, run_label):
         api.remove_image(tag, force=True)
 
 
-ACCOUNTS = "USER 0\nRUN printf 'root:x:0:0::/:/bin/sh\\nabc:x:911:912::/:/bin/sh\\n' > /etc/passwd; printf 'root:x:0:\\nusers:x:100:abc\\n' > /etc/group"
+ACCOUNTS = (
+    "USER 0\nRUN printf 'root:x:0:0::/:/bin/sh\\nabc:x:911:912::/:/bin/sh\\n' > /etc/passwd; printf "
+    "'root:x:0:\\nusers:x:100:abc\\n' > /etc/group"
+)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ async def test_where_the_engine_lists_volumes_slowly_nobody_waits_for_that(make_
 
 
 async def test_volumes_of_an_earlier_container_go_too_however_slow_the_engine_lists_them(
-    make_driver, odd, make_spec, quiet, api, eventually
+    make_driver, odd, make_spec, quiet, api
 ):
     odd.delay(LIST, 2.0)
     driver = make_driver(odd=odd)
@@ -126,7 +130,7 @@ async def test_volumes_of_an_earlier_container_go_too_however_slow_the_engine_li
     async def gone():
         return not await asyncio.to_thread(volumes, api, one)
 
-    await eventually(gone)
+    await until(gone)
 
 
 async def test_volumes_of_a_session_that_was_stopped_before_are_gone_when_the_stop_is_done(

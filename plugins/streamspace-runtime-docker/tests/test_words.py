@@ -34,25 +34,40 @@ EXITED = Found("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="20
         ("something new", "pull_failed"),
         # What an engine says that keeps its images with containerd.
         (
-            'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to http://r/v2/x/manifests/9: 429 Too Many Requests',
+            (
+                'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to '
+                "http://r/v2/x/manifests/9: 429 Too Many Requests"
+            ),
             "pull_rate_limited",
         ),
         (
-            'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to http://r/v2/x/manifests/9: 403 Forbidden',
+            (
+                'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to '
+                "http://r/v2/x/manifests/9: 403 Forbidden"
+            ),
             "pull_denied",
         ),
         (
-            'failed to resolve reference "r/x:9": pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials',
+            (
+                'failed to resolve reference "r/x:9": pull access denied, repository does not exist or may '
+                "require authorization: authorization failed: no basic auth credentials"
+            ),
             "pull_denied",
         ),
         ('failed to resolve reference "r/x:9": r/x:9: not found', "image_not_found"),
         ("short read: expected 3002106 bytes but got 1117808: unexpected EOF", "registry_unreachable"),
         (
-            'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": tls: first record does not look like a TLS handshake',
+            (
+                'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": '
+                "tls: first record does not look like a TLS handshake"
+            ),
             "registry_unreachable",
         ),
         (
-            'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": dial tcp: lookup r on 10.0.0.1:53: no such host',
+            (
+                'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": '
+                "dial tcp: lookup r on 10.0.0.1:53: no such host"
+            ),
             "registry_unreachable",
         ),
     ],

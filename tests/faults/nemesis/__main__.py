@@ -1,4 +1,5 @@
-"""ROUNDS rounds of faults on each backend, the last line one JSON object. BACKENDS=file,redis,swarm chooses; FAULTS=TEXT picks by name."""
+"""ROUNDS rounds of faults on each backend, the last line one JSON object. BACKENDS=file,redis,swarm chooses;
+FAULTS=TEXT picks by name."""
 
 import asyncio
 import itertools
@@ -45,7 +46,8 @@ async def torment(backend, folder, total):
                 odd += 1
                 happened += f", expected: {fault.expect}"
             say(
-                f"{backend} {number + 1}/{ROUNDS}  {fault.name}: {happened}; {len(stage.tenures())} tenures, {sum(map(len, broken.values()))} violations"
+                f"{backend} {number + 1}/{ROUNDS}  {fault.name}: {happened}; {len(stage.tenures())} tenures, "
+                f"{sum(map(len, broken.values()))} violations"
             )
             for text in [line for lines in broken.values() for line in lines][:10]:
                 say(f"    {text}")

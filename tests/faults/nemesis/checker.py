@@ -63,7 +63,8 @@ def overlaps(all_tenures):
             found.append(f"{tenure.instance} in epoch {tenure.epoch} does not say, or says twice, when it began")
         if before and tenure.begin < before.end:
             found.append(
-                f"{tenure.instance} acted in epoch {tenure.epoch} {before.end - tenure.begin:.3f} s before {before.instance} had to stop in epoch {before.epoch}"
+                f"{tenure.instance} acted in epoch {tenure.epoch} {before.end - tenure.begin:.3f} s before "
+                f"{before.instance} had to stop in epoch {before.epoch}"
             )
         if before is None or tenure.end > before.end:
             before = tenure
@@ -91,7 +92,8 @@ def late_work(all_tenures, work):
         newer = [begin for epoch, begin in begins if epoch > item["epoch"] and begin < item["boottime"]]
         if newer:
             found.append(
-                f"{item['event']} of command {item['command']} in epoch {item['epoch']}, {item['boottime'] - min(newer):.3f} s after a newer one began"
+                f"{item['event']} of command {item['command']} in epoch {item['epoch']}, "
+                f"{item['boottime'] - min(newer):.3f} s after a newer one began"
             )
     return found
 
@@ -116,7 +118,8 @@ class Commands:
     twice: list
     """Done to the end twice, or answered in two different ways."""
     undelivered: list
-    """The control plane wrote them to a connection behind which nobody read any more; it never sends a command again."""
+    """The control plane wrote them to a connection behind which nobody read any more; it never sends a command
+    again."""
 
 
 def commands(sent, events, work):

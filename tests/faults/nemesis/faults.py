@@ -17,8 +17,8 @@ async def nothing(stage):
 class Fault:
     """`inject` and `heal` take the stage, whose `leader` is who led when the round began.
 
-    With `lasts`, it is healed after so many seconds, however it went; without, once another leads. `quick` ones are in every test run.
-    """
+    With `lasts`, it is healed after so many seconds, however it went; without, once another leads. `quick` ones are in
+    every test run."""
 
     name: str
     expect: str
@@ -61,7 +61,8 @@ def freeze(seconds, expect, **more):
 
 
 async def crowd_and_hand_over(stage):
-    """They take turns, a twentieth of a second each, until a standby, which cannot stand at first, has its turn and keeps it."""
+    """They take turns, a twentieth of a second each, until a standby, which cannot stand at first, has its turn and
+    keeps it."""
     await stage.crowd(5, 10)
     for replica in stage.standbys:
         replica.signal(signal.SIGSTOP)

@@ -1,4 +1,5 @@
-"""Three replicas as containers of one engine, with one Redis: the engine can certify that a leader's container has died."""
+"""Three replicas as containers of one engine, with one Redis: the engine can certify that a leader's container has
+died."""
 
 import asyncio
 

@@ -162,8 +162,8 @@ def agents_clock(seconds):
 
 
 def redis_clock(seconds):
-    """What a step of the server's wall clock does to its keys: each TTL is so much shorter or longer. (Debian's redis-server
-    does not start under libfaketime.)"""
+    """What a step of the server's wall clock does to its keys: each TTL is so much shorter or longer. (Debian's
+    redis-server does not start under libfaketime.)"""
 
     async def inject(stage):
         with stage.admin() as admin:

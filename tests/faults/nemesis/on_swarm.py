@@ -94,8 +94,8 @@ class SwarmStage(Stage):
         )
 
     async def steady(self):
-        """And the Swarm is: where a manager was away, the managers choose their own leader anew, which takes 10 to 20 s in which nothing
-        can be written. That is a fault of its own, not to be mixed into the next one's figures.
+        """And the Swarm is: where a manager was away, the managers choose their own leader anew, which takes 10 to 20
+        s in which nothing can be written. That is a fault of its own, not to be mixed into the next one's figures.
         """
         calm_since = None
         async with asyncio.timeout(2 * SETTLE):
@@ -253,8 +253,8 @@ async def wipe_labels(stage):
 
 
 async def _update(stage, change, **parameters):
-    """As the docker command does: read, change, write; sent again, as an operator would, when the leader's label came in
-    between or the Swarm was just choosing its own leader."""
+    """As the docker command does: read, change, write; sent again, as an operator would, when the leader's label came
+    in between or the Swarm was just choosing its own leader."""
     async with asyncio.timeout(SETTLE):
         while True:
             try:

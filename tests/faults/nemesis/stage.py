@@ -256,7 +256,10 @@ class Stage:
         store = self.plane.hub.store
         store.flush()
         said = store.row(
-            "SELECT type, payload FROM events WHERE agent_id = ? AND type IN ('connected', 'heartbeat') ORDER BY seq DESC LIMIT 1",
+            (
+                "SELECT type, payload FROM events WHERE agent_id = ? AND type IN ('connected', 'heartbeat') ORDER "
+                "BY seq DESC LIMIT 1"
+            ),
             self.agent_id,
         )
         return said["payload"]["epoch"] if said and said["type"] == "heartbeat" else 0
@@ -284,7 +287,10 @@ class Stage:
         now = boottime()
         shown = [f"{r.name}: {'alive' if r.alive else 'dead'} {r.instance}" for r in self.replicas]
         logs = "\n".join(f"--- {r.name}\n{r.log[-4000:]}" for r in self.replicas)
-        return f"connected epoch {self.connected_epoch()}; {shown}; {[(t.instance, t.epoch, t.end - now) for t in self.tenures()[-3:]]}\n{logs}"
+        return (
+            f"connected epoch {self.connected_epoch()}; {shown}; "
+            f"{[(t.instance, t.epoch, t.end - now) for t in self.tenures()[-3:]]}\n{logs}"
+        )
 
     @property
     def standbys(self):

@@ -58,7 +58,8 @@ class Visitor:
 
     def _heard(self, message):
         # Chromium drops its connections when an interface of a container comes or goes; the page connects again.
-        # noVNC waits for a picture to be drawn before it reads on, and complains of the rest if it was ended meanwhile (rfb.js: _onFlush).
+        # noVNC waits for a picture to be drawn before it reads on, and complains of the rest if it was ended meanwhile
+        # (rfb.js: _onFlush).
         # With the deployed relay an agent ends a viewer by a message type that there is not.
         harmless = "ERR_NETWORK_CHANGED", "Got data while disconnected", "Unexpected server message (type 127)"
         if any(words in message.text for words in harmless):

@@ -50,7 +50,8 @@ async def clicks_the_terminal(page):
 
 
 async def types(visitor, client, command, file, expected):
-    """Type a command into the terminal, once: what it writes into `file` shows that each key arrived, once, in order."""
+    """Type a command into the terminal, once: what it writes into `file` shows that each key arrived, once, in
+    order."""
     await sees_the_prompt(visitor)
     await clicks_the_terminal(visitor.page)
     await visitor.page.keyboard.type(f"{command} > {file}", delay=20)

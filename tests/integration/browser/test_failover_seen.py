@@ -39,5 +39,6 @@ async def test_the_work_on_a_desktop_goes_on_when_its_leader_is_killed(
     # The very same shell: what it was told before is still known there.
     await types(visitor, docker_client, "echo still known: $SEEN", "/tmp/second", "still known: before")
     assert (await plane.session(NAME))["state"] == "running"
-    # The new leader ends what the old one left half-finished, which may be the page's next try; noVNC tells the console.
+    # The new leader ends what the old one left half-finished, which may be the page's next try; noVNC tells the
+    # console.
     visitor.forget("the session was interrupted)")

@@ -8,8 +8,9 @@ from tests.integration.browser.puppet import Puppet
 LISTEN = """() => {
   window.heard = [];
   const region = document.querySelector("#running").parentElement.querySelector("[role=status]");
-  new MutationObserver(() => heard.push(region.textContent)).observe(region, {childList: true, characterData: true, subtree: true});
-}"""
+  new MutationObserver(() => heard.push(region.textContent)).observe(region, {childList: true, characterData: true,
+  subtree: true});
+  }"""
 
 
 async def test_the_focus_stays_with_a_session_through_its_states_and_each_is_said_once(plane, agent_id, visit):

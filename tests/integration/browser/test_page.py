@@ -183,7 +183,8 @@ async def test_a_bar_shows_how_far_the_pull_of_an_image_is(plane, agent, visit, 
                 shown := await card(home)
                 .locator("progress")
                 .evaluate_all(
-                    "bars => bars.filter(bar => bar.checkVisibility()).map(bar => [bar.position, bar.parentNode.innerText])"
+                    "bars => bars.filter(bar => bar.checkVisibility()).map(bar => [bar.position, "
+                    "bar.parentNode.innerText])"
                 )
             ):
                 positions.append(shown[0][0])

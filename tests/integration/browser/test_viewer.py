@@ -79,7 +79,10 @@ async def test_a_desktop_that_hangs_is_told_after_a_while_and_can_be_tried_again
     container = docker_client.containers.get(f"streamspace-{NAME}")
 
     def to_the_server(signal):
-        kill = f'for task in /proc/[0-9]*; do case $(cat $task/comm) in Xvnc|Xtigervnc) kill -{signal} "${{task#/proc/}}"; esac; done'
+        kill = (
+            f"for task in /proc/[0-9]*; do case $(cat $task/comm) in Xvnc|Xtigervnc) kill -{signal} "
+            f'"${{task#/proc/}}"; esac; done'
+        )
         assert container.exec_run(["sh", "-c", kill]).exit_code == 0
 
     to_the_server("STOP")
@@ -182,5 +185,6 @@ async def test_a_browser_without_full_screen_is_not_offered_it_and_the_desktop_h
     await visitor.page.reload()
     await sees_the_desktop(visitor)
     await expect(visitor.page.get_by_role("button", name="Full screen")).to_have_count(0)
-    # A picture that the torn-off page left in the relay's queue is the next one's first message, which then tries again.
+    # A picture that the torn-off page left in the relay's queue is the next one's first message, which then tries
+    # again.
     visitor.forget("Invalid server version")

@@ -68,7 +68,8 @@ async def sees_the_desktop(page, timeout):
 
 
 async def loads(page, load):
-    """Load the page once, and again only where Chromium dropped its connections because a container's interface came or went."""
+    """Load the page once, and again only where Chromium dropped its connections because a container's interface came
+    or went."""
     changed = []
     page.on("requestfailed", lambda request: changed.append("ERR_NETWORK_CHANGED" in (request.failure or "")))
     for _ in range(5):

@@ -16,7 +16,10 @@ PAGE = b"HTTP/1.1 200 OK\r\n" + HTML + b"<p>its own page"
 
 def own(status, text):
     """As the agent's gateway answers for itself."""
-    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: "
+        f"no-store\r\nConnection: close\r\n\r\n"
+    )
     return f"{head}{text}\n".encode()
 
 

@@ -23,7 +23,8 @@ DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
 
 @pytest.fixture(scope="module", autouse=True)
 def commands_are_noted(request):
-    """Which commands of the README this module's tests were handed; what is run once more alone adds to the run before."""
+    """Which commands of the README this module's tests were handed; what is run once more alone adds to the run
+    before."""
     cache, name = request.config.cache, f"readme/{request.module.__name__}"
     readme.handed_out.clear()
     readme.handed_out.update(cache.get(name, []) if request.config.option.lf else [])
@@ -51,7 +52,8 @@ async def key(plane, agent_id):
 
 @pytest.fixture
 def hand_over(tmp_path):
-    """Put a secret where the documented commands put it, but for the folder: `hand_over("key", text)` returns its path inside."""
+    """Put a secret where the documented commands put it, but for the folder: `hand_over("key", text)` returns its path
+    inside."""
     folder = tmp_path / "etc-streamspace"
     folder.mkdir()
 
@@ -83,7 +85,8 @@ def exported(plane, docker_host, agent_id, built_image, key, hand_over):
 
 @pytest.fixture
 async def compose(exported, engine, docker_host, agent_id, swept):
-    """`compose("docker-compose.standalone.yaml", version, AGENT_ID=...)`; every project is taken down at the end, volumes too."""
+    """`compose("docker-compose.standalone.yaml", version, AGENT_ID=...)`; every project is taken down at the end,
+    volumes too."""
     made = []
 
     def make(file, version="v1", **more):
@@ -156,7 +159,8 @@ def other_host(boot, swept):
 def uninstall(host):
     host.ask("systemctl stop 'docker-agent*'")
     host.run(
-        "systemctl reset-failed; rm -rf /etc/systemd/system/docker-agent* /etc/systemd/system/*/docker-agent* /etc/streamspace"
+        "systemctl reset-failed; rm -rf"
+        " /etc/systemd/system/docker-agent* /etc/systemd/system/*/docker-agent* /etc/streamspace"
         " /etc/credstore /run/streamspace /var/lib/streamspace /var/lib/private/streamspace /usr/local/bin/docker-agent"
         f" {DEPLOYMENTS_THERE}/docker-agent"
     )

@@ -1,5 +1,5 @@
-"""The commands of deployments/README.md, for the tests to run. What is handed out is noted: each module of RUN_BY ends with a
-test that demands all its lines, and tests/docs that every line has its module, or in NOT_RUN its reason."""
+"""The commands of deployments/README.md, for the tests to run. What is handed out is noted: each module of RUN_BY ends
+with a test that demands all its lines, and tests/docs that every line has its module, or in NOT_RUN its reason."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,17 @@ RUN_BY = {
     "test_image": r"^(make image|docker build) ?",
     "test_systemd": r"systemctl|journalctl|systemd|credstore|docker-agent\.env|/usr/local/bin/docker-agent|"
     r"^sudo (docker-agent|mkdir) |^(cp|cat|getent) ",
-    "test_swarm_removal": r"^docker (stack|secret|config) rm streamspace|^while |label=streamspace.agent=docker-agent-prod|agent-state ",
+    "test_swarm_removal": (
+        r"^docker (stack|secret|config) rm streamspace|^while "
+        r"|label=streamspace.agent=docker-agent-prod|agent-state "
+    ),
     "test_hosts": r"iptables|^BRIDGE=|^docker (service (rollback|scale \S+=2))",
     "test_swarm": r"^docker (swarm|stack|service|secret|config) |^docker exec .*swarm.service.name",
     "test_secrets": r"redis-url|^redis-cli |--force-recreate|=5$",
-    "test_compose": r"^(docker-compose|cd compose|install|sudo install|for |sleep |done|docker (stop|exec|ps|network|volume) )",
+    "test_compose": (
+        r"^(docker-compose|cd compose|install|sudo install|for |sleep |done|docker "
+        r"(stop|exec|ps|network|volume) )"
+    ),
 }
 """The module that has to run a line is the first whose pattern is in it."""
 

@@ -32,8 +32,8 @@ async def until_taken_over(plane, agent_id, kill, timeout=30.0):
 
 
 async def killed_until_taken_over_within(plane, agent_id, seconds, leader, kills=3):
-    """Kill the containers that `leader` gives, up to three, until one is replaced in the time that election.md grants; a busy
-    machine may be late once. All times are printed."""
+    """Kill the containers that `leader` gives, up to three, until one is replaced in the time that election.md grants;
+    a busy machine may be late once. All times are printed."""
     took = []
     while len(took) < kills and min(took, default=seconds + 1) > seconds:
         took.append(await until_taken_over(plane, agent_id, (await leader()).kill))

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import time
 
 from docker.errors import APIError
 
+from lab.until import until
 from tests.integration.deployments import readme
 
 SERVICE = "streamspace-agent_docker-agent"
@@ -32,17 +32,9 @@ async def deploy(run, folder, key, line=""):
     await run((line or readme.command("docker stack deploy")).replace(" streamspace-agent", stack))
 
 
-async def until(look, what, timeout=90.0):
+async def found(look, what, timeout=90.0):
     """What `look` finds, once it finds something; managers that elect their own leader do not answer meanwhile."""
-    deadline, error = time.monotonic() + timeout, None
-    while True:
-        try:
-            if found := await asyncio.to_thread(look):
-                return found
-        except APIError as refused:
-            error = refused
-        assert time.monotonic() < deadline, f"{what}: not within {timeout} s; {error}"
-        await asyncio.sleep(0.1)
+    return await until(lambda: asyncio.to_thread(look), what, timeout=timeout, tolerate=(APIError,))
 
 
 def containers(client):

@@ -1,4 +1,5 @@
-"""A host that systemd runs: a container with a real systemd as its first process, on the machine's network and engine."""
+"""A host that systemd runs: a container with a real systemd as its first process, on the machine's network and
+engine."""
 
 import asyncio
 import io

@@ -82,7 +82,8 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
 
 
 async def test_another_project_of_the_same_agent_joins_its_replicas(compose, plane, agent_id):
-    """As one gets that follows the first commands, and then keeps the settings in a folder or under a name of another kind."""
+    """As one gets that follows the first commands, and then keeps the settings in a folder or under a name of another
+    kind."""
     project, other = compose(HA[0]), compose(HA[0], "v2")
     await project.up()
     instance, _ = await project.leader()

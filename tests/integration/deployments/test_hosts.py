@@ -162,12 +162,12 @@ class TestSwarm:
 
         before = (await plane.events())[-1]["seq"]
         await run(f"docker service update --detach --image {newer} {stack.SERVICE}")
-        await stack.until(lambda: stack.update_state(manager) == "completed", "the update", 120)
+        await stack.found(lambda: stack.update_state(manager) == "completed", "the update", 120)
         second = await one_leader_of(three, newer, first.epoch)
         print(f"longest time without a leader in an update: {await longest_gap(plane, agent_id, before):.2f} s")
 
         await run(readme.command("docker service rollback").replace("rollback", "rollback --detach"))
-        await stack.until(lambda: stack.update_state(manager) == "rollback_completed", "the rollback by hand", 120)
+        await stack.found(lambda: stack.update_state(manager) == "rollback_completed", "the rollback by hand", 120)
         await one_leader_of(three, built_image, second.epoch)
 
         await three.lead_on(first.host)
@@ -188,11 +188,11 @@ class TestSwarm:
                 nodes = stack.running(manager)
                 return len(nodes) == 3 and {*nodes} == managers
 
-            await stack.until(moved, "all replicas on the managers")
+            await stack.found(moved, "all replicas on the managers")
             constraints = "--constraint-rm 'node.role == manager' --constraint-add 'node.role == worker'"
             wrong = f"--image {tagged(three, built_image)} {constraints}"
             await run(f"docker service update --detach {wrong} {stack.SERVICE}", on=before.host)
-            await stack.until(lambda: stack.update_state(manager) == "rollback_completed", "the rollback", 120)
+            await stack.found(lambda: stack.update_state(manager) == "rollback_completed", "the rollback", 120)
             said = await run(f"docker service logs --raw {stack.SERVICE} 2>&1", on=before.host)
             lines = [line for line in said.splitlines() if line.startswith("docker-agent: ")]
             assert {line.partition(": add the placement constraint")[0] for line in lines} == {
@@ -202,7 +202,7 @@ class TestSwarm:
             assert "Traceback" not in said
         finally:
             await run(f"docker node promote {three.nodes[worker]}", on=before.host)
-            await stack.until(lambda: three.clients[worker].info()["Swarm"]["ControlAvailable"], "three managers")
+            await stack.found(lambda: three.clients[worker].info()["Swarm"]["ControlAvailable"], "three managers")
         await one_leader_of(three, built_image, before.epoch)
 
 
@@ -222,7 +222,7 @@ async def test_what_sessions_are_not_to_reach_on_their_host_can_be_closed(three,
         def seen():
             return other.exec_run(["busybox", "timeout", "3", "busybox", "nc", host.address, port])[1]
 
-        await stack.until(lambda: seen().startswith(b"RFB"), "the other's screen, through the host's address")
+        await stack.found(lambda: seen().startswith(b"RFB"), "the other's screen, through the host's address")
         close = readme.block("iptables").replace("sudo ", "").replace(" streamspace)", f" {name})")
         await three.runner()(f"ip netns exec {host.name} sh -ec '{close.replace(chr(39), chr(34))}'", on=host)
         assert seen() == b""
@@ -369,7 +369,7 @@ class TestRedis:
         assert (await plane.session("kept"))["state"] == "running"
 
         await projects[first]("up", "-d", "--no-recreate")
-        await stack.until(lambda: len(projects[first].containers()) == 1, "the standby")
+        await stack.found(lambda: len(projects[first].containers()) == 1, "the standby")
         await until_standby(projects[first])
         container = projects[second].containers()[0]
         frozen = await scenario.until_taken_over(plane, agent_id, container.pause)

@@ -34,8 +34,8 @@ RESTARTS = 6
 
 
 async def is_calm(project, timeout=90.0):
-    """No container that cannot start spins: Docker waits 0.1 s before its first new start, and before each next one twice that;
-    it begins anew after a run of 10 s, which a process takes to its end where the machine is very busy."""
+    """No container that cannot start spins: Docker waits 0.1 s before its first new start, and before each next one
+    twice that; it begins anew after a run of 10 s, which a process takes to its end where the machine is very busy."""
     waits, began, due, deadline = {}, {}, {}, time.monotonic() + timeout
     while not waits or min(max(each) for each in waits.values()) < RESTARTS:
         assert time.monotonic() < deadline, f"no {RESTARTS} starts of each: {waits}"

@@ -8,7 +8,6 @@ import trustme
 
 from tests.integration.deployments import readme, scenario, stack
 from tests.integration.deployments.compose import CommandFailed
-from tests.integration.deployments.stack import until
 
 
 @pytest.mark.timeout(300)
@@ -32,7 +31,7 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
     def labels():
         return stack.service(manager).attrs["Spec"]["Labels"]
 
-    await until(lambda: labels().get(f"{label}.epoch") == str(epoch), "the leader in the service's labels")
+    await stack.found(lambda: labels().get(f"{label}.epoch") == str(epoch), "the leader in the service's labels")
     container = stack.container_of(manager, instance)
     shown = json.loads(await swarm(readme.command("docker service inspect")))
     lease = await swarm(readme.command("docker config inspect").replace("docker-agent-prod", agent_id))
@@ -48,28 +47,28 @@ async def test_a_stack_elects_one_leader_and_survives_its_death_scaling_and_a_fa
     assert "FATAL" not in await swarm(readme.command("docker exec", "swarm.service.name", "docker-agent check"))
 
     async def leader():
-        await until(lambda: len(stack.running(manager)) == 3, "three replicas")
-        ((instance, _),) = await until(lambda: stack.leaders(manager), "a leader")
+        await stack.found(lambda: len(stack.running(manager)) == 3, "three replicas")
+        ((instance, _),) = await stack.found(lambda: stack.leaders(manager), "a leader")
         return stack.container_of(manager, instance)
 
     await scenario.killed_until_taken_over_within(plane, agent_id, 1.0, leader)
-    ((successor, _),) = await until(lambda: stack.leaders(manager), "a leader")
+    ((successor, _),) = await stack.found(lambda: stack.leaders(manager), "a leader")
     assert successor != instance
 
     await swarm(readme.command("docker service scale").replace("scale", "scale --detach").replace("=5", "=4"))
-    await until(lambda: len(stack.running(manager)) == 4, "four replicas")
+    await stack.found(lambda: len(stack.running(manager)) == 4, "four replicas")
 
     # An image without the agent: the first new task fails, and Swarm goes back.
     await swarm(f"docker service update --detach --image {tiny_image} {stack.SERVICE}")
 
-    await until(lambda: stack.update_state(manager) == "rollback_completed", "the rollback")
+    await stack.found(lambda: stack.update_state(manager) == "rollback_completed", "the rollback")
     assert stack.image(manager) == built_image
-    assert len(await until(lambda: stack.leaders(manager), "a leader")) == 1
+    assert len(await stack.found(lambda: stack.leaders(manager), "a leader")) == 1
 
     assert manager.api.inspect_container(f"streamspace-{agent_id}")["State"]["StartedAt"] == began
     await scenario.still_controllable(plane, agent_id)
     await swarm(readme.command("docker stack rm"))
-    await until(lambda: not manager.api.containers(all=True), "no container left")
+    await stack.found(lambda: not manager.api.containers(all=True), "no container left")
 
 
 async def test_a_stack_without_agent_id_or_without_the_secret_is_refused_in_a_line(swarm):

@@ -72,7 +72,8 @@ ON_REDIS = {"ENABLE_HA": "true", "LEADER_ELECTION_BACKEND": "redis"}
 
 
 async def killed(host, plane, agent_id, unit, *, and_stopped=False):
-    """Seconds from `systemctl kill -s KILL` until the control plane has accepted another connection; one clock tells both."""
+    """Seconds from `systemctl kill -s KILL` until the control plane has accepted another connection; one clock tells
+    both."""
     after = (await plane.events())[-1]["seq"]
     said = []
     command = f"date +%s.%N; systemctl kill -s KILL {unit}" + (f"; systemctl stop {unit}" if and_stopped else "")

@@ -49,7 +49,8 @@ class ThreeHosts:
             yield
 
     def lose(self, host) -> None:
-        """Nothing of it can be reached any more, and it reaches nobody: connections hang, as those of a lost host do."""
+        """Nothing of it can be reached any more, and it reaches nobody: connections hang, as those of a lost host
+        do."""
         self.hosts.cut(host)
         for proxy in self.ways[host]:
             proxy.stalled = True
@@ -81,7 +82,7 @@ class ThreeHosts:
                 if not re.search("out of sequence|does not have a leader|DeadlineExceeded", str(error)):
                     raise
             # A new leader's label came first, or the managers elect their own: an operator, too, sends it again.
-            await stack.until(self.swarm_leader, "a manager that leads")
+            await stack.found(self.swarm_leader, "a manager that leads")
             return await call("sh", "-c", command, environ=own, cwd=FOLDER.parent)
 
         return run
@@ -98,7 +99,7 @@ class ThreeHosts:
 
     async def leader(self, *besides, timeout=60.0):
         """The only one, once there is one."""
-        (one,) = await stack.until(lambda: self.leaders(*besides), "a leader", timeout)
+        (one,) = await stack.found(lambda: self.leaders(*besides), "a leader", timeout)
         return one
 
     async def steady(self, replicas=3):
@@ -109,7 +110,7 @@ class ThreeHosts:
             states = [container.attrs["State"]["Health"]["Status"] for container in found]
             return states == ["healthy"] * replicas and len(stack.running(self.clients[self.all[0]])) == replicas
 
-        await stack.until(healthy, f"{replicas} healthy replicas", 120)
+        await stack.found(healthy, f"{replicas} healthy replicas", 120)
         return await self.leader()
 
     async def lead_on(self, host, *besides):
@@ -120,7 +121,7 @@ class ThreeHosts:
                 return leader
             client = self.clients[leader.host]
             await asyncio.to_thread(stack.container_of(client, leader.instance).kill)
-            await stack.until(
+            await stack.found(
                 lambda old=leader: [one for one in self.leaders(*besides) if one.epoch > old.epoch], "the next leader"
             )
         raise AssertionError(f"no leader on {host.name}")

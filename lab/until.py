@@ -1,0 +1,79 @@
+"""Waiting for something that sends no event: another process's doing, a server's state, a log."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIMEOUT = 30.0
+EVERY = 0.01  # seconds between two looks
+
+
+class NeverCameTrueError(AssertionError):
+    """The condition did not hold within the time given."""
+
+
+async def until(
+    condition: Callable[[], Any],
+    what: str | Callable[[], str] = "",
+    *,
+    timeout: float = TIMEOUT,
+    every: float = EVERY,
+    tolerate: tuple[type[Exception], ...] = (),
+) -> Any:
+    """Call ``condition``, and await what it returns where that can be awaited, until the result is true; return the
+    result.
+
+    ``what`` says what is waited for, or returns it (a log, say); by default that is the condition's own source line. An
+    exception of ``tolerate`` counts as false. The time limit also ends an awaited condition that hangs.
+    """
+    last: object = None
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            while True:
+                try:
+                    last = condition()
+                    if inspect.isawaitable(last):
+                        last = await last
+                    if last:
+                        return last
+                except tolerate as error:
+                    last = error
+                await asyncio.sleep(every)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise NeverCameTrueError(_message(condition, what, timeout, last)) from error
+
+
+def until_sync(
+    condition: Callable[[], Any],
+    what: str | Callable[[], str] = "",
+    *,
+    timeout: float = TIMEOUT,
+    every: float = EVERY,
+) -> Any:
+    """The same without an event loop."""
+    deadline = time.monotonic() + timeout
+    while not (last := condition()):
+        if time.monotonic() > deadline:
+            raise NeverCameTrueError(_message(condition, what, timeout, last))
+        time.sleep(every)
+    return last
+
+
+def _message(condition: Callable[[], Any], what: str | Callable[[], str], timeout: float, last: object) -> str:
+    named = what() if callable(what) else what or _source(condition)
+    return f"waited {timeout:g} s in vain for: {named}\nlast result: {last!r}"
+
+
+def _source(condition: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except (OSError, TypeError):
+        return repr(condition)
