@@ -1,4 +1,4 @@
-"""The elector's parts one by one: the lease's arithmetic, the watch, the guard, the identity."""
+"""The elector's parts one by one: the lease's arithmetic, the watch, the watchdog, the identity."""
 
 import asyncio
 import math
@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamspace_agent.election import Grant, Record, Timing
-from streamspace_agent.election.guard import DEAD_AFTER, TICK, Guard
 from streamspace_agent.election.identity import Identity, container_id
 from streamspace_agent.election.lease import Ending, Lease
-from streamspace_agent.election.watch import Opening, Watch
+from streamspace_agent.election.takeover import GainReason, RecordWatch
+from streamspace_agent.election.watchdog import DEAD_AFTER, TICK, Watchdog
 from streamspace_agent.errors import EXIT_LEADERSHIP, LeaseLost
 
 TIMED = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
@@ -121,62 +121,66 @@ async def test_the_end_is_told_at_the_deadline_even_if_the_elector_is_stuck(cloc
 
 
 def test_a_record_is_watched_from_the_moment_that_its_last_change_was_seen():
-    watch = Watch("me.", 5.0)
+    watch = RecordWatch("me.", 5.0)
     watch.see(record(sequence=1), 100.0)
     watch.see(record(sequence=2), 104.0)
     watch.see(record(sequence=2), 106.0)
-    assert watch.opening(109.04) is None
-    assert watch.opening(109.06) is Opening.RAN_OUT
+    assert watch.free_because(109.04) is None
+    assert watch.free_because(109.06) is GainReason.RAN_OUT
 
 
 @pytest.mark.parametrize(
     "change", [{"sequence": 2}, {"sequence": 0}, {"epoch": 10}, {"nonce": "o.1"}, {"revision": "2"}, {"lease_ms": 5001}]
 )
 def test_any_change_of_the_record_starts_the_watch_anew(change):
-    watch = Watch("me.", 5.0)
+    watch = RecordWatch("me.", 5.0)
     watch.see(record(), 100.0)
     assert watch.see(record(**change), 104.9)
-    assert watch.opening(105.2) is None
+    assert watch.free_because(105.2) is None
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 4.0), st.booleans()), min_size=1, max_size=30))
 def test_a_record_is_never_free_before_a_whole_lease_after_its_last_change(steps):
-    watch, now, sequence, changed_at = Watch("me.", 5.0), 0.0, 1, 0.0
+    watch, now, sequence, changed_at = RecordWatch("me.", 5.0), 0.0, 1, 0.0
     watch.see(record(sequence=sequence), now)
     for pause, renewed in steps:
         now += pause
         if renewed:
             sequence, changed_at = sequence + 1, now
         watch.see(record(sequence=sequence), now)
-        assert (watch.opening(now) is Opening.RAN_OUT) == (now - changed_at >= 5.05)
+        assert (watch.free_because(now) is GainReason.RAN_OUT) == (now - changed_at >= 5.05)
 
 
 def test_before_the_first_look_nothing_is_free():
-    assert Watch("me.", 5.0).opening(math.inf) is None
-    assert Watch("me.", None).opening(math.inf) is None
+    assert RecordWatch("me.", 5.0).free_because(math.inf) is None
+    assert RecordWatch("me.", None).free_because(math.inf) is None
 
 
 def test_only_a_proof_of_death_counts_not_a_proof_of_life_or_none():
-    watch = Watch("me.", 5.0)
+    watch = RecordWatch("me.", 5.0)
     watch.see(record(), 100.0)
-    assert [watch.opening(100.0, dead=dead) for dead in (None, False, True)] == [None, None, Opening.CERTIFIED_DEATH]
+    assert [watch.free_because(100.0, dead=dead) for dead in (None, False, True)] == [
+        None,
+        None,
+        GainReason.CERTIFIED_DEATH,
+    ]
 
 
 def test_a_released_record_and_ones_own_are_free_at_once():
-    watch = Watch("me.", 5.0)
+    watch = RecordWatch("me.", 5.0)
     watch.see(record(released=True), 100.0)
-    assert watch.opening(100.0) is Opening.RELEASED
+    assert watch.free_because(100.0) is GainReason.RELEASED
     watch.see(record(nonce="me.3"), 100.0)
-    assert watch.opening(100.0) is Opening.OWN
+    assert watch.free_because(100.0) is GainReason.OWN
     watch.see(record(nonce="mean.3"), 100.0)
-    assert watch.opening(100.0) is None
+    assert watch.free_because(100.0) is None
 
 
 def test_a_record_that_names_no_lease_is_watched_for_our_own():
-    watch = Watch("me.", 5.0)
+    watch = RecordWatch("me.", 5.0)
     watch.see(record(lease_ms=0), 100.0)
-    assert watch.opening(105.0) is None
-    assert watch.opening(105.1) is Opening.RAN_OUT
+    assert watch.free_because(105.0) is None
+    assert watch.free_because(105.1) is GainReason.RAN_OUT
 
 
 @pytest.fixture
@@ -184,78 +188,78 @@ def exits():
     return []
 
 
-def guarded(clock, exits, lease, grace=0.5, length=5.0):
-    guard = Guard(clock, length, grace, exits.append)
-    guard.watch(lease)
-    return guard
+def watched(clock, exits, lease, grace=0.5, length=5.0):
+    watchdog = Watchdog(clock, length, grace, exits.append)
+    watchdog.watch(lease)
+    return watchdog
 
 
 def test_the_guard_ends_the_process_only_after_the_grace_and_only_once(clock, exits, lease):
-    guard = guarded(clock, exits, lease)
+    watchdog = watched(clock, exits, lease)
     lease.end(Ending.TAKEN, "gone")
-    assert guard.check() == pytest.approx(TICK)
+    assert watchdog.check() == pytest.approx(TICK)
     clock.time += 0.49
-    guard.check()
+    watchdog.check()
     assert exits == []
     clock.time += 0.02
-    guard.check()
-    guard.check()
+    watchdog.check()
+    watchdog.check()
     assert exits == [EXIT_LEADERSHIP]
 
 
 def test_the_guard_lets_a_process_live_whose_work_has_stopped(clock, exits, lease):
-    guard = guarded(clock, exits, lease)
+    watchdog = watched(clock, exits, lease)
     lease.end(Ending.TAKEN, "gone")
-    guard.dismiss(lease)
+    watchdog.dismiss(lease)
     clock.time += 10
-    assert guard.check() is None
+    assert watchdog.check() is None
     assert exits == []
 
 
 def test_after_a_suspend_the_lease_is_invalid_at_once_and_the_grace_begins_then(clock, exits, lease):
-    guard = guarded(clock, exits, lease)
+    watchdog = watched(clock, exits, lease)
     clock.time += 3600
     assert not lease.valid()
-    guard.check()
+    watchdog.check()
     assert exits == []
     clock.time += 0.51
-    guard.check()
+    watchdog.check()
     assert exits == [EXIT_LEADERSHIP]
 
 
 def test_a_silent_main_loop_stops_renewals_after_half_a_lease_and_a_beat_resumes_them(clock, exits, lease):
-    guard = guarded(clock, exits, lease)
+    watchdog = watched(clock, exits, lease)
     for _ in range(9):
         clock.time += TICK
-        guard.check()
-    assert not guard.silent
+        watchdog.check()
+    assert not watchdog.silent
     clock.time += TICK
-    guard.check()
-    assert guard.silent
-    guard.beat()
-    guard.check()
-    assert not guard.silent
+    watchdog.check()
+    assert watchdog.silent
+    watchdog.beat()
+    watchdog.check()
+    assert not watchdog.silent
 
 
 def test_time_in_which_the_whole_process_stood_still_is_not_held_against_the_main_loop(clock, exits):
     lease = Lease(Grant(record()), UNTIMED, clock.now(), clock)
-    guard = guarded(clock, exits, lease, length=None)
+    watchdog = watched(clock, exits, lease, length=None)
     clock.time += 3600  # SIGSTOP: nobody else can have got a kernel lock meanwhile
-    guard.check()
+    watchdog.check()
     assert lease.valid()
-    assert guard.silence <= 2 * TICK
+    assert watchdog.silence <= 2 * TICK
 
 
 def test_a_dead_main_loop_ends_even_a_lease_without_a_clock(clock, exits):
     lease = Lease(Grant(record()), UNTIMED, clock.now(), clock)
-    guard = guarded(clock, exits, lease, length=None)
+    watchdog = watched(clock, exits, lease, length=None)
     for _ in range(int(DEAD_AFTER / TICK)):
         assert exits == []
         clock.time += TICK
-        guard.check()
+        watchdog.check()
     assert lease.ending is Ending.MAIN_LOOP_DEAD
     clock.time += 0.5
-    guard.check()
+    watchdog.check()
     assert exits == [EXIT_LEADERSHIP]
 
 

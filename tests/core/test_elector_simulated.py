@@ -8,10 +8,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from streamspace_agent.election import Guarantee, Timing
-from streamspace_agent.election.campaign import Campaign
+from streamspace_agent.election.acquisition import Acquisition
 from streamspace_agent.election.lease import Ending, Lease
 from streamspace_agent.election.status import Role
-from streamspace_agent.election.watch import Watch
+from streamspace_agent.election.takeover import RecordWatch
 from streamspace_agent.errors import EXIT_LEADERSHIP
 from streamspace_agent.testing.simulator import Overlap, World
 from streamspace_agent.testing.virtual import run
@@ -89,7 +89,7 @@ def test_a_leader_that_renews_leads_for_ever():
     async def scenario(world):
         leader, _ = await settled(world)
         await asyncio.sleep(1200)
-        return world.leaders == [leader.name], leader.replica.status().renewals_late
+        return world.leaders == [leader.name], leader.candidate.status().renewals_late
 
     assert simulate(scenario) == (True, 0)
 
@@ -135,12 +135,12 @@ def test_a_hold_off_ends_when_another_one_has_led():
     assert simulate(scenario) < 5.6
 
 
-def test_a_firm_hold_off_lasts_whoever_has_led_meanwhile():
+def test_a_hold_off_until_it_expires_lasts_whoever_has_led_meanwhile():
     """Replicas that fail alike at once after they were elected do not chase each other."""
 
     async def scenario(world):
         leader, others = await settled(world, names="ab")
-        leader.hold_off, leader.firm = 60.0, True
+        leader.hold_off, leader.until_expired = 60.0, True
         leader.ask_to_resign()
         await next_leader(world, leader.name)
         await asyncio.sleep(3)
@@ -186,7 +186,7 @@ def test_a_leader_cut_off_from_the_store_stops_before_the_next_one_starts():
         leader, _ = await settled(world)
         leader.link.cut = True
         await next_leader(world, leader.name)
-        return leader.reasons, leader.replica.status().lost[Ending.RAN_OUT], leader.exits
+        return leader.reasons, leader.candidate.status().lost[Ending.RAN_OUT], leader.exits
 
     reasons, ran_out, exits = simulate(scenario)
     assert len(reasons) == ran_out == 1
@@ -270,7 +270,7 @@ def test_a_store_down_for_longer_ends_the_lease_and_one_leads_again_when_it_is_b
         for replica in [leader, *others]:
             replica.link.refuse = False
         await asyncio.sleep(7)
-        return led, len(world.leaders), leader.replica.status().store_errors > 0
+        return led, len(world.leaders), leader.candidate.status().store_errors > 0
 
     assert simulate(scenario) == ([], 1, True)
 
@@ -300,7 +300,7 @@ def test_renewals_that_arrive_without_an_answer_do_not_prolong_the_lease_here():
 def test_a_lost_answer_to_an_acquisition_is_cleared_up_by_the_same_replica():
     async def scenario(world):
         one = world.add("a", REDIS)
-        backend = one.replica._store.backend
+        backend = one.candidate._backend._backend
         real = backend.acquire
 
         async def lost(me, seen):
@@ -394,7 +394,7 @@ def test_a_replica_whose_release_was_lost_may_lead_again_without_waiting():
         await asyncio.sleep(1.5)
         leader.link.refuse = False
         await asyncio.sleep(1.5)
-        return world.leaders, leader.lease.epoch > first, leader.replica.status().gained["own"]
+        return world.leaders, leader.lease.epoch > first, leader.candidate.status().gained["own"]
 
     assert simulate(scenario) == (["a"], True, 1)
 
@@ -422,7 +422,7 @@ def test_a_store_that_refuses_every_call_is_not_hammered():
 def test_the_status_tells_who_leads_and_why():
     async def scenario(world):
         leader, others = await settled(world, names="ab")
-        return leader.name, leader.replica.status(), others[0].replica.status(), leader.lease.epoch
+        return leader.name, leader.candidate.status(), others[0].candidate.status(), leader.lease.epoch
 
     name, mine, theirs, epoch = simulate(scenario)
     assert (mine.role, mine.leader, mine.epoch) == (Role.LEADER, name, epoch)
@@ -506,11 +506,11 @@ class Mutants:
 
     @staticmethod
     def waiting_skipped(patch):
-        patch.setattr(Watch, "remaining", lambda watch, now: 0.0)
+        patch.setattr(RecordWatch, "remaining", lambda watch, now: 0.0)
 
     @staticmethod
     def watch_counted_from_the_first_sight_of_the_holder(patch):
-        real = Watch.see
+        real = RecordWatch.see
 
         def see(watch, record, now):
             same = record is not None and record.same_tenure(watch.record)
@@ -520,20 +520,22 @@ class Mutants:
                 watch._since = since
             return changed
 
-        patch.setattr(Watch, "see", see)
+        patch.setattr(RecordWatch, "see", see)
 
     @staticmethod
     def epoch_not_raised(patch):
-        real = Campaign._acquire
+        real = Acquisition._acquire
 
-        async def acquire(campaign, seen):
-            asked_at, grant = await real(campaign, seen)
+        async def acquire(acquisition, seen):
+            asked_at, grant = await real(acquisition, seen)
             if grant:
                 object.__setattr__(grant.record, "epoch", 7)
             return asked_at, grant
 
-        patch.setattr(Campaign, "_acquire", acquire)
-        patch.setattr(Campaign, "_see", lambda campaign, record: campaign._watch.see(record, campaign._clock.now()))
+        patch.setattr(Acquisition, "_acquire", acquire)
+        patch.setattr(
+            Acquisition, "_see", lambda acquisition, record: acquisition._watch.see(record, acquisition._clock.now())
+        )
 
 
 async def tight(world):

@@ -34,4 +34,6 @@ async def test_an_agent_alone_speaks_of_no_store_and_no_waiting(caplog):
     lease = await elector.lead()
     await elector.resign(lease, "test ends")
     await elector.aclose()
-    assert caplog.messages[0].endswith(f"leads agent agent-1 now, epoch {lease.epoch}: it runs alone (ENABLE_HA=false)")
+    assert caplog.messages[0].endswith(
+        f"gained leadership of agent-1 (epoch {lease.epoch}): it runs alone (ENABLE_HA=false)"
+    )

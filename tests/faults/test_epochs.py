@@ -23,7 +23,7 @@ def use(journal, epoch):
 
 
 def times_led(agent, agent_id):
-    return agent.log.count(f" leads agent {agent_id} now")
+    return agent.log.count(f" gained leadership of {agent_id} ")
 
 
 async def test_an_agent_leads_above_the_epochs_that_its_journal_has_seen(make_agent, plane, agent_id, journal):

@@ -180,7 +180,7 @@ async def test_a_new_leader_on_a_full_disk_gives_leadership_back_and_leads_once_
     assert time.monotonic() - begun < 8
     (small_disk / "filler").unlink()
     await until(lambda: time.monotonic() - begun > 12, timeout=20)
-    assert standby.log.count(f" leads agent {agent_id} now") == 1
+    assert standby.log.count(f" gained leadership of {agent_id} ") == 1
     assert await other.terminate() == 0
     await plane.wait_agent(agent_id)
     await plane.wait_command(command, timeout=60)

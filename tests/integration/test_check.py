@@ -353,7 +353,7 @@ async def test_a_leader_on_this_host_that_is_frozen_is_fatal_and_named(report, t
         await agent.start()
         try:
             async with asyncio.timeout(30):
-                while f" leads agent {AGENT} now" not in agent.log:
+                while f" gained leadership of {AGENT} " not in agent.log:
                     await asyncio.sleep(0.05)
             agent.signal(signal.SIGSTOP)
             finding = (await report("ws://127.0.0.1:9", **shared)).of("election")[-1]

@@ -253,7 +253,7 @@ class Agent:
             raise
         finally:
             self._tenure = None
-            await self._elector.resign(lease, reason, hold_off=hold_off, firm=firm)
+            await self._elector.resign(lease, reason, hold_off=hold_off, until_expired=firm)
             logs.set_epoch(None)
 
     def _brief_pause(self, lease: Lease, began: float, reason: str) -> float:

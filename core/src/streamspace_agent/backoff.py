@@ -8,13 +8,23 @@ import random
 
 
 class Backoff:
-    """``healthy_after`` in seconds: how long something must have worked for its failures to be forgotten."""
+    """``healthy_after`` in seconds: how long something must have worked for its failures to be forgotten.
+
+    ``least`` is the smallest delay as a share of the longest, for callers that must never retry at once.
+    """
 
     def __init__(
-        self, *, base: float = 0.4, cap: float = 30.0, healthy_after: float = 60.0, rng: random.Random | None = None
+        self,
+        *,
+        base: float = 0.4,
+        cap: float = 30.0,
+        healthy_after: float = 60.0,
+        least: float = 0.0,
+        rng: random.Random | None = None,
     ) -> None:
         self._base = base
         self._cap = cap
+        self._least = least
         self._healthy_after = healthy_after
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self.failures = 0
@@ -39,4 +49,4 @@ class Backoff:
         self._worked = False
         ceiling = min(self._cap, self._base * 2.0**exponent)
         self.failures += 1
-        return self._rng.uniform(0, ceiling)
+        return self._rng.uniform(self._least * ceiling, ceiling)

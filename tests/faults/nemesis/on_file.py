@@ -83,7 +83,7 @@ async def thaw_after_the_alarm(stage):
     told = await asyncio.to_thread(_status, stage)
     await thaw(stage)
     for replica in stage.standbys:
-        assert f"{stage.leader.instance} leads agent {stage.agent_id}" in replica.log
+        assert f"{stage.leader.instance} leads {stage.agent_id} (epoch" in replica.log
         assert "has shown no sign of life" in replica.log
     alarms = [document for document in told if "has shown no sign of life" in " ".join(document.get("problems", []))]
     assert len(alarms) == len(stage.standbys)

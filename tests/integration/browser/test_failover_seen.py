@@ -28,7 +28,7 @@ async def test_the_work_on_a_desktop_goes_on_when_its_leader_is_killed(
         await plane.wait_agent(agent_id)
     visitor = await visit(await starts_the_desktop(plane))
     await types(visitor, docker_client, "export SEEN=before; echo $SEEN", "/tmp/first", "before")
-    leader = next(replica for replica in replicas if "leads agent" in replica.log)
+    leader = next(replica for replica in replicas if "gained leadership" in replica.log)
     epoch = (await plane.events(type="heartbeat"))[-1]["payload"]["epoch"]
     leader.signal(signal.SIGKILL)
     async with asyncio.timeout(30):

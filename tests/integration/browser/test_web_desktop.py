@@ -105,7 +105,7 @@ async def test_a_person_types_into_a_web_desktop_and_goes_on_after_a_takeover_wi
     page = await (await chromium.new_context()).new_page()
     await loads(page, lambda: page.goto(address(plane)))
     await types(page, container, "export SEEN=before; echo $SEEN", "/tmp/first", "before")
-    leader = next(replica for replica in replicas if "leads agent" in replica.log)
+    leader = next(replica for replica in replicas if "gained leadership" in replica.log)
     leader.signal(signal.SIGKILL)
     await expect(page.locator("html")).not_to_have_class(re.compile("noVNC_connected"), timeout=20_000)
     other = next(replica for replica in replicas if replica is not leader)

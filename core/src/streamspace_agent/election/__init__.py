@@ -1,9 +1,9 @@
 """The contract between the core and an election backend.
 
-The core owns all timing (:mod:`streamspace_agent.election.elector`); a backend only makes atomic steps on its store and tells
-three outcomes apart: yes, no (:exc:`~streamspace_agent.errors.LeaseLost`, or :class:`Held`), and cannot tell
-(:exc:`~streamspace_agent.errors.BackendUnavailable`). Answering "no" for "cannot tell" costs a working leader its
-lease; answering "yes" for it makes two leaders.
+The core owns all timing (:mod:`streamspace_agent.election.elector`). A backend only makes atomic steps on its store and
+reports one of three outcomes: yes, no (:exc:`~streamspace_agent.errors.LeaseLost`, or :class:`Held`), or unknown
+(:exc:`~streamspace_agent.errors.BackendUnavailable`). "No" for an unknown outcome costs a working leader its lease;
+"yes" for an unknown outcome makes two leaders.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 class Problem:
     """A finding of a preflight or of ``docker-agent check``.
 
-    ``fatal`` problems do not heal by waiting (a worker instead of a manager, a lock file on NFS); the others are
+    ``fatal`` problems do not go away by waiting (a worker instead of a manager, a lock file on NFS); the others are
     warnings. ``message`` says what is wrong, ``fix`` what to do; both name the variable concerned.
     """
 
@@ -27,21 +27,21 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A lease's numbers in seconds (sources: the table of defaults in the election documentation of each backend).
+    """The timing of a lease, in seconds. Each backend's documentation says where its defaults come from.
 
-    * ``lease``: how long a record that nobody renews keeps others out; a watcher counts it on its own clock, 1 % long. None
-      where the store itself ends a lease with the process (a kernel lock): then ``renew_every`` is how often the holder
-      checks that it still holds what it thinks it holds.
-    * ``renew_every``: from one renewal to the next. A standby looks :data:`~streamspace_agent.election.campaign.LOOKS_PER_RENEWAL`
-      times in it.
-    * ``call_timeout``: after so long the core cancels a call. Also how long a call may block its thread.
-    * ``margin``: a leader stops acting so long before its lease is over, counted from when its last confirmed renewal was *sent*,
-      on a clock taken to be 1 % slow: what was begun until then has so long to come to its end.
+    * ``lease``: how long a record that nobody renews keeps others out. A standby counts it on its own clock, 1 % long.
+      None where the store itself ends a lease with the process (a kernel lock): then ``renew_every`` is how often the
+      holder checks that it still holds the lock.
+    * ``renew_every``: from one renewal to the next. A standby observes the record
+      :data:`~streamspace_agent.election.acquisition.OBSERVATIONS_PER_RENEWAL` times in it.
+    * ``call_timeout``: the core cancels a call after this time. A call may also block its thread for as long.
+    * ``margin``: a leader stops acting this long before its lease ends, so that what it has begun can finish. Counted
+      from when its last confirmed renewal was *sent*, on a clock that may be 1 % slow.
 
-    :func:`streamspace_agent.election.timing.scaled` makes them of ``LEASE_DURATION`` and ``LEASE_PROFILE``;
-    :func:`streamspace_agent.election.timing.check` refuses them unless ``factor`` renewals, each as slow as allowed, fit into
-    ``lease - margin``. A factor of 2 rides out one renewal that is lost, the least that the suite accepts; take 3 where
-    answers are lost now and then though the store is well (packets of a network, a server that restarts).
+    :func:`streamspace_agent.election.timing.scaled` computes them from ``LEASE_DURATION`` and ``LEASE_PROFILE``;
+    :func:`streamspace_agent.election.timing.check` refuses them unless ``factor`` renewals, each as slow as allowed,
+    fit into ``lease - margin``. A factor of 2 survives the loss of one renewal and is the least that the suite accepts;
+    use 3 where a healthy store loses answers now and then (network packets, a server that restarts).
     """
 
     lease: float | None
@@ -65,11 +65,12 @@ class Guarantee(Enum):
 class Candidate:
     """Who asks for the lease.
 
-    ``instance`` is readable and unique among live replicas; ``nonce`` is new for every process start and every wish
-    to lead; ``host``
-    and ``container_id`` (full id, or empty outside a container) let another replica look the holder up.
-    ``lease`` is this replica's own lease in seconds, or None. ``epoch_floor`` is what the new epoch must exceed:
-    the highest epoch this replica has ever seen or the wall clock in ms, whichever is larger.
+    * ``instance``: readable, and unique among live replicas
+    * ``nonce``: new for every process start and for every attempt to become leader
+    * ``host``, ``container_id`` (full id, or empty outside a container): let another replica look the holder up
+    * ``lease``: this replica's own lease in seconds, or None
+    * ``epoch_floor``: the new epoch must exceed it. The highest epoch that this replica has ever seen or the wall clock
+      in ms, whichever is larger
     """
 
     agent_id: str
@@ -83,12 +84,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the store says of the lease.
+    """What the store says about the lease.
 
-    ``sequence`` rises with every renewal; ``lease_ms`` is the *holder's* lease in milliseconds (0: it ends by
-    itself); ``released`` says that the holder gave it up and stopped before it said so. ``revision`` is opaque
-    to the core: the backend compares it in :meth:`ElectionBackend.acquire` to see that nothing has changed since.
-    ``since`` is wall-clock text for people only.
+    * ``sequence``: rises with every renewal
+    * ``lease_ms``: the *holder's* lease in milliseconds; 0 if it ends by itself
+    * ``released``: the holder has stopped and then released the lease
+    * ``revision``: opaque to the core; :meth:`ElectionBackend.acquire` compares it to see that nothing has changed
+    * ``since``: wall-clock text for people only
     """
 
     agent_id: str
@@ -104,13 +106,13 @@ class Record:
     revision: str = ""
 
     def same_tenure(self, other: "Record | None") -> bool:
-        """The same holder in the same epoch, renewed or not."""
+        """Whether both show the same holder in the same epoch, renewed or not."""
         return other is not None and (self.nonce, self.epoch) == (other.nonce, other.epoch)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The lease is ours: ``record`` as written. ``token`` is the backend's own (a descriptor, a version)."""
+    """The lease was granted: ``record`` as written. ``token`` is the backend's own (a descriptor, a version)."""
 
     record: Record
     token: object = None
@@ -118,7 +120,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The lease is somebody else's, or the store changed under us: ``record`` is what stands there now."""
+    """The lease was not granted: ``record`` is what the store shows now, another holder's or a changed one."""
 
     record: Record | None
 
@@ -128,17 +130,18 @@ class ElectionBackend(ABC):
 
     Every method is called from the elector's own event loop and thread, one at a time except that
     :meth:`wait_change` may run beside :meth:`observe` and :meth:`holder_is_dead`. Each is given
-    ``timing.call_timeout`` by the core, :meth:`wait_change` its own timeout; :meth:`preflight` 5 s, or ``call_timeout`` where
-    that is longer. Any exception but those named counts as "cannot tell".
+    ``timing.call_timeout`` by the core, :meth:`wait_change` its own timeout; :meth:`preflight` 5 s, or ``call_timeout``
+    where that is longer. Any exception but those named counts as an unknown outcome.
 
-    Cancellation is prompt: the call ends at once, with the CancelledError and whatever the store does, and begins nothing more.
-    A client library that retries, says goodbye to a silent server or turns a cancellation into an error of its own must be
-    kept from it, for the core cancels when there is no time left. The backend stays usable, and the next call may
-    find the cancelled one done or not done. A call may block its thread for ``call_timeout`` at most, :meth:`wait_change` not at all.
+    Cancellation is prompt: the core cancels when there is no time left. The call ends at once, with CancelledError,
+    whatever the store does, and begins nothing more. Keep a client library from retrying, from waiting for a silent
+    server to close, and from turning the cancellation into an error of its own. The backend stays usable, and the next
+    call may find the cancelled one done or not done. A call may block its thread for ``call_timeout`` at most,
+    :meth:`wait_change` not at all.
 
-    Names are as long as the store must be able to keep: an agent id has 3 to 100 letters, digits, dots, dashes and
-    underscores, in which case counts; an instance has up to 100 characters, a nonce up to 40, a host 64, a container id 64; epochs are
-    milliseconds of Unix time and need 64 bits.
+    The store must be able to keep names of this length: an agent id has 3 to 100 letters, digits, dots, dashes and
+    underscores, and is case-sensitive; an instance has up to 100 characters, a nonce up to 40, a host 64, a container
+    id 64. Epochs are milliseconds of Unix time and need 64 bits.
     """
 
     name: ClassVar[str]
@@ -153,74 +156,74 @@ class ElectionBackend(ABC):
     async def preflight(self) -> list[Problem]:
         """Check that the store can carry a lease at all. Called at start and by ``docker-agent check``.
 
-        Must change nothing and create nothing, neither a file nor a table: ``docker-agent check`` runs it as root, perhaps, whose
-        file the agent could not open. Raise ``BackendUnavailable`` when the store cannot be reached (it may heal), with a
-        message that names the variable: ``check`` shows it as it is.
+        Must change nothing and create nothing, neither a file nor a table: ``docker-agent check`` may run it as root,
+        and the agent could not open root's file. Raise ``BackendUnavailable`` when the store cannot be reached now,
+        with a message that names the variable: ``check`` shows it as it is.
         """
 
     @abstractmethod
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         """Take the lease in one atomic step if the store still shows exactly ``seen``.
 
-        ``seen`` is what the core has observed and found free to take (released, certified dead, run out by the
-        core's own watch), or None for a store without a record. A store that ends leases by itself (flock) takes the lock if it
-        can and ignores ``seen``. The new epoch is ``max(stored epoch, me.epoch_floor) + 1``.
-        Returns :class:`Grant`, or :class:`Held` when another record stands there. Raises ``BackendUnavailable``
-        when the outcome is unknown: the lease may have been taken, and the same call again by the same nonce
-        must then return the Grant. Raises ``PreflightError`` for what time does not heal: the agent ends with it.
+        ``seen`` is what the core has observed and found free to take (released, holder certified dead, or run out while
+        the core watched), or None for a store without a record. A store that ends leases by itself (flock) takes the
+        lock if it can and ignores ``seen``. The new epoch is ``max(stored epoch, me.epoch_floor) + 1``.
+        Returns :class:`Grant`, or :class:`Held` when the store shows another record. Raises ``BackendUnavailable``
+        when the outcome is unknown: the lease may have been taken, and the same call again with the same nonce must
+        then return the Grant. Raises ``PreflightError`` for what waiting cannot mend: the agent exits with it.
         """
 
     @abstractmethod
     async def renew(self, grant: Grant) -> Grant:
-        """Extend the lease in one atomic step if it is still this grant's. Called every ``timing.renew_every``.
+        """Extend the lease in one atomic step if this grant still holds it. Called every ``timing.renew_every``.
 
         Returns the grant to renew next. Raises ``LeaseLost`` when the store shows another holder, another
-        epoch or no record; ``BackendUnavailable`` when it cannot tell. Must never write over another's record.
+        epoch or no record; ``BackendUnavailable`` when the outcome is unknown. Must never overwrite another's record.
         """
 
     @abstractmethod
     async def release(self, grant: Grant) -> None:
-        """Give the lease up, if it is still this grant's, and wake the waiters. Called after all work stopped.
+        """Release the lease if this grant still holds it, and wake the waiters. Called after all work has stopped.
 
-        The record stays, marked released, so that the epoch is not forgotten. Releasing what is lost already is
-        not an error. Raises ``BackendUnavailable`` when the store did not confirm.
+        The record stays, marked as released, so that the epoch is not forgotten. Releasing a lost lease is no error.
+        Raises ``BackendUnavailable`` when the store did not confirm.
         """
 
     @abstractmethod
     async def observe(self) -> Record | None:
-        """What stands in the store now; None when there is no record. Raises ``BackendUnavailable``.
+        """Return the store's record, None when there is none. Raises ``BackendUnavailable``.
 
-        Creates nothing, as :meth:`preflight`. A store that is not there yet has no record; one that cannot be reached has
-        not said so.
+        Creates nothing, like :meth:`preflight`. A store that does not exist yet has no record; for one that cannot be
+        reached, the outcome is unknown.
         """
 
     @abstractmethod
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         """Return when the store may differ from ``record``, at the latest after ``timeout`` seconds.
 
-        A store that pushes returns at once on a change; one that cannot may poll or sleep. Changes to wake for are a release
-        and a takeover; a renewal need not wake anybody, since the core looks several times between two of them. Early returns
-        are allowed, busy loops are not. Never holds up a look beside it.
+        A store that pushes returns at once on a change; one that cannot may poll or sleep. A release and a takeover must
+        wake a waiter; a renewal need not, since the core observes several times between two renewals. Early returns
+        are allowed, busy loops are not. Must not delay an :meth:`observe` that runs beside it.
         """
 
     async def holder_is_dead(self, record: Record) -> Literal[True, False] | None:
-        """Is the record's holder proved dead (True), proved alive (False), or cannot tell (None, the default)?
+        """Whether the record's holder is proved dead (True), proved alive (False), or neither (None, the default).
 
-        True is a promise that the process will never act again: absence of a sign of life is no proof.
+        True is a promise that the process will never act again: a missing sign of life proves nothing.
         """
         del record
         return None
 
     async def fence(self, record: Record) -> str:
-        """End the record's holder for good, and say how in a few words; "" (the default) if that was not done.
+        """End the record's holder for good and say how in a few words; return "" (the default) if that was not done.
 
-        Asked for now and then while the holder has been silent for 10 s and the store, which ends a lease with its process, keeps
-        it in place. Only where the operator has allowed it, and only a holder that is *proved* frozen: a silent one
-        may be at work all the same (its disk is full). Any exception is logged.
+        Called repeatedly once the holder has been silent for 10 s, where the store ends a lease with its process and so
+        keeps the holder in place. Act only where the operator has allowed it, and only against a holder that is
+        *proved* frozen: a silent one may still be working (its disk is full). Any exception is logged.
         """
         del record
         return ""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Free the client. Does not release the lease. Called once, last."""
+        """Close the client. Does not release the lease. Called once, last."""

@@ -1,4 +1,4 @@
-"""The right to act, as a deadline that is asked anew before every side effect; never a flag."""
+"""The right to act: a deadline that is read before every side effect, never a flag."""
 
 import asyncio
 import math
@@ -11,12 +11,12 @@ from streamspace_agent.election import Grant, Record, Timing
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.units import format_seconds
 
-# Two clocks may run apart by 1 % each: a holder counts its lease 1 % short, a watcher 1 % long. Crystals are better
-# by three orders of magnitude; what the rest pays for is virtual machines and time-keeping daemons that slew.
+# Two clocks may be off by 1 % each: a holder counts its lease 1 % short, a watcher 1 % long. Crystals are better by
+# three orders of magnitude; the rest allows for virtual machines and for time-keeping daemons that slew.
 RATE_ERROR = 0.01
 
-# How long a waiter sleeps before it looks at the clock again: timers stand still while the host is suspended.
-GLANCE = 0.25
+# Seconds before a waiter reads the clock again: timers stand still while the host is suspended.
+RECHECK = 0.25
 
 
 class Ending(StrEnum):
@@ -24,7 +24,7 @@ class Ending(StrEnum):
 
     RESIGNED = "resigned"
     TAKEN = "taken"
-    """The store says that it is not ours any more."""
+    """The store says that this replica no longer holds it."""
     RAN_OUT = "ran_out"
     """No renewal was confirmed in time."""
     MAIN_LOOP_DEAD = "main_loop_dead"
@@ -32,14 +32,14 @@ class Ending(StrEnum):
 
 
 class Lease:
-    """One leadership, from a grant to its end. Safe to read from every thread; a reading costs under a microsecond.
+    """One leadership, from a grant to its end. Safe to read from every thread, in under a microsecond.
 
     Valid until ``time before sending + 0.99 x lease - margin``, counted from the last request that the store
-    confirmed. Once over it never comes back.
+    confirmed. Once over, it never becomes valid again.
     """
 
     def __init__(self, grant: Grant, timing: Timing, asked_at: float, clock: Clock, *, follows: int = 0) -> None:
-        """``follows`` is the epoch of the leadership before, 0 where the store holds none."""
+        """``follows`` is the epoch of the previous leadership, 0 where the store holds none."""
         self.epoch = grant.record.epoch
         self.follows = follows
         self.began = clock.now()
@@ -77,42 +77,42 @@ class Lease:
 
     @property
     def over(self) -> bool:
-        """Ended, and said so; a lease past its deadline is not valid even before that."""
+        """Whether it was ended. A lease past its deadline is invalid even before that."""
         return self.ending is not None
 
     def valid(self) -> bool:
-        """May this replica act right now?"""
+        """Whether this replica may act right now."""
         return self.ending is None and self._clock.now() < self._deadline
 
     def fresh(self) -> bool:
-        """May new work be begun? Not when half the lease went by without a renewal."""
+        """Whether new work may begin: not when half the lease has passed without a renewal."""
         half = math.inf if self._timing.lease is None else self._timing.lease / 2
         return self.valid() and self._clock.now() - self._asked_at < half
 
     def require(self) -> None:
         """Raise :exc:`LeaseLost` unless this replica may act right now."""
         if not self.valid():
-            raise LeaseLost(f"epoch {self.epoch} does not lead any more: {self.reason}")
+            raise LeaseLost(f"epoch {self.epoch} no longer leads: {self.reason}")
 
     @property
     def reason(self) -> str:
-        """Why it ended, in a sentence; what would be said now if it has not."""
+        """Why it ended, for people; before the end, why it would end now."""
         if self._end.done():
             return self._end.result()
         return f"no renewal was confirmed for {format_seconds(self._clock.now() - self._asked_at)}"
 
     async def ended(self) -> str:
-        """Return the reason once the lease is over. Looks at the clock itself, so that not even a dead elector delays it."""
+        """Return the reason once the lease is over. Reads the clock itself, so that a dead elector cannot delay it."""
         end = asyncio.wrap_future(self._end)
         while not self.lapse():
-            wait = min(GLANCE, max(0.0, self._deadline - self._clock.now()))
+            wait = min(RECHECK, max(0.0, self._deadline - self._clock.now()))
             await asyncio.wait([end], timeout=wait)  # unlike wait_for, cancels nothing
         return self._end.result()
 
-    # The elector's side.
+    # For the elector only.
 
     def extend(self, grant: Grant, asked_at: float) -> bool:
-        """Take a confirmed renewal into account; False if it came too late to matter."""
+        """Move the deadline on after a confirmed renewal; False if that came too late."""
         with self._lock:
             if self.ending is not None or self._clock.now() >= self._deadline:
                 return False
@@ -121,7 +121,7 @@ class Lease:
             return True
 
     def end(self, ending: Ending, reason: str) -> bool:
-        """End it now; False if it had ended before, with the first reason kept."""
+        """End it now; False if it had ended before. The first reason counts."""
         with self._lock:
             if self.ending is not None:
                 return False
@@ -131,7 +131,7 @@ class Lease:
         return True
 
     def lapse(self) -> bool:
-        """End it if its deadline has passed. True if it is over, for this or another reason."""
+        """End it if its deadline has passed. True if it is over, for whatever reason."""
         if self.ending is None and self._clock.now() >= self._deadline:
             self.end(Ending.RAN_OUT, self.reason)
         return self._end.done()

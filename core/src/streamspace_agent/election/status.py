@@ -1,4 +1,4 @@
-"""What the elector tells of itself: for logs, ``docker-agent status --json`` and the metrics."""
+"""What the elector reports about itself: for ``docker-agent status --json`` and the metrics."""
 
 import math
 import threading
@@ -10,27 +10,30 @@ from enum import StrEnum
 from streamspace_agent.clock import Clock
 from streamspace_agent.election import Record
 from streamspace_agent.election.lease import Ending, Lease
-from streamspace_agent.election.watch import Opening
+from streamspace_agent.election.takeover import GainReason
 
 SILENCE_ALARM = 10.0
-"""Seconds without a sign of a leader that a kernel lock keeps in place after which it is worth an alarm (election
-documentation, section 4)."""
+"""Seconds without a sign of life after which a leader that a kernel lock keeps in place is worth an alarm."""
 
 
 class Role(StrEnum):
     IDLE = "idle"
-    """Not asked to lead: the agent is starting, or stopping."""
+    """Not standing for election: the agent is starting, or stopping."""
     STANDBY = "standby"
     LEADER = "leader"
     STOPPING = "stopping"
-    """The lease is over, the work under it not yet stopped."""
+    """The lease is over, but the work under it has not stopped yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ElectionStatus:
-    """``leader`` is the instance known to lead, "" for none. ``since`` is Unix time in seconds, of the last change of
-    the role or the leader. ``leader_silence`` is how many seconds ago a standby last saw the leader renew, ``renewed_age`` how many ago a leader's own
-    last confirmed renewal was sent. ``leader_frozen`` says that a silent leader is kept in place by the store. ``store_error`` says why the store cannot be relied on now, "" while it answers.
+    """The state of one replica's election.
+
+    * ``leader``: the instance known to lead, "" for none; ``since``: Unix time in seconds of its last change
+    * ``leader_silence``: seconds since a standby last saw the leader renew; ``leader_frozen``: it has been silent for
+      so long that it must be frozen, and the store keeps it in place
+    * ``renewed_age``: seconds since a leader's own last confirmed renewal was sent
+    * ``store_error``: why the store is unavailable now, "" while it answers
     """
 
     role: Role
@@ -49,27 +52,28 @@ class ElectionStatus:
     leader_frozen: bool
 
 
-class Tally:
-    """Counts and remembers; written by the elector's thread, read from any."""
+class StatusRecorder:
+    """Collects the status; written by the elector's thread, read from any."""
 
     def __init__(self, clock: Clock, lease: float | None) -> None:
         self._clock = clock
-        # Where leases run out, a silent leader is followed by another.
+        # Where leases run out, a silent leader is soon replaced.
         self._silence_alarm = SILENCE_ALARM if lease is None else math.inf
         self._lock = threading.Lock()
         self._lease: Lease | None = None
-        self._asked = False
+        self._standing = False
         self._leader = ""
         self._epoch = 0
         self._silence = 0.0
         self._since = clock.wall_ms() / 1000
         self._reason = "started"
-        self._gained: Counter[str] = Counter({opening.value: 0 for opening in Opening})
+        self._gained: Counter[str] = Counter({reason.value: 0 for reason in GainReason})
         self._lost: Counter[str] = Counter({ending.value: 0 for ending in Ending})
         self._seconds = 0.0
 
-    def asked(self, asked: bool) -> None:
-        self._asked = asked
+    def standing(self, standing: bool) -> None:
+        """Whether this replica stands for election."""
+        self._standing = standing
 
     def saw(self, record: Record | None, silence: float) -> None:
         leader = record.holder if record and not record.released else ""
@@ -78,12 +82,12 @@ class Tally:
             if record and (leader, record.epoch) != (self._leader, self._epoch):
                 self._change(leader, record.epoch, f"{leader} leads" if leader else f"{record.holder} released it")
 
-    def gained(self, lease: Lease, opening: Opening) -> None:
+    def gained(self, lease: Lease, reason: GainReason) -> None:
         with self._lock:
             self._lease = lease
-            self._gained[opening.value] += 1
+            self._gained[reason.value] += 1
             self._silence = 0.0
-            self._change(lease.record.holder, lease.epoch, f"gained: {opening.value}")
+            self._change(lease.record.holder, lease.epoch, f"gained: {reason.value}")
 
     def lost(self, lease: Lease) -> None:
         """Counted once, when the lease is over, even if the work goes on for a moment."""
@@ -109,7 +113,7 @@ class Tally:
         with self._lock:
             lease = self._lease
             if lease is None:
-                role = Role.STANDBY if self._asked else Role.IDLE
+                role = Role.STANDBY if self._standing else Role.IDLE
             else:
                 role = Role.LEADER if lease.valid() else Role.STOPPING
             return ElectionStatus(

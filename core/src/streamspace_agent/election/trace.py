@@ -1,10 +1,15 @@
-"""When this replica might act, for whoever checks afterwards that never two did: ``STREAMSPACE_TRACE=FILE``.
+"""``STREAMSPACE_TRACE=FILE`` records when this replica may act, so that a test can check that no two did at once.
 
-One JSON object a line: ``event``, ``instance``, ``pid``, ``epoch``, ``boottime`` (CLOCK_BOOTTIME, the same for all processes of
-a machine) and ``deadline`` (the last moment, on that clock, at which the lease allows a side effect; null where the store
-itself ends the lease). Events: ``standing`` (stands for election), ``in`` (leads), ``renewed`` (leads until a later
-deadline), ``over`` (the lease has ended, whatever ended it), ``out`` (all work under it has stopped). A process that was killed has no ``out``: its last deadline counts.
-Unset, it costs a look at None.
+One JSON object a line:
+
+* ``event``: ``standing`` (stands for election), ``in`` (leads), ``renewed`` (leads until a later deadline), ``over``
+  (the lease has ended, for whatever reason), ``out`` (all work under it has stopped)
+* ``instance``, ``pid``, ``epoch``
+* ``boottime``: CLOCK_BOOTTIME, the same for all processes of a machine
+* ``deadline``: the last moment, on that clock, at which the lease allows a side effect; null where the store itself
+  ends the lease
+
+A process that was killed has no ``out``: its last deadline counts.
 """
 
 import json
@@ -26,7 +31,7 @@ class Trace:
         self._instance = instance
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644) if path else None
 
-    def tell(self, event: str, lease: Lease | None = None) -> None:
+    def write(self, event: str, lease: Lease | None = None) -> None:
         if self._file is None:
             return
         line = {

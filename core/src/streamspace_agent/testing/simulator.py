@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from streamspace_agent.election import Guarantee, Timing
-from streamspace_agent.election.guard import TICK, Guard
+from streamspace_agent.election.candidate import LocalCandidate
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.lease import Lease
-from streamspace_agent.election.replica import Replica
+from streamspace_agent.election.watchdog import TICK, Watchdog
 from streamspace_agent.testing.memory import Link, MemoryBackend, Store
 from streamspace_agent.testing.virtual import VirtualClock, VirtualLoop
 
@@ -35,7 +35,7 @@ class Overlap(AssertionError):
 
 
 class Simulated:
-    """One process: an elector, its guard, and a main loop that works while it leads."""
+    """One process: an elector, its watchdog, and a main loop that works while it leads."""
 
     def __init__(self, world: "World", name: str, timing: Timing, clock: VirtualClock) -> None:
         self.name = name
@@ -49,20 +49,20 @@ class Simulated:
         """The main loop stands still: no sign of life, no reaction."""
         self.alive = True
         self.hold_off = 0.0
-        self.firm = False
+        self.until_expired = False
         self._world = world
         world.births += 1
         nonce = f"{name}-{world.births}"
-        self.guard = Guard(clock, timing.lease, timing.margin or 1.0, self._exit)
-        self.replica = Replica(
+        self.watchdog = Watchdog(clock, timing.lease, timing.margin or 1.0, self._exit)
+        self.candidate = LocalCandidate(
             MemoryBackend(world.store, timing, link=self.link, guarantees=world.guarantees),
             Identity("agent-1", name, nonce, "host"),
-            self.guard,
+            self.watchdog,
             clock=clock,
             rng=random.Random(world.births),  # noqa: S311 - repeatable on purpose
         )
         self._resign = asyncio.Event()
-        self._tasks = [asyncio.create_task(work) for work in (self._main(), self._beat(), self._guarded())]
+        self._tasks = [asyncio.create_task(work) for work in (self._main(), self._beat(), self._watched())]
 
     def _exit(self, code: int) -> None:
         self.exits.append(code)
@@ -81,7 +81,7 @@ class Simulated:
 
     async def _main(self) -> None:
         while True:
-            self.lease = lease = await self.replica.lead()
+            self.lease = lease = await self.candidate.lead()
             self._resign.clear()
             end = asyncio.ensure_future(lease.ended())
             wish = asyncio.ensure_future(self._resign.wait())
@@ -96,18 +96,18 @@ class Simulated:
                 self._world.stopped(self)
                 self.lease = None
             await self._unblocked()
-            await self.replica.resign(lease, "asked to", hold_off=self.hold_off, firm=self.firm)
+            await self.candidate.resign(lease, "asked to", hold_off=self.hold_off, until_expired=self.until_expired)
             self.lease = None
 
     async def _beat(self) -> None:
         while True:
             await self._unblocked()
-            self.guard.beat()
+            self.watchdog.beat()
             await asyncio.sleep(TICK)
 
-    async def _guarded(self) -> None:
+    async def _watched(self) -> None:
         while True:
-            await asyncio.sleep(self.guard.check() or TICK)
+            await asyncio.sleep(self.watchdog.check() or TICK)
 
     async def _unblocked(self) -> None:
         while self.blocked:

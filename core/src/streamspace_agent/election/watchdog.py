@@ -1,4 +1,4 @@
-"""The last line: ends a lease whose main loop is dead, and the process whose work does not stop.
+"""The last line of defence: ends a lease whose main loop is dead, and a process whose work outlives its lease.
 
 Runs beside the elector's loop and the agent's, in a thread of its own that calls nothing which could block.
 """
@@ -13,33 +13,42 @@ from streamspace_agent.errors import EXIT_LEADERSHIP
 from streamspace_agent.units import format_seconds
 
 TICK = 0.25
-"""Seconds between two checks, and between two signs of life of the main loop."""
+"""Seconds between two checks, and between two beats of the main loop."""
 
-# Renewals stop when the main loop has been silent for half a lease, 5 s at most. A loop blocked for 3 s so keeps a
-# lease of 5 s: the last renewal is 1.5 s or less into the block, and good until 5.4 s. One blocked for good loses it
-# after at most 2.5 + 4.45 s.
+# Renewals stop when the main loop has been silent for half a lease, 5 s at most. A loop that is blocked for 3 s then
+# keeps a lease of 5 s: the last renewal is 1.5 s or less into the block, and good until 5.4 s. One that is blocked
+# for good loses it after at most 2.5 + 4.45 s.
 SILENCE_SHARE = 0.5
 SILENCE_LIMIT = 5.0
 
-# Where a lease is longer, or has no end of its own, a main loop that is silent this long is declared dead.
+# Where a lease is longer, or has no deadline, a main loop that is silent for so long is declared dead.
 DEAD_AFTER = 15.0
 
 
-class Guard:
-    """Decides; the elector's thread plumbing (or a simulator) calls :meth:`check`."""
+class Watchdog:
+    """Watches one lease at a time. The elector's watchdog thread, or a simulator, calls :meth:`check`.
 
-    def __init__(self, clock: Clock, lease: float | None, stop_grace: float, leave: Callable[[int], None]) -> None:
+    ``exit`` is called with the exit code when work goes on for ``stop_grace`` seconds after the lease has ended.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        lease: float | None,
+        stop_grace: float,
+        exit: Callable[[int], None],  # noqa: A002 - it is what it does
+    ) -> None:
         self._clock = clock
         self._limit = math.inf if lease is None else min(SILENCE_SHARE * lease, SILENCE_LIMIT)
-        self._grace = stop_grace
-        self._leave = leave
+        self._stop_grace = stop_grace
+        self._exit = exit
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._beats = self._counted = 0
         self._silence = 0.0
         self._checked = -math.inf
-        self.attention = threading.Event()
-        """Set while there is a lease to guard."""
+        self.armed = threading.Event()
+        """Set while there is a lease to watch."""
 
     def beat(self) -> None:
         """The main loop runs."""
@@ -48,7 +57,7 @@ class Guard:
     def watch(self, lease: Lease) -> None:
         with self._lock:
             self._lease, self._silence, self._checked = lease, 0.0, self._clock.now()
-            self.attention.set()
+            self.armed.set()
 
     def dismiss(self, lease: Lease) -> None:
         """All work under this lease has stopped."""
@@ -58,7 +67,7 @@ class Guard:
 
     @property
     def silent(self) -> bool:
-        """Has the main loop been still for so long that its lease must not be renewed?"""
+        """Whether the main loop has been silent for so long that the lease must not be renewed."""
         return self._silence >= self._limit
 
     @property
@@ -66,11 +75,11 @@ class Guard:
         return self._silence
 
     def check(self) -> float | None:
-        """Look once. Returns the seconds until the next look, None when there is nothing to guard."""
+        """Check once. Returns the seconds until the next check, None when there is no lease to watch."""
         with self._lock:
             lease = self._lease
             if lease is None:
-                self.attention.clear()
+                self.armed.clear()
                 return None
             now = self._clock.now()
             if self._beats != self._counted:
@@ -86,8 +95,8 @@ class Guard:
         # Counted from when the end was noticed, not from the deadline: a process that was stopped meanwhile gets
         # its chance to stop by itself.
         overdue = now - lease.ended_at
-        if overdue < self._grace:
-            return max(0.001, min(TICK, self._grace - overdue))
+        if overdue < self._stop_grace:
+            return max(0.001, min(TICK, self._stop_grace - overdue))
         self.dismiss(lease)
-        self._leave(EXIT_LEADERSHIP)
+        self._exit(EXIT_LEADERSHIP)
         return None
