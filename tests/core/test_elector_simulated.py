@@ -12,8 +12,8 @@ from streamspace_agent.election.acquisition import Acquisition
 from streamspace_agent.election.lease import Ending, Lease
 from streamspace_agent.election.status import Role
 from streamspace_agent.election.takeover import RecordWatch
-from streamspace_agent.errors import EXIT_LEADERSHIP
-from streamspace_agent.testing.simulator import Overlap, World
+from streamspace_agent.errors import EXIT_LEADERSHIP, Overlap
+from streamspace_agent.testing.simulator import World
 from streamspace_agent.testing.virtual import run
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent.errors import LeaseLost
-from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.errors import JournalError, LeaseLost
+from streamspace_agent.journal import Journal, Message
 
 COMMANDS = 200
 PAGE = 4096

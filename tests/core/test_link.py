@@ -13,9 +13,10 @@ from lab.until import until
 from streamspace_agent import config
 from streamspace_agent.controlplane import link
 from streamspace_agent.controlplane.keys import Keys
-from streamspace_agent.controlplane.link import Link, LinkDown, raise_worst
+from streamspace_agent.controlplane.link import Link, raise_worst
 from streamspace_agent.controlplane.registration import Registrar
 from streamspace_agent.controlplane.tls import Trust
+from streamspace_agent.errors import LinkDown
 from tests.core.memory_driver import AGENT
 from tests.core.test_registration import TEXT_404, UNKNOWN, answering
 

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from streamspace_agent.election import Candidate
-from streamspace_agent.errors import BackendUnavailable, PreflightError
+from streamspace_agent.errors import BackendUnavailable, JournalError, PreflightError
 from streamspace_agent.instance_lock import Occupancy
-from streamspace_agent.journal import Journal, JournalError
+from streamspace_agent.journal import Journal
 from streamspace_elect_file import backend
 from streamspace_elect_file.backend import FileBackend
 

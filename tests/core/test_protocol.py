@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamspace_agent import protocol
-from streamspace_agent.protocol import Envelope, Malformed, TooLarge, cut, encode
+from streamspace_agent.errors import TooLarge
+from streamspace_agent.protocol import Envelope, Malformed, cut, encode
 from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 from tests.core.decoded import decode
 

@@ -8,8 +8,9 @@ import pytest
 from lab.loopback import served
 from lab.until import until
 from streamspace_agent.clock import BoottimeClock
+from streamspace_agent.errors import ServerUnreachable
 from streamspace_agent.tunnel.multiplexer import Multiplexer
-from streamspace_agent.tunnel.session_server import SessionServer, Unreachable
+from streamspace_agent.tunnel.session_server import SessionServer
 from tests.core.held_plane import session
 from tests.core.vnc import GREETING, REFUSES
 
@@ -85,7 +86,7 @@ async def test_a_server_that_refuses_is_there_and_is_left_alone_for_a_while():
         await until(lambda: server.working)
         await asyncio.sleep(1)
         assert len(times) == 1
-        with pytest.raises(Unreachable, match="Too many security failures"):
+        with pytest.raises(ServerUnreachable, match="Too many security failures"):
             await server.take()
 
 
@@ -105,7 +106,7 @@ async def test_a_server_that_is_gone_is_noticed_and_found_again():
 async def test_a_server_that_could_not_be_reached_for_a_viewer_is_kept_at_hand_again_once_it_is_back():
     gone = [ConnectionRefusedError("gone"), ConnectionRefusedError("gone")]
     async with kept(greets, *gone) as (server, _):
-        with pytest.raises(Unreachable):
+        with pytest.raises(ServerUnreachable):
             await server.take()
         await until(lambda: server.working)
         assert (await server.take()).greeting == GREETING

@@ -28,13 +28,13 @@ from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.election.status import Role
 from streamspace_agent.election.timing import unheeded
 from streamspace_agent.election.trace import Trace
-from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
+from streamspace_agent.errors import BackendUnavailable, JournalError, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.health.systemd import Notifier
 from streamspace_agent.instance_lock import Occupancy
-from streamspace_agent.journal import FILE, Journal, JournalError, highest_epoch
+from streamspace_agent.journal import FILE, Journal, highest_epoch
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.units import format_seconds
 

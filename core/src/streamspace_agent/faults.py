@@ -9,11 +9,9 @@ import signal
 import time
 from collections.abc import Mapping
 
+from streamspace_agent.errors import Injected
+
 VARIABLE = "STREAMSPACE_FAULTS"
-
-
-class Injected(Exception):
-    """The error that a ``raise`` point raises."""
 
 
 class Faults:

@@ -24,13 +24,13 @@ from streamspace_agent.commands.dispatcher import Dispatcher
 from streamspace_agent.commands.jobs import Counters, State
 from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.config import Settings
-from streamspace_agent.controlplane.link import Link, LinkDown, raise_worst
+from streamspace_agent.controlplane.link import Link, raise_worst
 from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.election.lease import Lease
-from streamspace_agent.errors import CommandFailed, LeaseLost
+from streamspace_agent.errors import CommandFailed, JournalError, LeaseLost, LinkDown
 from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
-from streamspace_agent.journal import FILE, Journal, JournalError, Message
+from streamspace_agent.journal import FILE, Journal, Message
 from streamspace_agent.protocol import START, WAKE
 from streamspace_agent.runtime import Progress, RuntimeDriver, SessionState
 from streamspace_agent.sessions.heartbeat import Heartbeats

@@ -12,6 +12,7 @@ from typing import Any
 
 import pybase64
 
+from streamspace_agent.errors import TooDeep, TooLarge
 from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 
 START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
@@ -45,14 +46,6 @@ class Malformed:
     text: str
     command_id: str = ""
     session_id: str = ""
-
-
-class TooDeep(ValueError):
-    """A JSON text has more objects and arrays inside one another than are taken."""
-
-
-class TooLarge(ValueError):
-    """An envelope would exceed :data:`MAX_FRAME`."""
 
 
 def parse(text: str, max_depth: int = MAX_DEPTH) -> Any:

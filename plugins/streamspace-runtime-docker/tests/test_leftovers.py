@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamspace_agent.faults import Injected
+from streamspace_agent.errors import Injected
 
 
 async def half_made(make_driver, spec, quiet):

@@ -9,8 +9,7 @@ import pytest
 
 from lab.registry import Registry
 from lab.until import until
-from streamspace_agent.errors import CommandFailed
-from streamspace_agent.faults import Injected
+from streamspace_agent.errors import CommandFailed, Injected
 from streamspace_agent.runtime import EventKind
 from streamspace_runtime_docker.engine import Engine
 

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from lab.until import until
-from streamspace_agent.errors import CommandFailed, LeaseLost, SessionNotFound
-from streamspace_agent.faults import Injected
+from streamspace_agent.errors import CommandFailed, Injected, LeaseLost, SessionNotFound
 from streamspace_agent.runtime import ReadyCheck, SessionState
 
 

@@ -11,8 +11,7 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
-from streamspace_agent.faults import Injected
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, Injected, LeaseLost
 from streamspace_agent.runtime import Mount, ReadyCheck, SessionState
 
 

@@ -20,9 +20,16 @@ from streamspace_agent.commands.jobs import REFUSED, Job, MakeContext, State
 from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.config import Settings
 from streamspace_agent.controlplane.outbox import Outbox
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.errors import (
+    CommandFailed,
+    EngineUnavailable,
+    JournalError,
+    LeaseLost,
+    RuntimeDriverError,
+    SessionNotFound,
+)
 from streamspace_agent.faults import Faults
-from streamspace_agent.journal import UNREADABLE, Entry, Journal, JournalError, Message
+from streamspace_agent.journal import UNREADABLE, Entry, Journal, Message
 from streamspace_agent.units import counted, format_bytes
 
 log = logging.getLogger(__name__)

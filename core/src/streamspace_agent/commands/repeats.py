@@ -10,7 +10,8 @@ import time
 from collections import OrderedDict
 
 from streamspace_agent.controlplane.outbox import Outbox
-from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.errors import JournalError
+from streamspace_agent.journal import Journal, Message
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from streamspace_agent.controlplane.keys import Keys
 from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import LOUD_EVERY, Registrar, reason
 from streamspace_agent.controlplane.tls import Trust, certificate_hint
+from streamspace_agent.errors import LinkDown
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,6 @@ CLOSED = "closed by the control plane"
 # It closes a connection when the same agent id connects again: so often in a row, that is the likeliest reason.
 RIVAL_AFTER = 4
 RIVAL = "; does another agent use AGENT_ID={}? Only replicas with ENABLE_HA=true may share one"
-
-
-class LinkDown(Exception):
-    """There is no connection now."""
 
 
 LOST = (ConnectionClosed, LinkDown, OSError)

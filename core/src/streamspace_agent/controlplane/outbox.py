@@ -11,7 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from streamspace_agent import protocol
-from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.errors import JournalError
+from streamspace_agent.journal import Journal, Message
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from streamspace_agent import protocol
-from streamspace_agent.errors import AgentError, LeaseLost
+from streamspace_agent.errors import JournalError, LeaseLost
 from streamspace_agent.journal import disk
 from streamspace_agent.journal.recovery import finish, rescue
 from streamspace_agent.journal.writeahead import PATIENCE, WORTH, WriteAhead
@@ -47,10 +47,6 @@ CREATE TABLE IF NOT EXISTS orders (
 CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, told TEXT);
 CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, payload TEXT NOT NULL);
 """
-
-
-class JournalError(AgentError):
-    """The journal cannot be used: disk full, read-only, no permission. The message names the cause and what mends it."""
 
 
 def _cannot(verb: str, path: Path, error: Exception) -> JournalError:

@@ -10,8 +10,8 @@ from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.election.lease import Lease
-from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
-from streamspace_agent.journal import Journal, JournalError, Message
+from streamspace_agent.errors import CommandFailed, JournalError, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.journal import Journal, Message
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
 from streamspace_agent.units import counted
 

@@ -14,6 +14,7 @@ from streamspace_agent.election.candidate import LocalCandidate
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.lease import Lease
 from streamspace_agent.election.watchdog import TICK, Watchdog
+from streamspace_agent.errors import Overlap
 from streamspace_agent.testing.memory import Link, MemoryBackend, Store
 from streamspace_agent.testing.virtual import VirtualClock, VirtualLoop
 
@@ -28,10 +29,6 @@ class Acting:
     end: float
     stopped: bool = False
     """It ended by its own will or by death, so that nothing was under way any more."""
-
-
-class Overlap(AssertionError):
-    """The promise was broken."""
 
 
 class Simulated:

@@ -10,8 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 from streamspace_agent import protocol
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import LinkDown
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import LeaseLost, LinkDown
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.flow_control import Budget, Window
 from streamspace_agent.tunnel.stream import Buffers

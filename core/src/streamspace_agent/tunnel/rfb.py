@@ -7,6 +7,8 @@ shows how far the viewer has read: it comes only after what was sent before.
 from collections.abc import Generator
 from enum import Flag, auto
 
+from streamspace_agent.errors import OpaqueStream
+
 VERSION = b"RFB "
 """How both sides begin; the whole version message has 12 bytes."""
 VERSION_SIZE = 12
@@ -24,10 +26,6 @@ class Said(Flag):
     """A person pressed a key or moved the pointer."""
     READ = auto()
     """Something was asked or answered that shows that the viewer reads."""
-
-
-class _Foreign(Exception):
-    """From here on the stream cannot be told apart: encrypted, or an extension that is not known here."""
 
 
 _Bytes = Generator[int, bytes, None]
@@ -82,7 +80,7 @@ class ClientStream:
                     self._needed += size
                     break
                 self._needed = self._reader.send(piece if self._needed > 0 else b"")
-        except _Foreign:
+        except OpaqueStream:
             self.foreign = True
             if self._filtered:
                 self._message += self._held
@@ -104,7 +102,7 @@ class ClientStream:
     def _conversation(self) -> _Bytes:
         version = yield VERSION_SIZE
         if not version.startswith(VERSION):
-            raise _Foreign
+            raise OpaqueStream
         self._said |= Said.READ
         (security,) = yield 1
         self._said |= Said.READ
@@ -119,7 +117,7 @@ class ClientStream:
                 yield from _pass_over(int.from_bytes(sizes[:4]) + int.from_bytes(sizes[4:]))
                 security = _NONE
         if security not in {_NONE, _VNC_AUTH}:
-            raise _Foreign
+            raise OpaqueStream
         expected = 16 * (security == _VNC_AUTH) + 1  # the response to the challenge, and ClientInit
         yield from _pass_over(expected - old)
         self._said |= Said.READ
@@ -174,7 +172,7 @@ class ClientStream:
                 (kind,) = yield 1
                 yield from self._qemu(kind)
             case _:
-                raise _Foreign
+                raise OpaqueStream
 
     def _qemu(self, kind: int) -> _Bytes:
         if kind == 0:  # extended key event
@@ -185,7 +183,7 @@ class ClientStream:
             if int.from_bytes(operation) == 2:
                 yield 6
         else:
-            raise _Foreign
+            raise OpaqueStream
 
 
 def _pass_over(count: int) -> _Bytes:

@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Callable
 
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.clock import Clock
-from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError, SessionNotFound
+from streamspace_agent.errors import (
+    CommandFailed,
+    LeaseLost,
+    RuntimeDriverError,
+    ServerRefused,
+    ServerUnreachable,
+    SessionNotFound,
+)
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.multiplexer import Multiplexer
@@ -26,15 +33,6 @@ REFUSAL_FOLLOWS = 0.05
 """Seconds after a greeting of RFB 3.3 in which a refusal's second half is on its way."""
 REFUSED_PAUSE = 60.0
 """Seconds until a server that refused is connected to again for nobody: each connection without a login makes its ban longer."""
-
-
-class Unreachable(Exception):
-    """The session's server cannot be reached, or refuses; the message says why."""
-
-    def __init__(self, why: str, *, refused: bool = False) -> None:
-        """``refused``: it is there, and takes nobody now."""
-        super().__init__(why)
-        self.refused = refused
 
 
 async def read_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
@@ -58,11 +56,7 @@ async def _raise_if_refused(reader: asyncio.StreamReader) -> None:
         async with asyncio.timeout(REFUSAL_FOLLOWS):
             head = await reader.readexactly(8)
             reason = await reader.read(min(200, int.from_bytes(head[4:])))
-            raise Refused(f"its server refuses connections: {reason.decode(errors='replace')}")
-
-
-class Refused(ConnectionError):
-    """The server is there, and takes nobody now."""
+            raise ServerRefused(f"its server refuses connections: {reason.decode(errors='replace')}")
 
 
 def is_over(error: Exception) -> bool:
@@ -126,7 +120,7 @@ class SessionServer:
                     self._spare = spare = await self.open()
                 except LeaseLost:
                     return
-                except Unreachable as error:
+                except ServerUnreachable as error:
                     pause = REFUSED_PAUSE if error.refused else backoff.delay()
                 except Exception:
                     log.exception(
@@ -171,7 +165,7 @@ class SessionServer:
         self._idle.set()
 
     async def open(self) -> Channel:
-        """A new connection whose greeting has been read. Raises Unreachable, LeaseLost."""
+        """A new connection whose greeting has been read. Raises ServerUnreachable, LeaseLost."""
         session = self.session
         try:
             async with asyncio.timeout(GREETING_TIMEOUT):
@@ -196,10 +190,10 @@ class SessionServer:
             filtered=self._filtered,
         )
 
-    def _failed(self, error: Exception) -> Unreachable:
-        refused = self.working = isinstance(error, Refused)
+    def _failed(self, error: Exception) -> ServerUnreachable:
+        refused = self.working = isinstance(error, ServerRefused)
         if (why := reason_of(error)) != self._told:
             level = logging.DEBUG if is_over(error) else logging.WARNING
             log.log(level, "session %s cannot be viewed: %s", self.session.session_id, why)
             self._told = why
-        return Unreachable(why, refused=refused)
+        return ServerUnreachable(why, refused=refused)

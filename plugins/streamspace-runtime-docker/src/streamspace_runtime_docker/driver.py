@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Problem
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
-from streamspace_agent.faults import Faults, Injected
+from streamspace_agent.errors import CommandFailed, EngineUnavailable, Injected, LeaseLost
+from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import (
     Capabilities,
     Leftover,

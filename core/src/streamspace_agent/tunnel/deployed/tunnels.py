@@ -11,7 +11,7 @@ import pybase64
 from streamspace_agent import logs
 from streamspace_agent.clock import Clock
 from streamspace_agent.controlplane.link import raise_worst
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import LeaseLost, ServerUnreachable
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
@@ -19,7 +19,7 @@ from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Sc
 from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.multiplexer import SETTLES, Carrier, Multiplexer
 from streamspace_agent.tunnel.rfb import Said
-from streamspace_agent.tunnel.session_server import Connect, SessionServer, Unreachable, has_server, same_server
+from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server, same_server
 from streamspace_agent.tunnel.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class DeployedTunnels(Tunnels):
                 server.give_back()
         except LeaseLost:
             return  # all ends with the leadership
-        except Unreachable as error:
+        except ServerUnreachable as error:
             why = f"the session's server cannot be reached: {error}"
         except Exception:
             log.exception("session %s: its viewer failed for a reason that is a fault of the agent", screen.session_id)

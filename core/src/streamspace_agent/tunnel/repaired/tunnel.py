@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.clock import Clock
-from streamspace_agent.errors import LeaseLost
+from streamspace_agent.errors import LeaseLost, ServerUnreachable
 from streamspace_agent.runtime import ReadyCheck, Session
 from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.flow_control import KEEPS_UP
 from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.announcement import Announcement
 from streamspace_agent.tunnel.rfb import VERSION, Said
-from streamspace_agent.tunnel.session_server import REFUSED_PAUSE, Connect, SessionServer, Unreachable
+from streamspace_agent.tunnel.session_server import REFUSED_PAUSE, Connect, SessionServer
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Tunnel:
         while True:
             try:
                 return await self.server.open()
-            except Unreachable as error:
+            except ServerUnreachable as error:
                 problem = error
             if self._early:
                 await self._announcement.close_viewer(f"the session's server cannot be reached: {problem}")
