@@ -8,22 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
-from lab import apt
 from lab.engine import MainEngine
 from lab.say import LabError, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# Most tests wait for something (a lease, a container, a server): more of them than cores run at once. A file stays
-# on one worker, for what its tests share.
-TESTS_FAILED = 1  # pytest's exit code
-WORKERS = ("-n", "3", "--dist", "loadfile")
 
 
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
@@ -49,7 +40,9 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
 
             print(binary.make(binary.TARGET, sys.version_info[:2]))
         case ["test", *arguments]:
-            return test(engine, arguments, environ)
+            from lab import suite  # noqa: PLC0415  # as below
+
+            return suite.run(engine, arguments, environ)
         case ["bench", name]:
             return bench(engine, f"bench.{name}", environ)
         case ["faults"]:
@@ -77,46 +70,6 @@ def publish(host: str, engine: MainEngine) -> None:
     with Images(host, engine.state) as images:
         for tag in agent_image.publish(images):
             print(tag)
-
-
-def test(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) -> int:
-    """Run pytest with all it needs; LAB_KEEP=0 stops an engine that was started for it."""
-    apt.require("redis-server", "docker-compose")
-    with engine.use(keep=environ.get("LAB_KEEP") != "0") as host:
-        say(f"the Docker engine at {host} answers; looking after the images that the tests run")
-        build(host, engine, ["desktop", "tiny", "python", "redis", "systemd"])
-        say(
-            f"running the tests, {WORKERS[1]} files at a time on {os.cpu_count()} processors: this takes patience. "
-            "Each line of dots ends with the part that is done; it may stand still for minutes"
-        )
-        # A folder of its own: pytest's common one is swept by whoever runs beside us. Short, for Unix sockets live in
-        # it.
-        with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
-            pytest = [sys.executable, "-m", "pytest", f"--basetemp={temporary}/t"]
-            given = {**environ, "DOCKER_HOST": host}
-            report = Path(temporary, "report.xml")
-            failed = subprocess.run([*pytest, *WORKERS, f"--junitxml={report}", *arguments], env=given, check=False)
-            if failed.returncode != TESTS_FAILED or not may_be_starved(report):
-                return failed.returncode
-            # Three workers on two cores can starve what waits for a browser or a rollback. What also fails alone,
-            # fails.
-            say("some tests failed, named above: each is run once more, alone on the machine")
-            return subprocess.run([*pytest, "--last-failed", *arguments], env=given, check=False).returncode
-
-
-def may_be_starved(report: Path) -> bool:
-    """May the failures be for want of a processor? Never something left behind, and never what
-    tests/core and tests/faults prove: two leaders or a lost command once are one time too many.
-    """
-    suite = ET.parse(report).getroot().find("testsuite")
-    if suite is None:
-        return False
-    for case in suite.iter("testcase"):
-        for found in (*case.iter("failure"), *case.iter("error")):
-            told = f"{found.get('message', '')}{found.text or ''}"
-            if "left behind" in told or case.get("classname", "").startswith(("tests.core.", "tests.faults.")):
-                return False
-    return True
 
 
 def bench(engine: MainEngine, name: str, environ: Mapping[str, str]) -> int:

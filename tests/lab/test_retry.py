@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.__main__ import may_be_starved
+from lab.suite import may_be_starved
 
 
 @pytest.mark.parametrize(
