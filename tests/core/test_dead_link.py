@@ -8,7 +8,7 @@ import pytest
 
 from lab.loopback import served
 from streamspace_agent import leadership
-from streamspace_agent.controlplane import link
+from streamspace_agent.controlplane import connection
 from tests.core.memory_driver import AGENT
 
 pytestmark = pytest.mark.timeout(60)
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr(link, "PING_EVERY", 0.3)
-    monkeypatch.setattr(link, "PING_TIMEOUT", 1.0)
+    monkeypatch.setattr(connection, "PING_EVERY", 0.3)
+    monkeypatch.setattr(connection, "PING_TIMEOUT", 1.0)
     monkeypatch.setattr(leadership, "FLUSH_TIMEOUT", 1.0)
 
 
@@ -83,7 +83,7 @@ async def test_it_is_noticed_as_soon_as_where_nothing_flows(plane, lead, way):
 
 
 async def test_nobody_is_kept_from_handing_over(plane, lead, way, monkeypatch):
-    monkeypatch.setattr(link, "PING_TIMEOUT", 60.0)
+    monkeypatch.setattr(connection, "PING_TIMEOUT", 60.0)
     url, passes = way
     async with lead(CONTROL_PLANE_URL=url) as running:
         await plane.wait_agent(AGENT)

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from lab.until import until
 from streamspace_agent import config
-from streamspace_agent.controlplane import link
+from streamspace_agent.controlplane import connection, link
 from streamspace_agent.controlplane.keys import Keys
 from streamspace_agent.controlplane.link import Link, raise_worst
 from streamspace_agent.controlplane.registration import Registrar
@@ -65,7 +65,7 @@ async def linked(tmp_path, monkeypatch):
 async def test_a_redirect_of_the_handshake_does_not_take_the_key_elsewhere(linked, status):
     async with answering(TEXT_404) as (other, asked_there):
         target = other.replace("ws://", "http://")
-        async with answering((status, "", {"Location": f"{target}{link.PATH}?agent_id={AGENT}"})) as (url, asked):
+        async with answering((status, "", {"Location": f"{target}{connection.PATH}?agent_id={AGENT}"})) as (url, asked):
             made = linked(url)
             await until(lambda: len(asked) >= 2 and made.status.last_error)
         assert asked_there == []
@@ -82,7 +82,7 @@ async def test_a_proxys_404_does_not_make_a_known_agent_register_and_is_told_lou
     assert len(told) >= 2
     assert {record.levelno for record in told} == {logging.ERROR}
     assert "the answer is HTTP 404" in told[0].message
-    assert {head.split()[1].partition("?")[0] for head in asked} == {link.PATH}
+    assert {head.split()[1].partition("?")[0] for head in asked} == {connection.PATH}
 
 
 async def test_the_control_planes_own_404_makes_it_register(linked):
@@ -93,8 +93,8 @@ async def test_the_control_planes_own_404_makes_it_register(linked):
 
 
 async def test_a_link_that_worked_for_long_and_fell_silent_is_made_again_at_once(linked, monkeypatch):
-    monkeypatch.setattr(link, "PING_EVERY", 0.1)
-    monkeypatch.setattr(link, "PING_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "PING_EVERY", 0.1)
+    monkeypatch.setattr(connection, "PING_TIMEOUT", 0.2)
     made, delays = [], []
 
     class Backoff(link.Backoff):

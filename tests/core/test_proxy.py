@@ -3,7 +3,7 @@
 import pytest
 
 from streamspace_agent import config
-from streamspace_agent.controlplane.proxy import passed_by, proxy_for
+from streamspace_agent.controlplane.proxy import bypassed, proxy_for
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from streamspace_agent.controlplane.proxy import passed_by, proxy_for
     ],
 )
 def test_no_proxy_takes_names_addresses_and_networks(host, no_proxy, passed):
-    assert passed_by(host, 443, no_proxy) is passed
+    assert bypassed(host, 443, no_proxy) is passed
 
 
 @pytest.mark.parametrize("url", ["wss://[2001:db8::1]:443", "WSS://10.1.2.3"])

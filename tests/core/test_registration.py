@@ -109,7 +109,7 @@ async def answering(*answers):
 @pytest.fixture
 def registrar(tmp_path, monkeypatch):
     monkeypatch.setattr(Backoff, "delay", lambda self: 0.01)
-    monkeypatch.setattr(registration, "SLOWLY", 0.01)
+    monkeypatch.setattr(registration, "REFUSED_PAUSE", 0.01)
 
     def make(url, *, known=False):
         settings = config.load(

@@ -85,7 +85,7 @@ async def test_files_that_are_only_half_written_leave_the_old_ones_in_use(settin
     assert await shakes_hands(authority, trust.context())
     trust.context()
     (told,) = [m for m in caplog.messages if "cannot be used together" in m]
-    assert told.endswith("what was loaded before is used on")
+    assert told.endswith("the files loaded before stay in use")
     (tmp_path / "cert.pem").write_text(whole)
     assert await shakes_hands(authority, trust.context())
 

@@ -14,7 +14,7 @@ import urllib3
 
 from streamspace_agent.cli.findings import Finding, Level
 from streamspace_agent.config import Settings
-from streamspace_agent.controlplane import link, registration
+from streamspace_agent.controlplane import connection, registration
 from streamspace_agent.controlplane.http_reply import Reply, read
 from streamspace_agent.controlplane.keys import HEADER, Keys
 from streamspace_agent.controlplane.proxy import proxy_for
@@ -119,22 +119,24 @@ def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys) -> Fin
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
     }
-    answer = http.request("GET", settings.http_url + link.PATH, headers=headers, preload_content=False)
+    answer = http.request("GET", settings.http_url + connection.PATH, headers=headers, preload_content=False)
     if answer.status == 101:
         answer.close()
-        return Finding("websocket", Level.OK, f"the control plane itself answers at {link.PATH} (HTTP 101)")
+        return Finding("websocket", Level.OK, f"the control plane itself answers at {connection.PATH} (HTTP 101)")
     reply = read(answer, CALL_TIMEOUT)
     said = _said(reply)
-    if reply.redirect(settings.http_url + link.PATH, link.PATH):
-        message = f"{link.PATH}: {reply.refusal(settings.http_url + link.PATH, link.PATH)}"
+    if reply.redirect(settings.http_url + connection.PATH, connection.PATH):
+        message = f"{connection.PATH}: {reply.refusal(settings.http_url + connection.PATH, connection.PATH)}"
         return Finding("websocket", Level.FATAL, message, "set CONTROL_PLANE_URL to the control plane's own address")
     fix = "let the proxy in front of the control plane pass WebSocket upgrades (Upgrade and Connection headers)"
     if answer.status in {426, 502, 503, 504} or "upgrade" in said.lower() or answer.status in range(200, 400):
-        return Finding("websocket", Level.FATAL, f"{link.PATH} does not upgrade: HTTP {answer.status}{said}", fix)
+        return Finding("websocket", Level.FATAL, f"{connection.PATH} does not upgrade: HTTP {answer.status}{said}", fix)
     if "json" in answer.headers.get("Content-Type", ""):
-        message = f"the control plane itself answers at {link.PATH} (HTTP {answer.status})"
+        message = f"the control plane itself answers at {connection.PATH} (HTTP {answer.status})"
         return Finding("websocket", Level.OK, message)
-    return Finding("websocket", Level.WARNING, f"{link.PATH}: HTTP {answer.status}{said}, from a proxy perhaps", fix)
+    return Finding(
+        "websocket", Level.WARNING, f"{connection.PATH}: HTTP {answer.status}{said}, from a proxy perhaps", fix
+    )
 
 
 def _clock(answer: Reply) -> Finding:

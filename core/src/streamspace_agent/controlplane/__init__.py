@@ -1,1 +1,1 @@
-"""The connection to the control plane: WebSocket and HTTP side, delivery and what is sent again."""
+"""The connection to the control plane: registering over HTTP, the WebSocket, and delivery of messages."""

@@ -1,7 +1,7 @@
-"""From what comes over the connection to envelopes: part by part, in bounded memory, and never long without a pause.
+"""Decodes incoming messages into envelopes: part by part, in bounded memory, with pauses for other tasks.
 
-The control plane packs any number of envelopes into one text message, separated by newlines. Everything here is input: it may be
-endless, nested without end, or no JSON at all.
+The control plane packs any number of envelopes into one text message, separated by newlines. All of it is untrusted
+input: it may be endless, nested without end, or no JSON at all.
 """
 
 import re
@@ -11,19 +11,19 @@ from dataclasses import replace
 from streamspace_agent.protocol import Envelope, Malformed, envelope, usable_id
 
 MAX_VIEWER_DATA = 32 * 1024**2
-"""Bytes of one ``vnc_data`` envelope: more than any viewer sends at a time."""
+"""Limit of one ``vnc_data`` envelope in bytes: more than any viewer sends at a time."""
 MAX_ENVELOPE = 256 * 1024
-"""Bytes of any other; the largest real one holds a template of a few kilobytes."""
+"""Limit of any other envelope in bytes; the largest real one holds a template of a few kilobytes."""
 MAX_VALUES = 20_000
-"""Commas and brackets of any other: what is parsed takes time for each."""
+"""Limit of commas and brackets in any other envelope: parsing takes time for each."""
 MAX_BAD = 100
-"""Pieces of one message that are no envelopes, after which the rest of it is not read."""
+"""Malformed envelopes in one message after which the rest of it is not read."""
 PART = 64 * 1024
-"""Bytes looked at in one go."""
+"""Bytes examined between two pauses."""
 PAUSE_EVERY = 50
-"""Pieces taken in one go."""
+"""Envelopes decoded between two pauses."""
 HEAD = 1024
-"""Bytes in which the keys stand that tell what an envelope is."""
+"""Bytes at the start of an envelope that hold the keys which tell its kind."""
 
 _BLANK = re.compile(rb"[ \t\r\n]+")
 _VIEWER_DATA = re.compile(
@@ -34,20 +34,20 @@ _COMMAND_ID = re.compile(rb'"commandId":\s?"([^"\\]{1,256})"')
 
 
 class Decoder:
-    """Takes one message, in as many parts as it comes in."""
+    """Decodes one message, in as many parts as it arrives in."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        """The beginning of a piece whose end has not come; of one that is too large, only its head."""
+        """The envelope that is being received; of one that is too large, only its head."""
         self._size = 0
-        """Bytes of that piece so far."""
-        self._pieces = 0
-        self._looked = 0
-        """Bytes looked at since the last pause."""
+        """Bytes of that envelope so far."""
+        self._count = 0
+        self._examined = 0
+        """Bytes examined since the last pause."""
         self._bad = 0
 
     def feed(self, data: bytes) -> Iterator[Envelope | Malformed | None]:
-        """What ends in this part, in order. None is a pause: others may have their turn."""
+        """The envelopes that end in this part, in order. None stands for a pause: let other tasks run."""
         start = 0
         while start < len(data) and self._bad <= MAX_BAD:
             stop = min(start + PART, len(data))
@@ -58,18 +58,18 @@ class Decoder:
                 continue
             end = data.find(b"\n", start, stop)
             self._take(data[start : end if end >= 0 else stop])
-            self._looked += (end if end >= 0 else stop) - start
+            self._examined += (end if end >= 0 else stop) - start
             start = end + 1 if end >= 0 else stop
             if end >= 0:
                 yield self._piece()
-                self._pieces += 1
-                if self._pieces % PAUSE_EVERY and self._looked < PART:
+                self._count += 1
+                if self._count % PAUSE_EVERY and self._examined < PART:
                     continue
-            self._looked = 0
+            self._examined = 0
             yield None
 
     def close(self) -> Iterator[Envelope | Malformed]:
-        """The last piece of the message, which no newline ends."""
+        """The last envelope of the message, which no newline ends."""
         if self._size and self._bad <= MAX_BAD:
             yield self._piece()
 
@@ -86,7 +86,7 @@ class Decoder:
         if size > len(piece) or (size > MAX_ENVELOPE and not head):
             found: Envelope | Malformed = _too_large(piece, size)
         elif head and piece.endswith(b'"}}') and piece.find(b'"', head.end()) == len(piece) - 3:
-            # JSON would copy the bytes once more, and look for what base64 never holds.
+            # Not parsed as JSON, which would copy the bytes once more and search them for escapes.
             data = memoryview(piece)[head.end() : -3]
             session_id = head[1].decode("utf-8", "replace")
             found = Envelope("vnc_data", {"sessionId": session_id, "data": data if len(data) else ""})
@@ -119,6 +119,6 @@ def _too_large(piece: bytes, size: int, why: str = "") -> Malformed:
 
 
 def _named(piece: bytes) -> str:
-    """The id of a command that cannot be read otherwise, so that it can be refused."""
+    """The id of a command that cannot be decoded, so that it can be refused."""
     found = _COMMAND_ID.search(piece, 0, HEAD)
     return usable_id(found[1].decode("utf-8", "replace")) if found else ""

@@ -1,6 +1,6 @@
-"""HTTP replies to the agent's requests: who speaks, what it says, how long to wait before the next try.
+"""Reads HTTP replies: who answered, the message, how long to wait, where a redirect points.
 
-Everything here is input: bounded in size and depth, and cleaned before it stands in a message.
+A reply is untrusted input: it is bounded in size and depth, and cleaned before it is shown.
 """
 
 import math
@@ -16,16 +16,16 @@ from streamspace_agent import protocol
 from streamspace_agent.logs import redact
 
 MAX_REPLY = 256 * 1024
-"""Bytes of a reply's body that are read; an agent object takes about one thousand."""
+"""Limit of a reply's body in bytes; an agent object takes about one thousand."""
 MAX_WAIT = 300.0
-"""Seconds that a server may ask this agent to wait, whatever number it names."""
+"""The longest time in seconds that a server can make this agent wait."""
 MAX_SAID = 300
 REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """``body`` is the JSON object of the reply, empty for anything else."""
+    """An HTTP reply. ``body`` is its JSON object, empty for anything else."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,22 +43,22 @@ class Reply:
 
     @property
     def by_control_plane(self) -> bool:
-        """Is it the control plane's own? A proxy in front of it answers in text, or in JSON without these keys."""
+        """Whether the control plane itself answered. A proxy answers in text, or in JSON without these keys."""
         return any(isinstance(self.body.get(key), str) and self.body[key] for key in ("error", "approvalStatus"))
 
     @property
     def said(self) -> str:
-        """What it says for people, in one line: its ``error``, ``message`` and ``details``, whichever there are."""
+        """The reply's message for people, in one line: its ``error``, ``message`` and ``details``, if any."""
         parts = dict.fromkeys(_line(self.body.get(key)) for key in ("error", "message", "details"))
         return protocol.cut(": ".join(filter(None, parts)), MAX_SAID)
 
     @property
     def wait(self) -> float:
-        """Seconds that it asks to wait, from its header or its body; 0 where it names no usable number."""
+        """Seconds that the server asks to wait, from its header or body; 0 if it names no usable number."""
         return _seconds(self.headers.get("Retry-After")) or _seconds(self.body.get("retryAfter"))
 
     def redirect(self, url: str, path: str) -> str:
-        """The base address that a redirect of ``url`` points at, "" for no redirect; ``path`` is what was asked for there."""
+        """The base address that a redirect of ``url`` points to, without ``path``; "" for no redirect."""
         location = self.headers.get("Location", "")
         if self.status not in REDIRECTS or not location:
             return ""
@@ -69,14 +69,15 @@ class Reply:
         return protocol.cut(_line(target.removesuffix(path)), MAX_SAID)
 
     def refusal(self, url: str, path: str) -> str:
-        """``HTTP 403: the reason``, and for a redirect where it points and which setting that belongs in."""
+        """``HTTP 403: the reason``; for a redirect, its target and the setting to change."""
         if target := self.redirect(url, path):
-            return f"HTTP {self.status}, a redirect to {target}, which is not followed: if that is the control plane, set CONTROL_PLANE_URL to it"
+            fix = "if that is the control plane, set CONTROL_PLANE_URL to it"
+            return f"HTTP {self.status}, a redirect to {target}, which is not followed: {fix}"
         return f"HTTP {self.status}{self.said and ': ' + self.said}"
 
 
 def read(response: urllib3.BaseHTTPResponse, timeout: float) -> Reply:
-    """The reply of a response that was not preloaded. Reads no more than :data:`MAX_REPLY` bytes, and for no longer than ``timeout`` seconds."""
+    """Read a response that was not preloaded: at most :data:`MAX_REPLY` bytes, for at most ``timeout`` seconds."""
     data, end = bytearray(), time.monotonic() + timeout
     try:
         while len(data) < MAX_REPLY and time.monotonic() < end:
@@ -90,7 +91,7 @@ def read(response: urllib3.BaseHTTPResponse, timeout: float) -> Reply:
 
 
 def _line(value: object) -> str:
-    """Text, or a list of texts, on one line without what a terminal would act upon."""
+    """A text, or a list of texts, on one line and without control characters."""
     if isinstance(value, dict):
         value = [f"{key}: {item}" for key, item in list(value.items())[:10]]
     if isinstance(value, list):

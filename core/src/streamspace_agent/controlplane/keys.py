@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 
 HEADER = "X-Agent-API-Key"
 USABLE = re.compile(r"[\x21-\x7e]{1,512}")
-"""What may stand in an HTTP header, and so be a key."""
+"""A key has to fit in an HTTP header."""
 
 
 class Keys:
-    """Which API key to use: the agent's own once it has one, else the configured one.
+    """Chooses the API key: the agent's own once it has one, else the configured one.
 
-    The agent's own is kept in a file that replicas on one host share: any of them may be the one to be given it.
+    The agent's own key is kept in a file that the replicas on one host share: any of them may receive it.
     """
 
     def __init__(self, settings: Settings, hide: Callable[[str], None], file: Path | None = None) -> None:
-        """``file`` is where the configured key was read from: a new one there is taken up with the next connection."""
+        """``file``: where the configured key was read from. A new key in it is used for the next connection."""
         self._file = file
         self._stamp = stamp(file) if file else None
         self._path = settings.agent_dir / "api-key"
@@ -43,19 +43,19 @@ class Keys:
         return {HEADER: self.current} if self.current else {}
 
     def keep(self, key: str) -> None:
-        """Use this key from now on, and after a restart. What cannot be a key is not taken."""
+        """Use this key from now on, and after a restart. An unusable key is ignored."""
         if not USABLE.fullmatch(key):
             log.error(
-                "the control plane gave this agent an API key that is none (not one line of visible ASCII characters): it is not used"
+                "the control plane issued an unusable API key (not one line of visible ASCII characters): it is ignored"
             )
             return
         self._hide(key)
         if key == self.current:
             return
-        self._own, self._refused = key, self._read()  # what lies there may stay, where nothing can be written
+        self._own, self._refused = key, self._read()  # the old key may stay in the file if it cannot be written
         try:
             write_private(self._path, key)
-            log.info("the control plane gave this agent a key of its own: kept in %s", self._path)
+            log.info("the control plane issued a key for this agent: kept in %s", self._path)
         except OSError as error:
             log.warning(
                 "STATE_DIR: cannot keep the agent's own key in %s (%s): it is used until the process ends",
@@ -64,8 +64,8 @@ class Keys:
             )
 
     def look(self) -> bool:
-        """Take a key that another replica was given meanwhile. True when there is one."""
-        self._look_at_file()
+        """Use a key that another replica has received meanwhile, if any. Returns whether there is one."""
+        self._reread_file()
         kept = self._read()
         if kept in {"", self._own, self._refused}:
             return False
@@ -73,7 +73,7 @@ class Keys:
         self._own = kept
         return True
 
-    def _look_at_file(self) -> None:
+    def _reread_file(self) -> None:
         found = stamp(self._file) if self._file else None
         if self._file is None or found in {None, self._stamp}:
             return
@@ -85,7 +85,7 @@ class Keys:
             log.info("AGENT_API_KEY_FILE: %s holds a new key: it is used from now on", self._file)
 
     def fall_back(self) -> bool:
-        """Give up a kept key that was refused. True when another one is left to try."""
+        """Give up the refused key. Returns whether there is another one to try."""
         if self.look():
             return True
         if not self._own or not self._configured or self._own == self._configured:
@@ -99,7 +99,7 @@ class Keys:
 
 
 def read_key(path: Path) -> str:
-    """The key in a file, "" where there is none that can be used."""
+    """The key in a file, "" if there is no usable one."""
     try:
         with path.open(encoding="ascii") as file:
             key = file.read(1024).strip()
@@ -109,7 +109,7 @@ def read_key(path: Path) -> str:
 
 
 def key_file(environ: Mapping[str, str]) -> Path | None:
-    """The file that the environment names for the key."""
+    """The file in which the environment says the key is."""
     for name in ("AGENT_API_KEY", *ALIASES):
         if path := environ.get(f"{name}_FILE", "").strip():
             return Path(path)

@@ -1,4 +1,4 @@
-"""The connection to the control plane: kept up while this agent leads, and nothing but a pipe of envelopes."""
+"""Keeps this agent connected to the control plane while it leads: registers, connects, reconnects with back-off."""
 
 import asyncio
 import contextlib
@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.config import Settings
-from streamspace_agent.controlplane.decoder import Decoder
+from streamspace_agent.controlplane import connection
+from streamspace_agent.controlplane.connection import CLOSE_TIMEOUT, CLOSED, PATH
 from streamspace_agent.controlplane.http_reply import Reply
 from streamspace_agent.controlplane.keys import Keys
-from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import LOUD_EVERY, Registrar, reason
 from streamspace_agent.controlplane.tls import Trust, certificate_hint
 from streamspace_agent.errors import LinkDown
@@ -26,47 +26,38 @@ from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
 
-PATH = "/api/v1/agents/connect"
-OPEN_TIMEOUT = 10.0
-# The control plane drops us after 60 s without a pong or ping; asking more often finds a dead link sooner.
-PING_EVERY = 10.0
-PING_TIMEOUT = 15.0
-CLOSE_TIMEOUT = 1.0
-# The control plane packs all that waits into one message, up to 256 of them: as many as it likes, but in parts of this size.
-MAX_PART = 64 * 1024**2
-
 RENEWED = "renewed by this agent"
 RENEW_AFTER = 2.0
-"""Seconds that a connection must have lasted to be renewed without the back-off."""
-# Seconds from connecting until changed facts are registered: a link that is closed again soon shall not show as online.
+"""Seconds that a connection must have lasted to be renewed without a back-off."""
+# Seconds from connecting until changed facts are registered: a connection that is closed again at once must not show
+# the agent as online.
 FACTS_AFTER = 5.0
 
-CLOSED = "closed by the control plane"
-# It closes a connection when the same agent id connects again: so often in a row, that is the likeliest reason.
+# The control plane closes a connection when the same agent id connects again. After so many in a row, that is the
+# likeliest reason.
 RIVAL_AFTER = 4
 RIVAL = "; does another agent use AGENT_ID={}? Only replicas with ENABLE_HA=true may share one"
 
-
 LOST = (ConnectionClosed, LinkDown, OSError)
-"""What a connection ends with that is merely gone."""
+"""The errors of a connection that is merely lost."""
 
 
 class Peer(Protocol):
-    """What the link serves: one leadership."""
+    """The leadership that a link serves."""
 
     async def received(self, message: protocol.Envelope | protocol.Malformed) -> None:
-        """Handle one message at once; anything long becomes a task of its own."""
+        """Handle one message without waiting; anything long becomes a task of its own."""
 
     async def connected(self, link: "Link") -> None:
-        """Runs as long as a connection does, beside its reader. Returning asks for a new connection in its place, at once."""
+        """Run as long as a connection does, beside its reader. Returning asks for a new connection at once."""
 
     def require_lease(self) -> None: ...
 
     def registration(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Capacity and metadata."""
+        """Capacity and metadata to register."""
 
     async def described(self) -> None:
-        """Return once :meth:`registration` has all that can be known."""
+        """Return once :meth:`registration` is complete."""
 
 
 @dataclass(slots=True)
@@ -80,7 +71,7 @@ class LinkStatus:
 
 
 class Link:
-    """One a process; :meth:`run` once a leadership."""
+    """One object per process; each leadership calls :meth:`run`."""
 
     def __init__(self, settings: Settings, keys: Keys, trust: Trust, rng: random.Random, registrar: Registrar) -> None:
         self._settings = settings
@@ -91,26 +82,25 @@ class Link:
         self._socket: ClientConnection | None = None
         self._connected = asyncio.Event()
         self._finished: asyncio.Event | None = None
-        """There once no more connection is to be made; set when the last one has been read to its end."""
+        """Not None once no more connections are made; set when the last one has been read to its end."""
         self.status = LinkStatus()
-        registrar.on_problem = self._not_registered
 
     def _not_registered(self, problem: str) -> None:
         if not self.status.connected:
             self.status.last_error = problem
 
     async def run(self, peer: Peer) -> None:
-        """Keep connected until cancelled. Raises Refused when the control plane says no for good."""
+        """Keep connected until cancelled. Raises Refused when the control plane refuses this agent for good."""
         self._finished = None
         backoff = Backoff(rng=self._rng)
         registered = self._registrar.known
-        complaint, told = "", 0.0
+        logged, logged_at = "", 0.0
         try:
             while True:
                 wait, level = 0.0, logging.WARNING
                 try:
                     if not registered:
-                        await self._registrar.register(*peer.registration())
+                        await self._registrar.register(*peer.registration(), on_problem=self._not_registered)
                         registered = True
                     self._keys.look()
                     peer.require_lease()
@@ -123,11 +113,11 @@ class Link:
                 except InvalidStatus as error:
                     response = error.response
                     reply = Reply.of(response.status_code, response.headers, response.body)
-                    # Registering again tells why, and whether that is final.
+                    # Registering again tells the reason, and whether it is final.
                     registered = not (reply.by_control_plane and reply.status in {401, 403, 404})
                     wait = reply.wait
                     if not reply.by_control_plane and reply.status < 500:
-                        level = logging.ERROR  # nobody would look for it at the proxy otherwise
+                        level = logging.ERROR  # a proxy answered: nobody would look there otherwise
                     ended = f"the answer is {reply.refusal(self._settings.http_url + PATH, PATH)}"
                 except InvalidURI as error:
                     ended = f"CONTROL_PLANE_URL: {error}"
@@ -138,7 +128,7 @@ class Link:
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
                 now = time.monotonic()
-                if ended != complaint or backoff.failures <= 1 or now - told >= LOUD_EVERY:
+                if ended != logged or backoff.failures <= 1 or now - logged_at >= LOUD_EVERY:
                     log.log(
                         level,
                         "not connected to CONTROL_PLANE_URL=%s: %s; next try in %s",
@@ -146,7 +136,7 @@ class Link:
                         ended,
                         format_seconds(delay),
                     )
-                    complaint, told = ended, now
+                    logged, logged_at = ended, now
                 await asyncio.sleep(delay)
         finally:
             await self.close()
@@ -157,86 +147,45 @@ class Link:
             await asyncio.Event().wait()
 
     async def _connection(self, peer: Peer, backoff: Backoff) -> str:
-        """One connection from handshake to end; returns why it ended."""
-        uri = f"{self._settings.ws_url}{PATH}?agent_id={self._settings.agent_id}"
-        async with _Connect(
-            uri,
-            ssl=self._trust.context(),
-            additional_headers=self._keys.headers(),
-            compression=None,
-            open_timeout=OPEN_TIMEOUT,
-            ping_interval=None,  # see _watch
-            close_timeout=CLOSE_TIMEOUT,
-            max_size=(None, MAX_PART),
-            proxy=proxy_for(self._settings) or None,
-        ) as socket:
+        """Serve one connection from handshake to end; returns why it ended."""
+        async with connection.handshake(self._settings, self._keys, self._trust) as socket:
             peer.require_lease()
             self._up(socket)
             began = time.monotonic()
-            reader = asyncio.create_task(self._read(socket, peer), name="link reader")
+            reader = asyncio.create_task(connection.read(socket, peer.received), name="link reader")
             worker = asyncio.create_task(peer.connected(self), name="link worker")
-            watch = asyncio.create_task(self._watch(socket), name="link watch")
-            facts = asyncio.create_task(self._tell_facts(peer), name="link facts")
+            watch = asyncio.create_task(connection.watch(socket), name="link watch")
+            facts = asyncio.create_task(self._register_changes(peer), name="link facts")
             tasks = (reader, worker, watch, facts)
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 error = worst(done)
                 if error is None or isinstance(error, LOST):
-                    await self._read_on(socket, reader, dead=watch.done())
+                    self._down()
+                    await connection.close_and_drain(socket, reader, dead=watch.done())
+                    late = worst({reader} if reader.done() else ())
+                    if late is not None and not isinstance(late, LOST):
+                        raise late
                 if error is not None:
                     raise error
             except ConnectionClosed as closed:
-                return _why(closed)
+                return connection.why_closed(closed)
             finally:
                 self._down()
                 backoff.worked_for(time.monotonic() - began)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                _cut_off_soon(socket)
+                connection.abort_soon(socket)
         return RENEWED
 
-    async def _read_on(self, socket: ClientConnection, reader: asyncio.Task[None], *, dead: bool) -> None:
-        """Close the connection, but take all that comes until the control plane knows: it sends no command twice."""
-        self._down()
-        if dead:
-            socket.transport.abort()
-        closing = asyncio.create_task(socket.close())
-        try:
-            await asyncio.wait({reader}, timeout=2 * CLOSE_TIMEOUT)
-        finally:
-            closing.cancel()
-            await asyncio.gather(closing, return_exceptions=True)
-        error = worst({reader} if reader.done() else ())
-        if error is not None and not isinstance(error, LOST):
-            raise error
-
-    async def _tell_facts(self, peer: Peer) -> NoReturn:
-        """Register again beside the connection if the facts have changed: nothing that is sent meanwhile is lost for it."""
+    async def _register_changes(self, peer: Peer) -> NoReturn:
+        """Register again beside the connection if the facts have changed, so that no message is lost meanwhile."""
         await asyncio.sleep(FACTS_AFTER)
         await peer.described()
         await self._registrar.refresh(*peer.registration())
         await asyncio.Event().wait()
         raise AssertionError
-
-    async def _watch(self, socket: ClientConnection) -> NoReturn:
-        """End a connection whose peer is silent. The library's own watch waits without limit for room in a full socket before it counts."""
-        while True:
-            await asyncio.sleep(PING_EVERY)
-            try:
-                async with asyncio.timeout(PING_TIMEOUT):
-                    await (await socket.ping())
-            except TimeoutError:
-                raise LinkDown(f"no answer to a ping within {format_seconds(PING_TIMEOUT)}") from None
-
-    async def _read(self, socket: ClientConnection, peer: Peer) -> None:
-        while True:
-            decoder = Decoder()
-            async for part in socket.recv_streaming(decode=False):
-                for message in decoder.feed(part):
-                    await _deliver(message, peer)
-            for message in decoder.close():
-                await _deliver(message, peer)
 
     def _up(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -257,23 +206,26 @@ class Link:
         await self._connected.wait()
 
     async def send(self, kind: str, payload: Mapping[str, Any]) -> None:
-        """Send one envelope now. Raises LinkDown, ConnectionClosed, TooLarge. Waits while the peer reads slowly."""
+        """Send one envelope now; waits while the peer reads slowly. Raises LinkDown, ConnectionClosed, TooLarge."""
         await self.send_text(protocol.encode(kind, payload))
 
     async def send_text(self, frame: str | bytes) -> None:
-        """Send a ready-made frame; bytes are UTF-8."""
+        """Send an encoded frame; bytes are UTF-8."""
         if self._socket is None:
             raise LinkDown
         await self._socket.send(frame, text=True)
 
     async def ping(self) -> Awaitable[float]:
-        """Send a ping; the awaitable returns its latency in seconds when the pong is there."""
+        """Send a ping; awaiting the result waits for the pong and returns the latency in seconds."""
         if self._socket is None:
             raise LinkDown
         return await self._socket.ping()
 
     async def finish(self) -> None:
-        """End the connection for good: :meth:`run` makes no other. What comes until the control plane knows is still received. Bounded."""
+        """Close the connection for good: :meth:`run` makes no other. Returns within a bounded time.
+
+        What arrives until the control plane has closed its side is still received.
+        """
         if self._socket is None:
             return
         self._finished = asyncio.Event()
@@ -283,20 +235,20 @@ class Link:
                 await self._finished.wait()
 
     async def close(self) -> None:
-        """End the present connection, if there is one. Bounded: a peer that does not answer is cut off."""
+        """Close the current connection, if any. Bounded: the connection to a peer that does not answer is aborted."""
         socket, self._socket = self._socket, None
         if socket is not None:
-            _cut_off_soon(socket)
+            connection.abort_soon(socket)
             await socket.close()
 
     def abort(self) -> None:
-        """Cut the connection at once, without a word: another may lead already."""
+        """Abort the connection without a closing handshake: another replica may lead already."""
         if self._socket is not None:
             self._socket.transport.abort()
 
 
 def worst(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
-    """What ended these tasks, if anything did. Of several errors the one that is no lost connection; others are logged."""
+    """The error that ended these tasks, if any: of several, one that is not a lost connection. Others are logged."""
     errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
     errors.sort(key=lambda error: isinstance(error, LOST))
     for error in errors[1:]:
@@ -306,33 +258,6 @@ def worst(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
 
 
 def raise_worst(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Raise :func:`worst`, if there is any."""
+    """Raise the :func:`worst` error, if any."""
     if (error := worst(tasks)) is not None:
         raise error
-
-
-class _Connect(connect):
-    """Follows no redirect: the key would go to another host, which would then be the control plane."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
-async def _deliver(message: protocol.Envelope | protocol.Malformed | None, peer: Peer) -> None:
-    if message is None:
-        await asyncio.sleep(0)  # others have their turn between the messages of a packed frame
-    else:
-        await peer.received(message)
-
-
-def _cut_off_soon(socket: ClientConnection) -> None:
-    """The library's close waits without limit, too, for room for its last frame."""
-    asyncio.get_running_loop().call_later(2 * CLOSE_TIMEOUT, socket.transport.abort)
-
-
-def _why(closed: ConnectionClosed) -> str:
-    if closed.rcvd:
-        return f"{CLOSED} ({closed.rcvd.code}{closed.rcvd.reason and ' ' + closed.rcvd.reason})"
-    if closed.sent:
-        return f"closed by this agent ({closed.sent.code}{closed.sent.reason and ' ' + closed.sent.reason})"
-    return "the connection broke"

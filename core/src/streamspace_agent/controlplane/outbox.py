@@ -1,9 +1,9 @@
-"""Delivers queued messages to the control plane in order, until its end of the socket has read them.
+"""Delivers queued messages in order, and keeps each until the control plane has acknowledged it by a WebSocket pong.
 
-The protocol has no answer to a message, and a send that returned may still be lost with the connection. So a
-WebSocket ping follows what was sent: its pong proves that the control plane has read all before it (frames are handled in order).
-Only then is a message forgotten. A connection that breaks between reading and pong makes a message go out again: its
-effects there (a command's end, a session's state) are the same when applied twice.
+The protocol acknowledges no message, and a message whose send has returned may still be lost with the connection. So a
+ping follows each batch: its pong proves that the control plane has read all messages before it, since frames are
+handled in order. Only then is the batch deleted. If the connection breaks before the pong, the batch is sent again;
+its effects (a command's end, a session's state) are the same when applied twice.
 """
 
 import asyncio
@@ -17,69 +17,69 @@ from streamspace_agent.journal import Journal, Message
 log = logging.getLogger(__name__)
 
 Send = Callable[[str], Awaitable[None]]
-"""Sends one text frame. Raises when the connection is gone."""
+"""Sends one text frame. Raises if there is no connection."""
 Ping = Callable[[], Awaitable[Awaitable[object]]]
-"""Sends a ping; returns an awaitable for its pong. Raises when the connection is gone."""
+"""Sends a ping; returns an awaitable for its pong. Raises if there is no connection."""
 
 
 class Outbox:
-    """The queue of one tenure, kept in the journal."""
+    """The outgoing queue of one leadership, kept in the journal."""
 
     def __init__(self, journal: Journal, require_lease: Callable[[], None]) -> None:
         self._journal = journal
         self._require_lease = require_lease
         self._more = asyncio.Event()
         self._delivered = asyncio.Event()
-        self._taken = 0
-        """Number of the last message that the control plane has taken, also while the journal cannot forget it."""
+        self._acknowledged = 0
+        """Number of the last acknowledged message, also while the journal cannot delete it."""
         self.waiting = journal.outbox_size()
-        """Messages not delivered yet; may be read from any thread."""
+        """Number of undelivered messages; may be read from any thread."""
 
     def put(self, *messages: Message) -> None:
         self._journal.put(*messages)
         self.wake()
 
     def wake(self) -> None:
-        """Tell the sender that the journal has more."""
-        self.waiting = self._journal.outbox_size(after=self._taken)
+        """Say that the journal holds new messages."""
+        self.waiting = self._journal.outbox_size(after=self._acknowledged)
         self._more.set()
 
     async def flushed(self) -> None:
-        """Wait until everything that is queued now has been delivered, whatever comes behind it."""
+        """Wait until every message that is queued now has been acknowledged."""
         last = self._journal.last_queued()
-        while self._taken < last:
+        while self._acknowledged < last:
             self._delivered.clear()
             await self._delivered.wait()
 
     async def deliver(self, send: Send, ping: Ping) -> None:
-        """Deliver over one connection, for as long as it lives."""
+        """Deliver over one connection until it is gone."""
         while True:
             self._more.clear()
-            batch = self._journal.pending(after=self._taken)
+            batch = self._journal.pending(after=self._acknowledged)
             for _, message in batch:
                 self._require_lease()
                 if frame := encode(message):
                     await send(frame)
             if batch:
                 await (await ping())
-                self._taken = batch[-1][0]
+                self._acknowledged = batch[-1][0]
                 self._delivered.set()
-                self._forget()
-                self.waiting = self._journal.outbox_size(after=self._taken)
+                self._delete()
+                self.waiting = self._journal.outbox_size(after=self._acknowledged)
             else:
                 await self._more.wait()
 
-    def _forget(self) -> None:
+    def _delete(self) -> None:
         try:
-            self._journal.delivered(self._taken)
-        except JournalError as error:  # it is forgotten with the next; sent again only if the process ends before that
-            log.warning("cannot forget what was delivered: %s", error)
+            self._journal.delivered(self._acknowledged)
+        except JournalError as error:  # deleted with the next batch; sent again only if the process ends before
+            log.warning("cannot delete delivered messages: %s", error)
 
 
 def encode(message: Message) -> str:
-    """The frame for a message; what is too large goes out without what made it so, "" where nothing is left to send."""
+    """The frame of a message. A message that is too large is shortened; "" if nothing can be sent."""
     payload = message.payload
-    if not payload:  # a row that could not be read
+    if not payload:  # the row could not be read
         return ""
     try:
         return protocol.encode(message.type, payload)

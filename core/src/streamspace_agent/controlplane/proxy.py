@@ -1,4 +1,4 @@
-"""Which proxy leads to the control plane: ``HTTPS_PROXY``, unless ``NO_PROXY`` names its host."""
+"""Chooses the proxy for the control plane: ``HTTPS_PROXY``, unless ``NO_PROXY`` names its host."""
 
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
@@ -9,11 +9,11 @@ from streamspace_agent.errors import ConfigError
 
 
 def proxy_for(settings: Settings) -> str:
-    """The environment's proxy on the way to the control plane, "" for none; only TLS goes through one. Raises ConfigError."""
+    """The environment's proxy for the control plane, "" for none; used for TLS only. Raises ConfigError."""
     parts = urlsplit(settings.http_url)
     proxies = getproxies()
     proxy = proxies.get("https", "") if parts.scheme == "https" else ""
-    if not proxy or passed_by(parts.hostname or "", parts.port or 443, proxies.get("no", "")):
+    if not proxy or bypassed(parts.hostname or "", parts.port or 443, proxies.get("no", "")):
         return ""
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if not proxy.lower().startswith(("http://", "https://")) or not urlsplit(proxy).hostname:
@@ -24,8 +24,8 @@ def proxy_for(settings: Settings) -> str:
     return proxy
 
 
-def passed_by(host: str, port: int, no_proxy: str) -> bool:
-    """Does ``NO_PROXY`` name this host? It holds names, which stand for all below them, addresses, networks, or ``*``."""
+def bypassed(host: str, port: int, no_proxy: str) -> bool:
+    """Whether ``NO_PROXY`` matches this host: by name or parent domain, address, network, or ``*``."""
     return any(_names(entry, host.lower().rstrip("."), port) for entry in no_proxy.lower().replace(",", " ").split())
 
 

@@ -1,7 +1,8 @@
-"""Registering with the control plane over HTTP.
+"""Registers this agent with the control plane over HTTP.
 
-First contact may be made with a shared bootstrap key; an administrator may have to approve; the control plane may then hand out
-a key of the agent's own. Final is only what the control plane itself says, and only to an agent that it has never accepted.
+The first registration may use a shared bootstrap key. An administrator may have to approve the agent, and the control
+plane may then issue a key of its own. A refusal is final only if the control plane itself sends it, and only for an
+agent that it has never accepted.
 """
 
 import asyncio
@@ -30,18 +31,18 @@ log = logging.getLogger(__name__)
 
 PATH = "/api/v1/agents/register"
 APPROVAL_POLL = 30.0
-"""Seconds until an agent that waits for approval asks again; doubled each time. Each asking makes it look online."""
+"""Seconds until an agent that waits for approval asks again; doubled each time. Each request makes it look online."""
 MAX_APPROVAL_POLL = 300.0
-SLOWLY = 60.0
-"""Seconds between two tries of an agent that was accepted before and is refused now."""
+REFUSED_PAUSE = 60.0
+"""Seconds between two attempts of an agent that was accepted before and is refused now."""
 LOUD_EVERY = 300.0
-"""Seconds after which a refusal that lasts is told again."""
+"""Seconds after which a lasting refusal is logged again."""
 CALL_TIMEOUT = 10.0
 AGAIN = "trying again until it works"
 
 
 def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.PoolManager:
-    """A client for the control plane; it goes through the same proxy as the WebSocket."""
+    """An HTTP client for the control plane, through the same proxy as the WebSocket."""
     timeout = urllib3.Timeout(total=CALL_TIMEOUT)
     proxy = proxy_for(settings)
     if not proxy:
@@ -55,7 +56,7 @@ def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.P
 
 
 class Registrar:
-    """Registers this agent until it is accepted. One object a process."""
+    """Registers this agent until it is accepted. One object per process."""
 
     def __init__(self, settings: Settings, keys: Keys, trust: Trust, rng: random.Random) -> None:
         self._settings = settings
@@ -64,31 +65,35 @@ class Registrar:
         self._rng = rng
         self._record = RegistrationRecord(settings)
         self._asked = 0
-        """Answers in a row that an administrator has to approve this agent first."""
-        self.on_problem: Callable[[str], None] = lambda _problem: None
-        """Called with what keeps this agent from being accepted, at each try."""
+        """Consecutive answers that an administrator has to approve this agent first."""
         self._context = trust.context()
         self._http = http_client(settings, self._context)
 
     @property
     def known(self) -> bool:
-        """Has the control plane accepted this agent before?"""
+        """Whether the control plane has accepted this agent before."""
         return self._record.known
 
     async def refresh(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-        """Register again if these are not the facts that were registered last. As :meth:`register` otherwise."""
+        """Register again if these facts differ from those registered last, as :meth:`register` does."""
         if not self._record.holds(self._body(capacity, metadata)):
             await self.register(capacity, metadata)
 
-    async def register(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-        """Return once the control plane has accepted this agent. Retries without end what may heal.
+    async def register(
+        self,
+        capacity: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        on_problem: Callable[[str], None] = lambda _problem: None,
+    ) -> None:
+        """Return once the control plane has accepted this agent. Temporary failures are retried without end.
 
-        Raises :exc:`Refused` for what does not: rejected, or, of an agent that was never accepted, any other refusal of the control plane's own.
+        ``on_problem`` is called at each failed attempt with the reason. Raises :exc:`Refused` if an administrator
+        rejected the agent, or if the control plane itself refuses an agent that it has never accepted.
         """
         body = self._body(capacity, metadata)
         self._keys.look()
         backoff = Backoff(rng=self._rng)
-        complaint, told = "", 0.0
+        logged, logged_at = "", 0.0
         while True:
             try:
                 reply = await asyncio.to_thread(self._post, json.dumps(body).encode())
@@ -101,11 +106,11 @@ class Registrar:
                     self._accepted(body, reply.body)
                     return
                 delay, problem, level = self._next_try(reply, backoff)
-            self.on_problem(problem)
+            on_problem(problem)
             now = time.monotonic()
-            if problem != complaint or (level >= logging.ERROR and now - told >= LOUD_EVERY):  # not at every try
+            if problem != logged or (level >= logging.ERROR and now - logged_at >= LOUD_EVERY):
                 log.log(level, "cannot register at CONTROL_PLANE_URL=%s: %s", self._settings.control_plane_url, problem)
-                complaint, told = problem, now
+                logged, logged_at = problem, now
             await asyncio.sleep(delay)
 
     def _body(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +140,7 @@ class Registrar:
         self._record.keep(body)
 
     def _next_try(self, reply: Reply, backoff: Backoff) -> tuple[float, str, int]:
-        """Seconds until the next try, the reason for it and how loud to say it, or Refused."""
+        """Seconds until the next attempt, the reason and its log level. Raises Refused."""
         agent_id, answer = self._settings.agent_id, reply.refusal(self._settings.http_url + PATH, PATH)
         if reply.status == 202 and reply.body.get("approvalStatus") == "pending":
             pause = min(APPROVAL_POLL * 2.0 ** min(self._asked, 16), MAX_APPROVAL_POLL)
@@ -145,13 +150,11 @@ class Registrar:
             return pause * self._rng.uniform(0.8, 1.2), f"{waits}; {every}", logging.WARNING
         if reply.status == 429 or reply.status >= 500:
             return max(backoff.delay(), reply.wait), f"{answer}; {AGAIN}", logging.WARNING
-        if not reply.by_control_plane:  # what stands in between says nothing about this agent
+        if not reply.by_control_plane:  # what a proxy answers says nothing about this agent
             address = f"POST {self._settings.http_url}{PATH}"
-            return (
-                backoff.delay(),
-                f"{address} is not answered by the control plane: {answer}; check CONTROL_PLANE_URL and the proxy in front of it; {AGAIN}",
-                logging.ERROR,
-            )
+            check = "check CONTROL_PLANE_URL and the proxy in front of it"
+            problem = f"{address} is not answered by the control plane: {answer}; {check}; {AGAIN}"
+            return backoff.delay(), problem, logging.ERROR
         if reply.body.get("approvalStatus") == "rejected":
             raise Refused(
                 f"an administrator rejected agent {agent_id}: ask them to approve it, or use another AGENT_ID"
@@ -163,39 +166,33 @@ class Registrar:
             problem = key_refused(self._settings, reply.status, reply.said, has_key=bool(self._keys.current))
         if not self.known:
             raise Refused(problem)
-        # It was accepted before: an outage or a database put back is likelier than an end that is meant.
-        return (
-            SLOWLY * self._rng.uniform(0.8, 1.2),
-            f"{problem}; it was accepted before, so it goes on asking",
-            logging.ERROR,
-        )
+        # It was accepted before: an outage or a restored database is likelier than an intended removal.
+        pause = REFUSED_PAUSE * self._rng.uniform(0.8, 1.2)
+        return pause, f"{problem}; it was accepted before, so it goes on asking", logging.ERROR
 
 
 def key_refused(settings: Settings, status: int, said: str, *, has_key: bool) -> str:
-    """Also for a 404, which may come from a control plane that does not know the key, or from what is no control plane."""
-    cause = (
-        "AGENT_API_KEY was not accepted"
-        if has_key
-        else "AGENT_API_KEY is not set and no client certificate was accepted"
-    )
+    """The message for a refused key. A 404 may mean an unknown key, or that no control plane answers at this URL."""
+    cause = "AGENT_API_KEY was not accepted"
+    if not has_key:
+        cause = "AGENT_API_KEY is not set and no client certificate was accepted"
     answer, check = f"HTTP {status}", "check the key, and that it belongs to this AGENT_ID"
     if status == 404:
         cause = f"CONTROL_PLANE_URL is wrong, or {cause}"
-        answer, check = (
-            f"HTTP 404 to POST {settings.http_url}{PATH}",
-            f"check CONTROL_PLANE_URL first, then {check[6:]}",
-        )
+        answer = f"HTTP 404 to POST {settings.http_url}{PATH}"
+        check = "check CONTROL_PLANE_URL first, then the key, and that it belongs to this AGENT_ID"
     return f"{cause} for agent {settings.agent_id}: {answer}{said and ': ' + said}; {check}"
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause in a few words: urllib3 and asyncio wrap it in several layers."""
+    """The innermost cause of an error in one line; urllib3 and asyncio wrap it in several layers."""
     proxy = ""
     for cause in causes(error):
         if type(cause).__name__ == "ProxyError":  # urllib3's or websockets'
             proxy = "HTTPS_PROXY: "
         error = cause
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the control plane's certificate is not trusted: {error.verify_message}; TLS_CA_FILE must name the CA that signed it"
+        problem = f"the control plane's certificate is not trusted: {error.verify_message}"
+        return f"{problem}; TLS_CA_FILE must name the CA that signed it"
     text = " ".join(str(error).split()) or type(error).__name__
     return protocol.cut(proxy + text, 300)

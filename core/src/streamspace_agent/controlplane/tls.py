@@ -1,4 +1,4 @@
-"""The files that a TLS connection to the control plane rests on. They are renewed on disk, and loaded again at the next connection."""
+"""The certificates of a TLS connection to the control plane. Files that change on disk are loaded again."""
 
 import logging
 import ssl
@@ -14,7 +14,7 @@ Stamp = tuple[int, int, int, int] | None
 
 
 def stamp(path: Path) -> Stamp:
-    """Changes when another file stands there, something else in it, or others may read it; None for no file."""
+    """A value that changes with the file, its content or its permissions; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -23,7 +23,7 @@ def stamp(path: Path) -> Stamp:
 
 
 class Trust:
-    """Whom this agent trusts, and what it shows of itself. Files that cannot be used leave those loaded before in place."""
+    """The CA and client certificate for the control plane. If a changed file is unusable, the old ones stay in use."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError."""
@@ -44,7 +44,7 @@ class Trust:
         return {name: stamp(path) for name, path in self._files.items()}
 
     def context(self) -> ssl.SSLContext | None:
-        """For the next connection; None for one without TLS."""
+        """The context for the next connection; None without TLS."""
         stamps = self._look()
         if self._context is not None and stamps != self._stamps:
             changed = ", ".join(name for name in stamps if stamps[name] != self._stamps[name])
@@ -53,12 +53,12 @@ class Trust:
                 self._context = tls_context(self._settings)
                 log.info("%s: changed on disk, loaded again", changed)
             except ConfigError as error:
-                log.warning("%s; what was loaded before is used on", error)
+                log.warning("%s; the files loaded before stay in use", error)
         return self._context
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context for the control plane, or None for a plain connection. Raises ConfigError."""
+    """A TLS context for the control plane; None without TLS. Raises ConfigError."""
     if not settings.http_url.startswith("https"):
         return None
     try:
@@ -74,7 +74,10 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def certificate_hint(settings: Settings, error: BaseException) -> str:
-    """TLS 1.3 tells of a refused client certificate only after the handshake: by hanging up, or by an alert. "" where it is something else."""
+    """A hint for an error that may mean a refused client certificate, else "".
+
+    In TLS 1.3 the server refuses it only after the handshake, by an alert or by closing the connection.
+    """
     if not settings.tls_cert_file:
         return ""
     if any(isinstance(cause, EOFError | ConnectionResetError) or _alert(cause) for cause in causes(error)):
@@ -87,7 +90,7 @@ def _alert(error: BaseException) -> bool:
 
 
 def causes(error: BaseException) -> Iterable[BaseException]:
-    """The error and what is wrapped in it, from the outside in: urllib3 and asyncio wrap it in several layers."""
+    """The error and its causes, outermost first; urllib3 and asyncio wrap an error in several layers."""
     for _ in range(10):
         yield error
         inner = [error.__cause__, getattr(error, "reason", None), *error.args]
