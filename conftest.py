@@ -1,6 +1,7 @@
 """What every test may stand on: the engine, the images, and a check that nothing is left behind."""
 
 import json
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 
 from lab.engine import MainEngine
 from lab.images import Images
-from streamspace_agent import logs
 from streamspace_devplane import crashes
 
 # How fast examples are made and run tells of the machine, which others use as well, and of nothing under test.
@@ -108,8 +108,7 @@ def the_control_plane_does_not_crash(request, unexpected_crashes):
 def no_other_tests_secrets_and_names_in_the_log():
     """What the log hides, and whom it names, is the process's; here many agents and tests live in one."""
     yield
-    logs._secrets.clear()
-    logs._process.clear()
+    logging.getLogger("streamspace_agent").filters.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

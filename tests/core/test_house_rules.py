@@ -64,6 +64,11 @@ def test_the_docstring_of_errors_shows_every_exception(name):
     assert f":exc:`{name}`" in errors.__doc__
 
 
+def test_no_module_of_the_core_keeps_state():
+    found = {name: sorted({*module_state(source)}) for name, source in SOURCES.items()}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -591,7 +591,7 @@ async def test_a_tunnel_sees_a_session_end_without_alarm_and_without_the_command
     monkeypatch.setattr(driver, "connect", connect_to_what_runs)
 
     def with_fields(record):
-        record.fields = dict(logs._fields())
+        record.fields = logs.known_fields()
         return True
 
     caplog.handler.addFilter(with_fields)

@@ -1,8 +1,8 @@
-"""Log lines that say who speaks, and never a secret.
+"""The log: lines that name agent, epoch, session and command, and never show a secret.
 
-Every line carries time, level, the logger's short name and the message, then the context as far as it is known:
-agent, instance, epoch, session, command. Secrets are removed from the finished text, traceback included, so that
-no call site has to think of them.
+A line holds time, level, the logger's short name and the message, then the fields that are known: agent, instance,
+epoch, session, command. Secrets are removed from the finished text, tracebacks included, so that no caller has to
+think of them.
 """
 
 import json
@@ -22,29 +22,31 @@ from streamspace_agent.config import Settings
 
 MASK = "***"
 MIN_SECRET = 4
-"""Characters; a shorter secret would be cut out of ordinary words."""
-
+"""Characters. A shorter secret is not removed: it may be part of ordinary words."""
 BRIEF_LINES = 5
+"""How many of a session's last lines of output a log line shows."""
 
 _JOURNAL_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-# At debug these write out every frame and header: people's screens, and keys.
+# At debug level these log every frame and header: people's screens, and keys.
 _CHATTY = ("websockets", "urllib3", "docker", "redis")
 
 _NAME = r"x-agent-api-key|x-registry-auth|authorization|api[_-]?key|identitytoken|passw(?:or)?d|secret|token"
-_Q = r"\\{0,8}[\"']"  # a quote, also as JSON inside a JSON string has it
-# Bounded wherever a scan could begin again at each character: what is redacted may be megabytes, and hostile.
+_Q = r"\\{0,8}[\"']"  # a quote, escaped or not: JSON inside a JSON string escapes it
+_COLON = r"\s{0,20}:\s{0,20}"
+# Repetitions are bounded wherever a match could start at every character: the text may be megabytes long and hostile.
 _PATTERNS = (
-    # redis://user:pass@host; a password may hold an @, so up to the last one before the path
+    # redis://user:pass@host: up to the last @ before the path, since a password may contain one
     (re.compile(r"(?P<kept>[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{0,200}:)[^\s/]+(?=@)", re.IGNORECASE), rf"\g<kept>{MASK}"),
-    # a variable as a template lists it: what makes it a secret stands in its name
+    # {"name": "DB_PASSWORD", "value": "..."}: a variable of a template, whose name says that it is secret
     (
         re.compile(
-            rf"(?P<kept>name{_Q}\s{{0,20}}:\s{{0,20}}{_Q}[^\"']{{0,100}}(?:{_NAME})[^\"']{{0,100}}{_Q}\s{{0,20}},\s{{0,20}}{_Q}value{_Q}\s{{0,20}}:\s{{0,20}}{_Q})[^\"'\\]+",
+            rf"(?P<kept>name{_Q}{_COLON}{_Q}[^\"']{{0,100}}(?:{_NAME})[^\"']{{0,100}}{_Q}\s{{0,20}},\s{{0,20}}"
+            rf"{_Q}value{_Q}{_COLON}{_Q})[^\"'\\]+",
             re.IGNORECASE,
         ),
         rf"\g<kept>{MASK}",
     ),
-    # a manifest in base64 may hold any of these; a digest is shorter
+    # base64 may encode any of these (a manifest); a digest is shorter
     (re.compile(r"[A-Za-z0-9+/]{100,}={0,2}"), MASK),
     (
         re.compile(
@@ -54,20 +56,42 @@ _PATTERNS = (
         rf"\g<kept>{MASK}",
     ),
 )
-# What a line must not carry: control characters could forge lines or drive the reader's terminal.
+# Characters that a line must not contain: control characters could forge lines or control the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-# Line and paragraph separators, which some readers end a line at, and what turns the direction of writing.
-_CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+# Line and paragraph separators, at which some readers end a line, and characters that change the writing direction.
+_SEPARATORS = {code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+_ESCAPED = _CONTROLS | _SEPARATORS
 
 _bound: ContextVar[Mapping[str, str | int]] = ContextVar("streamspace_agent_log_fields", default=MappingProxyType({}))
-_process: dict[str, str | int] = {}
-_secrets: set[str] = set()
+
+
+class _OfProcess(logging.Filter):
+    """The secrets and fields of the whole process.
+
+    Python's logging is process-wide, and these belong to it: the object is a filter that lets every record pass, kept
+    by the logger ``streamspace_agent``. So :func:`hide` works before and after :func:`configure`, from every thread.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets: tuple[str, ...] = ()
+        """Longest first: one may be part of another."""
+        self.fields: dict[str, str | int] = {}
+
+
+def _of_process() -> _OfProcess:
+    logger = logging.getLogger("streamspace_agent")
+    kept = next((each for each in logger.filters if isinstance(each, _OfProcess)), None)
+    if kept is None:
+        kept = _OfProcess()
+        logger.addFilter(kept)
+    return kept
 
 
 def bind(**fields: str | int) -> ExitStack:
-    """Add fields to every line of the current task (and of tasks it starts): ``with logs.bind(session=...):``.
+    """Add fields to every line of the current task and of tasks that it starts: ``with logs.bind(session=...):``.
 
-    Called without ``with`` they stay until the task ends.
+    Called without ``with``, the fields stay until the task ends.
     """
     token = _bound.set({**_bound.get(), **fields})
     stack = ExitStack()
@@ -76,25 +100,32 @@ def bind(**fields: str | int) -> ExitStack:
 
 
 def context(**fields: str) -> Context:
-    """The context for a task that outlives the work it is started in: that work's fields are left out, these are put in."""
+    """The context for a task that outlives the work that starts it: with these fields instead of that work's."""
     own = copy_context()
     own.run(_bound.set, fields)
     return own
 
 
 def set_epoch(epoch: int | None) -> None:
-    """Name the leadership that every line from now on belongs to; None when there is none."""
-    if epoch is None:
-        _process.pop("epoch", None)
-    else:
-        _process["epoch"] = epoch
+    """Add the epoch to every line from now on; None removes it."""
+    fields = _of_process().fields
+    fields.pop("epoch", None)
+    if epoch is not None:
+        fields["epoch"] = epoch
+
+
+def known_fields() -> dict[str, str | int]:
+    """The fields of a line that is logged now: the process's, then those bound by the current task."""
+    return {**_of_process().fields, **_bound.get()}
 
 
 def hide(secret: str) -> None:
-    """Remove this value from everything that is logged, as it is and as a URL, JSON or ``repr`` writes it."""
+    """Remove this value from everything that is logged or printed, also as a URL, JSON or ``repr`` writes it."""
     if len(secret) >= MIN_SECRET:
         in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
-        _secrets.update((secret, urllib.parse.quote(secret, safe=""), repr(secret)[1:-1], *in_json))
+        process = _of_process()
+        known = {*process.secrets, secret, urllib.parse.quote(secret, safe=""), repr(secret)[1:-1], *in_json}
+        process.secrets = tuple(sorted(known, key=len, reverse=True))
 
 
 def hide_url(url: str) -> None:
@@ -117,8 +148,8 @@ def hide_settings(settings: Settings) -> None:
 
 
 def redact(text: str) -> str:
-    """The text without known secrets and without what looks like one."""
-    for secret in sorted(_secrets, key=len, reverse=True):
+    """The text without known secrets and without what looks like a secret."""
+    for secret in _of_process().secrets:
         text = text.replace(secret, MASK)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
@@ -126,7 +157,7 @@ def redact(text: str) -> str:
 
 
 def brief(text: str) -> str:
-    """A reason as a line of the log shows it: of a session's last words, which begin in the second line, the last few."""
+    """A reason, shortened for the log: its first line, and the last few lines of the session's output that follow it."""
     first, *more = text.split("\n")
     return "\n".join([first, *[line for line in more if line.strip()][-BRIEF_LINES:]])
 
@@ -138,16 +169,15 @@ def configure(
     stream: TextIO | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> None:
-    """Send the log to ``stream`` (stderr) as the settings say. ``fields`` (agent, instance) go into every line.
+    """Send the log to ``stream`` (default: stderr) as the settings say, with ``fields`` (agent, instance) in every line.
 
-    Called again it replaces what it set up before, and nothing else.
+    A later call replaces what an earlier one set up, and nothing else.
     """
     stream = stream or sys.stderr
     hide_settings(settings)
-    for name in [name for name in _process if name != "epoch"]:
-        del _process[name]
-    _process.update({name: value for name, value in fields.items() if value})
-
+    process = _of_process()
+    epoch = {"epoch": process.fields["epoch"]} if "epoch" in process.fields else {}
+    process.fields = {**{name: value for name, value in fields.items() if value}, **epoch}
     journal = _is_journal(stream, os.environ if environ is None else environ)
     write_to(stream, JsonFormatter() if settings.log_format == "json" else TextFormatter(journal=journal))
     root = logging.getLogger()
@@ -159,7 +189,7 @@ def configure(
 
 
 def write_to(stream: TextIO, formatter: logging.Formatter) -> None:
-    """Send the log there and nowhere else that this module sent it before."""
+    """Send the log to this stream, and no longer to one that was set before."""
     handler = _Handler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
@@ -169,14 +199,14 @@ def write_to(stream: TextIO, formatter: logging.Formatter) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, to be told from others' on the root logger."""
+    """Tells our handler from others on the root logger."""
 
 
 class TextFormatter(logging.Formatter):
-    """``TIME LEVEL logger: message key=value ...``, the fields after the message's first line; further lines are indented,
-    so that none can pass for a new entry.
+    """``TIME LEVEL logger: message key=value ...``: the fields follow the message's first line.
 
-    journald adds the time itself and reads the level from a ``<N>`` before each line.
+    Further lines are indented, so that none looks like a new entry. For journald, which adds the time itself and reads
+    the level from a prefix ``<N>``, each line has that prefix and no time.
     """
 
     def __init__(self, *, journal: bool = False) -> None:
@@ -185,10 +215,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = f"{record.levelname:<7} " if self._journal else f"{_time(record)} {record.levelname:<7} "
-        context = "".join(f" {name}={_quoted(value)}" for name, value in _fields())
+        context = "".join(f" {name}={_quoted(value)}" for name, value in known_fields().items())
         said, newline, rest = record.getMessage().partition("\n")
         text = f"{_short(record.name)}: {said}{context}{newline}{rest}"
-        text = redact("\n".join((text, *_trace(self, record)))).translate(_CONTROLS)
+        text = redact("\n".join((text, *_trace(self, record)))).translate(_ESCAPED)
         first, *more = text.split("\n")
         lines = [head + first, *(f"    {line}" for line in more)]
         prefix = f"<{_JOURNAL_PRIORITY.get(record.levelno, 6)}>" if self._journal else ""
@@ -196,7 +226,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the context, and exception where there is one."""
+    """One JSON object a line: time, level, logger, message, the fields, and the exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -204,15 +234,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": _short(record.name),
             "message": redact(record.getMessage()),
-            **{name: redact(value) if isinstance(value, str) else value for name, value in _fields()},
+            **{name: redact(value) if isinstance(value, str) else value for name, value in known_fields().items()},
         }
         if trace := "\n".join(_trace(self, record)):
             line["exception"] = redact(trace)
         return json.dumps(line, ensure_ascii=False)
-
-
-def _fields() -> Iterator[tuple[str, str | int]]:
-    yield from {**_process, **_bound.get()}.items()
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> Iterator[str]:
@@ -238,7 +264,7 @@ def _quoted(value: str | int) -> str:
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Is this stream the one that systemd connected to journald? (systemd.exec(5), ``$JOURNAL_STREAM``)."""
+    """Whether systemd connected this stream to journald (systemd.exec(5), ``$JOURNAL_STREAM``)."""
     named = environ.get("JOURNAL_STREAM", "")
     try:
         stat = os.fstat(stream.fileno())
