@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from urllib.parse import urlsplit
 
 Network = IPv4Network | IPv6Network
+"""An IPv4 or IPv6 network."""
 Address = IPv4Address | IPv6Address
 
 PRIVATE = tuple(
@@ -53,6 +54,7 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 def shown(host: str, port: int) -> str:
+    """``host:port``, with brackets round an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -15,6 +15,8 @@ VARIABLE = "STREAMSPACE_FAULTS"
 
 
 class Faults:
+    """The fault points that are set in an environment."""
+
     def __init__(self, environ: Mapping[str, str]) -> None:
         pairs = (item.split("=", 1) for item in environ.get(VARIABLE, "").split(",") if "=" in item)
         self._armed = {name.strip(): action.strip() for name, action in pairs}

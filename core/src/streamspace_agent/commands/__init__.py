@@ -69,6 +69,8 @@ class Registered:
 
 
 class Register(Protocol):
+    """What the hook ``register_commands`` is given: adds one handler for each call."""
+
     def __call__(
         self, action: str, handler: Handler, *, interrupts: Collection[str] = (), abandon: Handler | None = None
     ) -> None:

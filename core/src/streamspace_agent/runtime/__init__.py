@@ -43,6 +43,8 @@ class ReadyCheck(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
+    """A port that a session's container listens on."""
+
     number: int
     name: str = ""
     protocol: str = "tcp"
@@ -120,6 +122,8 @@ class Session:
 
 
 class EventKind(StrEnum):
+    """What a :class:`RuntimeEvent` reports."""
+
     ENDED = "ended"
     """The session ended though nobody asked: ``session`` is its state now, with the reason."""
     RESYNC = "resync"
@@ -131,6 +135,8 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEvent:
+    """Something that happened on the engine without a call of ours."""
+
     kind: EventKind
     session: Session | None = None
     reason: str = ""
@@ -160,6 +166,8 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
+    """What a driver can do."""
+
     hibernate_modes: frozenset[str]
     """``stop`` (keeps disk, frees memory), ``pause`` (keeps memory, wakes at once)."""
     pull_progress: bool

@@ -16,6 +16,7 @@ from streamspace_agent.runtime import ReadyCheck
 from streamspace_agent.units import format_seconds
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+"""An open connection to a port inside a session."""
 Connect = Callable[[], Awaitable[Stream]]
 """Opens a new stream to the session's port; OSError while nothing listens there yet."""
 

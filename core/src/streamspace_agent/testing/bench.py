@@ -16,14 +16,19 @@ PATIENCE = 30.0
 
 
 class DriverFactory(Protocol):
+    """Makes a driver of the engine under test."""
+
     def __call__(self, *, hibernate_mode: str = "stop", engine_away: bool = False) -> RuntimeDriver: ...
 
 
 class MakeSpec(Protocol):
+    """Makes the specification of a session that behaves as named."""
+
     def __call__(self, behaviour: Behaviour, **fields: object) -> SessionSpec: ...
 
 
 DataOf = Callable[[str], Awaitable[bool]]
+"""Whether the engine still holds the data of a session, by its id."""
 
 
 def quiet(step: Progress) -> None:

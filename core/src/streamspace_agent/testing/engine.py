@@ -84,6 +84,8 @@ class MemoryEngine:
 
 
 class MemoryDriver(RuntimeDriver):
+    """A runtime driver for a :class:`MemoryEngine`: the shortest complete one."""
+
     name: ClassVar[str] = "memory"
 
     def __init__(

@@ -46,6 +46,8 @@ class Link:
 
 
 class MemoryBackend(ElectionBackend):
+    """An election backend for a :class:`Store` in memory."""
+
     name: ClassVar[str] = "memory"
 
     def __init__(

@@ -11,6 +11,7 @@ from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightErr
 from streamspace_agent.testing.suite import Suite
 
 Outage = Callable[[], AbstractContextManager[object]]
+"""A context manager in which the store does not answer."""
 Result = TypeVar("Result")
 Make = Callable[..., Awaitable[ElectionBackend]]
 
@@ -18,6 +19,8 @@ AGENT_ID = "agent-1"
 
 
 class BackendFactory(Protocol):
+    """Makes a new backend of an agent's store: one for each replica of a test."""
+
     def __call__(self, agent_id: str = AGENT_ID, /) -> ElectionBackend: ...
 
 

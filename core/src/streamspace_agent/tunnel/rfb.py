@@ -21,6 +21,8 @@ _UPDATE_REQUEST, _UPDATE_REQUEST_SIZE = 3, 10
 
 
 class Said(Flag):
+    """What a viewer's bytes show about the person at it."""
+
     NOTHING = 0
     INPUT = auto()
     """A person pressed a key or moved the pointer."""

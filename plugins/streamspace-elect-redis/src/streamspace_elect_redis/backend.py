@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
-from streamspace_agent.election import timing as numbers
 from streamspace_agent.election.certificate import Certificates
+from streamspace_agent.election.timing import check, profile_of, scaled
 from streamspace_agent.errors import BackendUnavailable, ConfigError, LeaseLost
 from streamspace_elect_redis import preflight, scripts
 from streamspace_elect_redis.connection import Connector, Wire
@@ -66,8 +66,8 @@ class RedisBackend(ElectionBackend):
         except ConfigError as error:
             problems += error.problems
         try:
-            chosen = numbers.scaled(DEFAULTS, settings.lease_duration, numbers.profile_of(environ))
-            timing = numbers.check(chosen, RENEWALS)
+            chosen = scaled(DEFAULTS, settings.lease_duration, profile_of(environ))
+            timing = check(chosen, RENEWALS)
         except ConfigError as error:
             problems += error.problems
         if problems:

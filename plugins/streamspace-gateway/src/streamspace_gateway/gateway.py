@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from streamspace_agent import addresses, health
+from streamspace_agent.addresses import listening, networks
 from streamspace_agent.gateway import Gateway, GatewayContext
+from streamspace_agent.health import Gateway as Status
 from streamspace_gateway.access import Access
 from streamspace_gateway.counters import Counters
 from streamspace_gateway.listeners import Listeners
@@ -14,8 +15,8 @@ class WebGateway(Gateway):
 
     def __init__(self, listen: str, allow: str, relay: str) -> None:
         """All as the settings hold them, which are checked by then."""
-        self._addresses = addresses.listening(listen)
-        self._allowed = addresses.networks(allow)
+        self._addresses = listening(listen)
+        self._allowed = networks(allow)
         self._relay = relay
         self._listeners = Listeners(self._addresses)
         self._counters = Counters()
@@ -31,6 +32,6 @@ class WebGateway(Gateway):
         finally:
             await server.aclose()
 
-    def status(self) -> health.Gateway:
+    def status(self) -> Status:
         counted = self._counters
-        return health.Gateway(dict(self._listeners.state), counted.connections, dict(counted.requests))
+        return Status(dict(self._listeners.state), counted.connections, dict(counted.requests))
