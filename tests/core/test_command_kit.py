@@ -188,7 +188,7 @@ async def works_on_after_its_cancellation(command, context):
         (trips_over_bad_payloads, "must raise CommandFailed for {}, not KeyError"),
         (swallows_bad_payloads, "must raise CommandFailed for {}, returned"),
         (acts_before_it_refuses, "had effects before it refused"),
-        (speaks_in_sentences, "no stable word"),
+        (speaks_in_sentences, "is not a code"),
         (turns_cancellation_into_failure, "turned its cancellation into"),
         (gets_stuck_halfway, "stuck after an interruption halfway: run again, it ends with CommandFailed"),
         (waits_for_ever_after_an_interruption, "did not end within 1 s"),

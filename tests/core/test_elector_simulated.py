@@ -14,7 +14,7 @@ from streamspace_agent.election.status import Role
 from streamspace_agent.election.takeover import RecordWatch
 from streamspace_agent.errors import EXIT_LEADERSHIP, Overlap
 from streamspace_agent.testing.simulator import World
-from streamspace_agent.testing.virtual import run
+from streamspace_agent.testing.virtual_time import run
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 SWARM = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)

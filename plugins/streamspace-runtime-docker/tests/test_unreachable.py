@@ -15,7 +15,7 @@ from lab.loopback import served
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import EngineUnavailable
 from streamspace_agent.runtime import EventKind
-from streamspace_agent.testing.bench import listening
+from streamspace_agent.testing.runtime.fixtures import listening
 from streamspace_runtime_docker import create_runtime_driver
 
 NOBODY = 65534

@@ -165,9 +165,9 @@ class ElectionBackend(ABC):
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         """Take the lease in one atomic step if the store still shows exactly ``seen``.
 
-        ``seen`` is what the core has observed and found free to take (released, holder certified dead, or run out while
-        the core watched), or None for a store without a record. A store that ends leases by itself (flock) takes the
-        lock if it can and ignores ``seen``. The new epoch is ``max(stored epoch, me.epoch_floor) + 1``.
+        ``seen`` is what the core has observed and found free to take (released, its holder certified dead, or run out
+        while the core watched), or None for a store without a record. A store that ends leases by itself (flock) takes
+        the lock if it can and ignores ``seen``. The new epoch is ``max(stored epoch, me.epoch_floor) + 1``.
         Returns :class:`Grant`, or :class:`Held` when the store shows another record. Raises ``BackendUnavailable``
         when the outcome is unknown: the lease may have been taken, and the same call again with the same nonce must
         then return the Grant. Raises ``PreflightError`` for what waiting cannot mend: the agent exits with it.
@@ -201,8 +201,8 @@ class ElectionBackend(ABC):
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         """Return when the store may differ from ``record``, at the latest after ``timeout`` seconds.
 
-        A store that pushes returns at once on a change; one that cannot may poll or sleep. A release and a takeover must
-        wake a waiter; a renewal need not, since the core observes several times between two renewals. Early returns
+        A store that pushes returns at once on a change; one that cannot may poll or sleep. A release and a takeover
+        must wake a waiter; a renewal need not, since the core observes several times between two renewals. Early returns
         are allowed, busy loops are not. Must not delay an :meth:`observe` that runs beside it.
         """
 

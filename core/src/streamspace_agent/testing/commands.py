@@ -1,7 +1,7 @@
-"""Runs the handlers of a command plugin as the agent would, and holds them to the contract of a handler.
+"""Runs the handlers of a command plugin as the agent would, and tests them against the contract of a handler.
 
-``CommandKit(my_plugin)`` registers the plugin's handlers; :meth:`CommandKit.check` runs one through all that can
-happen to it. Sessions live in a :class:`~streamspace_agent.testing.engine.MemoryEngine`.
+``CommandKit(my_plugin)`` registers the plugin's handlers; :meth:`CommandKit.check` puts one of them through all that
+can happen to it. Sessions live in a :class:`~streamspace_agent.testing.engine.MemoryEngine`.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from streamspace_agent.commands.capacity import Capacity
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
-from streamspace_agent.testing.blockage import LIMIT, Blockage
 from streamspace_agent.testing.engine import MemoryDriver
 from streamspace_agent.testing.interruptions import ENDS, GRACE, MOST, WHOLE, Watched
+from streamspace_agent.testing.loop_blocking import LIMIT, Blockage
 
 EPOCH = 7
 
 
 class RecordingContext:
-    """A :class:`~streamspace_agent.commands.Context` that notes all that a handler did with it."""
+    """A :class:`~streamspace_agent.commands.Context` that records all that a handler does with it."""
 
     def __init__(self, settings: Settings, driver: MemoryDriver, *, leads: bool = True) -> None:
         self.settings = settings
@@ -34,7 +34,7 @@ class RecordingContext:
         self.capacity = Capacity.of(settings)
         self.leads = leads
         self.asked = 0
-        """How often the lease was asked for, by the handler or by the driver."""
+        """How often the handler or the driver called ``require_lease``."""
         self.steps: list[tuple[str, Progress]] = []
         self.reported: list[Session] = []
         driver.guard = self.require_lease
@@ -74,7 +74,7 @@ class CommandKit:
         return self._registry.actions
 
     async def run(self, action: str, payload: Mapping[str, Any], *, attempt: int = 1, leads: bool = True) -> Any:
-        """Run one command to its end and return the handler's result; its errors come through."""
+        """Run one command to its end and return the handler's result. The handler's errors are raised."""
         self.context = RecordingContext(self.settings, self.driver, leads=leads)
         return await self._registered(action).handler(self._command(action, payload, attempt), self.context)
 
@@ -93,10 +93,10 @@ class CommandKit:
         effects: Callable[[], object] = lambda: None,
         bad_payloads: Iterable[Mapping[str, Any]] = (),
     ) -> Any:
-        """Hold the handler to its contract with a good payload and some bad ones; return the result of the first whole run.
+        """Test the handler against its contract with a good payload and some bad ones; return the first whole result.
 
-        ``effects`` tells what the handler changes, as a value that can be compared; the sessions of the kit's engine
-        are looked at anyway.
+        ``effects`` returns what the handler changes, as a value that can be compared. The sessions of the kit's engine
+        are compared anyway.
         """
         async with Blockage() as blockage:
             await self._refuses(action, bad_payloads, effects)
@@ -138,8 +138,10 @@ class CommandKit:
                 raise AssertionError(f"{action} must raise CommandFailed for {payload}, not {error!r}") from error
             else:
                 raise AssertionError(f"{action} must raise CommandFailed for {payload}, returned {result!r}")
-            assert re.fullmatch(r"[a-z][a-z0-9_]*", refusal.code), f"{refusal.code!r} is no stable word for machines"
-            assert refusal.message, f"{action} refuses {payload} without a sentence"
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", refusal.code), (
+                f"{refusal.code!r} is not a code of small letters, digits and underscores"
+            )
+            assert refusal.message, f"{action} refuses {payload} without a message"
             assert self._world(effects) == before, f"{action} had effects before it refused {payload}"
 
     async def _does_nothing_without_a_lease(
@@ -153,16 +155,14 @@ class CommandKit:
     async def _survives_interruptions(
         self, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
     ) -> None:
-        """Cancelled at each of its waits in turn, and without the lease from there on; what that left half done, the runs
-        after it have to complete.
-        """
+        """Cancel the handler at each of its waits, and take the lease away there; later runs must complete it."""
         for wait in range(1, MOST + 1):
             if not await self._cancelled_at(wait, action, payload):
                 break
             await self._loses_the_lease_at(wait, action, payload, effects)
 
     async def _cancelled_at(self, wait: int, action: str, payload: Mapping[str, Any]) -> bool:
-        """False where it has no such wait, and was run to its end."""
+        """False if it has no such wait and ran to its end."""
         loop = asyncio.get_running_loop()
         reached = asyncio.Event()
 
@@ -196,7 +196,7 @@ class CommandKit:
     async def _loses_the_lease_at(
         self, wait: int, action: str, payload: Mapping[str, Any], effects: Callable[[], object]
     ) -> None:
-        """Effects that it asked for before may still come about, those of :data:`GRACE` later were not asked for."""
+        """Effects may still happen for :data:`GRACE` seconds: ``require_lease`` was called for them before."""
         worlds: list[object] = []
         timers: list[asyncio.TimerHandle] = []
 
@@ -216,7 +216,8 @@ class CommandKit:
         for timer in timers:
             timer.cancel()
         assert not worlds or self._world(effects) == worlds[0], (
-            f"{action} had effects more than {GRACE:g} s after the lease was lost: call require_lease() immediately before each"
+            f"{action} had effects more than {GRACE:g} s after the lease was lost: "
+            "call require_lease() immediately before each"
         )
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""An engine in memory and a runtime driver for it: the reference that :class:`RuntimeDriverSuite` is held to first.
+"""An engine in memory and a runtime driver for it: the shortest driver that passes :class:`RuntimeDriverSuite`.
 
-It starts nothing and measures nothing. What it is for: the core's own logic, command handlers, and suites.
+It starts no process. Tests of the core, of command handlers and of the suites themselves use it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Behaviour(StrEnum):
-    """What a session does, as the suite of runtime drivers asks for it."""
+    """How a session behaves; the suite of runtime drivers asks for each."""
 
     GREETS = "greets"
     """Sends :data:`GREETING` to whoever connects to the spec's ``port``, then every byte back. Ends when told to."""
@@ -47,21 +47,21 @@ class Behaviour(StrEnum):
     UNPULLED = "unpulled"
     """As GREETS, from an image that the engine must fetch first. Asked for where ``pull_progress`` is declared."""
     ANSWERS = "answers"
-    """Says nothing by itself on the spec's ``port``, and answers HTTP requests there. Ends when told to."""
+    """Sends nothing by itself on the spec's ``port``, and answers HTTP requests there. Ends when told to."""
     CHANGES = "changes"
-    """As GREETS in its first run, as ANSWERS in every later one: woken from ``stop``, it speaks something else."""
+    """As GREETS in its first run, as ANSWERS in every later one: after a wake from ``stop`` it speaks HTTP."""
 
 
 @dataclass(slots=True)
 class MemoryEngine:
-    """What outlives a driver. ``volumes`` are (session id, mount's name); ``used`` are those that held a session's data.
+    """What outlives a driver. ``volumes`` are (session id, mount name); ``used`` are those that held a session's data.
 
     An image's name is its behaviour (``greets``, ``crashes``, ...); any other image greets.
     """
 
     sessions: dict[str, Session] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
-    """Session id -> the image it was made of."""
+    """Session id -> its image."""
     paths: dict[str, str] = field(default_factory=dict)
     """Session id -> its spec's ``path``."""
     runs: dict[str, int] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class MemoryEngine:
     locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def die(self, session_id: str, reason: str) -> None:
-        """The session ends though nobody asked."""
+        """End the session unexpectedly."""
         session = self.sessions[session_id]
         if session.state is SessionState.RUNNING:
             self.sessions[session_id] = ended = replace(session, state=SessionState.FAILED, ready=False, reason=reason)
@@ -93,7 +93,7 @@ class MemoryDriver(RuntimeDriver):
     ) -> None:
         self.engine = engine or MemoryEngine()
         self.effects: list[tuple[str, str]] = []
-        """Every step that the guard let through: what was done, and the session id."""
+        """Every step that ``require_lease`` allowed: what was done, and the session id."""
         self._mode = hibernate_mode
         self._ready_timeout = ready_timeout
         self._servers: set[asyncio.Task[None]] = set()
@@ -181,7 +181,7 @@ class MemoryDriver(RuntimeDriver):
         return session
 
     def _speaks(self, session_id: str, expected: ReadyCheck) -> ReadyCheck:
-        """What its image does in this run: nothing here has to be listened to."""
+        """What its image speaks in this run. It is known here, and need not be probed."""
         image, later = self.engine.images.get(session_id), self.engine.runs.get(session_id, 0) > 1
         if expected is ReadyCheck.NONE:
             return expected
@@ -316,7 +316,7 @@ class MemoryDriver(RuntimeDriver):
         await asyncio.gather(*self._servers, return_exceptions=True)
 
     def _lock(self, session_id: str) -> asyncio.Lock:
-        """A real engine refuses the second of two equal names; here the second waits."""
+        """A real engine refuses the second of two equal names; here the second caller waits."""
         return self.engine.locks.setdefault(session_id, asyncio.Lock())
 
     async def _answered(self) -> None:

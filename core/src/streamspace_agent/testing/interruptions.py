@@ -1,4 +1,4 @@
-"""Sees each place where a handler can be interrupted: where it begins to wait for something, and the loop runs on."""
+"""Finds each place where a handler can be interrupted: where it begins to wait, and the event loop runs on."""
 
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
@@ -7,13 +7,13 @@ from typing import Any, Generic, TypeVar
 Result = TypeVar("Result")
 
 MOST = 25
-"""So many of a handler's waits are tried, from the first: one that polls may have any number."""
+"""How many of a handler's waits are tried, from the first: one that polls may have any number."""
 ENDS = 5.0
-"""Seconds within which a handler has ended after its cancellation."""
+"""Seconds that a handler may take to end after its cancellation."""
 WHOLE = 30.0
-"""Seconds within which it has ended otherwise, beside an engine in memory."""
+"""Seconds that a whole run may take, with an engine in memory."""
 GRACE = 0.5
-"""Seconds between a question for the lease and the end of the effect that it was for: a call to a store may be under way."""
+"""Seconds from a call of ``require_lease`` to the end of the effect that follows it, such as a call to a store."""
 
 
 class Watched(Generic[Result]):
@@ -37,7 +37,7 @@ class Watched(Generic[Result]):
             self._on_wait(waits)
             try:
                 yield awaited
-            except BaseException as error:  # noqa: BLE001 - the work's own to handle, a cancellation above all
+            except BaseException as error:  # noqa: BLE001 - the work handles it, above all a cancellation
                 step = partial(steps.throw, error)
             else:
                 step = partial(next, steps)

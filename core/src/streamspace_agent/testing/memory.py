@@ -1,4 +1,4 @@
-"""A store in memory, and links to it that delay, lose and refuse: the election backend of simulations."""
+"""An election backend whose store is in memory, behind links that delay, lose and refuse calls, for simulations."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from streamspace_agent.errors import BackendUnavailable, LeaseLost
 
 @dataclass(slots=True)
 class Store:
-    """One server. ``writes`` tells every accepted step, in order; ``dead`` are instances whose death it certifies."""
+    """One server. ``writes`` lists every accepted step, in order; ``dead`` are instances whose death it certifies."""
 
     record: Record | None = None
     run: int = 1
@@ -19,7 +19,7 @@ class Store:
     writes: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     step: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-    """Held from a step's look to its write: replicas may live on threads of their own."""
+    """Held while a step reads and writes: replicas may run on threads of their own."""
 
     def put(self, record: Record | None, what: str) -> None:
         self.record = record
@@ -28,14 +28,14 @@ class Store:
         self.changed = asyncio.Event()
 
     def wipe(self) -> None:
-        """Restarted empty."""
+        """Restart it empty."""
         self.run += 1
         self.put(None, "wipe")
 
 
 @dataclass(slots=True)
 class Link:
-    """One replica's way to the store, in seconds; a cut or lossy link answers never."""
+    """One replica's link to the store. ``request`` and ``reply`` are delays in seconds; a cut or lossy one never answers."""
 
     request: float = 0.0005
     reply: float = 0.0005

@@ -1,7 +1,7 @@
-"""Many replicas, one store, one virtual hour: runs the real decisions of the elector and checks the promise.
+"""Runs the real elector of many replicas on one store, in virtual time, and checks its promise.
 
-The promise: nobody's acting overlaps with another's, and epochs strictly rise. A replica acts as long as its lease is
-valid, and for ``work`` seconds more: a side effect begun at the last valid moment takes that long.
+The promise: no two replicas act at once, and epochs strictly rise. A replica acts as long as its lease is valid, and
+for ``work`` seconds more: a side effect begun at the last valid moment takes that long.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from streamspace_agent.election.lease import Lease
 from streamspace_agent.election.watchdog import TICK, Watchdog
 from streamspace_agent.errors import Overlap
 from streamspace_agent.testing.memory import Link, MemoryBackend, Store
-from streamspace_agent.testing.virtual import VirtualClock, VirtualLoop
+from streamspace_agent.testing.virtual_time import VirtualClock, VirtualLoop
 
 
 @dataclass(slots=True)
 class Acting:
-    """True time, on nobody's clock."""
+    """When a replica acted, in true time, which no replica's clock shows."""
 
     who: str
     epoch: int
     begin: float
     end: float
     stopped: bool = False
-    """It ended by its own will or by death, so that nothing was under way any more."""
+    """It resigned or died, so that nothing was under way any more."""
 
 
 class Simulated:
@@ -43,7 +43,7 @@ class Simulated:
         self.lease: Lease | None = None
         self.reasons: list[str] = []
         self.blocked = False
-        """The main loop stands still: no sign of life, no reaction."""
+        """The main loop is blocked: it neither beats nor reacts."""
         self.alive = True
         self.hold_off = 0.0
         self.until_expired = False
@@ -66,7 +66,7 @@ class Simulated:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL: nothing is sent any more, no work goes on."""
+        """As SIGKILL does: nothing more is sent, no work goes on."""
         self._world.stopped(self)
         self.alive = False
         self.link.cut = True
@@ -148,7 +148,7 @@ class World:
             self.note(replica, now, then)
 
     def note(self, replica: Simulated, now: float | None = None, then: float | None = None) -> None:
-        """Extend what a replica did under its lease up to ``then``, or to its deadline if that comes first."""
+        """Record that a replica acted under its lease up to ``then``, or to its deadline if that comes first."""
         lease = replica.lease
         now = self.now if now is None else now
         if not replica.alive or lease is None or not lease.valid():
@@ -160,7 +160,7 @@ class World:
         acting.end = max(acting.end, end)
 
     def check(self) -> list[Acting]:
-        """Raise :exc:`Overlap` if the promise was broken; else what was done, in order."""
+        """Return when replicas acted, in order. Raises :exc:`Overlap` if the promise was broken."""
         acts = sorted(self.acts.values(), key=lambda acting: acting.begin)
         for one, other in pairwise(acts):
             if other.epoch <= one.epoch:
@@ -171,7 +171,7 @@ class World:
         return acts
 
     def stopped(self, replica: Simulated) -> None:
-        """All its work has stopped, now."""
+        """All its work has stopped now."""
         self.note(replica)
         if replica.alive and replica.lease and (acting := self.acts.get((id(replica), replica.lease.epoch))):
             acting.stopped = replica.lease.valid()

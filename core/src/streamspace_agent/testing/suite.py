@@ -1,4 +1,4 @@
-"""The mechanism of conformance suites: a subclass may add tests and fixtures, but drop or replace no standard test."""
+"""The base of conformance suites: a subclass may add tests and fixtures, but not drop or replace a standard test."""
 
 import asyncio
 import functools
@@ -14,7 +14,7 @@ Test = Callable[..., Awaitable[None]]
 class Suite:
     """Base of the suites. Works in both modes of pytest-asyncio.
 
-    What a subclass may not do raises TypeError where the class is defined, so that nobody loses a test unseen.
+    A subclass that drops or replaces a standard test raises TypeError where it is defined, so that no test gets lost.
     """
 
     time_limit: ClassVar[float] = 60.0

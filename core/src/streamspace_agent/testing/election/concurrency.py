@@ -1,11 +1,11 @@
-"""The part of the suite of election backends about races: replicas that step at the same moment, as processes do.
+"""The tests of election backends about concurrency: replicas that act at the same moment, as processes do.
 
-Each replica here has a thread, an event loop and a backend object of its own, as in an agent: on one loop, the steps
-of a backend that blocks (SQLite, files) would never meet, however little they are protected from each other.
+Each replica here has a thread, an event loop and a backend object of its own, as in an agent: on one loop, the steps of
+a backend that blocks (SQLite, files) could never run at once, and a missing lock would not show.
 
-Measured on two processors with two busy processes beside: a backend that looks and writes on SQLite without a transaction,
-and one that replaces a file where it should make a link, failed each of these tests 100 times of 100. Without the pauses
-below, four threads met in 1 to 11 rounds of a hundred there.
+Measured on two processors beside two busy processes: a backend that reads and writes SQLite without a transaction, and
+one that replaces a file where it should make a link, failed each of these tests in 100 of 100 runs. Without the pauses
+below, the steps of four threads overlapped in 1 to 11 of 100 rounds.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import pytest
 
 from streamspace_agent.election import ElectionBackend, Grant, Held, Record
 from streamspace_agent.errors import LeaseLost
-from streamspace_agent.testing.outages import PATIENCE, BackendFactory, answered, candidate, grant_of, seen_by
+from streamspace_agent.testing.election.fixtures import PATIENCE, BackendFactory, answered, candidate, grant_of, seen_by
 from streamspace_agent.testing.suite import Suite
 
 Result = TypeVar("Result")
@@ -31,11 +31,11 @@ Step = Callable[[ElectionBackend], Awaitable[Result]]
 REPLICAS = 4
 ROUNDS = 15
 ENOUGH = 3.0
-"""Seconds after which no further round begins: where the store is that slow, few are enough."""
-PAUSES = 0.01
+"""Seconds after which no further round begins: with a store that slow, few rounds are enough."""
+PAUSE_PROBABILITY = 0.01
 PAUSE = 0.0003
-"""Each call and return on a replica's thread, those of C functions too, is followed by a pause of so many seconds with this
-probability: one replica's look and write lie apart, and others' steps in between, however busy the machine is."""
+"""Seconds. A pause follows some calls and returns on a replica's thread, those of C functions included, so that other
+replicas' steps fall between one replica's read and its write, however busy the machine is."""
 
 
 class Replica:
@@ -47,7 +47,7 @@ class Replica:
         self._loop, self._end = self._running.result()
 
     async def run(self, step: Step[Result], together: threading.Barrier | None = None) -> Result:
-        """The step's result, taken on this replica's thread, at the moment at which all others have come to the barrier."""
+        """Run a step on this replica's thread, as soon as all others have reached the barrier too."""
 
         async def stepping() -> Result:
             if together:
@@ -81,7 +81,7 @@ async def replicas_of(factory: BackendFactory, count: int) -> AsyncIterator[list
 
 
 def _pause(*_: object) -> None:
-    if random.random() < PAUSES:  # noqa: S311 - no secret
+    if random.random() < PAUSE_PROBABILITY:  # noqa: S311 - no secret
         time.sleep(PAUSE)
 
 
@@ -92,13 +92,13 @@ def rounds() -> Iterator[int]:
             yield number
 
 
-class Races(Suite):
+class Concurrency(Suite):
     async def test_of_many_at_once_exactly_one_gets_it(self, backend_factory: BackendFactory) -> None:
         async with replicas_of(backend_factory, REPLICAS) as replicas:
             for number in rounds():
                 winners = await _candidates_race(replicas, number)
                 while not winners and await replicas[0].run(_observed) is None:
-                    await asyncio.sleep(0.05)  # there are stores that let nobody in at first
+                    await asyncio.sleep(0.05)  # some stores grant nothing at first
                     winners = await _candidates_race(replicas, number)
                 assert len(winners) == 1, f"round {number}: {len(winners)} winners"
                 ((winner, grant),) = winners
@@ -110,14 +110,14 @@ class Races(Suite):
     async def test_a_holders_step_and_a_takeover_at_once_do_not_both_count(
         self, backend_factory: BackendFactory, verb: str
     ) -> None:
-        """The holder wakes after its lease ran out, just when another takes it."""
+        """The holder wakes up after its lease has run out, at the moment when another takes it."""
         async with replicas_of(backend_factory, 2) as (holder, taker):
             for number in rounds():
                 old, kept, taken = await _takeover_race(holder, taker, verb, number)
                 stands = await taker.run(seen_by)
                 if isinstance(taken, Grant):
                     assert verb == "release" or not kept, f"round {number}: one renewed what the other took"
-                    assert stands.same_tenure(taken.record), f"round {number}: the one wrote over what the other took"
+                    assert stands.same_tenure(taken.record), f"round {number}: the one overwrote what the other took"
                     assert not stands.released
                     await taker.run(partial(_kept, "release", taken))
                 else:
@@ -154,7 +154,7 @@ async def _acquired(name: str, seen: Record | None, backend: ElectionBackend) ->
 
 
 async def _kept(verb: str, grant: Grant, backend: ElectionBackend) -> bool:
-    """Was the holder's step accepted?"""
+    """Whether the holder's step was accepted."""
     try:
         await answered(lambda: getattr(backend, verb)(grant))
     except LeaseLost:

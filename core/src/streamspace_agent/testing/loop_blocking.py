@@ -1,4 +1,4 @@
-"""How long something kept the event loop from running, and how often it made it run, however busy the machine is beside it."""
+"""Measures how long something blocks the event loop, and how often it makes the loop run, even on a busy machine."""
 
 import asyncio
 import selectors
@@ -11,21 +11,21 @@ from typing import Any, Self, TypeVar
 Result = TypeVar("Result")
 
 SAMPLE = 0.02
-"""Seconds between two looks at the loop."""
+"""Seconds between two checks of the loop."""
 
 DELAY = 0.1
-"""Seconds that count of a look which came late: what is more, the machine was too busy to run either thread."""
+"""Most seconds that count between two checks: beyond that, the machine was too busy to run either thread."""
 
 LIMIT = 0.5
-"""Seconds for which a call may keep the loop from running, as the suites measure it: what nobody does by accident. On the
-agent's loop run heartbeats, lease checks and all screens, so that 50 ms are seen there already."""
+"""Seconds for which a call may block the loop in the suites' measurements. Generous: heartbeats, lease checks and all
+screens run on the agent's loop, where 50 ms already show."""
 
 
 class Blockage:
     """Watches the loop that it is entered on: ``longest`` is the longest time, in seconds, for which it did not run.
 
-    A thread looks whether the loop goes on. Time in which the thread itself did not run counts only as far as this process
-    used the processor: on a busy machine both wait, and that is nobody's fault.
+    A thread checks whether the loop goes on. Time in which the thread itself did not run counts only as far as this
+    process used the processor: on a busy machine both threads have to wait.
     """
 
     def __init__(self) -> None:
@@ -72,9 +72,9 @@ class _Counting(selectors.DefaultSelector):
 
 
 async def counted(main: Callable[[Callable[[], int]], Coroutine[Any, Any, Result]]) -> Result:
-    """Run ``main`` on an event loop of its own, in a thread; it is given what tells how many passes that loop has made.
+    """Run ``main`` on an event loop of its own, in a thread. Its argument returns how many passes that loop has made.
 
-    What spins makes thousands a second, on however small a share of a processor.
+    A busy loop makes thousands a second, even on a small share of a processor.
     """
 
     def run() -> Result:

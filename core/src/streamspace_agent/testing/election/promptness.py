@@ -1,6 +1,7 @@
-"""The part of the suite of election backends about time: answers within ``call_timeout``, prompt cancellation, a free loop.
+"""The tests of election backends about time: answers within ``call_timeout``, prompt cancellation, an unblocked loop.
 
-What has to be quick is tried up to :data:`TRIES` times and its quickest try counts: a busy machine delays one, not all.
+A call that has to be quick is tried up to :data:`TRIES` times and its quickest try counts: a busy machine delays one
+try, but not all.
 """
 
 import asyncio
@@ -16,10 +17,8 @@ import pytest
 
 from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Record
 from streamspace_agent.errors import LeaseLost
-from streamspace_agent.testing.blockage import Blockage
-from streamspace_agent.testing.outages import (
+from streamspace_agent.testing.election.fixtures import (
     HOPELESS,
-    SLACK,
     TRIES,
     Make,
     Outage,
@@ -31,20 +30,23 @@ from streamspace_agent.testing.outages import (
     put_away,
     seen_by,
 )
+from streamspace_agent.testing.loop_blocking import Blockage
 from streamspace_agent.testing.suite import Suite
 
+SLACK = 1.25
+"""A call that the core cancels after ``call_timeout`` may take this many times as long, at the best of its tries."""
 WOKEN = 0.1
 """Seconds after a change within which a store that pushes has woken a waiter, at the median of :data:`CHANGES`."""
 CHANGES = 5
 PREFLIGHT = 5.0
-"""Seconds that the core gives a preflight, or ``call_timeout`` where that is longer."""
+"""The core's time limit for a preflight in seconds, or ``call_timeout`` where that is longer."""
 LONG = 30.0
 """Seconds of a wait in which nothing happens."""
 
 
 class Promptness(Suite):
     async def test_every_call_is_answered_within_its_time(self, make: Make) -> None:
-        """A call that always takes longer than ``call_timeout`` fails always: the core ends it there."""
+        """A call that always takes longer than ``call_timeout`` always fails: the core cancels it."""
         one, other = await make(), await make()
         limit = one.timing.call_timeout
         least: dict[str, float] = {}
@@ -74,7 +76,7 @@ class Promptness(Suite):
         assert least["preflight"] < max(PREFLIGHT, limit)
 
     async def test_a_call_in_an_outage_ends_with_its_time(self, make: Make, outage: Outage) -> None:
-        """Whatever its client library tries meanwhile: a call that goes on past its cancellation costs the next renewal."""
+        """Whatever the client library tries meanwhile: a call that outlives its cancellation costs the next renewal."""
         one, other = await make(), await make()
         limit = SLACK * one.timing.call_timeout
         grant = await grant_of(one, candidate(one))
@@ -104,7 +106,7 @@ class Promptness(Suite):
     async def test_a_cancelled_call_in_an_outage_ends_at_once_and_as_cancelled(
         self, make: Make, outage: Outage
     ) -> None:
-        """Or has ended before. One that swallows its cancellation and tries on writes when nobody expects it any more."""
+        """Unless it has ended before. One that swallows its cancellation may write when nobody expects it."""
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
         seen = await seen_by(other)
@@ -123,7 +125,7 @@ class Promptness(Suite):
         await answered(lambda: seen_by(other))
 
     async def test_a_cancelled_wait_ends_at_once_and_as_cancelled(self, make: Make) -> None:
-        """The core ends its waits whenever it stops, or has better things to do."""
+        """The core cancels a wait when it stops, and when it has to act at once."""
         one, other = await make(), await make()
         await grant_of(one, candidate(one))
         for _ in range(TRIES):
@@ -152,7 +154,7 @@ class Promptness(Suite):
         assert answers > TRIES // 2, f"{answers} of {TRIES} looks were answered within call_timeout beside a wait"
 
     async def test_waiting_leaves_the_loop_free(self, make: Make) -> None:
-        """Of all calls only a wait may be long, so it must not block: renewals, looks and the agent's end share its loop."""
+        """A wait may take long, so it must not block: renewals, observations and the agent's end share its loop."""
         one, other = await make(), await make()
         grant = await grant_of(one, candidate(one))
         limit = one.timing.call_timeout
@@ -166,7 +168,7 @@ class Promptness(Suite):
         assert least < limit, f"wait_change() blocked the loop for {least:.1f} s"
 
     async def test_a_waiter_is_woken_by_the_change_where_the_store_pushes(self, make: Make) -> None:
-        """Also one who was waiting long before. A renewal is no change to wake for, a release is."""
+        """Also one that has waited for long. A release wakes a waiter; a renewal need not."""
         one, other = await make(), await make()
         if Guarantee.PUSHES_WAKEUPS not in other.guarantees:
             return

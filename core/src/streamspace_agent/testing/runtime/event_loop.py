@@ -1,4 +1,4 @@
-"""The part of the suite of runtime drivers about the agent's event loop: nothing blocks it, nothing spins on it."""
+"""The tests of runtime drivers about the agent's event loop: nothing blocks it, nothing spins on it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,19 +7,19 @@ from functools import partial
 import pytest
 
 from streamspace_agent.runtime import RuntimeDriver
-from streamspace_agent.testing.bench import PATIENCE, Bench, echoes, listening, quiet
-from streamspace_agent.testing.blockage import LIMIT, Blockage, counted
+from streamspace_agent.testing.loop_blocking import LIMIT, Blockage, counted
+from streamspace_agent.testing.runtime.fixtures import PATIENCE, DriverKit, echoes, listening, quiet
 from streamspace_agent.testing.suite import Suite
 
 PASSES = 200
-"""Passes of the event loop a second that waiting for events may cost: with a pause of 5 ms there are no more."""
+"""Passes of the event loop per second that waiting for events may cost: what a pause of 5 ms would need."""
 
 
-class Loops(Suite):
-    async def test_no_verb_blocks_the_loop(self, bench: Bench) -> None:
-        """Heartbeats, the lease and everybody's screens run on it."""
-        driver, spec = bench.driver(), bench.spec()
-        session = await driver.start(bench.spec(), quiet)  # what is imported or set up once is no matter
+class EventLoop(Suite):
+    async def test_no_verb_blocks_the_loop(self, kit: DriverKit) -> None:
+        """Heartbeats, the lease and all screens depend on it."""
+        driver, spec = kit.driver(), kit.spec()
+        session = await driver.start(kit.spec(), quiet)  # what is imported or set up once does not count
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "start": lambda: driver.start(spec, quiet),
             "prove": lambda: driver.prove(spec.session_id),
@@ -40,14 +40,14 @@ class Loops(Suite):
             assert blockage.longest < LIMIT, f"{name}() blocked the event loop for {blockage.longest:.1f} s"
 
     @pytest.mark.parametrize("engine_away", [False, True])
-    async def test_waiting_for_events_is_no_busy_loop(self, bench: Bench, engine_away: bool) -> None:
-        driver = bench.driver(engine_away=engine_away)
+    async def test_waiting_for_events_is_no_busy_loop(self, kit: DriverKit, engine_away: bool) -> None:
+        driver = kit.driver(engine_away=engine_away)
         passes = await counted(partial(_passes_while_idle, driver, engine_away))
         assert passes < PASSES, f"the event loop made {passes} passes in a second in which nothing happened"
 
 
 async def _passes_while_idle(driver: RuntimeDriver, engine_away: bool, passes: Callable[[], int]) -> int:
-    """The least of three looks: something may happen on the engine."""
+    """The least of three counts: something may happen on the engine."""
     least = 1_000_000
     async with asyncio.timeout(PATIENCE), listening(driver, resync=not engine_away):
         await asyncio.sleep(0.3)

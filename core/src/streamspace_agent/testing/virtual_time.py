@@ -1,4 +1,4 @@
-"""Time that passes only when nobody has anything to do: an hour of waiting in a few milliseconds, the same each time."""
+"""Virtual time, which jumps whenever all tasks wait: an hour takes a few milliseconds, and each run is the same."""
 
 import asyncio
 import selectors
@@ -9,12 +9,12 @@ Result = TypeVar("Result")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop that jumps to its next timer instead of sleeping. Threads and sockets have no place on it."""
+    """An event loop that jumps to its next timer instead of sleeping. It supports neither threads nor sockets."""
 
     def __init__(self) -> None:
         self._virtual = 1000.0
         self.before_jump: list[Callable[[float, float], None]] = []
-        """Called with the time now and the time jumped to: nothing happens in between."""
+        """Each is called with the present time and the time of the jump. Nothing happens in between."""
         super().__init__(_Jumping(self))
 
     def time(self) -> float:
@@ -36,7 +36,7 @@ class _Jumping(selectors.DefaultSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise RuntimeError("everybody waits for ever")
+            raise RuntimeError("all tasks wait for ever")
         self._owner.jump(max(timeout, 1e-9))
         return []
 
@@ -48,13 +48,13 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 class VirtualClock:
-    """A replica's clock on the running loop: ``rate`` 1.01 runs 1 % fast, ``wall`` is its wall clock's error in seconds."""
+    """A replica's clock on the running loop: ``rate`` 1.01 is 1 % fast, ``wall`` its wall clock's error in seconds."""
 
     def __init__(self, *, rate: float = 1.0, wall: float = 0.0) -> None:
         self.rate = rate
         self.wall = wall
         self.slept = 0.0
-        """Seconds that this host alone was suspended; its timers did not run on."""
+        """Seconds for which this host alone was suspended, and its timers stood still."""
 
     def now(self) -> float:
         return asyncio.get_running_loop().time() * self.rate + self.slept

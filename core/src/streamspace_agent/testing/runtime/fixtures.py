@@ -1,4 +1,4 @@
-"""What the suite of runtime drivers works with: drivers and specs that go with the test, a guard that refuses, streams."""
+"""What the tests of runtime drivers share: drivers and specs that are removed after the test, and a lost lease."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from streamspace_agent.runtime import Progress, RuntimeDriver, RuntimeEvent, Ses
 from streamspace_agent.testing.engine import GREETING, Behaviour
 
 PATIENCE = 30.0
-"""Seconds for what an engine on a busy machine does at once."""
+"""Seconds for what takes an engine no time, on a busy machine."""
 
 
 class DriverFactory(Protocol):
@@ -35,8 +35,8 @@ def quiet(step: Progress) -> None:
     """A report that nobody reads."""
 
 
-class Refusing:
-    """A guard that lets some steps through and then none, like a lease that was lost. Safe to call from any thread."""
+class LimitedLease:
+    """A ``require_lease`` that lets some steps through and then none: a lost lease. Safe to call from any thread."""
 
     def __init__(self, allowed: int) -> None:
         self.left = allowed
@@ -48,11 +48,11 @@ class Refusing:
             self.asked += 1
             self.left -= 1
             if self.left < 0:
-                raise LeaseLost("the suite's guard refuses")
+                raise LeaseLost("the suite's lease is lost")
 
 
-class Bench:
-    """Drivers and specs of one test; what they made goes with it."""
+class DriverKit:
+    """Makes the drivers and specs of one test, and removes all that they have made."""
 
     def __init__(self, driver_factory: DriverFactory, make_spec: MakeSpec) -> None:
         self._factory = driver_factory
@@ -61,11 +61,15 @@ class Bench:
         self._specs: list[SessionSpec] = []
 
     def driver(
-        self, *, guard: Callable[[], None] | None = None, hibernate_mode: str = "stop", engine_away: bool = False
+        self,
+        *,
+        require_lease: Callable[[], None] | None = None,
+        hibernate_mode: str = "stop",
+        engine_away: bool = False,
     ) -> RuntimeDriver:
         driver = self._factory(hibernate_mode=hibernate_mode, engine_away=engine_away)
-        if guard is not None:
-            driver.guard = guard
+        if require_lease is not None:
+            driver.guard = require_lease
         self._drivers.append(driver)
         return driver
 
@@ -74,7 +78,7 @@ class Bench:
         return self._specs[-1]
 
     async def state(self, session_id: str) -> SessionState | None:
-        """As a driver sees it that had no part in it."""
+        """The state as another driver sees it."""
         found = await self.driver().inspect(session_id)
         return found.state if found else None
 
@@ -91,8 +95,8 @@ class Bench:
             await driver.aclose()
 
 
-def known(session: Session) -> Session:
-    """What every look at a session must tell alike: all but what only one that has seen it usable can know."""
+def comparable(session: Session) -> Session:
+    """The part of a session that every driver must show alike: without what only one that has proved it ready knows."""
     return replace(session, ready=False, created_at=float(int(session.created_at)), details={})
 
 
@@ -111,7 +115,7 @@ async def echoes(driver: RuntimeDriver, session: Session, data: bytes) -> bool:
 
 @asynccontextmanager
 async def listening(driver: RuntimeDriver, *, resync: bool = True) -> AsyncIterator[list[RuntimeEvent]]:
-    """The driver's events, as they come; after the first, unless told otherwise."""
+    """Collect the driver's events, from the first one on unless ``resync`` is False."""
     events: list[RuntimeEvent] = []
     begun = asyncio.Event()
 
