@@ -165,6 +165,16 @@ def chunks(body):
     raise AssertionError("the last chunk is missing")
 
 
+async def chunked_body(reader):
+    """The next body in chunks; the connection goes on behind it."""
+    body = b""
+    while piece := int(await reader.readline(), 16):
+        body += await reader.readexactly(piece)
+        assert await reader.readline() == b"\r\n"
+    assert await reader.readline() == b"\r\n"
+    return body
+
+
 async def head_of(reader):
     """A request's head as a session's server reads it; b"" when there is none."""
     try:

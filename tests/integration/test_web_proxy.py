@@ -9,7 +9,7 @@ import pytest
 
 from lab.process import free_port
 from streamspace_devplane import DevPlane, Settings
-from streamspace_gateway import shape
+from streamspace_gateway import proxy_rules
 from tests.gateway import House, answering, head_of
 from tests.integration.browser.puppet import Puppet
 
@@ -26,7 +26,7 @@ def relay(request):
 
 @pytest.fixture
 async def house(relay, monkeypatch):
-    monkeypatch.setattr(shape.Deployed, "limit", ENDED)
+    monkeypatch.setattr(proxy_rules.DeployedRules, "limit", ENDED)
     async with House.open(relay=relay) as house:
         yield house
 

@@ -11,8 +11,8 @@ import pytest
 from lab.until import until
 from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
-from streamspace_gateway import credentials, shape
-from tests.gateway import DOMAIN, House, answering, head_of, parse
+from streamspace_gateway import credentials, proxy_rules
+from tests.gateway import DOMAIN, House, answering, chunked_body, head_of, parse
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyIjoiYW5uIn0.c2lnbmF0dXJl-_0"
 TEXT = b"a page's text, which is long enough to be compressed. " * 2000
@@ -53,12 +53,7 @@ async def test_answers_of_any_length_follow_each_other_on_one_connection_in_chun
         writer.write(f"GET /{size} HTTP/1.1\r\nHost: ann.{DOMAIN}\r\n\r\n".encode())
     for size in sizes:
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-        body = b""
-        while piece := int(await reader.readline(), 16):
-            body += await reader.readexactly(piece)
-            assert await reader.readline() == b"\r\n"
-        assert await reader.readline() == b"\r\n"
-        assert body == b"x" * size
+        assert await chunked_body(reader) == b"x" * size
     writer.close()
 
 
@@ -122,9 +117,9 @@ async def test_what_a_server_encodes_unasked_is_decoded(house, encoding, encode)
 
 
 async def test_a_small_answer_that_would_be_a_large_one_is_decoded_piece_by_piece():
-    pieces = list(shape.Decoder().feed(zlib.compress(bytes(50_000_000))))
+    pieces = list(proxy_rules.Decoder().feed(zlib.compress(bytes(50_000_000))))
     assert sum(map(len, pieces)) == 50_000_000
-    assert max(map(len, pieces)) <= shape.PIECE
+    assert max(map(len, pieces)) <= proxy_rules.PIECE
 
 
 async def test_an_encoding_that_cannot_be_undone_is_a_bad_gateway(house):
@@ -176,7 +171,7 @@ async def test_a_server_is_asked_not_to_encode_and_does_not_see_who_is_signed_in
     ],
 )
 def test_of_a_target_only_the_sign_in_is_taken(target, left):
-    assert credentials.out_of_target(target.encode()).decode() == left
+    assert credentials.clean_target(target.encode()).decode() == left
 
 
 @pytest.mark.parametrize(
@@ -193,7 +188,7 @@ def test_of_a_target_only_the_sign_in_is_taken(target, left):
 )
 def test_headers_of_a_desktops_own_stay_as_they_are(header):
     pair = (header[0].encode(), header[1].encode())
-    assert credentials.out_of_headers([pair]) == [pair]
+    assert credentials.clean_headers([pair]) == [pair]
 
 
 def half(framing):
@@ -236,7 +231,7 @@ async def endless(reader, writer):
 
 
 async def test_an_answer_that_takes_too_long_ends_in_order_before_the_proxy_cuts_it(house, monkeypatch, caplog):
-    monkeypatch.setattr(shape.Deployed, "limit", 0.5)
+    monkeypatch.setattr(proxy_rules.DeployedRules, "limit", 0.5)
     await house.session("ann", endless)
     answer = await asyncio.wait_for(house.get("ann", "/first"), 5)
     assert answer.body.startswith(b"tick")
@@ -250,7 +245,7 @@ async def test_a_server_that_gives_no_answer_in_time_is_told_while_the_proxy_sti
             await asyncio.sleep(60)
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    monkeypatch.setattr(shape.Deployed, "limit", 0.5)
+    monkeypatch.setattr(proxy_rules.DeployedRules, "limit", 0.5)
     await house.session("ann", handler)
     answer = await asyncio.wait_for(house.get("ann", "/first"), 5)
     assert (answer.status, answer.text.count("\n"), "content-length" in answer.headers) == (504, 1, False)
@@ -265,7 +260,7 @@ async def test_a_session_that_goes_in_the_middle_of_an_answer_ends_it_in_order(h
     assert (await asyncio.wait_for(asked, 5)).body.startswith(b"tick")
 
 
-async def test_the_end_of_a_tenure_ends_answers_in_order_and_cuts_connections_that_wait():
+async def test_the_end_of_a_leadership_ends_answers_in_order_and_cuts_connections_that_wait():
     house = House(relay="deployed")
     async with contextlib.AsyncExitStack() as house.stack:
         async with house.serving():
@@ -292,7 +287,7 @@ async def test_a_websocket_has_no_time_limit_of_the_gateways(house, monkeypatch)
         writer.write(b"pong")
         await writer.drain()
 
-    monkeypatch.setattr(shape.Deployed, "limit", 0.3)
+    monkeypatch.setattr(proxy_rules.DeployedRules, "limit", 0.3)
     await house.session("ann", handler)
     reader, writer = await house.stream()
     asked = f"GET /first HTTP/1.1\r\nHost: ann.{DOMAIN}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -304,7 +299,7 @@ async def test_a_websocket_has_no_time_limit_of_the_gateways(house, monkeypatch)
     writer.close()
 
 
-async def test_a_tenure_that_ends_in_a_hurry_leaves_no_connection_to_whoever_does_not_read():
+async def test_a_leadership_that_ends_in_a_hurry_leaves_no_connection_to_whoever_does_not_read():
     async def handler(reader, writer):
         await head_of(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

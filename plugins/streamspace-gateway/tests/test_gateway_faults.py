@@ -10,7 +10,7 @@ from lab.until import until
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
 from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
-from streamspace_gateway import exchange, listeners
+from streamspace_gateway import client_requests, listeners
 from streamspace_gateway.gateway import WebGateway
 from tests.gateway import DOMAIN, House, answering, head_of, parse
 
@@ -47,7 +47,7 @@ async def test_a_huge_head_is_refused_without_being_kept(house, end):
 
 
 async def test_a_head_that_comes_too_slowly_ends_the_connection_with_a_sentence(house, monkeypatch):
-    monkeypatch.setattr(exchange, "HEAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(client_requests, "HEAD_TIMEOUT", 0.3)
     await house.session("ann", answering())
     reader, writer = await house.stream()
     for piece in [b"GET / HT", b"TP/1.1\r\nHo", b"st: ann"]:
@@ -189,7 +189,7 @@ async def test_a_session_may_not_enter_another_through_the_gateway(house):
 
 
 async def test_one_connection_too_many_is_refused_with_a_sentence_and_the_others_go_on(house, monkeypatch):
-    monkeypatch.setattr("streamspace_gateway.server._room", lambda: 3)
+    monkeypatch.setattr("streamspace_gateway.server._max_connections", lambda: 3)
     other = House()
     async with other.serving():
         other.sessions.update(house.sessions)
@@ -236,7 +236,7 @@ async def test_an_address_whose_name_can_be_none_keeps_no_other_from_being_serve
     await asyncio.gather(serving, return_exceptions=True)
 
 
-async def test_the_end_of_a_tenure_breaks_off_everything_and_the_next_begins_anew(house):
+async def test_the_end_of_a_leadership_breaks_off_everything_and_the_next_begins_anew(house):
     async def handler(reader, writer):
         await head_of(reader)
         await asyncio.sleep(60)

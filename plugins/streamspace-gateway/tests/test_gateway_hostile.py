@@ -8,9 +8,10 @@ import pytest
 
 from lab.until import until
 from streamspace_agent.addresses import networks
-from streamspace_gateway import server, shape, stalls
+from streamspace_gateway import server
 from streamspace_gateway.access import Access
 from streamspace_gateway.counters import Counters
+from streamspace_gateway.proxy_rules import rules_for
 from tests.gateway import DOMAIN, House, answering, head_of, parse
 
 LONGEST = 0.1
@@ -92,7 +93,7 @@ async def test_an_answer_in_the_smallest_of_chunks_does_not_stop_the_agents_loop
 
 
 async def test_whoever_may_not_enter_holds_few_places_and_none_for_long(monkeypatch):
-    monkeypatch.setattr(server, "UNWANTED", 3)
+    monkeypatch.setattr(server, "MAX_REFUSED", 3)
     async with House.open(allow="192.0.2.0/24") as house:
         silent = [await house.stream() for _ in range(20)]
         done = await asyncio.gather(
@@ -105,8 +106,8 @@ async def test_whoever_may_not_enter_holds_few_places_and_none_for_long(monkeypa
 
 
 async def test_a_full_gateway_says_so_to_some_and_closes_the_rest_at_once(monkeypatch):
-    monkeypatch.setattr(server, "_room", lambda: 5)
-    monkeypatch.setattr(server, "UNWANTED", 3)
+    monkeypatch.setattr(server, "_max_connections", lambda: 5)
+    monkeypatch.setattr(server, "MAX_REFUSED", 3)
     async with House.open() as house:
         await house.session("ann", answering())
         inside = [await house.stream() for _ in range(5)]
@@ -137,7 +138,7 @@ async def test_of_many_that_do_not_read_those_end_that_have_waited_longest(monke
             writer.write(bytes(65536))
             await writer.drain()
 
-    monkeypatch.setattr(stalls, "MOST", 4)
+    monkeypatch.setattr(server, "MAX_STALLED", 4)
     async with House.open(relay=relay) as house:
         await house.session("ann", endless)
         slow = []
@@ -161,7 +162,7 @@ async def test_of_many_uploads_that_no_session_reads_those_end_that_have_waited_
         reader._transport.pause_reading()
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(stalls, "MOST", 4)
+    monkeypatch.setattr(server, "MAX_STALLED", 4)
     await house.session("ann", deaf)
     uploads = []
     for _ in range(8):
@@ -188,10 +189,10 @@ async def goes_on(reader):
     return True
 
 
-async def test_a_connection_that_comes_while_a_tenure_ends_is_not_served(house):
+async def test_a_connection_that_comes_while_a_leadership_ends_is_not_served(house):
     await house.session("ann", answering())
     access = Access(networks("private"), lambda: ())
-    ended = server.Server(house.context, access, Counters(), shape.of("repaired"))
+    ended = server.Server(house.context, access, Counters(), rules_for("repaired"))
     await ended.aclose()
     listener = await asyncio.get_running_loop().create_server(ended.protocol, "127.0.0.1", 0)
     async with listener:

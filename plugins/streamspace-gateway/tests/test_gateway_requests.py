@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from streamspace_agent.runtime import ReadyCheck, SessionState
-from streamspace_gateway import exchange
+from streamspace_gateway import client_requests
 from tests.gateway import DOMAIN, answering, head_of, parse
 
 
@@ -95,7 +95,7 @@ async def test_a_request_waits_until_a_new_leader_knows_its_sessions(house, monk
     house.adopted = True
     assert (await unknown).status == 404
     house.adopted = False
-    monkeypatch.setattr(exchange, "ADOPT_PATIENCE", 0.2)
+    monkeypatch.setattr(client_requests, "ADOPT_TIMEOUT", 0.2)
     assert (await house.get("nobody")).status == 503
 
 

@@ -15,7 +15,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
 from lab.until import until
-from tests.gateway import DOMAIN, answering, head_of, parse
+from tests.gateway import DOMAIN, House, answering, chunked_body, head_of, parse
 
 PIECE = os.urandom(65536)
 
@@ -232,8 +232,7 @@ async def test_whoever_does_not_read_is_waited_for_in_bounded_memory(house):
     tracemalloc.stop()
     for _, writer in [*readers, (first, closing)]:
         writer.transport.abort()
-    # The sockets' own buffers hold megabytes; this process the servers' and clients' buffers of ten connections beside
-    # the gateway's.
+    # This process also holds the buffers of ten servers and ten clients; the sockets' own do not count.
     assert held < 16 * 2**20
 
 
@@ -300,6 +299,41 @@ async def test_a_server_that_speaks_only_tls_with_a_certificate_of_its_own_is_sp
         await house.session("ann", front)
     for _ in range(3):
         assert (await house.get("ann")).body == b"inside"
+
+
+@pytest.mark.parametrize("relay", ["repaired", "deployed"])
+async def test_long_answers_inside_tls_arrive_whole_one_after_another(relay):
+    """The bodies go past the parsers, and what comes behind each is read by them again."""
+    sizes = [5_000_000, 100, 65_536, 1_000_003]
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("desktop").configure_cert(tls)
+
+    def body(size):
+        return (PIECE * (size // len(PIECE) + 1))[:size]
+
+    async def handler(reader, writer):
+        while head := await head_of(reader):
+            size = int(head.split()[1][1:] or 0)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body(size))
+            await writer.drain()
+
+    async with House.open(relay=relay) as house:
+        await house.session("ann", handler, tls=tls)
+        reader, writer = await house.stream()
+        for size in sizes:
+            writer.write(asking(f"/{size}"))
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            async with asyncio.timeout(20):
+                if relay == "repaired":
+                    assert f"Content-Length: {size}\r\n".encode() in head
+                    came = await reader.readexactly(size)
+                else:
+                    assert b"chunked" in head
+                    came = await chunked_body(reader)
+            assert hashlib.sha256(came).digest() == hashlib.sha256(body(size)).digest()
+        writer.close()
+        assert house.gateway.status().requests["passed"] == len(sizes)
+        assert len(house.connects) == 3  # plain, in TLS, and one for all of these
 
 
 async def test_a_websocket_inside_tls_is_carried_too(house):

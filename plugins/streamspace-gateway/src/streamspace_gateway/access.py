@@ -1,4 +1,4 @@
-"""Who may use the gateway: whoever can is in every web session."""
+"""Who may use the gateway. Whoever may can reach every web session."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -7,20 +7,20 @@ from streamspace_agent.addresses import Network, source
 
 log = logging.getLogger(__name__)
 
-MAX_TOLD = 1000
-"""Sources that the log tells of, once each."""
+MAX_LOGGED = 1000
+"""Refused sources that are logged, once each."""
 
 
 class Access:
-    """``sessions`` tells the sessions' own addresses. They lie in private networks, and a session must not enter another."""
+    """``sessions`` returns the sessions' own addresses: a session may not reach another one."""
 
     def __init__(self, allowed: Iterable[Network], sessions: Callable[[], Iterable[str]]) -> None:
         self._allowed = tuple(allowed)
         self._sessions = sessions
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def refusal(self, peer: str) -> str:
-        """Why a peer may not use it, or ""."""
+        """Why the gateway refuses a source; "" when it does not."""
         address = source(peer)
         if address is None:
             why = "its address is unknown"
@@ -30,7 +30,7 @@ class Access:
             return ""
         else:
             why = "its network is not in WEB_GATEWAY_ALLOW"
-        if peer not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(peer)
+        if peer not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(peer)
             log.warning("web gateway: refused a connection from %s: %s", peer, why)
         return f"{peer} may not use this gateway: {why}"

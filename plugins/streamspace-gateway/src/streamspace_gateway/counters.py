@@ -1,31 +1,31 @@
-"""What happened to requests, over the process's life."""
+"""Counts of requests by outcome, over the life of the process."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """The metric's label; one for each request, when it ends."""
+    """The label of the metric; each request has one, counted when it ends."""
 
     PASSED = "passed"
-    """The session's server answered, and all of its answer was passed on."""
+    """The session's server answered, and the whole answer was passed on."""
     WEBSOCKET = "websocket"
-    """A WebSocket that was open, and ended."""
+    """It opened a WebSocket, which has ended."""
     NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
-    """The session does not run now."""
+    """The session is not running now."""
     BAD_GATEWAY = "bad_gateway"
     """The session's server did not answer."""
     BROKEN = "broken"
-    """The session's server broke off in the middle of its answer."""
+    """The session's server broke off its answer."""
     TIME_LIMIT = "time_limit"
-    """It was ended, or refused, because the control plane's proxy ends everything after 30 s."""
+    """It was ended, or refused, because the control plane's proxy ends every request after 30 s."""
     LEFT = "left"
-    """Whoever asked left before the answer was whole."""
+    """The client left before the answer was complete."""
     INVALID = "invalid"
-    """What came was no request, or not in time."""
+    """It was not a valid request, or did not come in time."""
     FORBIDDEN = "forbidden"
-    """A request from a network that is not allowed, or from a session."""
+    """It came from a network that is not allowed, or from a session."""
 
 
 @dataclass(slots=True)

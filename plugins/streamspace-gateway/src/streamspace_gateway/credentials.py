@@ -1,8 +1,8 @@
-"""What the control plane's proxy passes on of the person's sign-in, taken out: no session's server may act as that person.
+"""Removes the person's sign-in from requests, so that no session's server can act as that person at the control plane.
 
-It is the JSON Web Token by which the person is signed in at the control plane, in four places: the query's ``token``, the header
-``Authorization: Bearer``, the cookie ``streamspace_proxy_token``, and the page's address in ``Referer``. Whatever else has one of these
-names but not the shape of such a token is the desktop's own, and stays.
+The sign-in is a JSON Web Token. The control plane's proxy passes it on in four places: the query's ``token``, the
+header ``Authorization: Bearer``, the cookie ``streamspace_proxy_token``, and the page's address in ``Referer``. A value
+with one of these names that does not look like such a token is the desktop's own, and stays.
 """
 
 import re
@@ -15,15 +15,16 @@ _BEARER = re.compile(rb"bearer +" + _TOKEN, re.IGNORECASE)
 _COOKIE = re.compile(rb'streamspace_proxy_token="?' + _TOKEN + rb'"?')
 
 
-def out_of_target(target: bytes) -> bytes:
+def clean_target(target: bytes) -> bytes:
+    """The request's target without the sign-in."""
     if b"token=" not in target:
         return target
     before, fragment, behind = target.partition(b"#")
     return _IN_QUERY.sub(b"", before).rstrip(b"?&") + fragment + behind if _IN_QUERY.search(before) else target
 
 
-def out_of_headers(headers: Items) -> Items:
-    """The headers without it; one of which nothing is left goes."""
+def clean_headers(headers: Items) -> Items:
+    """The headers without the sign-in; a header of which nothing is left is dropped."""
     kept: Items = []
     for name, value in headers:
         left = value
@@ -35,7 +36,7 @@ def out_of_headers(headers: Items) -> Items:
                 others = [cookie for cookie in cookies if not _COOKIE.fullmatch(cookie)]
                 left = value if len(others) == len(cookies) else b"; ".join(others)
             case b"referer":
-                left = out_of_target(value)
+                left = clean_target(value)
         if left or not value:
             kept.append((name, left))
     return kept

@@ -1,4 +1,4 @@
-"""The gateway as the core knows it. Light: what serves is imported by the replica that leads."""
+"""The gateway as the core sees it. A standby imports only this: the server and its parser are loaded by the leader."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ class WebGateway(Gateway):
     name: ClassVar[str] = "gateway"
 
     def __init__(self, listen: str, allow: str, relay: str) -> None:
-        """All as the settings hold them, which are checked by then."""
+        """The values of the settings, which the core has checked."""
         self._addresses = listening(listen)
         self._allowed = networks(allow)
         self._relay = relay
@@ -22,16 +22,16 @@ class WebGateway(Gateway):
         self._counters = Counters()
 
     async def serve(self, context: GatewayContext) -> None:
-        from streamspace_gateway import shape  # noqa: PLC0415 - a standby does without
+        from streamspace_gateway.proxy_rules import rules_for  # noqa: PLC0415 - a standby does without
         from streamspace_gateway.server import Server  # noqa: PLC0415
 
         access = Access(self._allowed, lambda: (s.address for s in context.sessions.values() if s.address))
-        server = Server(context, access, self._counters, shape.of(self._relay))
+        server = Server(context, access, self._counters, rules_for(self._relay))
         try:
             await self._listeners.run(server.protocol)
         finally:
             await server.aclose()
 
     def status(self) -> Status:
-        counted = self._counters
-        return Status(dict(self._listeners.state), counted.connections, dict(counted.requests))
+        counters = self._counters
+        return Status(dict(self._listeners.state), counters.connections, dict(counters.requests))

@@ -1,4 +1,4 @@
-"""Which headers go on, and which are between two neighbours only (RFC 9110, section 7.6.1)."""
+"""HTTP headers: which are passed on, and which are for one hop only (RFC 9110, section 7.6.1)."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ Items = list[tuple[bytes, bytes]]
 Headers = Iterable[tuple[bytes, bytes]]
 """Names in lower case, as h11 gives them."""
 
-_BETWEEN_NEIGHBOURS = frozenset(
+_HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -22,16 +22,17 @@ _BETWEEN_NEIGHBOURS = frozenset(
     }
 )
 _NEVER_DROPPED = frozenset({b"host", b"content-length"})
-"""Whatever ``Connection`` names: without them the request would be another."""
+"""Even where ``Connection`` names them: without them the request would be a different one."""
 _UPGRADE: Items = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
 
 
 def value(headers: Headers, name: bytes) -> bytes:
+    """The first value of a header; b"" without one."""
     return next((v for n, v in headers if n == name), b"")
 
 
 def tokens(headers: Headers, name: bytes) -> set[bytes]:
-    """The words of a header that is a list, in lower case."""
+    """The elements of a header that is a list, in lower case."""
     return {word.strip().lower() for n, v in headers if n == name for word in v.split(b",") if word.strip()}
 
 
@@ -43,7 +44,7 @@ def is_chunked(message: h11.Request | h11.Response) -> bool:
     return _chunked(message.headers)
 
 
-def goes_on(message: h11.Request | h11.Response) -> bool:
+def keeps_alive(message: h11.Request | h11.Response) -> bool:
     """Whether the connection may carry another message after this one and its answer."""
     return message.http_version >= b"1.1" and b"close" not in tokens(message.headers, b"connection")
 
@@ -53,7 +54,7 @@ def has_body(request: h11.Request) -> bool:
 
 
 def to_session(request: h11.Request) -> h11.Request:
-    """The request as the session's server gets it: the same target, the same Host, nothing added but the framing."""
+    """The request as the session's server gets it: same target, same Host, nothing added but the framing."""
     headers = _passed(request)
     if wants_websocket(request):
         headers += _UPGRADE
@@ -63,7 +64,7 @@ def to_session(request: h11.Request) -> h11.Request:
 
 
 def to_client(response: h11.Response) -> h11.Response:
-    """The answer as whoever asked gets it; h11 adds the framing that it needs."""
+    """The answer as the client gets it; h11 adds the framing that it needs."""
     headers = _passed(response)
     if _chunked(response.headers):
         headers = _without_length(headers)
@@ -71,23 +72,23 @@ def to_client(response: h11.Response) -> h11.Response:
 
 
 def interim(response: h11.InformationalResponse) -> h11.InformationalResponse:
-    """100 (go on), 103 (early hints), or 101: the connection is a WebSocket from here on."""
+    """An interim answer as the client gets it. With 101 the connection is a WebSocket from here on."""
     headers = _passed(response) + (_UPGRADE if response.status_code == 101 else [])
     return h11.InformationalResponse(status_code=response.status_code, reason=response.reason, headers=headers)
 
 
 def length(message: h11.Response) -> int:
-    """What its Content-Length says, 0 without one."""
+    """The value of Content-Length; 0 without one."""
     return int(value(message.headers, b"content-length") or 0)
 
 
 def size(request: h11.Request) -> int:
-    """Bytes of its head, about."""
+    """Bytes of its head, roughly."""
     return len(request.method) + len(request.target) + sum(len(n) + len(v) + 4 for n, v in request.headers)
 
 
 def _without_length(headers: Items) -> Items:
-    """Of a message in chunks: a Content-Length beside them means nothing, but may to the next (RFC 9112, section 6.3)."""
+    """For a chunked message: the next server might believe a Content-Length (RFC 9112, section 6.3)."""
     return [item for item in headers if item[0].lower() != b"content-length"]
 
 
@@ -97,5 +98,5 @@ def _chunked(headers: Headers) -> bool:
 
 def _passed(message: h11.Request | h11.Response | h11.InformationalResponse) -> Items:
     headers = message.headers
-    dropped = _BETWEEN_NEIGHBOURS | (tokens(headers, b"connection") - _NEVER_DROPPED)
+    dropped = _HOP_BY_HOP | (tokens(headers, b"connection") - _NEVER_DROPPED)
     return [(name, content) for name, content in headers.raw_items() if name.lower() not in dropped]

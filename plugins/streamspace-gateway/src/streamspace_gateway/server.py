@@ -1,10 +1,9 @@
-"""Connections to the gateway: each a task of its own, none longer than the session or the tenure it belongs to."""
+"""Connections to the gateway: each is a task, and ends with the session or the leadership that it belongs to."""
 
 import asyncio
 import logging
 import resource
 import socket
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -13,144 +12,163 @@ import h11
 from streamspace_agent.gateway import GatewayContext
 from streamspace_agent.runtime import SessionState
 from streamspace_gateway.access import Access
+from streamspace_gateway.client_requests import ClientRequests
+from streamspace_gateway.connection import Connection
 from streamspace_gateway.counters import Counters
-from streamspace_gateway.exchange import Exchanges
-from streamspace_gateway.peer import Peer
-from streamspace_gateway.sessions import SessionServers, place_of
-from streamspace_gateway.shape import Shape
+from streamspace_gateway.proxy_rules import ProxyRules
 from streamspace_gateway.shared import Shared
-from streamspace_gateway.stalls import Stalls
+from streamspace_gateway.upstreams import Upstreams, address_of
 
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY = 1.0
-LAST_WORDS = 1.0
-"""Seconds for the ends of answers that are broken off to leave."""
+END_TIMEOUT = 1.0
+"""Seconds for the ends of answers that are broken off to be delivered."""
 OWN_FILES = 512
 """Open files left to the agent itself: engine, journal, link, screens."""
-MOST = 4096
-"""Connections, however many files there may be: they cost memory too, some 40 MB if all are idle."""
-UNWANTED = 64
-"""Connections at once that are told why they are refused; what comes beside them is closed without a word."""
+MAX_CONNECTIONS = 4096
+"""However many files may be open: connections cost memory too, some 40 MB if all of these are idle."""
+MAX_REFUSED = 64
+"""Connections at once that are told why they are refused; any more are closed without an answer."""
+MAX_STALLED = 250
+"""Connections at once that hold as much as they may because somebody does not read.
+
+Each holds up to a megabyte: together half of the memory that the shipped limits give the agent.
+"""
 FULL = "the gateway carries as many connections as it can: try again later"
-_LOST = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
-"""A peer that vanished without a word (Linux, tcp(7)): noticed after a minute and a half."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
+"""A client that vanished is noticed after a minute and a half (Linux, tcp(7))."""
 
 
-class Client(Peer):
-    """A connection whose task is cancelled as soon as the other side is gone: it may just wait for a session's server."""
+class _ClientConnection(Connection):
+    """Its task is cancelled as soon as the client is gone: the task may be waiting for a session's server."""
 
-    def __init__(self, serve: Callable[["Client"], Coroutine[Any, Any, None]], stalls: Stalls) -> None:
+    def __init__(self, server: "Server") -> None:
         super().__init__(h11.SERVER, on_lost=self._lost)
-        self._serve = serve
-        self._stalls = stalls
+        self._server = server
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._task = asyncio.create_task(self._serve(self), name="web gateway")
+        self._task = asyncio.create_task(self._server.serve(self), name="web gateway")
 
     def stall_changed(self) -> None:
-        self._stalls.note(self)
+        self._server.note_stall(self)
 
     def _lost(self) -> None:
-        self._stalls.note(self)
+        self._server.note_stall(self)
         if self._task is not None:
             self._task.cancel()
 
 
 class Server:
-    """All connections of one tenure."""
+    """All connections of one leadership."""
 
-    def __init__(self, context: GatewayContext, access: Access, counters: Counters, shape: Shape) -> None:
-        self._shared = Shared(context, access, counters, SessionServers(context.connect), shape, _room())
-        self._open: dict[asyncio.Task[Any], Exchanges] = {}
-        self._stalls = Stalls()
-        self._unwanted = 0
-        self._over = False
+    def __init__(self, context: GatewayContext, access: Access, counters: Counters, rules: ProxyRules) -> None:
+        self._shared = Shared(context, access, counters, Upstreams(context.connect), rules, _max_connections())
+        self._open: dict[asyncio.Task[Any], ClientRequests] = {}
+        self._stalled: dict[Connection, None] = {}
+        """Those that have stalled longest come first."""
+        self._refused = 0
+        self._closed = False
         self._sweeping = asyncio.create_task(self._sweep(), name="web gateway sweep")
 
     def protocol(self) -> asyncio.Protocol:
-        return Client(self._serve, self._stalls)
+        return _ClientConnection(self)
 
     async def aclose(self) -> None:
-        """Break every connection off, and whatever still comes."""
-        self._over = True
+        """Break off every connection, and any that still comes."""
+        self._closed = True
         self._sweeping.cancel()
-        clients = [exchanges.client for exchanges in self._open.values()]
+        clients = [requests.client for requests in self._open.values()]
         tasks = [self._sweeping, *self._open]
         for task in tasks:
             task.cancel()
         try:
             await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS):
+                async with asyncio.timeout(END_TIMEOUT):
                     await asyncio.gather(*(client.lost.wait() for client in clients))
-        finally:  # whoever is in a hurry cancels this too
-            self._shared.servers.sweep(())
+        finally:  # this may be cancelled, too
+            self._shared.upstreams.sweep(())
             for client in clients:
                 client.abort()
 
-    async def _serve(self, client: Client) -> None:
+    async def serve(self, client: Connection) -> None:
+        """Serve a connection that has just been made, until its end."""
         task = asyncio.current_task()
         assert task is not None
         address = client.transport.get_extra_info("peername")
-        peer = str(address[0]) if address else ""
+        source = str(address[0]) if address else ""
         connection = client.transport.get_extra_info("socket")
-        _notice_loss(connection)
-        if self._shared.shape.unsent:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._shared.shape.unsent)
-        unwanted = self._refusal(peer)
-        if self._over or (unwanted and self._unwanted >= UNWANTED):
+        _set_keepalive(connection)
+        if self._shared.rules.unsent:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._shared.rules.unsent)
+        refusal = self._refusal(source)
+        if self._closed or (refusal and self._refused >= MAX_REFUSED):
             client.abort()
             return
-        exchanges = self._open[task] = Exchanges(client, peer, self._shared, unwanted)
+        requests = self._open[task] = ClientRequests(client, source, self._shared, refusal)
         self._shared.counters.connections += 1
-        self._unwanted += bool(unwanted)
+        self._refused += bool(refusal)
         try:
-            await exchanges.run()
+            await requests.run()
         except Exception:
-            log.exception("web gateway: a connection from %s failed", peer)
+            log.exception("web gateway: a connection from %s failed", source)
         except asyncio.CancelledError:
             pass
         finally:
             self._shared.counters.connections -= 1
-            self._unwanted -= bool(unwanted)
+            self._refused -= bool(refusal)
             del self._open[task]
 
-    def _refusal(self, peer: str) -> str:
-        """Why a connection that has just come carries nothing, or ""."""
-        full = self._shared.counters.connections - self._unwanted >= self._shared.room
-        return self._shared.access.refusal(peer) or (FULL if full else "")
+    def _refusal(self, source: str) -> str:
+        """Why a new connection from there may not make requests; "" when it may."""
+        full = self._shared.counters.connections - self._refused >= self._shared.max_connections
+        return self._shared.access.refusal(source) or (FULL if full else "")
+
+    def note_stall(self, client: Connection) -> None:
+        """Called when a connection may have stalled or gone on, and when it is lost; ends the longest of too many."""
+        if not client.stalled or client.lost.is_set():
+            self._stalled.pop(client, None)
+            return
+        self._stalled.setdefault(client)
+        if len(self._stalled) > MAX_STALLED:
+            longest = next(iter(self._stalled))
+            del self._stalled[longest]
+            log.warning("web gateway: ended a connection that was not read: %d others are not read either", MAX_STALLED)
+            longest.reset()
 
     async def _sweep(self) -> None:
-        """A session that is paused leaves its connections open, and silent: they end with its run."""
+        """End the connections of sessions that stopped running: a paused session leaves them open, and silent."""
         while True:
             await asyncio.sleep(SWEEP_EVERY)
             self._shared.sweep()
             sessions = self._shared.context.sessions
-            for task, exchanges in list(self._open.items()):
-                if (used := exchanges.session) is None:
+            for task, requests in list(self._open.items()):
+                if (asked := requests.session) is None:
                     continue
-                now = sessions.get(used.session_id)
-                if now is None or now.state is not SessionState.RUNNING or place_of(now) != place_of(used):
+                now = sessions.get(asked.session_id)
+                if now is None or now.state is not SessionState.RUNNING or address_of(now) != address_of(asked):
                     task.cancel()
 
 
-def _room() -> int:
-    """Connections for which there are open files: each takes one more to its session, and the agent needs some for itself.
+def _max_connections() -> int:
+    """Connections for which there are open files: each takes one more to its session, and the agent needs some itself.
 
-    As many as the system allows this process: the soft limit is for programs that use select(2), of which asyncio is none.
+    Raises the soft limit to the hard one: the soft limit is for programs that use select(2), which asyncio does not.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if files == resource.RLIM_INFINITY else min(MOST, max(64, (files - OWN_FILES) // 2))
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(64, (files - OWN_FILES) // 2))
 
 
-def _notice_loss(connection: Any) -> None:
+def _set_keepalive(connection: Any) -> None:
     with suppress(OSError, AttributeError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _LOST.items():
+        for name, value in _KEEPALIVE.items():
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

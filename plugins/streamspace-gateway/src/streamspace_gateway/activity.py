@@ -1,10 +1,10 @@
-"""What shows that a person is there, in what a browser sends: keys, the pointer, a form; and what a page sends by itself.
+"""Tells what a person does in a web desktop from what its page sends by itself.
 
-* A request with a body that is not GET, and the loading of a page, are a person's. A page's own GETs are not.
-* On a WebSocket, pings and pongs are the browser's own. Where it carries RFB (noVNC), keys and pointer are told from the rest.
-* Any other message counts, unless its kind has come as a clock ticks: :class:`Rhythm`.
+* A request other than GET with a body, and the loading of a page, are a person's. A page's own GETs are not.
+* On a WebSocket, pings and pongs are the browser's own. If it carries RFB (noVNC), only keys and the pointer count.
+* Any other message counts, unless its kind is a heartbeat: see :class:`Heartbeats`.
 
-What cannot be told apart counts as use: a session may sleep too late, never under somebody's hands.
+What cannot be told apart counts as a person's: a session may be hibernated too late, never while somebody uses it.
 """
 
 import re
@@ -17,17 +17,17 @@ from streamspace_agent.tunnel.rfb import VERSION, ClientStream, Said
 from streamspace_gateway.headers import has_body, value
 
 WINDOW = 60.0
-"""Seconds over which a rhythm is measured."""
+"""Seconds over which gaps are measured."""
 STEADY = 3
-"""Windows in a row in which a kind of message has ticked: from then on it is a page's own."""
+"""A kind of message that has been regular for so many windows in a row is a heartbeat."""
 NEAR = 0.9
-"""Of its gaps, so many must lie between half and one and a half of the usual one. Of a typist's two thirds do."""
+"""The share of its gaps that must lie between half and one and a half of the usual gap. A typist's share is 2/3."""
 MAX_KINDS = 64
-"""Kinds of message remembered for a session."""
+"""Kinds of message remembered for each session."""
 SMALL = 4096
-"""Bytes of a WebSocket frame that is looked into; whatever is larger is a person's: text pasted, a file."""
+"""Bytes of a WebSocket message that is inspected; a larger one is a person's (pasted text, a file)."""
 FLOOD = 32 * 1024
-"""Bytes to be looked into in one piece, each frame counted as 16 more: no page sends so many small messages within one reading."""
+"""Bytes inspected in one read, each frame counted as 16 more. No page sends so many small messages at once."""
 
 _READS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _DIGITS = re.compile(rb"\d+")
@@ -38,81 +38,81 @@ class _Kind:
     began: float
     last: float
     gap: float = 0.0
-    """The usual one, of the window before; 0 while there was none."""
+    """The usual gap, measured in the window before; 0 if there was none."""
     count: int = 0
     near: int = 0
-    ticked: int = 0
-    """Windows in a row."""
+    regular: int = 0
+    """Windows in a row in which it was regular."""
+
+    def is_near(self, gap: float) -> bool:
+        return self.gap == 0.0 or self.gap / 2 <= gap <= self.gap * 1.5
+
+    def end_window(self, now: float) -> None:
+        length = now - self.began
+        if length >= 2 * WINDOW:  # there was a window without any
+            self.regular = 0
+            self.gap = 0.0
+        else:
+            gaps = self.count  # the one that ends the window counts
+            near = self.near + self.is_near(now - self.last)
+            self.regular = self.regular + 1 if self.gap and near >= NEAR * gaps else 0
+            self.gap = length / gaps
+        self.began, self.count, self.near = now, 0, 0
 
 
-class Rhythm:
-    """Tells a heartbeat from a person: it comes at even gaps of up to a minute, for minutes on end, whoever looks away.
+class Heartbeats:
+    """Recognises a page's heartbeats: they come at even gaps of up to a minute, for minutes on end.
 
-    Its content may change by numbers only (a counter, a time). Messages of a kind count as a person's until it has
-    ticked through three windows of a minute, and again as soon as it misses one.
+    Heartbeats of a kind differ in numbers only (a counter, a time). Messages of a kind count as a person's until it has
+    been regular for three windows of a minute, and again as soon as it misses one.
     """
 
     def __init__(self) -> None:
         self._kinds: dict[bytes, _Kind] = {}
 
     def is_person(self, kind: bytes, now: float) -> bool:
-        """A message of this kind has come. Kinds are short."""
+        """Note a message of this kind (a short key), and return whether a person sent it."""
         known = self._kinds.pop(kind, None) or _Kind(now, now)
         if now - known.began >= WINDOW:
-            self._end_window(known, now)
+            known.end_window(now)
         elif known.count:
-            gap = now - known.last
-            known.near += known.gap == 0.0 or known.gap / 2 <= gap <= known.gap * 1.5
+            known.near += known.is_near(now - known.last)
         known.count += 1
         known.last = now
         self._kinds[kind] = known  # the most recent last
         if len(self._kinds) > MAX_KINDS:
             del self._kinds[next(iter(self._kinds))]
-        return known.ticked < STEADY
-
-    @staticmethod
-    def _end_window(known: _Kind, now: float) -> None:
-        length = now - known.began
-        if length >= 2 * WINDOW:  # silent for a whole one
-            known.ticked = 0
-            known.gap = 0.0
-        else:
-            gaps = known.count  # the one that ends the window counts
-            gap = now - known.last
-            near = known.near + (known.gap == 0.0 or known.gap / 2 <= gap <= known.gap * 1.5)
-            known.ticked = known.ticked + 1 if known.gap and near >= NEAR * gaps else 0
-            known.gap = length / gaps
-        known.began, known.count, known.near = now, 0, 0
+        return known.regular < STEADY
 
 
-def by_request(request: h11.Request, rhythm: Rhythm, now: float) -> bool:
+def is_by_person(request: h11.Request, heartbeats: Heartbeats, now: float) -> bool:
     """Whether a person made the request."""
     if request.method in _READS:
         return value(request.headers, b"sec-fetch-mode").lower() == b"navigate"
     if not has_body(request):
         return False
     path = request.target.partition(b"?")[0]
-    size = value(request.headers, b"content-length")
-    return rhythm.is_person(b"%s %s %d" % (request.method, _DIGITS.sub(b"#", path[:100]), len(size)), now)
+    digits = len(value(request.headers, b"content-length"))
+    return heartbeats.is_person(b"%s %s %d" % (request.method, _DIGITS.sub(b"#", path[:100]), digits), now)
 
 
 class FromBrowser:
-    """The frames of one WebSocket as the browser sends them (RFC 6455, section 5.2), read as they pass by."""
+    """Watches what the browser sends on one WebSocket (its frames: RFC 6455, section 5.2) as it passes by."""
 
-    def __init__(self, rhythm: Rhythm, now: Callable[[], float], saw_person: Callable[[], None]) -> None:
-        self._rhythm = rhythm
+    def __init__(self, heartbeats: Heartbeats, now: Callable[[], float], saw_person: Callable[[], None]) -> None:
+        self._heartbeats = heartbeats
         self._now = now
         self._saw_person = saw_person
         self._held = bytearray()
         self._skip = 0
         self._frames = 0
         self._left = 0
-        """Of this piece, to be looked into."""
+        """Bytes that may still be inspected in this read."""
         self._flooded = False
         self._rfb: ClientStream | None = None
 
     def feed(self, data: bytes) -> None:
-        """What a flood says is not looked into, for it would hold up the agent: from then on all of it counts."""
+        """After a flood nothing is inspected any more, since that would hold up the agent: everything counts."""
         if self._flooded:
             self._saw_person()
             return
@@ -130,7 +130,7 @@ class FromBrowser:
             self._saw_person()
 
     def _frame(self) -> bool:
-        """Look at the next whole frame; False when there is none yet."""
+        """Inspect the next complete frame; False if there is none yet."""
         held = self._held
         if len(held) < 2:
             return False
@@ -172,7 +172,7 @@ class FromBrowser:
             kind = b"t" + _DIGITS.sub(b"#", payload[:48])
         else:
             kind = b"b%d %d" % (payload[0], len(payload))
-        return self._rhythm.is_person(kind, self._now())
+        return self._heartbeats.is_person(kind, self._now())
 
 
 def _unmasked(payload: bytes, mask: bytes) -> bytes:

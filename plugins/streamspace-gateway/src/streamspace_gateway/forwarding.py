@@ -1,4 +1,4 @@
-"""One request on its way to a session's own web server, and the answer on its way back."""
+"""Forwards one request to a session's own web server, and the answer back."""
 
 import asyncio
 import logging
@@ -9,54 +9,47 @@ import h11
 
 from streamspace_agent.errors import AgentError, CommandFailed, SessionNotFound
 from streamspace_agent.runtime import Session
-from streamspace_gateway import headers, use, websocket
+from streamspace_gateway import activity, headers
+from streamspace_gateway.connection import Connection
 from streamspace_gateway.counters import Outcome
-from streamspace_gateway.names import Refusal
-from streamspace_gateway.peer import Peer
-from streamspace_gateway.sessions import Upstream
-from streamspace_gateway.shape import Decoder, Undecodable
+from streamspace_gateway.errors import BrokenOff, Undecodable
+from streamspace_gateway.proxy_rules import Decoder
+from streamspace_gateway.routing import Refusal
 from streamspace_gateway.shared import Shared
+from streamspace_gateway.upstreams import Upstream
 
 log = logging.getLogger(__name__)
 
 STALLED = 60.0
-"""Seconds that the body of a request may stand still."""
+"""Seconds for which the body of a request may stand still."""
 LONG = 64 * 1024
-"""Bytes of a body from which it goes from connection to connection, past the parsers that would copy it."""
+"""A body of at least so many bytes is piped from connection to connection, past the parsers that would copy it."""
 ENDED = "ended as if it were whole, because a broken answer would end the control plane"
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-"""Methods that may be sent again where a connection that had waited turns out to be closed (RFC 9110, section 9.2.2)."""
+"""Methods that may be sent again when an idle connection turns out to be closed (RFC 9110, section 9.2.2)."""
 
 
-class _Broken(Exception):
-    """The session's server broke off; ``began`` says whether a part of its answer has been passed on."""
+class Forwarding:
+    """Serves one request; :attr:`outcome` says at any time what became of it."""
 
-    def __init__(self, cause: Exception, *, began: bool) -> None:
-        super().__init__(str(cause) or type(cause).__name__)
-        self.began = began
-
-
-class Passing:
-    """Made for one request; :attr:`outcome` tells at any time what has become of it."""
-
-    def __init__(self, client: Peer, request: h11.Request, session: Session, shared: Shared, came: float) -> None:
-        """The request came at ``came`` of the loop's time."""
+    def __init__(self, client: Connection, request: h11.Request, session: Session, shared: Shared, came: float) -> None:
+        """``came`` is the loop's time at which the request was there."""
         self._client = client
         self._request = request
         self._session = session
         self._shared = shared
-        self._shape = shared.shape
-        limit = self._shape.limit
+        self._rules = shared.rules
+        limit = self._rules.limit
         self._limit = asyncio.timeout_at(None if limit is None else came + limit)
         self.outcome = Outcome.LEFT
 
     async def run(self) -> Refusal | None:
-        """Pass it on, and the answer back. Returns what to answer where the session's server says nothing."""
+        """Returns what the gateway itself answers, if it has to because the session's server does not."""
         try:
-            self._note_use()
+            self._note_activity()
             async with self._limit:
-                await self._pass_on()
-        except _Broken as error:
+                await self._forward()
+        except BrokenOff as error:
             self.outcome = Outcome.BROKEN
             self._broke_off(f"its server broke off in an answer: {error}")
         except Undecodable as error:
@@ -72,10 +65,10 @@ class Passing:
         return None
 
     def _broke_off(self, why: str) -> None:
-        """Let the one who asked see it, where that harms nobody else."""
-        if self._shape.ends_broken:
+        """Let the client see that its answer is broken, unless that would harm others."""
+        if self._rules.ends_broken:
             log.error("web gateway: session %s: %s: %s", self._id, why, ENDED)
-            self._client.end_answer()  # without a wait: whoever does not read would hold what it was not sent
+            self._client.end_answer()  # at once: a client that does not read would hold it up
         else:
             log.warning("web gateway: session %s: %s", self._id, why)
             self._client.reset()
@@ -83,10 +76,11 @@ class Passing:
     def _out_of_time(self) -> Refusal | None:
         self.outcome = Outcome.TIME_LIMIT
         if self._client.http.our_state is h11.SEND_BODY:
-            self._broke_off(f"an answer took more than {self._shape.limit:g} s")
+            self._broke_off(f"an answer took more than {self._rules.limit:g} s")
             return None
-        log.error("web gateway: session %s: its server gave no answer within %g s", self._id, self._shape.limit)
-        text = f"the session's own web server gave no answer within {self._shape.limit:g} s, and the control plane waits for 30"
+        log.error("web gateway: session %s: its server gave no answer within %g s", self._id, self._rules.limit)
+        limit = f"{self._rules.limit:g} s, and the control plane waits for 30"
+        text = f"the session's own web server gave no answer within {limit}"
         return Refusal(HTTPStatus.GATEWAY_TIMEOUT, text)
 
     @property
@@ -109,59 +103,59 @@ class Passing:
         text = f"the session's own web server, on port {self._session.port}, gave no answer: {why}"
         return self._refused(Outcome.BAD_GATEWAY, text)
 
-    def _note_use(self) -> None:
+    def _note_activity(self) -> None:
         context = self._shared.context
-        if use.by_request(self._request, self._shared.rhythm(self._id), context.clock.now()):
+        if activity.is_by_person(self._request, self._shared.heartbeats(self._id), context.clock.now()):
             context.saw_input(self._id)
 
-    async def _pass_on(self) -> None:
-        """Raises _Broken once a part of the answer has been passed on, before that OSError."""
+    async def _forward(self) -> None:
+        """Raises BrokenOff if a part of the answer has been passed on, OSError if not."""
         request = self._request
-        again = request.method in _SAFE and not headers.has_body(request) and not headers.wants_websocket(request)
+        repeatable = request.method in _SAFE and not headers.has_body(request) and not headers.wants_websocket(request)
         while True:
-            upstream = await self._shared.servers.open(self._session, fresh=not again)
-            stale = upstream.used
+            upstream = await self._shared.upstreams.open(self._session, fresh=not repeatable)
+            maybe_closed = upstream.used
             try:
                 await self._exchange(upstream)
                 return
-            except _Broken as error:
+            except BrokenOff as error:
                 if error.began:
                     raise
-                if not stale:  # one that had waited may have been closed meanwhile, which says nothing
+                if not maybe_closed:
                     raise OSError(str(error)) from error
             finally:
-                self._shared.servers.give_back(upstream)
+                self._shared.upstreams.give_back(upstream)
 
     async def _exchange(self, upstream: Upstream) -> None:
-        server = upstream.peer
+        server = upstream.connection
         sending: asyncio.Task[None] | None = None
         try:
             try:
-                await server.send(self._shape.to_session(self._request))
+                await server.send(self._rules.to_session(self._request))
                 if headers.has_body(self._request):
                     sending = asyncio.create_task(self._send_body(server), name="request body")
                 else:
                     await server.send(h11.EndOfMessage())
-                answer = await self._head_of_answer(server)
+                answer = await self._answer_head(server)
             except (OSError, h11.RemoteProtocolError) as error:
-                raise _Broken(error, began=False) from error
+                raise BrokenOff(error, began=False) from error
             if isinstance(answer, h11.InformationalResponse):
                 await self._carry_websocket(answer, server)
             else:
-                decoder = self._shape.decoder(answer)
-                await self._client.send(shaped := self._shape.to_client(answer))
-                if decoder is None and (size := self._poured(answer)):
-                    await self._pour_body(server, answer, size, tells_length=bool(headers.length(shaped)))
+                decoder = self._rules.decoder(answer)
+                await self._client.send(shaped := self._rules.to_client(answer))
+                if decoder is None and (size := self._piped_size(answer)):
+                    await self._pipe_body(server, answer, size, has_length=bool(headers.length(shaped)))
                 else:
-                    await self._pass_body(server, decoder)
+                    await self._copy_body(server, decoder)
                 self.outcome = Outcome.PASSED
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
-    async def _head_of_answer(self, server: Peer) -> h11.Response | h11.InformationalResponse:
-        """101 is an answer; what else comes before one is passed on."""
+    async def _answer_head(self, server: Connection) -> h11.Response | h11.InformationalResponse:
+        """The answer, or 101; other interim answers are passed on."""
         while True:
             event = await server.event()
             if isinstance(event, h11.Response):
@@ -172,34 +166,34 @@ class Passing:
                 return event
             await self._client.send(headers.interim(event))
 
-    def _poured(self, answer: h11.Response) -> int:
-        """The length of a body that is worth to pass by the parsers; 0 for any other."""
+    def _piped_size(self, answer: h11.Response) -> int:
+        """The length of a body that is worth piping past the parsers; 0 for any other."""
         if self._request.method == b"HEAD" or answer.status_code in {204, 304} or headers.is_chunked(answer):
             return 0
         size = headers.length(answer)
         return size if size >= LONG and self._client.http.their_state is h11.DONE else 0
 
-    async def _pour_body(self, server: Peer, answer: h11.Response, size: int, *, tells_length: bool) -> None:
-        """Where the client is told no length, its parser still begins and ends the answer, and only the bytes go past it."""
-        in_chunks = not tells_length and self._request.http_version >= b"1.1"
+    async def _pipe_body(self, server: Connection, answer: h11.Response, size: int, *, has_length: bool) -> None:
+        """``has_length`` says whether the client was told it. If not, its parser still begins and ends the answer."""
+        chunked = not has_length and self._request.http_version >= b"1.1"
         try:
-            await server.pour(self._client, size, in_chunks=in_chunks)
+            await server.pipe_body(self._client, size, chunked=chunked)
         except OSError as error:
-            raise _Broken(error, began=True) from error
-        await self._client.room()
-        if not tells_length:
+            raise BrokenOff(error, began=True) from error
+        await self._client.drain()
+        if not has_length:
             await self._client.send(h11.EndOfMessage())
-        elif headers.goes_on(self._request):
-            self._client.begin_anew()
-        if not headers.goes_on(answer):
+        elif headers.keeps_alive(self._request):
+            self._client.restart_parser()
+        if not headers.keeps_alive(answer):
             server.close()
 
-    async def _pass_body(self, server: Peer, decoder: Decoder | None) -> None:
+    async def _copy_body(self, server: Connection, decoder: Decoder | None) -> None:
         while True:
             try:
                 event = await server.event()
             except (OSError, h11.RemoteProtocolError) as error:
-                raise _Broken(error, began=True) from error
+                raise BrokenOff(error, began=True) from error
             if not isinstance(event, h11.Data):
                 break
             if decoder is None:
@@ -207,7 +201,7 @@ class Passing:
             else:
                 await self._decode(bytes(event.data), decoder)
         if decoder is not None and not decoder.whole:
-            raise _Broken(EOFError("its encoding was cut off"), began=True)
+            raise BrokenOff(EOFError("its encoding was cut off"), began=True)
         await self._client.send(h11.EndOfMessage())
 
     async def _decode(self, data: bytes, decoder: Decoder) -> None:
@@ -215,10 +209,10 @@ class Passing:
             for piece in decoder.feed(data):
                 await self._client.send(h11.Data(data=piece))
         except zlib.error as error:
-            raise _Broken(error, began=True) from error
+            raise BrokenOff(error, began=True) from error
 
-    async def _send_body(self, server: Peer) -> None:
-        """What the client sends, to the session. A server that takes no more may have answered: that is read elsewhere."""
+    async def _send_body(self, server: Connection) -> None:
+        """Send the request's body. A server that takes no more of it may have answered: that is read elsewhere."""
         try:
             while True:
                 async with asyncio.timeout(STALLED):
@@ -233,10 +227,16 @@ class Passing:
         except (OSError, h11.LocalProtocolError):
             pass
 
-    async def _carry_websocket(self, answer: h11.InformationalResponse, server: Peer) -> None:
+    async def _carry_websocket(self, answer: h11.InformationalResponse, server: Connection) -> None:
         context = self._shared.context
         self.outcome = Outcome.WEBSOCKET
         self._limit.reschedule(None)
         await self._client.send(headers.interim(answer))
-        watch = use.FromBrowser(self._shared.rhythm(self._id), context.clock.now, lambda: context.saw_input(self._id))
-        await websocket.carry(self._client, server, watch.feed)
+        heartbeats = self._shared.heartbeats(self._id)
+        watch = activity.FromBrowser(heartbeats, context.clock.now, lambda: context.saw_input(self._id))
+        try:  # both ways until one side ends; the other then gets what was on its way, and the end
+            pipes = {self._client.pipe(server, watch.feed), server.pipe(self._client)}
+            await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._client.close()
+            server.close()

@@ -1,4 +1,4 @@
-"""From the Host that was asked for to the session, or to the sentence that says why there is none."""
+"""Finds the session that a request is for by its Host header."""
 
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,14 +11,14 @@ _SUFFIX = f".{DOMAIN}"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of the gateway's own: ``text`` is one sentence for whoever asked."""
+    """An answer of the gateway's own; ``text`` is one sentence for the person who asked."""
 
     status: HTTPStatus
     text: str
 
 
 def session_id(host: str) -> str:
-    """What stands before the domain, exactly as it was asked for; "" for any other name."""
+    """The part before the domain, exactly as it was asked for; "" for a name outside the domain."""
     name, colon, port = host.rpartition(":")
     if not colon:
         name, port = host, ""
@@ -29,10 +29,12 @@ def session_id(host: str) -> str:
 
 
 def find(host: str, context: GatewayContext) -> Session | Refusal:
-    """The session that a request is for, if its web desktop can be asked now."""
+    """The session, if its web desktop can be asked now."""
     wanted = session_id(host)
     if not wanted:
-        return Refusal(HTTPStatus.NOT_FOUND, f"the name {_cut(host)!r} is not SESSION{_SUFFIX}: it names no session")
+        return Refusal(
+            HTTPStatus.NOT_FOUND, f"the name {_shortened(host)!r} is not SESSION{_SUFFIX}: it names no session"
+        )
     session = context.sessions.get(wanted)
     if session is None:
         if wanted in context.busy():
@@ -40,7 +42,7 @@ def find(host: str, context: GatewayContext) -> Session | Refusal:
         if not context.adopted():
             text = "the agent has just begun to lead and does not know its sessions yet: try again in a moment"
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text)
-        return Refusal(HTTPStatus.NOT_FOUND, f"no session {_cut(wanted)!r} runs on this agent")
+        return Refusal(HTTPStatus.NOT_FOUND, f"no session {_shortened(wanted)!r} runs on this agent")
     return _refusal(session, busy=wanted in context.busy()) or session
 
 
@@ -58,5 +60,5 @@ def _refusal(session: Session, *, busy: bool) -> Refusal | None:
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text)
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."

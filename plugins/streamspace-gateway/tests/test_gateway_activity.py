@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamspace_gateway.use import SMALL, FromBrowser, Rhythm, by_request
+from streamspace_gateway.activity import SMALL, FromBrowser, Heartbeats, is_by_person
 from tests.gateway import answering
 
 RFB_BEGIN = b"RFB 003.008\n" + b"\x01" + b"\x01"
@@ -39,7 +39,7 @@ class Page:
     def __init__(self):
         self.now = 1000.0
         self.seen = 0
-        self.watch = FromBrowser(Rhythm(), lambda: self.now, self._saw)
+        self.watch = FromBrowser(Heartbeats(), lambda: self.now, self._saw)
 
     def _saw(self):
         self.seen += 1
@@ -125,10 +125,10 @@ def test_a_heartbeat_that_missed_minutes_counts_until_it_has_ticked_again():
 
 
 def test_what_is_remembered_of_a_page_is_bounded():
-    rhythm = Rhythm()
+    heartbeats = Heartbeats()
     for number in range(10_000):
-        rhythm.is_person(os.urandom(16), float(number))
-    assert len(rhythm._kinds) <= 64
+        heartbeats.is_person(os.urandom(16), float(number))
+    assert len(heartbeats._kinds) <= 64
 
 
 @given(data=st.binary(max_size=600), pieces=st.integers(1, 50))
@@ -178,19 +178,19 @@ def test_a_person_who_moves_the_pointer_while_the_agent_is_busy_makes_no_flood()
 )
 def test_a_request_counts_where_a_person_made_it(method, headers, counts):
     request = h11.Request(method=method, target="/api", headers=[("Host", "x"), *headers.items()])
-    assert by_request(request, Rhythm(), 1.0) == counts
+    assert is_by_person(request, Heartbeats(), 1.0) == counts
 
 
 def test_a_pages_own_posts_stop_counting_when_they_tick():
-    rhythm = Rhythm()
+    heartbeats = Heartbeats()
     request = [
         h11.Request(method="POST", target=f"/poll/{n}", headers=[("Host", "x"), ("Content-Length", "9")])
         for n in range(90)
     ]
-    seen = [by_request(each, rhythm, 5.0 * number) for number, each in enumerate(request)]
+    seen = [is_by_person(each, heartbeats, 5.0 * number) for number, each in enumerate(request)]
     assert seen[0]
     assert not any(seen[-20:])
-    assert by_request(h11.Request(method="POST", target="/save", headers=request[0].headers), rhythm, 450.0)
+    assert is_by_person(h11.Request(method="POST", target="/save", headers=request[0].headers), heartbeats, 450.0)
 
 
 async def test_a_polling_page_is_no_use_and_a_form_is(house):
