@@ -140,7 +140,7 @@ async def test_a_web_desktop_is_announced_again_after_any_time_without_a_new_con
         await until(lambda: "vnc_ready" in there.kinds)
         screen = tunnels._screens["s1"]
         screen.clear -= 1000
-        screen.lies = False  # as when another session's viewer has emptied the queue
+        screen.greeting_queued = False  # as when another session's viewer has emptied the queue
         await asyncio.sleep(1)
         assert not tunnels._renew.is_set()
 

@@ -7,7 +7,7 @@ import pytest
 
 from lab.until import until
 from streamspace_agent.runtime import SessionState
-from streamspace_agent.tunnel.channel import FOREIGN_RATE
+from streamspace_agent.tunnel.channel import OPAQUE_RATE
 from streamspace_agent.tunnel.flow_control import MAX_CHUNK, Budget
 from tests.core.held_plane import HELLO, REQUESTED, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REQUEST, SERVER_INIT, VncServer
@@ -65,7 +65,7 @@ async def sees_a_still_picture(tunnels, there, server, name, size):
 
 
 async def test_viewers_of_still_pictures_leave_the_places_to_others(tunnels, servers, budget, monkeypatch):
-    monkeypatch.setattr("streamspace_agent.tunnel.channel.SETTLES", 0.01)
+    monkeypatch.setattr("streamspace_agent.tunnel.channel.QUIET_PER_MESSAGE", 0.01)
     names = [f"s{number}" for number in range(20)]
     made = await servers(*names, "new")
     async with linked(tunnels) as there:
@@ -147,7 +147,7 @@ async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_do
             await asyncio.sleep(0.02)
             await tunnels.data(says(MOUSE))
         took = asyncio.get_running_loop().time() - began
-        assert there.kinds.count("vnc_data") <= first + 4 * FOREIGN_RATE / MAX_CHUNK * (took + 1)  # the first are small
+        assert there.kinds.count("vnc_data") <= first + 4 * OPAQUE_RATE / MAX_CHUNK * (took + 1)  # the first are small
         assert budget.used <= Budget.LIMIT // 2 + 1
 
 

@@ -59,7 +59,7 @@ CONTRACT: Mapping[str, tuple[str, ...]] = {
     # web gateways
     "streamspace_agent.gateway": ("DOMAIN", "Gateway", "GatewayContext"),
     "streamspace_agent.health": ("Gateway",),
-    "streamspace_agent.tunnel.rfb": ("VERSION", "ClientStream", "Said"),
+    "streamspace_agent.tunnel.rfb": ("VERSION", "ClientActivity", "ClientStream"),
     # small helpers that plugins share with the core
     "streamspace_agent.addresses": ("Network", "listening", "networks", "shown", "source"),
     "streamspace_agent.backoff": ("Backoff",),

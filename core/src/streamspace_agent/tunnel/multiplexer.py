@@ -1,4 +1,4 @@
-"""The one place where tunnels' bytes enter the connection to the control plane: fair, a message at a time."""
+"""Sends the data of all tunnels over the link: in turns, one message at a time."""
 
 import asyncio
 from collections import deque
@@ -17,7 +17,7 @@ from streamspace_agent.tunnel.stream import Buffers
 
 
 class Carrier(Protocol):
-    """The present connection to the control plane. Every method raises once it is gone."""
+    """One connection to the control plane. Every method raises once it is gone."""
 
     async def send(self, kind: str, payload: Mapping[str, Any]) -> None: ...
     async def send_text(self, frame: str | bytes) -> None: ...
@@ -25,24 +25,26 @@ class Carrier(Protocol):
 
 
 SMALL = 4096
-"""Bytes up to which what is ready goes before all that is larger: echoes of keys, cursor shapes."""
-SETTLES = 0.04
-"""Seconds from the control plane's having read a message until it has said that the message's viewer is gone, where it is (5 ms were
-seen, over 25 on a busy machine: it writes to its database before). A viewer that asks for the next update is there: no pause follows. Such pauses also keep a viewer that tears its connection from meeting a write in the relay, which would end the control plane.
+"""Data of at most this many bytes is sent before larger data: echoes of keys, cursor shapes."""
+CLOSE_FOLLOWS = 0.04
+"""Seconds from the acknowledgement of a message until its ``vnc_close`` has arrived, if its viewer is gone (5 ms were
+seen, over 25 on a busy machine: the control plane writes to its database first). A viewer that asks for the next
+update is there, so there is no pause. These pauses also keep a viewer that breaks its connection from meeting a write
+in the relay, which would crash the control plane.
 """
 OVERDRAFT = 2
-"""Small messages may exceed the window by this factor."""
+"""Factor by which small messages may exceed the window."""
 
 
 class Multiplexer:
-    """Takes turns between channels, the small before the large, and hands the socket one message at a time.
+    """Takes turns between channels, small data before large, and gives the socket one message at a time.
 
-    What else the agent has to say (acknowledgements, results, heartbeats) does not pass through here: it is written to the
-    socket at once, behind no more than what the window lets be on its way.
+    All other messages (acknowledgements, results, heartbeats) bypass it: they are written to the socket at once, behind
+    no more than the window's bytes in flight.
     """
 
     def __init__(self, require_lease: Callable[[], None], flushed: Callable[[], Awaitable[None]], clock: Clock) -> None:
-        """``flushed`` returns once the states that wait for the control plane have reached it."""
+        """``flushed`` returns once the control plane has all session states that wait in the outbox."""
         self.budget = Budget()
         self.buffers = Buffers()
         self._require_lease = require_lease
@@ -54,14 +56,14 @@ class Multiplexer:
         self._queued: set[Channel] = set()
         self._blocked: set[Channel] = set()
         self._held: set[Channel] = set()
-        self._vouching: set[asyncio.Task[None]] = set()
+        self._acknowledging: set[asyncio.Task[None]] = set()
         self._more = asyncio.Event()
         self._up = asyncio.Event()
         self.connection = 0
-        """Counts the connections to the control plane."""
+        """Number of the current connection to the control plane."""
 
     async def run(self, carrier: Carrier) -> None:
-        """Serve one connection until it is gone or this is cancelled."""
+        """Send over one connection until it is gone or this is cancelled."""
         self._carrier, self._window = carrier, Window(self._clock)
         self.connection += 1
         self._up.set()
@@ -72,20 +74,20 @@ class Multiplexer:
                     self._more.clear()
                     await self._more.wait()
                 else:
-                    await self._send(carrier, channel)
+                    await self._send_next(carrier, channel)
         finally:
             self.down(carrier)
 
     def down(self, carrier: Carrier) -> None:
-        """Nothing more goes over this connection."""
+        """Send nothing more over this connection."""
         if self._carrier is carrier:
             self._carrier = None
             self._up.clear()
 
-    async def up(self) -> int:
+    async def wait_up(self) -> int:
         """Wait for a connection over which a session may be announced; returns its number.
 
-        A state of a session's past that arrived late would throw away the greeting of its present.
+        Session states are delivered first: an old one that arrived later would discard the greeting.
         """
         while True:
             await self._up.wait()
@@ -93,8 +95,8 @@ class Multiplexer:
             if self._up.is_set():
                 return self.connection
 
-    async def tell(self, kind: str, payload: Mapping[str, Any]) -> bool:
-        """Send a word about a tunnel, ahead of all data that waits. False when there is no connection."""
+    async def send(self, kind: str, payload: Mapping[str, Any]) -> bool:
+        """Send a message about a tunnel, ahead of waiting data. False if there is no connection."""
         if self._carrier is None:
             return False
         try:
@@ -104,17 +106,17 @@ class Multiplexer:
             return False
         return True
 
-    async def say(self, session_id: str, data: bytes, channel: Channel | None = None) -> bool:
-        """Send a viewer bytes of the agent's own, ahead of all data that waits; ``channel`` is its own, if it has one.
+    async def send_data(self, session_id: str, data: bytes, channel: Channel | None = None) -> bool:
+        """Send a viewer bytes of the agent's own, ahead of waiting data. False if there is no connection.
 
-        False when there is no connection.
+        ``channel``: the viewer's channel, if it has one.
         """
         if self._carrier is None:
             return False
         try:
             self._require_lease()
             if channel:
-                channel.said()
+                channel.sent_own()
             await self._carrier.send_text(protocol.vnc_data(session_id, data))
             if channel:
                 await self._confirm(self._carrier, channel)
@@ -123,28 +125,29 @@ class Multiplexer:
         return True
 
     async def greet(self, channel: Channel, arrived: Callable[[], None]) -> bool:
-        """Send a channel's greeting; ``arrived`` is called once the control plane has read it. False when there is no connection."""
+        """Send a channel's greeting; ``arrived`` is called once it is acknowledged. False if there is no connection."""
         if self._carrier is None:
             return False
         channel.greeted()
         try:
             self._require_lease()
-            # Begins when the greeting waits for room in the socket, and so comes right behind it, also where this is cancelled.
-            vouching = asyncio.create_task(self._vouch(self._carrier, arrived))
-            self._vouching.add(vouching)
-            vouching.add_done_callback(self._vouching.discard)
+            # The task starts while the greeting waits for room in the socket, so its ping follows the greeting even if
+            # this is cancelled.
+            acknowledging = asyncio.create_task(self._acknowledge(self._carrier, arrived))
+            self._acknowledging.add(acknowledging)
+            acknowledging.add_done_callback(self._acknowledging.discard)
             await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
         except (ConnectionClosed, LinkDown, LeaseLost, OSError):
             return False
         return True
 
-    async def _vouch(self, carrier: Carrier, arrived: Callable[[], None]) -> None:
+    async def _acknowledge(self, carrier: Carrier, arrived: Callable[[], None]) -> None:
         with suppress(ConnectionClosed, LinkDown, OSError):
             await (await carrier.ping())
             arrived()
 
-    async def heard(self, pause: float) -> bool:
-        """Wait until the control plane has read all that was sent, and ``pause`` seconds more. False when there is no connection."""
+    async def acknowledged(self, pause: float) -> bool:
+        """Wait until all messages are acknowledged, plus ``pause`` seconds. False if there is no connection."""
         if self._carrier is None:
             return False
         try:
@@ -155,25 +158,25 @@ class Multiplexer:
         return self._carrier is not None
 
     def offer(self, channel: Channel) -> None:
-        """The channel has bytes to send. Offering it twice does nothing."""
+        """Queue a channel that has bytes to send. Doing so twice has no effect."""
         if channel not in self._queued:
             self._queued.add(channel)
             self._turns[channel.waiting <= SMALL].append(channel)
             self._more.set()
 
     def released(self) -> None:
-        """There may be room again in the control plane's queue."""
+        """Try blocked channels again: there may be room in the control plane's queue."""
         blocked, self._blocked = self._blocked, set()
         for channel in blocked:
             self.offer(channel)
 
     @property
     def blocked(self) -> bool:
-        """Some channel has to wait for room in the control plane's queue."""
+        """Whether any channel waits for room in the control plane's queue."""
         return bool(self._blocked)
 
     def blocks(self, channel: Channel) -> bool:
-        """That one has to."""
+        """Whether this channel waits for room in the control plane's queue."""
         return channel in self._blocked
 
     def _next(self) -> Channel | None:
@@ -191,7 +194,7 @@ class Multiplexer:
                 elif (early := channel.early) > 0:
                     self._hold(channel, early)
                 elif small and channel.waiting > SMALL:
-                    self.offer(channel)  # it has grown: among the large
+                    self.offer(channel)  # it has grown: queue it as large
                 else:
                     return channel
         return None
@@ -199,13 +202,13 @@ class Multiplexer:
     def _hold(self, channel: Channel, seconds: float) -> None:
         if channel not in self._held:
             self._held.add(channel)
-            asyncio.get_running_loop().call_later(seconds, self._held_for_long, channel)
+            asyncio.get_running_loop().call_later(seconds, self._release, channel)
 
-    def _held_for_long(self, channel: Channel) -> None:
+    def _release(self, channel: Channel) -> None:
         self._held.discard(channel)
         self.offer(channel)
 
-    async def _send(self, carrier: Carrier, channel: Channel) -> None:
+    async def _send_next(self, carrier: Carrier, channel: Channel) -> None:
         data = channel.take(channel.size(self._window.size))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
@@ -215,23 +218,23 @@ class Multiplexer:
             self.offer(channel)
         if probe := self._window.sent(len(data)):
             window, pong = self._window, asyncio.ensure_future(await carrier.ping())
-            pong.add_done_callback(lambda pong: self._answered(window, probe, pong))
+            pong.add_done_callback(lambda pong: self._pong(window, probe, pong))
 
     async def _confirm(self, carrier: Carrier, channel: Channel) -> None:
-        """Let the channel go on once the control plane has had the time to say that the message's viewer is gone."""
+        """Let the channel go on once the message is acknowledged and its viewer's ``vnc_close`` would have arrived."""
         read, steps = asyncio.ensure_future(await carrier.ping()), channel.steps
-        read.add_done_callback(lambda read: self._read(channel, steps, read))
+        read.add_done_callback(lambda read: self._acknowledged(channel, steps, read))
 
-    def _read(self, channel: Channel, steps: int, pong: asyncio.Future[float]) -> None:
+    def _acknowledged(self, channel: Channel, steps: int, pong: asyncio.Future[float]) -> None:
         if not _failed(pong):
-            asyncio.get_running_loop().call_later(SETTLES, self._settled, channel, steps)
+            asyncio.get_running_loop().call_later(CLOSE_FOLLOWS, self._confirmed, channel, steps)
 
-    def _settled(self, channel: Channel, steps: int) -> None:
+    def _confirmed(self, channel: Channel, steps: int) -> None:
         channel.confirm(steps)
         if channel.waiting:
             self.offer(channel)
 
-    def _answered(self, window: Window, probe: int, pong: asyncio.Future[float]) -> None:
+    def _pong(self, window: Window, probe: int, pong: asyncio.Future[float]) -> None:
         if not _failed(pong):
             window.answered(probe, pong.result())
             self._more.set()

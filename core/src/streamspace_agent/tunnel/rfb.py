@@ -1,7 +1,7 @@
-"""What a viewer says: the client's side of RFB, read as it passes by (RFC 6143, and rfbproto for the extensions).
+"""Parses the client side of RFB as it passes through (RFC 6143, and rfbproto for the extensions).
 
-Two things are learnt from it. A key or a pointer is a person at work. A request for the next update, or the answer to a fence,
-shows how far the viewer has read: it comes only after what was sent before.
+It tells two things. A key or pointer event is a person at work. A request for the next update, or the answer to a
+fence, shows that the viewer has read what was sent before.
 """
 
 from collections.abc import Generator
@@ -10,7 +10,7 @@ from enum import Flag, auto
 from streamspace_agent.errors import OpaqueStream
 
 VERSION = b"RFB "
-"""How both sides begin; the whole version message has 12 bytes."""
+"""The first bytes of both sides; the whole version message has 12 bytes."""
 VERSION_SIZE = 12
 
 _NONE, _VNC_AUTH, _VENCRYPT, _PLAIN = 1, 2, 19, 256
@@ -20,60 +20,61 @@ _FENCE_IS_REQUEST = 0x80000000
 _UPDATE_REQUEST, _UPDATE_REQUEST_SIZE = 3, 10
 
 
-class Said(Flag):
+class ClientActivity(Flag):
     """What a viewer's bytes show about the person at it."""
 
     NOTHING = 0
     INPUT = auto()
     """A person pressed a key or moved the pointer."""
     READ = auto()
-    """Something was asked or answered that shows that the viewer reads."""
+    """The viewer asked for or answered something, so it reads."""
 
 
 _Bytes = Generator[int, bytes, None]
-"""Yields how many bytes it needs next (negative: how many to pass over) and is sent them."""
+"""Yields the number of bytes that it needs next (negative: to skip), and is sent them."""
 
 
 class ClientStream:
-    """One viewer's bytes, in pieces of any size.
+    """Parses one viewer's bytes, in pieces of any size.
 
-    A stream that turns out to be foreign (an unknown security type or message) is judged by its pieces: each shows that the viewer
-    reads, and each counts as a person's input unless it is made of nothing but update requests. So a session whose
-    viewer cannot be understood hibernates too late rather than under somebody's hands.
+    A stream becomes opaque at an unknown security type or message. From then on each piece shows that the viewer reads,
+    and counts as a person's input unless it consists of update requests only. So a session whose viewer cannot be
+    understood is hibernated late rather than while it is used.
 
-    With ``filtered``, the server is to be given :meth:`passed` instead of what was fed: whole messages, without an offer of continuous
-    updates (the server then sends one update for each request, and no more), and without requests while ``hold_requests``.
+    With ``filtered``, pass :meth:`passed` to the server instead of the bytes that were fed: whole messages, without an
+    offer of continuous updates (so that the server sends one update for each request), and without update requests
+    while ``hold_requests`` is set.
     """
 
     def __init__(self, *, filtered: bool = False) -> None:
-        self.foreign = False
+        self.opaque = False
         self.hold_requests = False
-        """Keep requests for updates from the server: it falls silent once it has answered the last."""
+        """Withhold update requests from the server, so that it stops sending after its next update."""
         self._filtered = filtered
         self._passed = bytearray()
         self._message = bytearray()
-        """What has been read of the present message, as long as it may still be changed or left out."""
+        """The current message so far, as long as it may still be changed or left out."""
         self._conversing = False
         self.server_head = b""
-        """The server's first bytes, up to 16: in RFB 3.3 they hold the security type."""
-        self._held = bytearray()
-        self._said = Said.NOTHING
+        """The server's first bytes, up to 16; in RFB 3.3 they hold the security type."""
+        self._unparsed = bytearray()
+        self._activity = ClientActivity.NOTHING
         self._extended_buttons = False
         self._reader = self._conversation()
         self._needed = next(self._reader)
 
-    def feed(self, data: bytes) -> Said:
-        """Read the next piece; returns what it showed."""
-        if self.foreign:
+    def feed(self, data: bytes) -> ClientActivity:
+        """Parse the next piece; returns what it shows."""
+        if self.opaque:
             self._passed += data if self._filtered else b""
-            return _judge(data)
-        self._said = Said.NOTHING
-        self._held += data
+            return _opaque_activity(data)
+        self._activity = ClientActivity.NOTHING
+        self._unparsed += data
         try:
-            while self._needed < 0 or len(self._held) >= self._needed:
-                size = min(abs(self._needed), len(self._held))
-                piece = bytes(self._held[:size])
-                del self._held[:size]
+            while self._needed < 0 or len(self._unparsed) >= self._needed:
+                size = min(abs(self._needed), len(self._unparsed))
+                piece = bytes(self._unparsed[:size])
+                del self._unparsed[:size]
                 if self._filtered:
                     self._message += piece
                     if not self._conversing or self._needed < 0:
@@ -83,16 +84,16 @@ class ClientStream:
                     break
                 self._needed = self._reader.send(piece if self._needed > 0 else b"")
         except OpaqueStream:
-            self.foreign = True
+            self.opaque = True
             if self._filtered:
-                self._message += self._held
+                self._message += self._unparsed
                 self._pass()
-            self._held = bytearray()
-            return self._said | _judge(data)
-        return self._said
+            self._unparsed = bytearray()
+            return self._activity | _opaque_activity(data)
+        return self._activity
 
     def passed(self) -> bytes:
-        """What the server is to be given of all that was fed since the last call."""
+        """The bytes to pass to the server since the last call."""
         passed = bytes(self._passed)
         self._passed.clear()
         return passed
@@ -105,24 +106,24 @@ class ClientStream:
         version = yield VERSION_SIZE
         if not version.startswith(VERSION):
             raise OpaqueStream
-        self._said |= Said.READ
+        self._activity |= ClientActivity.READ
         (security,) = yield 1
-        self._said |= Said.READ
+        self._activity |= ClientActivity.READ
         old = version == b"RFB 003.003\n"
-        if old:  # the server named it, in answer to the version: what was read here is the viewer's next already
+        if old:  # the server chose it, in answer to the version: the byte read here is ClientInit already
             security = int.from_bytes(self.server_head[12:16])
         if security == _VENCRYPT and not old:
-            yield 2  # its version, then a type within it; browsers know those without TLS only
+            yield 2  # its version, then a subtype; browsers support only those without TLS
             security = int.from_bytes((yield 4))
             if security == _PLAIN:
-                sizes = yield 8  # of the user's name and the password
-                yield from _pass_over(int.from_bytes(sizes[:4]) + int.from_bytes(sizes[4:]))
+                sizes = yield 8  # lengths of the user name and the password
+                yield from _skip(int.from_bytes(sizes[:4]) + int.from_bytes(sizes[4:]))
                 security = _NONE
         if security not in {_NONE, _VNC_AUTH}:
             raise OpaqueStream
         expected = 16 * (security == _VNC_AUTH) + 1  # the response to the challenge, and ClientInit
-        yield from _pass_over(expected - old)
-        self._said |= Said.READ
+        yield from _skip(expected - old)
+        self._activity |= ClientActivity.READ
         self._conversing = True
         while True:
             (kind,) = yield 1
@@ -144,32 +145,32 @@ class ClientStream:
                     self._message[2:] = (len(kept) // 4).to_bytes(2) + kept
             case 3:  # FramebufferUpdateRequest
                 yield 9
-                self._said |= Said.READ
+                self._activity |= ClientActivity.READ
                 if self.hold_requests:
                     self._message.clear()
             case 4:  # KeyEvent
                 yield 7
-                self._said |= Said.INPUT
+                self._activity |= ClientActivity.INPUT
             case 5:  # PointerEvent
                 (buttons,) = yield 1
                 yield 5 if buttons & 0x80 and self._extended_buttons else 4
-                self._said |= Said.INPUT
-            case 6:  # ClientCutText: no input, viewers send it by themselves when a clipboard changes elsewhere
+                self._activity |= ClientActivity.INPUT
+            case 6:  # ClientCutText: no input, since viewers send it when the clipboard changes elsewhere
                 header = yield 7
                 # A negative length marks the extended clipboard.
-                yield from _pass_over(abs(int.from_bytes(header[3:], signed=True)))
+                yield from _skip(abs(int.from_bytes(header[3:], signed=True)))
             case 150:  # EnableContinuousUpdates
                 yield 9
             case 248:  # ClientFence
                 header = yield 8
-                yield from _pass_over(header[7])
+                yield from _skip(header[7])
                 if not int.from_bytes(header[3:7]) & _FENCE_IS_REQUEST:
-                    self._said |= Said.READ
+                    self._activity |= ClientActivity.READ
             case 250:  # xvp
                 yield 3
             case 251:  # SetDesktopSize
                 header = yield 7
-                yield from _pass_over(16 * header[5])
+                yield from _skip(16 * header[5])
             case 255:  # QEMU
                 (kind,) = yield 1
                 yield from self._qemu(kind)
@@ -179,7 +180,7 @@ class ClientStream:
     def _qemu(self, kind: int) -> _Bytes:
         if kind == 0:  # extended key event
             yield 10
-            self._said |= Said.INPUT
+            self._activity |= ClientActivity.INPUT
         elif kind == 1:  # audio
             operation = yield 2
             if int.from_bytes(operation) == 2:
@@ -188,12 +189,12 @@ class ClientStream:
             raise OpaqueStream
 
 
-def _pass_over(count: int) -> _Bytes:
+def _skip(count: int) -> _Bytes:
     if count:
         yield -count
 
 
-def _judge(data: bytes) -> Said:
+def _opaque_activity(data: bytes) -> ClientActivity:
     size, kinds = len(data), data[::_UPDATE_REQUEST_SIZE]
     only_requests = size % _UPDATE_REQUEST_SIZE == 0 and kinds == bytes([_UPDATE_REQUEST]) * len(kinds)
-    return Said.READ if only_requests else Said.READ | Said.INPUT
+    return ClientActivity.READ if only_requests else ClientActivity.READ | ClientActivity.INPUT

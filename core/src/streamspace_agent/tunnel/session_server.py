@@ -1,4 +1,4 @@
-"""A session's server, as a tunnel meets it: connecting, its greeting, and what its failures mean."""
+"""Connects to a session's VNC or web server, reads its greeting and explains its failures."""
 
 import asyncio
 import contextlib
@@ -26,17 +26,19 @@ log = logging.getLogger(__name__)
 Connect = Callable[[str, int], Awaitable[Streams]]
 
 GREETING_TIMEOUT = 10.0
-"""Seconds for a connection to the session and its server's greeting."""
+"""Seconds for connecting and the server's greeting."""
 REFUSAL = b"RFB 003.003\n\0\0\0\0"
-"""How TigerVNC begins when it refuses a connection before any handshake: RFB 3.3, no security type, then the reason (RFC 6143, 7.1.2)."""
+"""The start of TigerVNC's refusal before a handshake: RFB 3.3, no security type, then the reason (RFC 6143, 7.1.2)."""
 REFUSAL_FOLLOWS = 0.05
-"""Seconds after a greeting of RFB 3.3 in which a refusal's second half is on its way."""
+"""Seconds within which the rest of a refusal follows a greeting of RFB 3.3."""
 REFUSED_PAUSE = 60.0
-"""Seconds until a server that refused is connected to again for nobody: each connection without a login makes its ban longer."""
+"""Seconds until a server that refused is tried again without a viewer: each connection without a login extends its
+ban.
+"""
 
 
 async def read_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """The 12 bytes with which a server of RFB begins. Raises ConnectionError, EOFError; the connection is then closed."""
+    """Read an RFB server's version message. Raises ConnectionError, EOFError; the connection is then closed."""
     try:
         greeting = await reader.readexactly(VERSION_SIZE)
         if greeting == REFUSAL[:VERSION_SIZE]:
@@ -51,7 +53,7 @@ async def read_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def _raise_if_refused(reader: asyncio.StreamReader) -> None:
-    """A server of RFB 3.3 waits for the viewer's version; one that goes on by itself refuses."""
+    """Raise ServerRefused if more follows: a server of RFB 3.3 that accepts waits for the viewer's version."""
     with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError):
         async with asyncio.timeout(REFUSAL_FOLLOWS):
             head = await reader.readexactly(8)
@@ -59,12 +61,14 @@ async def _raise_if_refused(reader: asyncio.StreamReader) -> None:
             raise ServerRefused(f"its server refuses connections: {reason.decode(errors='replace')}")
 
 
-def is_over(error: Exception) -> bool:
-    """The session has ended or sleeps: a tunnel sees that before its owner hears of it, and only its owner knows whether it should."""
+def _is_over(error: Exception) -> bool:
+    """Whether the session has ended or hibernates. A tunnel may notice it first, and cannot know whether it is
+    expected.
+    """
     return isinstance(error, SessionNotFound) or (isinstance(error, CommandFailed) and error.code == "not_running")
 
 
-def reason_of(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no greeting within {GREETING_TIMEOUT:.0f} s"
     if isinstance(error, EOFError):
@@ -77,40 +81,40 @@ def has_server(session: Session) -> bool:
 
 
 def same_server(old: Session, new: Session) -> bool:
-    """Whether what was made for the one serves the other."""
+    """Whether both describe the same server, so that a connection stays valid."""
     return (old.place, old.port, old.ready_check) == (new.place, new.port, new.ready_check)
 
 
 class SessionServer:
-    """One session's: opens connections to it, whose greeting has been read, and knows whether it is there.
+    """The server of one session: opens connections, reads their greeting, and knows whether the server works.
 
-    With :meth:`run` it keeps one open in advance while no viewer has one. That shows that the server is there, and the next viewer
-    takes it, so that no connection is made for nothing: servers count those without a login, and shut everybody out after a few.
+    :meth:`run` keeps one spare connection open while no viewer has one. It shows that the server works, and the next
+    viewer uses it. So no connection stays without a login: VNC servers count those and then refuse everybody.
     """
 
     def __init__(
         self, session: Session, connect: Connect, multiplexer: Multiplexer, clock: Clock, *, filtered: bool = False
     ) -> None:
-        """``filtered``: see :class:`.Channel`; only where the server speaks RFB."""
+        """``filtered``: see :class:`.Channel`; applies to RFB servers only."""
         self.session = session
         self._connect = connect
         self._multiplexer = multiplexer
         self._clock = clock
-        self._silent = session.ready_check is not ReadyCheck.VNC
-        self._filtered = filtered and not self._silent
-        self._told = ""
-        """What was last logged of a failure, until the next success."""
+        self._client_first = session.ready_check is not ReadyCheck.VNC
+        self._filtered = filtered and not self._client_first
+        self._logged = ""
+        """The last failure that was logged since the last success."""
         self._spare: Channel | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self.working = self._silent
-        """The server has been reached and has greeted, and nothing was heard to the contrary."""
-        self.greeting: bytes | None = b"" if self._silent else None
-        """What it greeted with last; None before it did."""
+        self.working = self._client_first
+        """Whether the last connection succeeded, greeting included."""
+        self.greeting: bytes | None = b"" if self._client_first else None
+        """Its last greeting; None before the first."""
 
     async def run(self) -> None:
-        """Keep the spare connection until cancelled. A server that waits for its client needs none."""
-        if self._silent:
+        """Keep a spare connection until cancelled. A server that waits for its client needs none."""
+        if self._client_first:
             return
         backoff = Backoff(base=0.2, cap=REFUSED_PAUSE, healthy_after=10 * REFUSED_PAUSE)
         try:
@@ -147,7 +151,7 @@ class SessionServer:
             self._spare = None
 
     async def take(self) -> Channel:
-        """A connection for a viewer, until :meth:`give_back`. As :meth:`open` otherwise."""
+        """A connection for a viewer, until :meth:`give_back`. Raises what :meth:`open` raises."""
         self._idle.clear()
         spare, self._spare = self._spare, None
         if spare is not None:
@@ -161,16 +165,16 @@ class SessionServer:
             raise
 
     def give_back(self) -> None:
-        """The viewer's connection is of no more use."""
+        """The viewer no longer uses its connection."""
         self._idle.set()
 
     async def open(self) -> Channel:
-        """A new connection whose greeting has been read. Raises ServerUnreachable, LeaseLost."""
+        """Open a connection and read its greeting. Raises ServerUnreachable, LeaseLost."""
         session = self.session
         try:
             async with asyncio.timeout(GREETING_TIMEOUT):
                 streams = await self._connect(session.session_id, session.port)
-                greeting = b"" if self._silent else await read_greeting(*streams)
+                greeting = b"" if self._client_first else await read_greeting(*streams)
                 stream = await Stream.over(streams, self._multiplexer.buffers)
         except LeaseLost:
             raise
@@ -179,7 +183,7 @@ class SessionServer:
         except Exception:
             self.working = False
             raise
-        self.working, self.greeting, self._told = True, greeting, ""
+        self.working, self.greeting, self._logged = True, greeting, ""
         return Channel(
             session.session_id,
             stream,
@@ -192,8 +196,8 @@ class SessionServer:
 
     def _failed(self, error: Exception) -> ServerUnreachable:
         refused = self.working = isinstance(error, ServerRefused)
-        if (why := reason_of(error)) != self._told:
-            level = logging.DEBUG if is_over(error) else logging.WARNING
+        if (why := _reason_of(error)) != self._logged:
+            level = logging.DEBUG if _is_over(error) else logging.WARNING
             log.log(level, "session %s cannot be viewed: %s", self.session.session_id, why)
-            self._told = why
+            self._logged = why
         return ServerUnreachable(why, refused=refused)

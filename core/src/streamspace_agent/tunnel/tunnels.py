@@ -1,4 +1,4 @@
-"""The screens of one leadership, as the rest of the agent sees them, whichever viewer relay the control plane has."""
+"""The contract of a leadership's tunnels, whichever viewer relay the control plane has."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Tunnels(ABC):
 
     @abstractmethod
     def note(self, session: Session, *, fresh: bool = False) -> None:
-        """Take note of a session's state. ``fresh``: this leadership started or woke it, so nobody can be viewing it."""
+        """Learn a session's state. ``fresh``: this leadership started or woke it, so nobody can be viewing it."""
 
     @abstractmethod
     async def serve(self, carrier: Carrier) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import h11
 
-from streamspace_agent.tunnel.rfb import VERSION, ClientStream, Said
+from streamspace_agent.tunnel.rfb import VERSION, ClientActivity, ClientStream
 from streamspace_gateway.headers import has_body, value
 
 WINDOW = 60.0
@@ -163,8 +163,8 @@ class FromBrowser:
         if self._frames == 1 and payload.startswith(VERSION):
             self._rfb = ClientStream()
         if self._rfb is not None and not compressed:
-            said = Said.INPUT in self._rfb.feed(payload)
-            if not self._rfb.foreign or not said:
+            said = ClientActivity.INPUT in self._rfb.feed(payload)
+            if not self._rfb.opaque or not said:
                 return said
         if compressed:
             kind = b"z%d" % len(payload)

@@ -1,21 +1,23 @@
-"""Screens through the viewer relay of the control plane as it is deployed, which must be handled with care.
+"""Screens through the viewer relay of the deployed control plane, which drops messages and can crash it.
 
-What it does (read in its source, api/internal/handlers/vnc_proxy.go, and seen):
+What the relay does (read in its source, ``api/internal/handlers/vnc_proxy.go``, and observed):
 
-* All ``vnc_*`` messages of one connection of an agent enter one queue of 256; a full one drops them in silence. Only viewers'
-  relays empty it. Each takes any message and throws away what is not for its own session.
-* A viewer that left is rarely told: its relay stays, and goes on taking messages until a write to its viewer fails. Only then
-  ``vnc_close`` comes.
-* A relay that returns while its viewer is connected ends the whole control plane. ``vnc_error`` makes it return, and so does any
-  message for its viewer that comes later than 64 s after the viewer did (a write deadline, set after 54 s and never cleared).
+* All ``vnc_*`` messages of one agent connection enter one queue of 256. A full queue drops messages silently. Only the
+  relays of viewers empty it: each takes any message, and discards those of other sessions.
+* The relay of a viewer that left usually stays. It goes on taking messages until a write to its viewer fails. Only then
+  is ``vnc_close`` sent.
+* A relay that returns while its viewer is connected crashes the whole control plane. ``vnc_error`` makes it return, and
+  so does any message for its viewer later than 64 s after the viewer came (a write deadline, set after 54 s and never
+  cleared).
 
-What follows:
+So the agent follows these rules:
 
-* ``vnc_error`` is never sent. A viewer is ended in the language of RFB: refused with a reason during its handshake, and by a message
-  type that does not exist after it.
-* Nothing is sent for a session while a relay of it may be older than :attr:`.times.Times.safe` seconds. A viewer is ended before that.
-* An answered session is told an empty message every second: it finds the relay whose viewer has left.
-* A session's greeting lies in the queue exactly once, and is sent again when another viewer's relay has thrown it away.
-* One viewer at a time is served: what is sent while two relays take messages is lost to either.
-* Where nothing else helps, the connection to the control plane is renewed: a new one has an empty queue and no relays.
+* It never sends ``vnc_error``. It ends a viewer by means of RFB: during the handshake by a refusal with a reason, later
+  by an unknown message type.
+* It sends nothing for a session while a relay of it may be older than :attr:`.times.Times.safe` seconds. A viewer is
+  ended before that.
+* It sends a session that has a viewer an empty message every second, to detect the relay of a viewer that has left.
+* It keeps a session's greeting in the queue exactly once, and sends it again when another relay has discarded it.
+* It serves one viewer at a time: messages sent while two relays take them are lost to either.
+* If nothing else helps, it renews the connection to the control plane: the new one has an empty queue and no relays.
 """

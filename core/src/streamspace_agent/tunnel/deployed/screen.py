@@ -1,4 +1,4 @@
-"""What is known of one session's screen at the deployed relay: its greeting, and its viewer. One connection's worth."""
+"""The state of one session's screen at the deployed relay: its greeting and its viewer, for one connection."""
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -10,43 +10,48 @@ from streamspace_agent.tunnel.session_server import SessionServer
 
 VERSION_3_8 = b"RFB 003.008\n"
 MAX_EARLY = 1024 * 1024
-"""Bytes that a viewer may say before it is served."""
+"""Bytes that a viewer may send before it is served."""
 FLOWS = 64 * 1024
-"""Unread bytes that the sockets on the way to a viewer hold at the least: with no more than these unread, its relay is not stuck."""
+"""Bytes that the sockets to a viewer hold at least: with no more than these unread, its relay is not stuck in a write.
+"""
 
 
 class Phase(Enum):
-    PARKED = auto()
-    """It waits: another viewer's relay is there."""
+    WAITING = auto()
+    """It waits, because another viewer's relay is there."""
     SERVED = auto()
     LEAVING = auto()
-    """Nothing more is said to it; whether its relay is still there is being found out."""
+    """It has been ended; its relay may still be there."""
 
 
 @dataclass(eq=False, slots=True)
 class Viewer:
-    """One viewer, from its first word until its relay is known to have ended."""
+    """One viewer, from its first bytes until its relay is known to have ended."""
 
     since: float
-    """The earliest moment at which it can have come. Like all times here by the agent's clock."""
+    """The earliest time at which it can have come. All times here are of the agent's clock."""
     came: float
-    """The moment from which on it probably was there: it would have answered an earlier greeting."""
+    """The time from which it was probably there: it would have answered an earlier greeting."""
     phase: Phase
     phase_since: float
     heard: float
     early: bytearray = field(default_factory=bytearray)
-    """What it has said and nobody has been given yet."""
+    """Bytes from it that have not been passed on yet."""
     head: bytes = b""
-    """Its first words: the version that it speaks."""
+    """Its first bytes, which hold its RFB version."""
     channel: Channel | None = None
     sole: bool = True
-    """No other viewer of this session can be there: the control plane closes an older one, unless a relay's end made it forget it."""
+    """No other viewer of this session can be there. The control plane closes an older one, unless it has forgotten
+    that one at the end of a relay.
+    """
 
     def enter(self, phase: Phase, now: float) -> None:
         self.phase, self.phase_since = phase, now
 
     def refusal(self, why: str) -> bytes:
-        """What ends it: a refusal while it waits for the security types (RFC 6143, 7.1.2), else a message type that does not exist."""
+        """Bytes that end it: a refusal while it waits for the security types (RFC 6143, 7.1.2), else an unknown
+        message type.
+        """
         if self.channel is not None and self.channel.spoken:
             return b"\x7f"
         reason = why.encode()
@@ -56,35 +61,35 @@ class Viewer:
 
 @dataclass(eq=False, slots=True)
 class Screen:
-    """One session's. ``clear`` is the last moment at which no relay of this session can have been there."""
+    """One session's screen. ``clear``: the last time at which certainly no relay of this session was there."""
 
     session: Session
     server: SessionServer | None
     clear: float
     orphan: bool
-    """A viewer of an earlier connection, or leader, may be there: that it left may still be told."""
+    """A viewer of an earlier connection or leader may be there; its ``vnc_close`` may still come."""
     greeting: bytes = VERSION_3_8
     announced: bool = False
-    """The control plane was told of this session over this connection."""
+    """The session was announced over this connection."""
     greeted: bool = False
     """A greeting was sent that no viewer has answered."""
-    lies: bool = False
-    """That greeting is believed to lie in the queue."""
+    greeting_queued: bool = False
+    """That greeting is presumed to be in the queue still."""
     greeted_at: float = float("-inf")
     first_greeted_at: float = float("inf")
-    """When the first greeting was sent since a relay of this session ended."""
+    """When the first greeting after the end of this session's last relay was sent."""
     greeted_before: float = float("-inf")
-    """When the greeting before that was sent, where somebody else's relay was there."""
+    """When the previous greeting was sent, if another session's relay was there."""
     closed_at: float = float("-inf")
-    """When a relay of this session last ended, as far as was told."""
+    """When a relay of this session was last reported to have ended."""
     last_since: float = float("inf")
-    """Of the viewer whose relay was last said to have ended: see :attr:`Viewer.since`."""
-    haunted: bool = False
-    """A viewer whose relay was said to have ended may still be there: it was another one's."""
-    said_at: float = float("-inf")
+    """:attr:`Viewer.since` of the viewer whose relay was last reported to have ended."""
+    maybe_viewed: bool = False
+    """A viewer may still be there although a relay was reported to have ended: that may have been another viewer's."""
+    sent_at: float = float("-inf")
     """When a message for this session was last sent."""
     probes: int = 0
-    """Empty messages sent behind the greeting that lies there."""
+    """Number of probes (empty messages) sent after the current greeting."""
     viewer: Viewer | None = None
 
     @property
@@ -92,33 +97,33 @@ class Screen:
         return self.session.session_id
 
     @property
-    def silent(self) -> bool:
-        """Its server waits for its client: there is no greeting."""
+    def client_first(self) -> bool:
+        """Whether its server waits for its client, so that there is no greeting."""
         return self.session.ready_check is not ReadyCheck.VNC
 
     def begins(self, data: bytes) -> bool:
-        """Whether these can be a new viewer's first words."""
-        return self.server is not None and (self.silent or (self.greeted and data.startswith(VERSION)))
+        """Whether these can be a new viewer's first bytes."""
+        return self.server is not None and (self.client_first or (self.greeted and data.startswith(VERSION)))
 
     def connected(self, now: float) -> None:
-        """A new connection to the control plane: all that the last one held is gone."""
+        """Reset for a new connection to the control plane."""
         self.orphan = self.orphan or self.viewer is not None
         self.viewer = None
-        self.announced = self.greeted = self.lies = self.haunted = False
-        self.greeted_at = self.greeted_before = self.closed_at = self.said_at = float("-inf")
+        self.announced = self.greeted = self.greeting_queued = self.maybe_viewed = False
+        self.greeted_at = self.greeted_before = self.closed_at = self.sent_at = float("-inf")
         self.clear, self.probes, self.first_greeted_at = now, 0, float("inf")
 
     def freed(self, came: float, *, sole: bool) -> None:
-        """A relay has ended, that of its viewer or of one that never spoke; another viewer can have come at ``came`` at the earliest."""
+        """A relay of this session has ended. ``came``: the earliest time at which the next viewer can have come."""
         if sole:
             self.clear = max(self.clear, came, self.viewer.heard if self.viewer else 0.0)
         else:
-            self.haunted = True
+            self.maybe_viewed = True
         if self.viewer:
             self.last_since = self.viewer.since
-        self.viewer, self.greeted, self.lies, self.first_greeted_at = None, False, False, float("inf")
+        self.viewer, self.greeted, self.greeting_queued, self.first_greeted_at = None, False, False, float("inf")
 
     def overheard(self) -> None:
-        """Somebody spoke who is no new viewer. If a relay's end was told, it was another's: the viewer is there still."""
-        if self.closed_at > float("-inf") and not self.haunted:
-            self.haunted, self.clear = True, min(self.clear, self.last_since)
+        """Data came from a viewer that is not new. If a relay ended, it was another viewer's."""
+        if self.closed_at > float("-inf") and not self.maybe_viewed:
+            self.maybe_viewed, self.clear = True, min(self.clear, self.last_since)

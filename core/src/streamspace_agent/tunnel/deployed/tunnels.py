@@ -1,4 +1,4 @@
-"""The tunnels of one leadership, through the deployed relay: who is served, what is told to whom, and when to renew the connection."""
+"""The tunnels of one leadership through the deployed relay: who is served, and when the connection is renewed."""
 
 import asyncio
 import logging
@@ -17,16 +17,19 @@ from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
-from streamspace_agent.tunnel.multiplexer import SETTLES, Carrier, Multiplexer
-from streamspace_agent.tunnel.rfb import Said
+from streamspace_agent.tunnel.multiplexer import CLOSE_FOLLOWS, Carrier, Multiplexer
+from streamspace_agent.tunnel.rfb import ClientActivity
 from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server, same_server
 from streamspace_agent.tunnel.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
 
 ENDED = frozenset({SessionState.TERMINATED, SessionState.FAILED})
-BUSY = "another session of this host is being looked at, and this control plane carries one screen at a time: try again when it is closed"
-TIME_IS_UP = "this control plane cannot carry a screen for a minute without harm: open it again"
+BUSY = (
+    "another session of this host is being viewed, and this control plane carries one screen at a time: "
+    "try again when it is closed"
+)
+TIME_IS_UP = "this control plane cannot carry a screen for longer than a minute: open it again"
 RENEWED = "the connection to the session is being renewed: try again"
 
 
@@ -51,13 +54,13 @@ class DeployedTunnels(Tunnels):
         self._screens: dict[str, Screen] = {}
         self._queue = Queue(self._multiplexer, clock, self._times, self._screens, self._renew_because)
         self._keeping: dict[str, asyncio.Task[None]] = {}
-        """The tasks that keep sessions' servers at hand."""
+        """The tasks that keep a spare connection to each session's server."""
         self._serving: set[asyncio.Task[None]] = set()
         self._connected = False
         self._connected_at = 0.0
         self._renew = asyncio.Event()
 
-    # What the agent asks and tells
+    # For the rest of the agent
 
     def _server_of(self, session_id: str) -> SessionServer | None:
         screen = self._screens.get(session_id)
@@ -96,7 +99,6 @@ class DeployedTunnels(Tunnels):
     # One connection
 
     async def serve(self, carrier: Carrier) -> None:
-        """Serve one connection to the control plane until it is gone, or is to be made anew."""
         now = self._clock.now()
         self._connected_at = now
         self._renew.clear()
@@ -104,9 +106,8 @@ class DeployedTunnels(Tunnels):
         for screen in list(self._screens.values()):
             screen.connected(now)
             if screen.session.state in ENDED:
-                del self._screens[
-                    screen.session_id
-                ]  # it waited for its viewer's leaving, of which nobody will tell any more
+                # It was kept for its viewer's vnc_close, which cannot come any more.
+                del self._screens[screen.session_id]
         self._connected = True
         tasks = [
             asyncio.create_task(self._multiplexer.run(carrier), name="tunnels"),
@@ -137,27 +138,26 @@ class DeployedTunnels(Tunnels):
             now = self._clock.now()
             viewed = [(screen, screen.viewer) for screen in self._screens.values() if screen.viewer]
             self._queue.viewed_at = now if viewed else self._queue.viewed_at
-            # Not right behind what its relay may have ended at: then the greeting would lie in the queue.
+            # Not right after a message at which its relay may have ended: the greeting would stay in the queue.
             if all(self._is_there(screen, viewer, now) for screen, viewer in viewed):
                 await self._queue.greet(relays=len(viewed))
             for screen, viewer in viewed:
                 if screen.viewer is viewer:
                     await self._look_after(screen, viewer)
             if not viewed:
-                await self._queue.look_behind_greetings()
+                await self._queue.probe_greetings()
 
     def _is_there(self, screen: Screen, viewer: Viewer, now: float) -> bool:
-        """Whether that viewer's relay surely takes what is sent now: it did not end at the last message, nor is it stuck in one."""
+        """Whether that viewer's relay takes messages now: it neither ended at the last one nor is stuck in it."""
         channel = viewer.channel
         if channel is None:
-            return now - screen.said_at > self._times.unsure
-        return channel.settled and (channel.unread_bytes <= FLOWS or now - channel.last_sent > self._times.reads)
+            return now - screen.sent_at > self._times.unsure
+        return channel.confirmed and (channel.unread_bytes <= FLOWS or now - channel.last_sent > self._times.reads)
 
     # Viewers
 
     async def data(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_data`` message: what a viewer said. Without a connection it is of a viewer whose relay is of no more use."""
-        if not self._connected:
+        if not self._connected:  # the viewer's relay reads the queue of an earlier connection
             return
         screen, text = self._screens.get(str(payload.get("sessionId"))), payload.get("data")
         if screen is None or text in (None, ""):
@@ -166,7 +166,7 @@ class DeployedTunnels(Tunnels):
             data = pybase64.b64decode(text, validate=True)
         except (ValueError, TypeError):
             if screen.viewer:
-                self._leave(screen, screen.viewer, "its viewer sent what is not base64")
+                self._leave(screen, screen.viewer, "its viewer sent data that is not base64")
             return
         viewer = screen.viewer
         if viewer is None:
@@ -182,41 +182,41 @@ class DeployedTunnels(Tunnels):
         if viewer.channel is None:
             viewer.early += data
             if len(viewer.early) > MAX_EARLY:
-                self._leave(screen, viewer, "its viewer said too much before it was served")
+                self._leave(screen, viewer, "its viewer sent too much before it was served")
         else:
             await self._pass_on(screen, viewer.channel, data)
 
     async def _pass_on(self, screen: Screen, channel: Channel, data: bytes) -> None:
         if channel.ended.done():
             return
-        said = channel.received(data)
-        if Said.READ in said:
+        activity = channel.received(data)
+        if ClientActivity.READ in activity:
             self._multiplexer.released()
-        if Said.INPUT in said:
+        if ClientActivity.INPUT in activity:
             self._saw_input(screen.session_id)
         await channel.drained()
 
     def _begin(self, screen: Screen) -> Viewer:
-        """A viewer has answered: so its relay has emptied the queue, at least up to the greeting."""
+        """A viewer has answered, so its relay has emptied the queue, at least up to the greeting."""
         now = self._clock.now()
         others = [other for other in self._screens.values() if other is not screen]
         rivals = [other.viewer for other in others if other.viewer]
         since = screen.clear
-        # Who had waited when the last relay ended would have answered the first greeting after that.
+        # A viewer that waited when the last relay ended would have answered the first greeting after that.
         sole = screen.closed_at < screen.clear or now - screen.first_greeted_at > self._times.round_trip
-        if screen.silent:
-            since = now - self._times.round_trip  # it speaks first, and at once
-        elif screen.lies and not rivals and now - screen.greeted_at > self._times.round_trip:
-            # Its greeting had lain there. Any other relay would have taken it, so until just now there was none.
+        if screen.client_first:
+            since = now - self._times.round_trip  # its client speaks first, and at once
+        elif screen.greeting_queued and not rivals and now - screen.greeted_at > self._times.round_trip:
+            # The greeting was in the queue until now. Another relay would have taken it, so there was none.
             since, sole = max(since, now - self._times.round_trip), True
             for other in others:
-                other.clear, other.haunted = max(other.clear, since), False
+                other.clear, other.maybe_viewed = max(other.clear, since), False
         for other in others:
-            other.lies = False
+            other.greeting_queued = False
         self._queue.emptied()
-        screen.lies = screen.greeted = False
+        screen.greeting_queued = screen.greeted = False
         came = max(since, screen.greeted_before)
-        viewer = screen.viewer = Viewer(since, came, Phase.PARKED, now, now, sole=sole)
+        viewer = screen.viewer = Viewer(since, came, Phase.WAITING, now, now, sole=sole)
         if rivals:
             for rival in rivals:
                 if rival.channel:
@@ -248,7 +248,7 @@ class DeployedTunnels(Tunnels):
                 self._multiplexer.released()
                 server.give_back()
         except LeaseLost:
-            return  # all ends with the leadership
+            return  # all tunnels end with the leadership
         except ServerUnreachable as error:
             why = f"the session's server cannot be reached: {error}"
         except Exception:
@@ -257,10 +257,10 @@ class DeployedTunnels(Tunnels):
         self._leave(screen, viewer, why)
 
     async def _converse(self, screen: Screen, viewer: Viewer, channel: Channel) -> str:
-        """Carry the bytes of one viewer until that ends; returns why."""
+        """Carry the bytes of one viewer until it ends; returns why."""
         if viewer.phase is not Phase.SERVED:
             return ""
-        if channel.greeting != screen.greeting and not screen.silent:
+        if channel.greeting != screen.greeting and not screen.client_first:
             screen.greeting = channel.greeting
             return "the session's server speaks another version of RFB than it did: try again"
         channel.deadline = viewer.since + self._times.safe
@@ -274,7 +274,7 @@ class DeployedTunnels(Tunnels):
     async def _look_after(self, screen: Screen, viewer: Viewer) -> None:
         now = self._clock.now()
         channel, age = viewer.channel, now - viewer.since
-        if viewer.phase is Phase.PARKED and now - viewer.phase_since > self._times.patience:
+        if viewer.phase is Phase.WAITING and now - viewer.phase_since > self._times.patience:
             self._leave(screen, viewer, BUSY)
         elif viewer.phase is Phase.SERVED and channel is not None:
             if channel.silence > self._times.stall and self._multiplexer.blocks(channel):
@@ -283,19 +283,19 @@ class DeployedTunnels(Tunnels):
                 channel.fall_silent()
                 if channel.quiet_for > self._times.quiet or age > self._times.stay + self._times.goodbye:
                     self._leave(screen, viewer, TIME_IS_UP)
-            elif channel.settle():
+            elif channel.presume_read():
                 self._multiplexer.released()
         elif viewer.phase is Phase.SERVED and age > self._times.stay + self._times.goodbye:
             self._leave(screen, viewer, TIME_IS_UP)
         if viewer.phase is Phase.LEAVING and (
             now - viewer.phase_since > self._times.lingers or not self._queue.safe(screen, now)
         ):
-            self._renew_because(f"a viewer of session {screen.session_id} has gone or has not, nobody can tell")
-        elif now - screen.said_at > self._times.probe * self._rng.uniform(2 / 3, 4 / 3):
-            await self._queue.say(screen, b"")
+            self._renew_because(f"it is unknown whether a viewer of session {screen.session_id} has left")
+        elif now - screen.sent_at > self._times.probe * self._rng.uniform(2 / 3, 4 / 3):
+            await self._queue.send_to_viewer(screen, b"")
 
     def _leave(self, screen: Screen, viewer: Viewer, why: str) -> None:
-        """End a viewer, in words that its own side understands. They may take a moment, for which nothing else waits."""
+        """End a viewer by means of RFB. That may take a moment, so it runs as a task."""
         if viewer.phase is Phase.LEAVING or screen.viewer is not viewer:
             return
         log.info("session %s: ending its viewer: %s", screen.session_id, why)
@@ -303,24 +303,23 @@ class DeployedTunnels(Tunnels):
         if viewer.channel:
             viewer.channel.close()
             self._multiplexer.released()
-        self._begin_task(self._say_why(screen, viewer, why), f"viewer of {screen.session_id} leaving", screen)
+        self._begin_task(self._send_refusal(screen, viewer, why), f"viewer of {screen.session_id} leaving", screen)
 
-    async def _say_why(self, screen: Screen, viewer: Viewer, why: str) -> None:
-        if not screen.silent and await self._stays(screen, viewer):
-            await self._queue.say(screen, viewer.refusal(why))
+    async def _send_refusal(self, screen: Screen, viewer: Viewer, why: str) -> None:
+        if not screen.client_first and await self._stays(screen, viewer):
+            await self._queue.send_to_viewer(screen, viewer.refusal(why))
         viewer.channel = None
 
     async def _stays(self, screen: Screen, viewer: Viewer) -> bool:
-        """Whether the viewer's relay did not end at what was sent last: last words would lie in the queue then, before the next greeting."""
+        """Whether the viewer's relay outlived the last message. Otherwise a refusal would stay in the queue."""
         until = self._clock.now() + self._times.unsure
         while screen.viewer is viewer and (now := self._clock.now()) < until:
-            if viewer.channel.settled if viewer.channel else now - screen.said_at > 2 * SETTLES:
+            if viewer.channel.confirmed if viewer.channel else now - screen.sent_at > 2 * CLOSE_FOLLOWS:
                 break
-            await asyncio.sleep(SETTLES / 4)
+            await asyncio.sleep(CLOSE_FOLLOWS / 4)
         return screen.viewer is viewer
 
     def closed(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_close`` message: the relay of a viewer has ended."""
         screen = self._screens.get(str(payload.get("sessionId")))
         if screen is None or not self._connected:
             return
@@ -328,8 +327,8 @@ class DeployedTunnels(Tunnels):
         sole = viewer.sole if viewer else screen.closed_at < screen.clear
         screen.closed_at = self._queue.viewed_at = now
         if viewer is None:
-            # Of a viewer that read the greeting and said nothing, and was found by what was just sent; or of one of an earlier connection.
-            if screen.orphan and now - screen.said_at > self._times.unsure:
+            # It left without answering the greeting and was detected by a probe, or it is of an earlier connection.
+            if screen.orphan and now - screen.sent_at > self._times.unsure:
                 screen.orphan = False
             elif screen.greeted:
                 screen.freed(now - self._times.unnoticed, sole=sole)
@@ -343,19 +342,19 @@ class DeployedTunnels(Tunnels):
         self._next(viewer)
 
     def _next(self, gone: Viewer) -> None:
-        """That viewer's relay has ended: let the one who waited be served, or go on."""
+        """A viewer's relay has ended: serve a viewer that waits, or let the other one go on."""
         viewed = [(screen, screen.viewer) for screen in self._screens.values() if screen.viewer]
         for screen in self._screens.values():
             if not viewed:
-                screen.lies = False  # thrown away by the relay that was there
+                screen.greeting_queued = False  # discarded by the relay that was there
         if len(viewed) != 1:
             return
         [(screen, viewer)] = viewed
-        if viewer.phase is Phase.PARKED:
+        if viewer.phase is Phase.WAITING:
             self._serve(screen, viewer)
         elif viewer.channel and viewer.channel.held:
-            if viewer.channel.sent_since_sign and viewer.channel.last_sent > gone.came:
-                self._leave(screen, viewer, "what was on its way to it may have been lost to another session's viewer")
+            if viewer.channel.sent_since_read and viewer.channel.last_sent > gone.came:
+                self._leave(screen, viewer, "messages to it may have been lost to another session's viewer")
             else:
                 viewer.channel.hold(held=False)
 

@@ -1,4 +1,4 @@
-"""What the control plane holds of a session for its next viewer: that it may come, and its server's greeting, exactly once."""
+"""Announces a session to the control plane: that a viewer may connect, and its server's greeting, exactly once."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,53 +9,65 @@ from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.multiplexer import Multiplexer
 
 RETRY = 0.05
-"""Seconds until something that found no connection is tried again."""
+"""Seconds until a message that found no connection is sent again."""
 RENEWED = "the connection to the session is being renewed: try again"
 ECHO = 0.1
-"""Seconds from the control plane's having read that a viewer is to be closed until it has told us that this viewer left."""
+"""Seconds within which the control plane reports that a viewer left, once it has read that it must be closed."""
 
 
 @dataclass(slots=True)
-class _Told:
+class _Announced:
     connection: int
     greeting: bytes
-    there: bool
-    """The control plane has read it: a viewer of whom is said after this that it left may have read it, too."""
+    acknowledged: bool
+    """The control plane has read it, so a viewer that leaves after this may have received it."""
 
-    def arrived(self) -> None:
-        self.there = True
+    def acknowledge(self) -> None:
+        self.acknowledged = True
 
 
 class Announcement:
-    """One session's. A greeting that lies at the control plane unread stays good if the server's connection has to be made anew,
-    and is not sent twice: two would corrupt the next viewer's stream.
+    """The announcement of one session.
+
+    A greeting that no viewer has read stays valid when the connection to the server is made anew. It is not sent twice:
+    two greetings would corrupt the next viewer's stream.
     """
 
     def __init__(
-        self, session: Session, multiplexer: Multiplexer, closing: Callable[[], bool], owed: str, *, closed: bool
+        self,
+        session: Session,
+        multiplexer: Multiplexer,
+        closing: Callable[[], bool],
+        pending_error: str,
+        *,
+        closed: bool,
     ) -> None:
-        """``closing`` is called when a viewer is closed, and again when no more can come of it; ``owed`` is told first to one that an earlier leader left there, "" for nothing."""
+        """``closing`` drops what a viewer has sent early, and returns whether there was anything; it is called when a
+        viewer is closed and once nothing more can arrive from it. ``pending_error`` is sent before the first
+        announcement, to a viewer that an earlier leader may have left; "" for none.
+        """
         self._session = session
         self._multiplexer = multiplexer
         self._closing = closing
-        self._owed = owed
-        self._told: _Told | None = None
+        self._pending_error = pending_error
+        self._announced: _Announced | None = None
         self._closed = closed
-        """A viewer was closed by us; that it has left may still be told, and must not be taken for the next one's leaving."""
+        """The agent closed a viewer. Its ``vnc_close`` may still come, and must not be taken for the next viewer's."""
 
-    async def make(self, greeting: bytes, channel: Channel | None = None) -> None:
-        """Tell the control plane that a viewer may connect, with the channel's greeting, unless that waits there already.
+    async def announce(self, greeting: bytes, channel: Channel | None = None) -> None:
+        """Tell the control plane that a viewer may connect, and send the channel's greeting unless it waits there
+        already.
 
-        Returns when it is done, however long that takes; may be cancelled at any moment.
+        Retries until it is done. May be cancelled at any moment.
         """
         session = self._session
         while True:
-            number = await self._multiplexer.up()
-            if not await self._settled():
+            number = await self._multiplexer.wait_up()
+            if not await self._ready():
                 await asyncio.sleep(RETRY)
                 continue
-            told = self._told
-            if told is not None and (told.connection, told.greeting) == (number, greeting):
+            announced = self._announced
+            if announced is not None and (announced.connection, announced.greeting) == (number, greeting):
                 if channel is not None:
                     channel.greeted()
                 return
@@ -64,63 +76,63 @@ class Announcement:
             ready = {"sessionId": session.session_id, "vncPort": session.port, "podName": session.place}
             if _unwanted(channel):
                 return
-            if await self._multiplexer.tell("vnc_ready", ready) and self._multiplexer.connection == number:
+            if await self._multiplexer.send("vnc_ready", ready) and self._multiplexer.connection == number:
                 if _unwanted(channel):
                     return
                 if not (channel is None or self._multiplexer.budget.allows_greeting):
-                    continue  # others were faster while that was told
-                # Before it is sent: it is on its way from the first moment, also where this is cancelled in a slow socket.
-                told = self._told = _Told(number, greeting, there=channel is None)
-                if channel is None or await self._multiplexer.greet(channel, told.arrived):
+                    continue  # other greetings used up the budget meanwhile
+                # Set before sending: the greeting is on its way even if this is cancelled while a slow socket takes it.
+                announced = self._announced = _Announced(number, greeting, acknowledged=channel is None)
+                if channel is None or await self._multiplexer.greet(channel, announced.acknowledge):
                     return
-                self._told = None
+                self._announced = None
             await asyncio.sleep(RETRY)
 
-    async def _settled(self) -> bool:
-        """Wait until nothing is heard any more of a viewer that had to be closed. False when there is no connection."""
-        if self._owed:
-            await self.close_viewer(self._owed)
-        if self._owed or (self._closed and not await self._multiplexer.heard(ECHO)):
+    async def _ready(self) -> bool:
+        """Wait until nothing more can arrive from a viewer that had to be closed. False if there is no connection."""
+        if self._pending_error:
+            await self.close_viewer(self._pending_error)
+        if self._pending_error or (self._closed and not await self._multiplexer.acknowledged(ECHO)):
             return False
         if self._closed and self._closing():
-            # It said something before it heard of that; or it is the next, which would wait in vain for an answer.
+            # Either it sent something before it was closed, or this is the next viewer, which would get no answer.
             await self.close_viewer(RENEWED)
             return False
         self._closed = False
         return True
 
     async def close_viewer(self, why: str) -> None:
-        """Now, or as soon as there is a connection."""
+        """Send ``vnc_error`` now, or as soon as there is a connection."""
         self._closing()
-        self._told = None
-        self._closed = await self._multiplexer.tell("vnc_error", {"sessionId": self._session.session_id, "error": why})
-        self._owed = "" if self._closed else why
+        self._announced = None
+        self._closed = await self._multiplexer.send("vnc_error", {"sessionId": self._session.session_id, "error": why})
+        self._pending_error = "" if self._closed else why
 
     @property
-    def waits(self) -> bool:
-        """A greeting lies there, so a viewer may begin."""
-        return self._told is not None
+    def waiting(self) -> bool:
+        """A greeting waits at the control plane, so a viewer may begin."""
+        return self._announced is not None
 
-    def owe(self, why: str) -> None:
-        """A viewer that may still be there is to be closed before the next announcement."""
-        self._told, self._owed = None, why
+    def set_pending_error(self, why: str) -> None:
+        """Close a viewer that may still be there before the next announcement."""
+        self._announced, self._pending_error = None, why
 
     def used(self) -> None:
-        """A viewer has the greeting."""
-        self._told = None
+        """A viewer has received the greeting."""
+        self._announced = None
 
     def lost(self) -> None:
-        """The connection to the control plane is gone, and what it held with it."""
-        self._told = None
+        """The connection to the control plane is gone, and the greeting with it."""
+        self._announced = None
 
     def left(self) -> bool:
-        """The control plane says that a viewer left. False where that is about an earlier one, and the greeting waits for the next."""
-        if self._told is not None and not self._told.there:
+        """A viewer left. False if that was an earlier one, so that the greeting still waits for the next."""
+        if self._announced is not None and not self._announced.acknowledged:
             return False
-        self._told, self._closed = None, False
+        self._announced, self._closed = None, False
         return True
 
 
 def _unwanted(channel: Channel | None) -> bool:
-    """It has ended meanwhile, or a viewer has taken the greeting that lay there already: another would corrupt its stream."""
+    """The channel has ended, or a viewer has the greeting already: a second one would corrupt its stream."""
     return channel is not None and (channel.answered or channel.ended.done())

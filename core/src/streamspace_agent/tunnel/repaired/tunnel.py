@@ -1,4 +1,4 @@
-"""The tunnel of one session: one viewer after another, each over a fresh connection to the session's server."""
+"""The tunnel of one session: one viewer after another, each over a new connection to the session's server."""
 
 import asyncio
 import logging
@@ -14,28 +14,28 @@ from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.flow_control import KEEPS_UP
 from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.announcement import Announcement
-from streamspace_agent.tunnel.rfb import VERSION, Said
+from streamspace_agent.tunnel.rfb import VERSION, ClientActivity
 from streamspace_agent.tunnel.session_server import REFUSED_PAUSE, Connect, SessionServer
 
 log = logging.getLogger(__name__)
 
 STALL = 10.0
-"""Seconds without a sign that a viewer reads, with all sent to it that may wait unread, until it is given up."""
+"""Seconds after which a viewer is closed that reads nothing and has no place left for unread messages."""
 LINGER = 2.0
-"""Seconds that a viewer has for a server's last words, such as why it refuses, before it is closed."""
+"""Seconds that a viewer has to show a server's last message, such as a refusal, before it is closed."""
 MAX_EARLY = 1024 * 1024
-"""Bytes that a viewer may say while the connection to its server is being made."""
+"""Bytes that a viewer may send while its server is being connected to."""
 INTERRUPTED = "the connection to the session was interrupted"
 HEALTHY = 5.0
-"""Seconds after which a connection counts as one that worked."""
+"""Seconds after which a connection counts as working."""
 
 
 class Tunnel:
-    """Keeps a session open to the next viewer for as long as it runs.
+    """Keeps a session open to the next viewer while it runs.
 
-    A server of RFB speaks first and the control plane does not say when a viewer comes: so a connection is opened and its
-    greeting sent in advance.
-    A server that waits for its client (KasmVNC and other HTTP) is connected to when the viewer's first bytes come.
+    An RFB server speaks first, and the control plane does not report when a viewer comes. So a connection is opened and
+    its greeting sent in advance. A server that waits for its client (KasmVNC and other HTTP) is connected to when the
+    viewer's first bytes arrive.
     """
 
     def __init__(
@@ -49,35 +49,37 @@ class Tunnel:
         fresh: bool,
         follows: bool = False,
     ) -> None:
-        """``follows``: another tunnel of this session has just told its viewer to leave."""
+        """``fresh``: see :meth:`.Tunnels.note`. ``follows``: another tunnel of this session has just closed its
+        viewer.
+        """
         self.session = session
         self._multiplexer = multiplexer
         self._clock = clock
         self._saw_input = saw_input
-        self._silent = session.ready_check is not ReadyCheck.VNC
+        self._client_first = session.ready_check is not ReadyCheck.VNC
         self._channel: Channel | None = None
         self._early = bytearray()
         self._spoke = asyncio.Event()
         self._left = asyncio.Event()
-        # A viewer whose stream an earlier leader, or connection, left half-finished may still be there.
+        # Unless fresh, a viewer may still be there whose stream an earlier leader or connection left incomplete.
         self._announcement = Announcement(
             session, multiplexer, self._forget_early, "" if fresh else INTERRUPTED, closed=follows
         )
         self.server = SessionServer(session, connect, multiplexer, clock)
-        # Not the context of the command that started the session: that is over long before the tunnel is.
+        # Not in the log context of the command that started the session, which ends long before the tunnel.
         self._task = asyncio.create_task(
             self._run(), name=f"tunnel {session.session_id}", context=logs.context(session=session.session_id)
         )
 
     async def aclose(self, why: str = "") -> bool:
-        """``why`` is told to a viewer that may be there. False where there was no connection to tell it over."""
+        """Close the tunnel, and a viewer with the reason ``why``. False if there was no connection to say so."""
         self._task.cancel()
         self.broken(why)
-        told = not why or await self._multiplexer.tell(
+        sent = not why or await self._multiplexer.send(
             "vnc_error", {"sessionId": self.session.session_id, "error": protocol.cut(why)}
         )
         await asyncio.gather(self._task, return_exceptions=True)
-        return told
+        return sent
 
     def _forget_early(self) -> bool:
         early = bool(self._early)
@@ -87,12 +89,12 @@ class Tunnel:
     # What comes from the control plane
 
     async def received(self, data: bytes) -> None:
-        """The viewer's bytes."""
+        """Handle a viewer's bytes."""
         channel = self._channel
         taken = channel is not None and channel.answered and not channel.has_ended(End.LEFT, End.LINK)
-        begins = data.startswith(VERSION) and self._announcement.waits
-        if not (taken or self._early or self._silent or begins):
-            return  # late words of the viewer before: the next begins with its version, once there is a greeting for it
+        begins = data.startswith(VERSION) and self._announcement.waiting
+        if not (taken or self._early or self._client_first or begins):
+            return  # late bytes of the previous viewer: the next answers a greeting with its version
         if self._early or channel is None or channel.has_ended(End.LEFT, End.LINK):
             self._early += data
             self._spoke.set()
@@ -103,10 +105,10 @@ class Tunnel:
 
     async def _pass_on(self, channel: Channel, data: bytes) -> None:
         self._announcement.used()
-        said = channel.received(data)
-        if Said.READ in said:
+        activity = channel.received(data)
+        if ClientActivity.READ in activity:
             self._multiplexer.released()
-        if Said.INPUT in said:
+        if ClientActivity.INPUT in activity:
             self._saw_input()
         await channel.drained()
 
@@ -120,20 +122,20 @@ class Tunnel:
             self._channel.end(End.LEFT)
 
     def broken(self, why: str) -> None:
-        """The viewer's stream cannot be completed."""
+        """End the viewer: its stream cannot be completed."""
         if self._channel is not None:
             self._channel.end(End.BROKEN, why)
 
     async def garbled(self, why: str) -> None:
-        """What a viewer said cannot be read."""
+        """End the viewer: what it sent cannot be decoded."""
         self.broken(why)
         if self._channel is None:
             await self._announcement.close_viewer(why)
 
     def link_lost(self) -> None:
-        if self._early or (self._announcement.waits and not self._silent):
+        if self._early or (self._announcement.waiting and not self._client_first):
             # Somebody may have the greeting whose answer was lost with the connection.
-            self._announcement.owe(INTERRUPTED)
+            self._announcement.set_pending_error(INTERRUPTED)
         self._announcement.lost()
         self._early.clear()
         self._spoke.set()
@@ -142,22 +144,22 @@ class Tunnel:
 
     @property
     def unread(self) -> int:
-        """Messages sent that the viewer has not shown to have read."""
+        """Number of sent messages that the viewer has not shown to have read."""
         return self._channel.unread if self._channel is not None and self._channel.answered else 0
 
-    def settle(self) -> bool:
-        """See :meth:`.Channel.settle`."""
-        return self._channel is not None and self._channel.settle()
+    def presume_read(self) -> bool:
+        """See :meth:`.Channel.presume_read`."""
+        return self._channel is not None and self._channel.presume_read()
 
     @property
     def stalled(self) -> bool:
-        """Its viewer reads nothing of what is sent to it; one that merely has nothing to say to a bell holds few places, and none back."""
+        """Whether its viewer has stopped reading. One that only has no answer, such as to a bell, takes few places."""
         if self._channel is None or not self.unread or self._channel.silence <= STALL:
             return False
         return self.unread >= KEEPS_UP or self._multiplexer.blocks(self._channel)
 
     def give_up(self) -> None:
-        """Close the viewer, which is stalled."""
+        """Close the stalled viewer."""
         if self._channel is not None:
             self.broken(f"the viewer has not read for {self._channel.silence:.0f} s")
 
@@ -169,23 +171,23 @@ class Tunnel:
             try:
                 await self._serve_all(backoff)
             except LeaseLost:
-                return  # all tunnels end with the tenure
+                return  # all tunnels end with the leadership
             except Exception:
                 log.exception(
                     "session %s: its tunnel failed for a reason that is a fault of the agent", self.session.session_id
                 )
-                if self._early or not self._announcement.waits:  # else the greeting lies there for the next viewer
-                    self._announcement.owe(INTERRUPTED)
+                if self._early or not self._announcement.waiting:  # else the greeting still waits for the next viewer
+                    self._announcement.set_pending_error(INTERRUPTED)
             await self._pause(backoff.delay())
 
     async def _serve_all(self, backoff: Backoff) -> NoReturn:
         spare: Channel | None = None
         try:
             while True:
-                if self._silent:
+                if self._client_first:
                     await self._wait_for_viewer()
                 channel = spare or await self._open(backoff)
-                if self._silent and not self._early:  # the viewer left while its server was connected to
+                if self._client_first and not self._early:  # the viewer left meanwhile
                     channel.close()
                     continue
                 began = self._clock.now()
@@ -209,11 +211,11 @@ class Tunnel:
 
     @staticmethod
     def _reusable(channel: Channel, ended: Ended) -> bool:
-        """Nobody has spoken to this server connection: its greeting is as good as a new one."""
+        """Whether no viewer has sent anything over this connection, so that the next one can use it."""
         return ended.how in {End.LEFT, End.LINK} and not channel.answered
 
     async def _open(self, backoff: Backoff) -> Channel:
-        """A connection and its greeting, however long that takes."""
+        """Open a connection and read its greeting; retries until it works."""
         while True:
             try:
                 return await self.server.open()
@@ -221,27 +223,27 @@ class Tunnel:
                 problem = error
             if self._early:
                 await self._announcement.close_viewer(f"the session's server cannot be reached: {problem}")
-                if self._silent:
+                if self._client_first:
                     await self._wait_for_viewer()
             await self._pause(REFUSED_PAUSE if problem.refused else backoff.delay())
 
     async def _pause(self, seconds: float) -> None:
-        """Wait before the server is tried again; a viewer cuts that short, but for a moment."""
+        """Wait before the server is tried again. A viewer ends the wait, after a moment at least."""
         self._spoke.clear()
         await asyncio.sleep(0.05)
         try:
             async with asyncio.timeout(seconds):
-                if not self._early:  # it has spoken before this began
+                if not self._early:  # else a viewer came before this began
                     await self._spoke.wait()
         except TimeoutError:
             pass
 
     async def _serve(self, channel: Channel) -> Ended:
-        """One viewer, from the announcement to the end."""
+        """Serve one viewer, from the announcement to the end."""
         self._channel = channel
         self._left.clear()
-        if not self._silent:
-            announcing = asyncio.ensure_future(self._announcement.make(channel.greeting, channel))
+        if not self._client_first:
+            announcing = asyncio.ensure_future(self._announcement.announce(channel.greeting, channel))
             either: set[asyncio.Future[Any]] = {announcing, channel.ended}
             try:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -261,19 +263,19 @@ class Tunnel:
         return ended
 
     async def _wait_for_viewer(self) -> None:
-        """For a server that waits for its client: until there is one, which has been announced as any."""
+        """Announce a server that waits for its client, and wait for a viewer."""
         while True:
-            await self._announcement.make(b"")
+            await self._announcement.announce(b"")
             if self._early:
                 return
             self._spoke.clear()
-            await self._spoke.wait()  # also when the connection was lost: the next must hear of this session too
+            await self._spoke.wait()  # also set when the connection is lost: announce it over the next
 
     async def _linger(self, channel: Channel) -> bool:
-        """Let the viewer read a server's last words, for as long as it does. True if it leaves by itself."""
+        """Let the viewer read the server's last message. True if it leaves by itself."""
         began = self._clock.now()
-        # What cannot be told apart may be a hand that moves the mouse over a picture that is dead.
-        while (left := min(max(began, channel.last_sign) + LINGER, began + STALL) - self._clock.now()) > 0:
+        # Bounded by STALL: signs of an opaque stream may be a mouse that moves over a dead picture.
+        while (left := min(max(began, channel.last_read_sign) + LINGER, began + STALL) - self._clock.now()) > 0:
             try:
                 async with asyncio.timeout(left):
                     await self._left.wait()
@@ -289,7 +291,9 @@ class Tunnel:
         if not unfinished:
             return
         if ended.how is End.LINK:
-            self._announcement.owe("the agent's connection to the control plane broke: what was on its way may be lost")
+            self._announcement.set_pending_error(
+                "the agent's connection to the control plane broke: what was on its way may be lost"
+            )
         else:
             log.info("session %s: closing its viewer: %s", self.session.session_id, ended.why)
             await self._announcement.close_viewer(ended.why)

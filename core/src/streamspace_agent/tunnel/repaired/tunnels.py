@@ -1,4 +1,4 @@
-"""The tunnels of one tenure: one for each session that runs."""
+"""The tunnels of one leadership: one for each running session."""
 
 import asyncio
 import functools
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY = 1.0
 FORGOTTEN = 5.0
-"""Seconds after which nothing is heard any more of a viewer that was told to leave."""
+"""Seconds after which nothing more arrives from a viewer that was closed."""
 UNKNOWN_EVERY = 1.0
-"""Seconds between two answers to data for a session that has no tunnel."""
+"""Seconds between two answers to data for a session without a tunnel."""
 
 
 class RepairedTunnels(Tunnels):
-    """Opens and closes tunnels as sessions come and go, and passes on what viewers say."""
+    """Tunnels for the relay described in :mod:`streamspace_agent.tunnel.repaired`."""
 
     def __init__(
         self,
@@ -36,15 +36,16 @@ class RepairedTunnels(Tunnels):
         flushed: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """``flushed`` returns once the states that wait for the control plane have reached it."""
+        """``flushed``: see :class:`.Multiplexer`."""
         super().__init__(clock)
         self._connect = connect
         self._multiplexer = Multiplexer(require_lease, flushed, clock)
         self._tunnels: dict[str, Tunnel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._ended: dict[str, str] = {}
-        """Sessions whose tunnel ended, and what their viewers have still to be told of it. Forgotten once they have been told, and
-        nothing can be heard of them any more."""
+        """Sessions whose tunnel ended, with the reason that their viewers have still to be sent; "" once it was sent.
+        An entry is deleted when nothing more can arrive from such a viewer.
+        """
         self._refused: dict[str, float] = {}
 
     def _server_of(self, session_id: str) -> SessionServer | None:
@@ -54,7 +55,7 @@ class RepairedTunnels(Tunnels):
     def note(self, session: Session, *, fresh: bool = False) -> None:
         known = self._tunnels.get(session.session_id)
         wanted = session.state is SessionState.RUNNING and has_server(session)
-        # One that runs and is not ready any more keeps its tunnel, which looks after its server itself, and the greeting that was told.
+        # A running session that is no longer ready keeps its tunnel, which reconnects by itself, and its greeting.
         if known is not None and not (wanted and same_server(known.session, session)):
             del self._tunnels[session.session_id]
             self._close(known, session.reason or f"the session is {session.state}")
@@ -63,15 +64,15 @@ class RepairedTunnels(Tunnels):
             self._forget_input(session.session_id)
         if wanted and session.ready and known is None:
             self.idle_for(session.session_id)
-            untold = self._ended.pop(session.session_id, None)
+            unsent = self._ended.pop(session.session_id, None)
             self._tunnels[session.session_id] = Tunnel(
                 session,
                 self._connect,
                 self._multiplexer,
                 self._clock,
                 functools.partial(self._saw_input, session.session_id),
-                fresh=fresh and not untold,
-                follows=untold is not None,
+                fresh=fresh and not unsent,
+                follows=unsent is not None,
             )
 
     def _close(self, tunnel: Tunnel, why: str) -> None:
@@ -83,9 +84,9 @@ class RepairedTunnels(Tunnels):
 
     async def _closed_for(self, tunnel: Tunnel, why: str) -> None:
         if await tunnel.aclose(why):
-            self._ended_told(tunnel.session.session_id)
+            self._end_sent(tunnel.session.session_id)
 
-    def _ended_told(self, session_id: str) -> None:
+    def _end_sent(self, session_id: str) -> None:
         if session_id in self._ended:
             self._ended[session_id] = ""
             asyncio.get_running_loop().call_later(FORGOTTEN, self._forget, session_id)
@@ -94,20 +95,19 @@ class RepairedTunnels(Tunnels):
         if self._ended.get(session_id) == "":
             del self._ended[session_id]
 
-    async def _tell_ends(self) -> None:
+    async def _send_ends(self) -> None:
         """Close the viewers of sessions that ended while there was no connection."""
         if not any(self._ended.values()):
             return
-        await self._multiplexer.up()
+        await self._multiplexer.wait_up()
         for session_id, why in list(self._ended.items()):
             if self._closing or self._ended.get(session_id) != why:
-                return  # these are being told just now: a second word might meet the next viewer
+                return  # this is being sent already: a second error might close the next viewer
             error = {"sessionId": session_id, "error": protocol.cut(why)}
-            if why and await self._multiplexer.tell("vnc_error", error):
-                self._ended_told(session_id)
+            if why and await self._multiplexer.send("vnc_error", error):
+                self._end_sent(session_id)
 
     async def serve(self, carrier: Carrier) -> None:
-        """Serve one connection to the control plane until it is gone."""
         tasks = [
             asyncio.create_task(self._multiplexer.run(carrier), name="tunnels"),
             asyncio.create_task(self._check()),
@@ -125,18 +125,17 @@ class RepairedTunnels(Tunnels):
 
     async def _check(self) -> None:
         while True:
-            await self._tell_ends()
+            await self._send_ends()
             await asyncio.sleep(CHECK_EVERY)
             tunnels = list(self._tunnels.values())
             scarce = self._multiplexer.blocked or self._multiplexer.budget.scarce
-            if scarce and [tunnel for tunnel in tunnels if tunnel.settle()]:
+            if scarce and [tunnel for tunnel in tunnels if tunnel.presume_read()]:
                 self._multiplexer.released()
             if self._multiplexer.blocked and (stalled := [tunnel for tunnel in tunnels if tunnel.stalled]):
-                # One at a time: the others may only have waited for its places.
+                # One at a time: the others may only be waiting for its places.
                 max(stalled, key=lambda tunnel: tunnel.unread).give_up()
 
     async def data(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_data`` message."""
         session_id, data = payload.get("sessionId"), payload.get("data")
         if not isinstance(session_id, str) or data in (None, ""):
             return
@@ -156,10 +155,9 @@ class RepairedTunnels(Tunnels):
         if now - self._refused.get(named, float("-inf")) >= UNKNOWN_EVERY:
             self._refused = {s: at for s, at in self._refused.items() if now - at < UNKNOWN_EVERY} | {named: now}
             error = "there is no such session here, or it does not run"
-            await self._multiplexer.tell("vnc_error", {"sessionId": named, "error": error})
+            await self._multiplexer.send("vnc_error", {"sessionId": named, "error": error})
 
     def closed(self, payload: Mapping[str, Any]) -> None:
-        """A ``vnc_close`` message."""
         tunnel = self._tunnels.get(str(payload.get("sessionId")))
         if tunnel is not None:
             tunnel.viewer_left()
