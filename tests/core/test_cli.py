@@ -16,16 +16,20 @@ from streamspace_agent import __version__
 from streamspace_agent.cli import options
 from streamspace_agent.cli.main import Given, cli
 from streamspace_agent.config import Settings, is_secret
+from streamspace_agent.controlplane.link import LinkStatus
+from streamspace_agent.election.status import ElectionStatus, Role
 from streamspace_agent.errors import ConfigError
-from streamspace_agent.health import Engine, Link, Role, Snapshot
+from streamspace_agent.gateway import GatewayStatus
+from streamspace_agent.health import Snapshot
 from streamspace_agent.health.replicas import StatusSocket
+from streamspace_agent.sessions.reconciler import EngineStatus
 
 CLEAN = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 LEADER = Snapshot(
     "agent-1", "host-1", 1, Path("/proc/self/ns/pid").stat().st_ino, "host", "0.1.0",
-    role=Role.LEADER, epoch=17, leader="host-1", link=Link(connected=True), engine=Engine(up=True),
-    sessions={"running": 3},
+    "file", Role.LEADER, ElectionStatus(leader="host-1", epoch=17), LinkStatus(connected=True), EngineStatus(up=True),
+    GatewayStatus(), sessions={"running": 3},
 )  # fmt: skip
 
 # A driver and a command plugin for real processes: the driver answers from a file.
@@ -282,7 +286,7 @@ def test_a_start_imports_no_heavy_library(arguments):
 
 def test_status_shows_the_replicas_and_its_exit_code_whether_one_leads(tmp_path):
     environ = {"AGENT_ID": "agent-1", "STATE_DIR": str(tmp_path)}
-    standby = replace(LEADER, instance="host-2", role=Role.STANDBY, link=Link())
+    standby = replace(LEADER, instance="host-2", role=Role.STANDBY, link=LinkStatus())
     none = agent("status", **environ)
     assert (none.returncode, none.stdout) == (4, "")
     assert "no agent agent-1 runs here" in none.stderr
@@ -301,7 +305,7 @@ def test_status_shows_the_replicas_and_its_exit_code_whether_one_leads(tmp_path)
 
 
 def test_status_shows_a_problem_below_its_replica_and_a_leader_elsewhere(tmp_path):
-    away = replace(LEADER, role=Role.STANDBY, leader="host-7", loop_tick_age=60.0)
+    away = replace(LEADER, role=Role.STANDBY, election=ElectionStatus(leader="host-7"), loop_tick_age=60.0)
     with StatusSocket(tmp_path / "agent-1", "host-1", lambda: away):
         shown = agent("status", "--agent-id", "agent-1", "--state-dir", str(tmp_path)).stdout
     assert "! the main loop has not turned for 60 s" in shown
@@ -311,7 +315,7 @@ def test_status_shows_a_problem_below_its_replica_and_a_leader_elsewhere(tmp_pat
 def test_healthcheck_needs_the_agents_id_and_state_folder_only(tmp_path):
     environ = {"AGENT_ID": "agent-1", "STATE_DIR": str(tmp_path)}
     assert agent("healthcheck", **environ).returncode == 1
-    cut_off = replace(LEADER, link=Link())
+    cut_off = replace(LEADER, link=LinkStatus())
     with StatusSocket(tmp_path / "agent-1", "host-1", lambda: cut_off):
         alive = agent("healthcheck", **environ)
         ready = agent("healthcheck", "--ready", "--json", **environ)

@@ -10,7 +10,7 @@ from lab.until import until
 from streamspace_agent import agent as agent_module
 from streamspace_agent import config, leadership
 from streamspace_agent.agent import Agent
-from streamspace_agent.health import Role
+from streamspace_agent.election.status import Role
 from streamspace_agent.journal import Journal
 from tests.core.memory_driver import AGENT
 

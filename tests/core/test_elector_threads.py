@@ -46,7 +46,7 @@ class Agent:
 
 async def test_one_who_runs_alone_leads_at_once_and_again_after_resigning():
     async with Agent(StandaloneBackend()) as agent:
-        assert agent.elector.status().role is Role.IDLE
+        assert agent.elector.status().role is Role.STARTING
         first = await agent.elector.lead()
         assert agent.elector.status().role is Role.LEADER
         await agent.elector.resign(first, "done")
@@ -101,7 +101,7 @@ async def test_a_main_loop_that_never_shows_life_loses_and_the_process_exits():
         await until(lambda: agent.exits)
         assert agent.exits == [EXIT_LEADERSHIP]
         assert not lease.valid()
-        assert agent.elector.status().role is Role.STOPPING
+        assert agent.elector.status().role is Role.DRAINING
 
 
 async def test_a_lease_won_while_its_caller_turned_away_is_given_back():
@@ -138,7 +138,7 @@ async def test_turning_away_at_any_moment_leaves_no_lease_behind(turn):
         await asyncio.wait([wish])
         if not wish.cancelled():
             await agent.elector.resign(wish.result(), "done")
-        await until(lambda: agent.elector.status().role is Role.IDLE)
+        await until(lambda: agent.elector.status().role is Role.STARTING)
         await until(lambda: store.record is None or store.record.released)
 
 

@@ -22,23 +22,23 @@ from prometheus_client.parser import text_string_to_metric_families
 from lab import process
 from streamspace_agent import config, logs
 from streamspace_agent.agent import Agent
+from streamspace_agent.controlplane.link import LinkStatus
+from streamspace_agent.election.status import ElectionStatus, Role
 from streamspace_agent.errors import ConfigError
+from streamspace_agent.gateway import GatewayStatus
 from streamspace_agent.health import (
     MAX_TICK_AGE,
     Commands,
-    Election,
-    Engine,
-    Gateway,
-    Link,
-    Role,
     Snapshot,
     document,
     metrics,
     replicas,
+    to_json,
 )
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket, describe, healthy
 from streamspace_agent.health.systemd import Notifier
+from streamspace_agent.sessions.reconciler import EngineStatus
 from tests.names import UNKNOWN_HOST
 
 NAMESPACE = Path("/proc/self/ns/pid").stat().st_ino
@@ -49,20 +49,25 @@ LEADER = Snapshot(
     NAMESPACE,
     "host",
     "0.1.0",
-    role=Role.LEADER,
-    epoch=17,
-    leader="host-1",
-    link=Link(connected=True, reconnects=2, heartbeat_age=3.5),
-    engine=Engine(up=True),
-    election=Election(
-        backend="file", gained={"released": 2}, lost={"lease lost": 1}, leader_seconds=60.5, renewed_age=0.2
+    "file",
+    Role.LEADER,
+    ElectionStatus(
+        leader="host-1",
+        epoch=17,
+        gained={"released": 2},
+        lost={"lease lost": 1},
+        seconds_as_leader=60.5,
+        renewed_age=0.2,
     ),
+    LinkStatus(connected=True, connections=3),
+    EngineStatus(up=True),
+    GatewayStatus({"10.0.0.5:3000": ""}, 2, {"passed": 7}),
+    heartbeat_age=3.5,
     sessions={"running": 3, "hibernated": 1},
     commands=Commands(running=1, open=2, done={"start_session": {"completed": 5, "failed": 1}}),
-    gateway=Gateway({"10.0.0.5:3000": ""}, 2, {"passed": 7}),
     outbox=4,
 )
-STANDBY = replace(LEADER, instance="host-2", role=Role.STANDBY, link=Link(), engine=Engine())
+STANDBY = replace(LEADER, instance="host-2", role=Role.STANDBY, link=LinkStatus(), engine=EngineStatus())
 BLOCKED = replace(LEADER, loop_tick_age=MAX_TICK_AGE + 1)
 
 
@@ -71,12 +76,12 @@ BLOCKED = replace(LEADER, loop_tick_age=MAX_TICK_AGE + 1)
     [
         (LEADER, None),
         (STANDBY, None),
-        (replace(LEADER, link=Link(last_error="connection refused")), "control plane: connection refused"),
-        (replace(LEADER, gateway=Gateway({"h:1": "in use"})), "WEB_GATEWAY=h:1: cannot listen there: in use"),
-        (replace(LEADER, engine=Engine(last_error="no socket")), "engine does not answer: no socket"),
-        (replace(STANDBY, election=Election(store_up=False, last_error="timeout")), "store does not answer: timeout"),
+        (replace(LEADER, link=LinkStatus(last_error="connection refused")), "control plane: connection refused"),
+        (replace(LEADER, gateway=GatewayStatus({"h:1": "in use"})), "WEB_GATEWAY=h:1: cannot listen there: in use"),
+        (replace(LEADER, engine=EngineStatus(last_error="no socket")), "engine does not answer: no socket"),
+        (replace(STANDBY, election=ElectionStatus(store_error="timeout")), "store does not answer: timeout"),
         (
-            replace(STANDBY, election=Election(leader_frozen=True, leader_silence=12.3)),
+            replace(STANDBY, election=replace(LEADER.election, leader_frozen=True, leader_silence=12.3)),
             "the leader host-1 has shown no sign of life for 12 s",
         ),
         (replace(STANDBY, hindrance="the disk is full"), "cannot lead: the disk is full"),
@@ -90,6 +95,40 @@ def test_a_replica_is_ready_when_it_serves_its_purpose(snapshot, problem):
     assert said["ready"] is (problem is None)
     assert (problem or "") in "; ".join(said["problems"])
     assert bool(said["problems"]) is bool(problem)
+
+
+WHOLE = replace(
+    LEADER,
+    pid=42,
+    pid_namespace=4026531836,
+    election=replace(LEADER.election, since=1767323045.0, lost={"taken": 1}),
+    link=replace(LEADER.link, since=1767323046.0),
+    capacity={"maxSessions": 100},
+    loop_tick_age=0.25,
+    plugins={"runtime": "streamspace-runtime-docker 0.1.0"},
+    health_address="127.0.0.1:9100",
+)
+DOCUMENT = """\
+{"agent_id": "agent-1", "instance": "host-1", "pid": 42, "pid_namespace": 4026531836, "host": "host",
+"version": "0.1.0",
+"role": "leader", "epoch": 17,
+"leader": "host-1", "since": "2026-01-02T03:04:05Z",
+"election": {"backend": "file", "store_up": true, "last_error": "",
+"gained": {"released": 2}, "lost": {"taken": 1}, "leader_seconds": 60.5,
+"renewed_age": 0.2, "leader_silence": 0.0, "leader_frozen": false},
+"link": {"connected": true, "since": "2026-01-02T03:04:06Z", "reconnects": 2, "last_error": "", "heartbeat_age": 3.5},
+"engine": {"up": true, "last_error": ""}, "sessions": {"running": 3, "hibernated": 1},
+"capacity": {"maxSessions": 100}, "commands": {"running": 1, "open": 2,
+"done": {"start_session": {"completed": 5, "failed": 1}}},
+"gateway": {"addresses": {"10.0.0.5:3000": ""}, "connections": 2, "requests": {"passed": 7}},
+"outbox": 4, "hindrance": "",
+"loop_tick_age": 0.25, "plugins": {"runtime": "streamspace-runtime-docker 0.1.0"}, "health_address": "127.0.0.1:9100",
+"alive": true, "ready": true, "problems": []}
+"""
+
+
+def test_the_names_and_the_order_of_the_status_document_stay_as_they_are():
+    assert to_json(WHOLE).decode() == DOCUMENT.replace("\n", " ").strip()
 
 
 # The status socket
@@ -107,7 +146,7 @@ def test_a_replica_answers_on_its_socket_with_one_json_document(tmp_path):
 
 
 def test_only_a_leader_with_a_connection_counts_as_leading(tmp_path):
-    cut_off = replace(LEADER, instance="host-3", link=Link())
+    cut_off = replace(LEADER, instance="host-3", link=LinkStatus())
     with contextlib.ExitStack() as stack:
         for snapshot in (LEADER, STANDBY, cut_off):
             stack.enter_context(StatusSocket(tmp_path, snapshot.instance, lambda snapshot=snapshot: snapshot))
@@ -212,7 +251,7 @@ def test_a_failing_snapshot_closes_the_connection_and_not_the_server(tmp_path, c
 
 
 def test_an_error_in_the_status_loses_its_secrets(tmp_path):
-    snapshot = replace(LEADER, link=Link(last_error="redis://u:hunter22@h"))
+    snapshot = replace(LEADER, link=LinkStatus(last_error="redis://u:hunter22@h"))
     with StatusSocket(tmp_path, "host-1", lambda: snapshot):
         (found,) = replicas.replicas(tmp_path)
     assert found.document["link"]["last_error"] == f"redis://u:{logs.MASK}@h"
@@ -226,8 +265,8 @@ def listing(*snapshots):
     ("found", "ready", "verdict"),
     [
         (listing(LEADER), False, True),
-        (listing(replace(LEADER, link=Link())), False, True),
-        (listing(replace(LEADER, link=Link())), True, False),
+        (listing(replace(LEADER, link=LinkStatus())), False, True),
+        (listing(replace(LEADER, link=LinkStatus())), True, False),
         (listing(BLOCKED), False, False),
         (listing(replace(LEADER, pid_namespace=1)), False, False),
         (listing(replace(BLOCKED, pid_namespace=1), STANDBY), False, True),
@@ -263,7 +302,7 @@ def get(port, path):
     [
         (LEADER, 200, 200),
         (STANDBY, 200, 200),
-        (replace(LEADER, link=Link()), 200, 503),
+        (replace(LEADER, link=LinkStatus()), 200, 503),
         (replace(LEADER, role=Role.DRAINING), 200, 503),
         (BLOCKED, 503, 503),
     ],
@@ -405,7 +444,11 @@ def test_every_metric_of_the_table_is_exposed_with_its_value():
 
 
 def test_a_number_that_is_not_known_is_left_out_rather_than_zero():
-    text = metrics.Metrics(lambda: replace(LEADER, epoch=None, link=Link())).render().decode()
+    text = (
+        metrics.Metrics(lambda: replace(LEADER, election=ElectionStatus(), link=LinkStatus(), heartbeat_age=None))
+        .render()
+        .decode()
+    )
     names = {name for name, _ in samples(text)}
     assert not {"streamspace_agent_epoch", "streamspace_agent_heartbeat_age_seconds"} & names
     assert "streamspace_agent_link_up" in names
@@ -415,7 +458,7 @@ def test_metrics_are_read_at_the_moment_of_the_scrape():
     now = [LEADER]
     with endpoint(lambda: now[0]) as ask:
         ask("/metrics")
-        now[0] = replace(LEADER, epoch=18)
+        now[0] = replace(LEADER, election=replace(LEADER.election, epoch=18))
         assert samples(ask("/metrics")[1])["streamspace_agent_epoch", ()] == 18
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from streamspace_agent.health import Gateway as Status
+from streamspace_agent.gateway import GatewayStatus
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 from streamspace_agent.sessions.idle import LOOK_EVERY, QUIET, Idle
 
@@ -17,7 +17,7 @@ class FakeGateway:
         self.addresses = addresses
 
     def status(self):
-        return Status(self.addresses)
+        return GatewayStatus(self.addresses)
 
 
 class Clock:

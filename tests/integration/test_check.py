@@ -17,8 +17,12 @@ from lab.loopback import served
 from streamspace_agent.cli.check import check
 from streamspace_agent.cli.findings import Level
 from streamspace_agent.config import load
-from streamspace_agent.health import Engine, Link, Role, Snapshot
+from streamspace_agent.controlplane.link import LinkStatus
+from streamspace_agent.election.status import ElectionStatus, Role
+from streamspace_agent.gateway import GatewayStatus
+from streamspace_agent.health import Snapshot
 from streamspace_agent.health.replicas import StatusSocket
+from streamspace_agent.sessions.reconciler import EngineStatus
 from tests.agent_process import AgentProcess
 from tests.names import UNKNOWN_HOST
 
@@ -102,8 +106,13 @@ async def test_another_agents_key_is_fatal_whether_or_not_the_control_plane_know
     assert "HTTP 403" in found.only("key").message
 
 
+def leader(link, **more):
+    states = ElectionStatus(), link, EngineStatus(up=True), GatewayStatus()
+    return Snapshot(AGENT, "i", 1, 1, "h", "0", "file", Role.LEADER, *states, **more)
+
+
 async def test_a_running_connected_agent_proves_key_and_websocket(plane, report, tmp_path):
-    snapshot = Snapshot(AGENT, "i", 1, 1, "h", "0", role=Role.LEADER, link=Link(connected=True), engine=Engine(up=True))
+    snapshot = leader(LinkStatus(connected=True))
     with StatusSocket(tmp_path / "state" / AGENT, "i", lambda: snapshot):
         found = await report(plane.ws_url, AGENT_API_KEY="f" * 64)
     assert found.only("key").message == found.only("websocket").message
@@ -112,8 +121,7 @@ async def test_a_running_connected_agent_proves_key_and_websocket(plane, report,
 
 async def test_an_agent_that_runs_without_a_connection_proves_nothing_and_its_reason_is_told(plane, report, tmp_path):
     why = "waits for an administrator's approval of check-agent; asks again every 30 s"
-    link = Link(connected=False, last_error=why)
-    snapshot = Snapshot(AGENT, "i", 1, 1, "h", "0", role=Role.LEADER, link=link, engine=Engine(up=True))
+    snapshot = leader(LinkStatus(connected=False, last_error=why))
     with StatusSocket(tmp_path / "state" / AGENT, "i", lambda: snapshot):
         found = await report(plane.ws_url, AGENT_API_KEY=await plane.issue_key(AGENT))
     assert found.of("control plane")[-1].message == f"the agent that runs here has no connection: {why}"
@@ -139,7 +147,7 @@ async def test_a_taken_health_address_is_told_as_the_start_would(report, alone, 
 async def test_a_health_address_that_the_agent_itself_serves_is_no_fault(report, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as own:
         address = f"127.0.0.1:{own.getsockname()[1]}"
-        snapshot = Snapshot(AGENT, "i", 1, 1, "h", "0", role=Role.LEADER, health_address=address)
+        snapshot = leader(LinkStatus(), health_address=address)
         with StatusSocket(tmp_path / "state" / AGENT, "i", lambda: snapshot):
             assert (await report("ws://127.0.0.1:9", HEALTH_ADDRESS=address)).only("health").level is Level.OK
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,12 +30,14 @@ from streamspace_agent.election.timing import unheeded
 from streamspace_agent.election.trace import Trace
 from streamspace_agent.errors import BackendUnavailable, JournalError, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
+from streamspace_agent.gateway import GatewayStatus
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.health.systemd import Notifier
 from streamspace_agent.instance_lock import Occupancy
 from streamspace_agent.journal import FILE, Journal, highest_epoch
 from streamspace_agent.leadership import Leadership
+from streamspace_agent.sessions.reconciler import EngineStatus
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -285,57 +287,29 @@ class Agent:
             await asyncio.sleep(TICK)
 
     def snapshot(self) -> health.Snapshot:
-        """What this replica says of itself. Called from other threads: reads only what may be read there."""
-        settings, election, tenure, link = self._settings, self._elector.status(), self._tenure, self._link.status
-        role = {
-            Role.IDLE: health.Role.STARTING,
-            Role.STANDBY: health.Role.STANDBY,
-            Role.LEADER: health.Role.LEADER,
-            Role.STOPPING: health.Role.DRAINING,
-        }[election.role]
-        if self._stopping.is_set():
-            role = health.Role.DRAINING
-        capacity = Capacity.of(settings)
+        """The state of this replica. Called from other threads: reads only what may be read there."""
+        election, tenure = self._elector.status(), self._tenure
         return health.Snapshot(
-            agent_id=settings.agent_id,
+            agent_id=self._settings.agent_id,
             instance=self._identity.instance,
             pid=os.getpid(),
             pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
             host=self._identity.host,
             version=__version__,
-            role=role,
-            epoch=election.epoch or None,
-            leader=election.leader,
-            since=_rfc3339(election.since),
-            election=health.Election(
-                backend=self._backend.name,
-                gained=election.gained,
-                lost=election.lost,
-                leader_seconds=election.seconds_as_leader,
-                store_up=not election.store_error,
-                last_error=election.store_error,
-                renewed_age=election.renewed_age,
-                leader_silence=election.leader_silence,
-                leader_frozen=election.leader_frozen,
-            ),
-            link=health.Link(
-                connected=link.connected,
-                since=_rfc3339(link.since),
-                reconnects=max(0, link.connections - 1),
-                last_error=link.last_error,
-                heartbeat_age=time.monotonic() - tenure.heartbeats.last if tenure and tenure.heartbeats.last else None,
-            ),
-            engine=health.Engine(up=tenure.reconciler.engine.up, last_error=tenure.reconciler.engine.last_error)
-            if tenure
-            else health.Engine(),
+            backend=self._backend.name,
+            role=Role.DRAINING if self._stopping.is_set() else election.role,
+            election=election,
+            link=replace(self._link.status),
+            engine=replace(tenure.reconciler.engine) if tenure else EngineStatus(),
+            gateway=self._gateway.status() if self._gateway else GatewayStatus(),
+            heartbeat_age=time.monotonic() - tenure.heartbeats.last if tenure and tenure.heartbeats.last else None,
             sessions=tenure.reconciler.count_by_state() if tenure else {},
-            capacity=capacity.as_payload(),
+            capacity=Capacity.of(self._settings).as_payload(),
             commands=health.Commands(
                 running=tenure.dispatcher.running if tenure else 0,
                 open=tenure.dispatcher.waiting if tenure else 0,
                 done=self._counters.by_action(),
             ),
-            gateway=self._gateway.status() if self._gateway else health.Gateway(),
             outbox=tenure.outbox.waiting if tenure else 0,
             hindrance=self._hindrance,
             loop_tick_age=time.monotonic() - self._ticked,
@@ -358,7 +332,3 @@ async def _unless(stopping: "asyncio.Task[bool]", work: Coroutine[Any, Any, Resu
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if seconds else ""

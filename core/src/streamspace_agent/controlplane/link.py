@@ -69,6 +69,10 @@ class LinkStatus:
     last_error: str = ""
     down_since: float = field(default_factory=time.monotonic)
 
+    @property
+    def reconnects(self) -> int:
+        return max(0, self.connections - 1)
+
 
 class Link:
     """One object per process; each leadership calls :meth:`run`."""

@@ -4,7 +4,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from streamspace_agent.clock import Clock
@@ -17,11 +17,11 @@ SILENCE_ALARM = 10.0
 
 
 class Role(StrEnum):
-    IDLE = "idle"
-    """Not standing for election: the agent is starting, or stopping."""
+    STARTING = "starting"
+    """Not standing for election yet, or not any more."""
     STANDBY = "standby"
     LEADER = "leader"
-    STOPPING = "stopping"
+    DRAINING = "draining"
     """The lease is over, but the work under it has not stopped yet."""
 
 
@@ -36,20 +36,20 @@ class ElectionStatus:
     * ``store_error``: why the store is unavailable now, "" while it answers
     """
 
-    role: Role
-    leader: str
-    epoch: int
-    since: float
-    reason: str
-    gained: Mapping[str, int]
-    lost: Mapping[str, int]
-    seconds_as_leader: float
-    renewals_late: int
-    store_errors: int
-    store_error: str
-    renewed_age: float | None
-    leader_silence: float
-    leader_frozen: bool
+    role: Role = Role.STARTING
+    leader: str = ""
+    epoch: int = 0
+    since: float = 0.0
+    reason: str = ""
+    gained: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+    seconds_as_leader: float = 0.0
+    renewals_late: int = 0
+    store_errors: int = 0
+    store_error: str = ""
+    renewed_age: float | None = None
+    leader_silence: float = 0.0
+    leader_frozen: bool = False
 
 
 class StatusRecorder:
@@ -113,9 +113,9 @@ class StatusRecorder:
         with self._lock:
             lease = self._lease
             if lease is None:
-                role = Role.STANDBY if self._standing else Role.IDLE
+                role = Role.STANDBY if self._standing else Role.STARTING
             else:
-                role = Role.LEADER if lease.valid() else Role.STOPPING
+                role = Role.LEADER if lease.valid() else Role.DRAINING
             return ElectionStatus(
                 role=role,
                 leader=self._leader,

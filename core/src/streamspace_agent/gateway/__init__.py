@@ -3,11 +3,10 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from streamspace_agent import health
 from streamspace_agent.clock import Clock
 from streamspace_agent.runtime import Session
 from streamspace_agent.runtime.readiness import Stream
@@ -40,6 +39,22 @@ class GatewayContext:
     clock: Clock
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """Where a replica's web gateway listens, and what passes through it."""
+
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """By ``host:port`` as set, why nothing listens there; "" if it listens. Empty while the replica does not lead."""
+    connections: int = 0
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """Requests that ended since the process began, by outcome."""
+
+    def problems(self) -> Iterator[str]:
+        for address, error in self.addresses.items():
+            if error:
+                yield f"WEB_GATEWAY={address}: cannot listen there: {error}"
+
+
 class Gateway(ABC):
     """Serves the web desktops of the sessions of whichever replica leads. One object a process, one call of ``serve`` a tenure."""
 
@@ -56,7 +71,7 @@ class Gateway(ABC):
         """
 
     @abstractmethod
-    def status(self) -> health.Gateway:
+    def status(self) -> GatewayStatus:
         """How it is now. Called from other threads, at any time."""
 
 

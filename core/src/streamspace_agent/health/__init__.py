@@ -1,127 +1,72 @@
-"""What a replica says of itself, and whether that is well.
+"""The state of one replica, and whether it is healthy.
 
-The agent fills one :class:`Snapshot`; the status socket, the HTTP endpoint, the metrics and the commands ``status``
-and ``healthcheck`` all read it.
+The agent makes a :class:`Snapshot`; the status socket, the HTTP endpoint, the metrics and the commands ``status`` and
+``healthcheck`` all read it.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
+from streamspace_agent.election.status import ElectionStatus, Role
 from streamspace_agent.logs import redact
 
+if TYPE_CHECKING:  # the commands "status" and "healthcheck" read documents only, and start fast
+    from streamspace_agent.controlplane.link import LinkStatus
+    from streamspace_agent.gateway import GatewayStatus
+    from streamspace_agent.sessions.reconciler import EngineStatus
+
 MAX_TICK_AGE = 10.0
-"""Seconds without a turn of the main loop after which a replica counts as dead (election documentation, section 4)."""
-
-
-class Role(StrEnum):
-    STARTING = "starting"
-    STANDBY = "standby"
-    LEADER = "leader"
-    DRAINING = "draining"
-
-
-@dataclass(frozen=True, slots=True)
-class Election:
-    """``gained`` and ``lost`` count by reason; ``leader_seconds`` is all time as leader of this process, the running tenure included."""
-
-    backend: str = "standalone"
-    store_up: bool = True
-    last_error: str = ""
-    gained: Mapping[str, int] = field(default_factory=dict)
-    lost: Mapping[str, int] = field(default_factory=dict)
-    leader_seconds: float = 0.0
-    renewed_age: float | None = None
-    """Seconds since the lease was last renewed; None when not leading."""
-    leader_silence: float = 0.0
-    """Seconds since a standby last saw a sign of the leader; 0 when there is none to watch."""
-    leader_frozen: bool = False
-    """That silence is worth an alarm: the store keeps the leader in place, though it may be frozen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The connection to the control plane; ``since`` and ages as elsewhere."""
-
-    connected: bool = False
-    since: str = ""
-    reconnects: int = 0
-    last_error: str = ""
-    heartbeat_age: float | None = None
-    """Seconds since a heartbeat was last sent; None before the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    up: bool = False
-    last_error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """The web gateway of a replica that leads: where it listens, and what passes."""
-
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    """``host:port`` as it was set, and why nothing listens there; "" where it listens. Empty while the replica does not lead."""
-    connections: int = 0
-    requests: Mapping[str, int] = field(default_factory=dict)
-    """Requests ended since the process began, by outcome."""
-
-    def problems(self) -> Iterator[str]:
-        for address, error in self.addresses.items():
-            if error:
-                yield f"WEB_GATEWAY={address}: cannot listen there: {error}"
+"""Seconds without a turn of the main loop after which a replica counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """``running`` and ``open`` (received, no result yet) are counts now; ``done`` counts by action, then outcome
-    (``completed``, ``failed``), since the process began.
-    """
+    """The commands of one replica, counted."""
 
     running: int = 0
     open: int = 0
+    """Received, and without a result yet."""
     done: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Ended since the process began: by action, then by outcome (``completed``, ``failed``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One replica at one moment. Ages in seconds, ``since`` fields RFC 3339 (for people), "" or None for unknown.
-
-    ``pid_namespace`` is the inode of /proc/self/ns/pid: the way to tell a container's own replica from its
-    neighbours'. ``leader`` names the instance that leads as far as this replica knows. ``epoch`` is the leadership it
-    belongs to. ``loop_tick_age`` is how long ago the main loop last turned: it is read from another thread.
-    """
+    """One replica at one moment. Ages are in seconds; "" and None stand for unknown."""
 
     agent_id: str
     instance: str
     pid: int
     pid_namespace: int
+    """The inode of /proc/self/ns/pid, which tells the replicas of one container from all others."""
     host: str
     version: str
-    role: Role = Role.STARTING
-    epoch: int | None = None
-    leader: str = ""
-    since: str = ""
-    election: Election = field(default_factory=Election)
-    link: Link = field(default_factory=Link)
-    engine: Engine = field(default_factory=Engine)
+    backend: str
+    role: Role
+    """The election's, or draining once the agent was told to stop."""
+    election: ElectionStatus
+    link: "LinkStatus"
+    engine: "EngineStatus"
+    gateway: "GatewayStatus"
+    heartbeat_age: float | None = None
+    """None before the first heartbeat."""
     sessions: Mapping[str, int] = field(default_factory=dict)
     """Counts by state."""
     capacity: Mapping[str, int | str] = field(default_factory=dict)
     commands: Commands = field(default_factory=Commands)
-    gateway: Gateway = field(default_factory=Gateway)
     outbox: int = 0
-    """Messages that wait for the control plane to take them."""
+    """Messages that the control plane has not acknowledged."""
     hindrance: str = ""
-    """Why it gave leadership back when it last was elected, and stands back for a while; "" if it could lead."""
+    """Why it gave leadership back and stands back for a while; "" if it can lead."""
     loop_tick_age: float = 0.0
+    """Since the main loop last turned; another thread reads it."""
     plugins: Mapping[str, str] = field(default_factory=dict)
     """Distribution and version by kind of plugin."""
     health_address: str = ""
-    """host:port of the HTTP endpoint; "" where there is none, or its ports are in use."""
+    """host:port of the HTTP endpoint; "" if there is none, or if its ports are in use."""
 
     @property
     def alive(self) -> bool:
@@ -147,11 +92,12 @@ class Snapshot:
         return problems
 
     def _standby_problems(self) -> Iterator[str]:
-        if not self.election.store_up:
-            yield _because("the election store does not answer", self.election.last_error)
-        elif self.election.leader_frozen:
-            silence = f"{self.election.leader_silence:.0f} s"
-            yield f"the leader {self.leader} has shown no sign of life for {silence}: it may be frozen"
+        election = self.election
+        if election.store_error:
+            yield _because("the election store does not answer", election.store_error)
+        elif election.leader_frozen:
+            silence = f"{election.leader_silence:.0f} s"
+            yield f"the leader {election.leader} has shown no sign of life for {silence}: it may be frozen"
         if self.hindrance:
             yield f"cannot lead: {self.hindrance}"
 
@@ -161,15 +107,61 @@ def _because(what: str, error: str) -> str:
 
 
 Source = Callable[[], Snapshot]
-"""Called from other threads than the main loop's, at any time: must neither block nor touch the loop."""
+"""Makes a snapshot. Called from other threads at any time: must neither block nor touch the main loop."""
 
 
 def document(snapshot: Snapshot) -> dict[str, Any]:
-    """The snapshot as JSON objects, with ``alive``, ``ready`` and ``problems`` added."""
-    problems = snapshot.unready()
-    return {**asdict(snapshot), "alive": snapshot.alive, "ready": not problems, "problems": problems}
+    """The snapshot as JSON objects. Their names are an interface: ``/status`` and ``status --json`` show them."""
+    election, link, problems = snapshot.election, snapshot.link, snapshot.unready()
+    return {
+        "agent_id": snapshot.agent_id,
+        "instance": snapshot.instance,
+        "pid": snapshot.pid,
+        "pid_namespace": snapshot.pid_namespace,
+        "host": snapshot.host,
+        "version": snapshot.version,
+        "role": snapshot.role,
+        "epoch": election.epoch or None,
+        "leader": election.leader,
+        "since": _rfc3339(election.since),
+        "election": {
+            "backend": snapshot.backend,
+            "store_up": not election.store_error,
+            "last_error": election.store_error,
+            "gained": election.gained,
+            "lost": election.lost,
+            "leader_seconds": election.seconds_as_leader,
+            "renewed_age": election.renewed_age,
+            "leader_silence": election.leader_silence,
+            "leader_frozen": election.leader_frozen,
+        },
+        "link": {
+            "connected": link.connected,
+            "since": _rfc3339(link.since),
+            "reconnects": link.reconnects,
+            "last_error": link.last_error,
+            "heartbeat_age": snapshot.heartbeat_age,
+        },
+        "engine": asdict(snapshot.engine),
+        "sessions": snapshot.sessions,
+        "capacity": snapshot.capacity,
+        "commands": asdict(snapshot.commands),
+        "gateway": asdict(snapshot.gateway),
+        "outbox": snapshot.outbox,
+        "hindrance": snapshot.hindrance,
+        "loop_tick_age": snapshot.loop_tick_age,
+        "plugins": snapshot.plugins,
+        "health_address": snapshot.health_address,
+        "alive": snapshot.alive,
+        "ready": not problems,
+        "problems": problems,
+    }
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if seconds else ""
 
 
 def to_json(snapshot: Snapshot) -> bytes:
-    """The document as text; an error in it that quotes a secret loses it."""
+    """The document as text. An error in it that quotes a secret is shown without it."""
     return redact(json.dumps(document(snapshot), default=str)).encode()

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streamspace_agent.health import Role, Snapshot, Source
+from streamspace_agent.election.status import Role
+from streamspace_agent.health import Snapshot, Source
 from streamspace_agent.runtime import SessionState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,7 +40,7 @@ TABLE = (
         ("agent", "instance", "host", "version"),
     ),
     Row("role", "gauge", "1 for the role this replica has", lambda s: [((r,), s.role == r) for r in Role], ("role",)),
-    Row("epoch", "gauge", "Epoch of the leadership known to this replica", lambda s: _one(s.epoch)),
+    Row("epoch", "gauge", "Epoch of the leadership known to this replica", lambda s: _one(s.election.epoch or None)),
     Row(
         "leader_gained",
         "counter",
@@ -54,8 +55,8 @@ TABLE = (
         lambda s: [((reason,), count) for reason, count in s.election.lost.items()],
         ("reason",),
     ),
-    Row("leader_seconds", "counter", "Seconds as leader, all tenures", lambda s: _one(s.election.leader_seconds)),
-    Row("election_store_up", "gauge", "1 if the election store answers", lambda s: _one(s.election.store_up)),
+    Row("leader_seconds", "counter", "Seconds as leader, all tenures", lambda s: _one(s.election.seconds_as_leader)),
+    Row("election_store_up", "gauge", "1 if the election store answers", lambda s: _one(not s.election.store_error)),
     Row(
         "leader_silence_seconds",
         "gauge",
@@ -71,7 +72,7 @@ TABLE = (
     Row("lease_renewed_age_seconds", "gauge", "Age of the last renewal", lambda s: _one(s.election.renewed_age)),
     Row("link_up", "gauge", "1 if connected to the control plane", lambda s: _one(s.link.connected)),
     Row("link_reconnects", "counter", "Connections to the control plane made anew", lambda s: _one(s.link.reconnects)),
-    Row("heartbeat_age_seconds", "gauge", "Age of the last heartbeat sent", lambda s: _one(s.link.heartbeat_age)),
+    Row("heartbeat_age_seconds", "gauge", "Age of the last heartbeat sent", lambda s: _one(s.heartbeat_age)),
     Row("engine_up", "gauge", "1 if the container engine answers", lambda s: _one(s.engine.up)),
     Row(
         "sessions",

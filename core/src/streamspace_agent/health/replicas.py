@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from streamspace_agent.health import Role, Source, to_json
+from streamspace_agent.election.status import Role
+from streamspace_agent.health import Source, to_json
 
 log = logging.getLogger(__name__)
 

@@ -57,8 +57,7 @@ CONTRACT: Mapping[str, tuple[str, ...]] = {
     # commands
     "streamspace_agent.commands": ("Command", "Context", "Handler", "Register"),
     # web gateways
-    "streamspace_agent.gateway": ("DOMAIN", "Gateway", "GatewayContext"),
-    "streamspace_agent.health": ("Gateway",),
+    "streamspace_agent.gateway": ("DOMAIN", "Gateway", "GatewayContext", "GatewayStatus"),
     "streamspace_agent.tunnel.rfb": ("VERSION", "ClientActivity", "ClientStream"),
     # small helpers that plugins share with the core
     "streamspace_agent.addresses": ("Network", "listening", "networks", "shown", "source"),

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from streamspace_agent.addresses import listening, networks
-from streamspace_agent.gateway import Gateway, GatewayContext
-from streamspace_agent.health import Gateway as Status
+from streamspace_agent.gateway import Gateway, GatewayContext, GatewayStatus
 from streamspace_gateway.access import Access
 from streamspace_gateway.counters import Counters
 from streamspace_gateway.listeners import Listeners
@@ -32,6 +31,6 @@ class WebGateway(Gateway):
         finally:
             await server.aclose()
 
-    def status(self) -> Status:
+    def status(self) -> GatewayStatus:
         counters = self._counters
-        return Status(dict(self._listeners.state), counters.connections, dict(counters.requests))
+        return GatewayStatus(dict(self._listeners.state), counters.connections, dict(counters.requests))
