@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from streamspace_runtime_docker.errors import EngineError
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, SessionState
 from streamspace_runtime_docker import events as events_module
-from streamspace_runtime_docker.errors import EngineError
 
 
 async def next_event(events):

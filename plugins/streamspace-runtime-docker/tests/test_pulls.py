@@ -6,12 +6,12 @@ import itertools
 import json
 
 import pytest
+from streamspace_runtime_docker.engine import Engine
 
 from lab.registry import Registry
 from lab.until import until
 from streamspace_agent.errors import CommandFailed, Injected
 from streamspace_agent.runtime import EventKind
-from streamspace_runtime_docker.engine import Engine
 
 numbers = itertools.count(1)
 SECRET = "s3cret-of-the-registry"

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed
+from streamspace_engine import Engine
+from streamspace_engine.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.networks import Networks
 
@@ -37,7 +37,7 @@ class Attachments:
             if not right:
                 if here is not None:
                     await self._detach(found, self._name)
-                await self._engine.change(lambda client: client.connect_container_to_network(found.id, self._name))
+                await self._engine.post(f"/networks/{self._name}/connect", {"Container": found.id})
         except EngineError as error:
             raise CommandFailed(
                 "network_failed", f"cannot attach the session to the network {self._name}: {error.text}"
@@ -52,13 +52,11 @@ class Attachments:
     async def _outlived(self, network: str) -> bool:
         """Is it gone, or the sessions' network of another time?"""
         try:
-            body = await self._engine.read(lambda client: client.inspect_network(network)) if network else {}
+            body = await self._engine.get(f"/networks/{network}") if network else {}
         except NotFound:
             return True
         return (body.get("Labels") or {}).get(labels.APP) == labels.STREAMSPACE
 
     async def _detach(self, found: Found, name: str) -> None:
         with suppress(NotFound, Conflict):  # it is not attached any more
-            await self._engine.change(
-                lambda client: client.disconnect_container_from_network(found.id, name, force=True)
-            )
+            await self._engine.post(f"/networks/{name}/disconnect", {"Container": found.id, "Force": True})

@@ -10,8 +10,8 @@ from streamspace_agent.config import Settings
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.units import format_bytes
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Unreachable
+from streamspace_engine import Engine
+from streamspace_engine.errors import Unreachable
 from streamspace_runtime_docker.networks import (
     FILTER,
     REMOVE_ONE,
@@ -42,7 +42,7 @@ class Check:
 
     async def problems(self) -> list[Problem]:
         try:
-            info = await self._engine.read(lambda client: client.info())
+            info = await self._engine.info()
         except Unreachable as error:
             return [Problem(error.message, error.fix)]
         except EngineUnavailable as error:
@@ -117,7 +117,7 @@ class Check:
 
     async def _address_pool(self) -> list[Problem]:
         """NETWORK_NAME is still to be made. Bridges run out at about 31 with Docker's default pools."""
-        networks = await self._engine.read(lambda client: client.networks(filters={"driver": "bridge"}))
+        networks = await self._engine.get("/networks", {"filters": {"driver": ["bridge"]}})
         if len(networks) < 28:
             return []
         return [
@@ -129,8 +129,8 @@ class Check:
         ]
 
     async def facts(self) -> Mapping[str, str]:
-        version = await self._engine.read(lambda client: client.version())
-        info = await self._engine.read(lambda client: client.info())
+        version = await self._engine.version()
+        info = await self._engine.info()
         network = await self._networks.look()
         apart = network is None or (network.isolated and not not_filtered(info, network))
         if info.get("BridgeNfIptables") is False:

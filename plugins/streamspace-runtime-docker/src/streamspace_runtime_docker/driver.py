@@ -20,14 +20,14 @@ from streamspace_agent.runtime import (
     SessionState,
 )
 from streamspace_agent.runtime.readiness import Stream
+from streamspace_engine import Engine
+from streamspace_engine.errors import Conflict, EngineError
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.attachments import Attachments
 from streamspace_runtime_docker.births import Births
 from streamspace_runtime_docker.check import Check
 from streamspace_runtime_docker.containers import check_spec
 from streamspace_runtime_docker.ends import Ends
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, EngineError
 from streamspace_runtime_docker.events import Events
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.leftovers import Leftovers
@@ -60,8 +60,7 @@ class DockerDriver(RuntimeDriver):
             settings.docker_host,
             environ,
             concurrency=own.engine_concurrency,
-            pulls=own.pull_concurrency,
-            guard=self._allowed,
+            require_lease=self._allowed,
         )
         self._store = Store(engine, settings, own)
         self._marks = Marks(engine)
@@ -189,7 +188,7 @@ class DockerDriver(RuntimeDriver):
     async def _sleep(self, found: Found, *, pause: bool) -> None:
         if pause:
             try:
-                await self._engine.change(lambda client: client.pause(found.id))
+                await self._engine.post(f"/containers/{found.id}/pause")
             except Conflict:
                 pass  # paused already, or ended meanwhile: what it is now is looked up next
             except EngineError as error:
@@ -217,7 +216,7 @@ class DockerDriver(RuntimeDriver):
         try:
             if found.state == "paused":
                 with suppress(Conflict):
-                    await self._engine.change(lambda client: client.unpause(found.id))
+                    await self._engine.post(f"/containers/{found.id}/unpause")
                 return await self._running.awaited(found.id, report)
             await self._keep_asleep(found)
             return await self._running.bring_back(found, report)
@@ -292,7 +291,7 @@ class DockerDriver(RuntimeDriver):
 
     async def aclose(self) -> None:
         self._volumes.close()
-        self._engine.close()
+        await self._engine.aclose()
 
     def _allowed(self) -> None:
         self.guard()  # looked up each time: the agent sets it after the driver was made

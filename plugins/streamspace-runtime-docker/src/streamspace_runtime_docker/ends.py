@@ -4,12 +4,12 @@ The engine's flag cannot tell: it says that a process was killed so at some time
 browser tab of many. The engine's own events say when; it keeps the last 256 of them, of all its containers.
 """
 
-import json
 from dataclasses import replace
 
 from streamspace_agent.errors import RuntimeDriverError
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.found import Found, timestamp
+from streamspace_engine import Engine
+from streamspace_engine.events import timestamp
+from streamspace_runtime_docker.found import Found
 
 KILLED = 137
 BEFORE = 5.0
@@ -45,11 +45,11 @@ class Ends:
         params = {
             "since": f"{ended - BEFORE:.6f}",
             "until": f"{ended + NEWS:.6f}",
-            "filters": json.dumps({"type": ["container"], "container": [found.id], "event": ["oom", "die"]}),
+            "filters": {"type": ["container"], "container": [found.id], "event": ["oom", "die"]},
         }
         seen = set()
         try:
-            async with self._engine.stream("GET", "/events", params=params, read_timeout=PATIENCE) as lines:
+            async with self._engine.stream("GET", "/events", params, silence=PATIENCE) as lines:
                 async for line in lines:
                     seen.add(line.get("Action"))
         except RuntimeDriverError:

@@ -1,11 +1,10 @@
 """A container as the engine shows it, read alike from a list's entry and from an inspection."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
+from streamspace_engine.events import timestamp
 from streamspace_runtime_docker import labels
 
 
@@ -136,12 +135,3 @@ def _volumes(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _ids(networks: Mapping[str, Any]) -> dict[str, str]:
     return {name: str((network or {}).get("NetworkID", "")) for name, network in networks.items()}
-
-
-def timestamp(text: str) -> float:
-    """Unix seconds of the engine's RFC 3339 with nanoseconds; 0 for what is none."""
-    match = re.match(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:?\d\d)?", text)
-    if not match or text.startswith("0001-"):
-        return 0.0
-    parsed = datetime.fromisoformat(f"{match[1]}{match[3] or 'Z'}".replace(" ", "T"))
-    return parsed.astimezone(UTC).timestamp() + int((match[2] or "0").ljust(6, "0")) / 1e6

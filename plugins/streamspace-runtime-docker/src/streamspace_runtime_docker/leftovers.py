@@ -11,10 +11,11 @@ from typing import Any
 
 from streamspace_agent.config import Settings
 from streamspace_agent.runtime import Leftover
+from streamspace_engine import Engine
+from streamspace_engine.errors import Conflict, EngineError, NotFound
+from streamspace_engine.events import timestamp
 from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
-from streamspace_runtime_docker.found import Found, timestamp
+from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.networks import Networks
 from streamspace_runtime_docker.store import Store
 from streamspace_runtime_docker.volumes import Volumes
@@ -60,7 +61,7 @@ class Leftovers:
         ]
 
     async def _old_networks(self) -> list[Leftover]:
-        listed = await self._engine.read(lambda client: client.networks(filters={"label": self._mine}))
+        listed = await self._engine.get("/networks", {"filters": {"label": self._mine}})
         left = []
         for entry in listed:
             if entry["Name"] == self._network:
@@ -75,7 +76,7 @@ class Leftovers:
 
     async def _network_body(self, network: str) -> Mapping[str, Any] | None:
         try:
-            body: Mapping[str, Any] = await self._engine.read(lambda client: client.inspect_network(network))
+            body: Mapping[str, Any] = await self._engine.get(f"/networks/{network}")
         except NotFound:
             return None
         return body
@@ -103,7 +104,7 @@ class Leftovers:
         if body is None or await self._networks.users(body):
             return
         try:
-            await self._engine.change(lambda client: client.remove_network(name))
+            await self._engine.delete(f"/networks/{name}")
         except EngineError as error:
             if error.status not in {403, 404, 409}:  # 403: containers are attached to it
                 raise

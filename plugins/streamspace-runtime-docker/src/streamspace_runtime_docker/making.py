@@ -8,10 +8,10 @@ from streamspace_agent.config import Settings
 from streamspace_agent.errors import AgentError, CommandFailed
 from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Progress, Report, SessionSpec
+from streamspace_engine import Engine
+from streamspace_engine.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.births import Births
 from streamspace_runtime_docker.containers import container_name, create_body
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.networks import Networks
 from streamspace_runtime_docker.pulls import Images
@@ -82,7 +82,7 @@ class Making:
     async def _create(self, spec: SessionSpec, body: dict[str, Any], report: Report, *, again: bool = True) -> None:
         name = container_name(spec.session_id)
         try:
-            await self._engine.change(lambda client: client.create_container_from_config(body, name))  # type: ignore[no-untyped-call]  # in the SDK's stubs
+            await self._engine.post("/containers/create", body, {"name": name})
         except Conflict:
             await self._appeared(spec.session_id)
         except EngineError as error:

@@ -8,23 +8,18 @@ is read there may be anything.
 
 import hashlib
 import hmac
-import io
 import logging
-import tarfile
 from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from streamspace_agent.runtime import SessionState
+from streamspace_engine import Engine
+from streamspace_engine.errors import EngineError, NotFound
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.archives import read_file, write_file
 from streamspace_runtime_docker.containers import MARK
 from streamspace_runtime_docker.ends import KILLED
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import EngineError, NotFound
 from streamspace_runtime_docker.found import Found
-
-if TYPE_CHECKING:
-    import docker
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +40,8 @@ class Marks:
 
     async def write(self, found: Found, mark: Mark) -> None:
         """Put the mark for the container's latest run; where the engine refuses, the exit code has to tell."""
-        data = _pack(_text(found, mark))
         try:
-            await self._engine.change(lambda client: client.put_archive(found.id, "/", data))
+            await write_file(self._engine, found.id, MARK, _text(found, mark).encode(), 0o600)
         except NotFound:
             raise
         except EngineError as error:
@@ -56,12 +50,12 @@ class Marks:
     async def clear(self, found: Found) -> None:
         """Take the mark of the present run back."""
         with suppress(EngineError):
-            await self._engine.change(lambda client: client.put_archive(found.id, "/", _pack("\n")))
+            await write_file(self._engine, found.id, MARK, b"\n", 0o600)
 
     async def read(self, found: Found) -> Mark | None:
         """The mark, if it is about the container's latest run. Raises EngineError where the engine cannot tell."""
         try:
-            text = await self._engine.read(lambda client: _fetch(client, found.id))
+            text = await read_file(self._engine, found.id, MARK, limit=_LIMIT)
         except NotFound:
             return None  # no such file, which is usual, or no such container any more
         return next((mark for mark in Mark if text and hmac.compare_digest(text, _text(found, mark).encode())), None)
@@ -71,21 +65,6 @@ def _text(found: Found, mark: Mark) -> str:
     words = f"{mark} {found.started_at}"
     seal = hmac.new(found.labels.get(labels.SEAL, "").encode(), words.encode(), hashlib.sha256).hexdigest()
     return f"{words} {seal}\n"
-
-
-def _pack(text: str) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo(MARK.lstrip("/"))
-        info.size, info.mode = len(text), 0o600
-        tar.addfile(info, io.BytesIO(text.encode()))
-    return buffer.getvalue()
-
-
-def _fetch(client: "docker.APIClient", container: str) -> bytes:
-    from streamspace_runtime_docker.client import read_file  # noqa: PLC0415  # loads the SDK, at first use only
-
-    return read_file(client, container, MARK, limit=_LIMIT)
 
 
 # 0: ended when asked to; 137, 143: killed or terminated, as an engine does to all when it stops; 255: containerd lost the

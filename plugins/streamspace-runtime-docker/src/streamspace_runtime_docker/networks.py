@@ -11,9 +11,9 @@ from typing import Any
 
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed
+from streamspace_engine import Engine
+from streamspace_engine.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.settings import DockerSettings
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Networks:
                 if self._known is None:
                     name = self._settings.network_name
                     raise CommandFailed("network_failed", f"the network {name} vanished right after it was made")
-                for problem in (*self._known.holes(), *not_filtered(await self._info(), self._known)):
+                for problem in (*self._known.holes(), *not_filtered(await self._engine.info(), self._known)):
                     log.warning("%s", problem)
             return self._known
 
@@ -105,7 +105,7 @@ class Networks:
         """Every network of that name, the one that is kept first. Engines up to 24 make a second one where two ask at the same time."""
         name = self._settings.network_name
         try:
-            return [await self._engine.read(lambda client: client.inspect_network(name))]
+            return [await self._engine.get(f"/networks/{name}")]
         except NotFound:
             return []
         except EngineError as error:
@@ -115,10 +115,10 @@ class Networks:
 
     async def _listed(self) -> list[Mapping[str, Any]]:
         name, found = self._settings.network_name, []
-        for entry in await self._engine.read(lambda client: client.networks(names=[name])):
+        for entry in await self._engine.get("/networks", {"filters": {"name": [name]}}):
             if entry["Name"] == name:  # the engine takes a part of a name as well
                 with suppress(NotFound):
-                    body = await self._engine.read(lambda client, network=entry["Id"]: client.inspect_network(network))  # type: ignore[misc]
+                    body = await self._engine.get(f"/networks/{entry['Id']}")
                     found.append((not await self.users(body), str(body.get("Created", "")), str(body["Id"]), body))
         # All agents choose the same one: first one that is in use, then the oldest.
         return [body for *_, body in sorted(found, key=lambda each: each[:3])]
@@ -133,19 +133,15 @@ class Networks:
             if await self.users(spare):
                 raise CommandFailed("network_failed", f"{ambiguous(self._settings.network_name, bodies)}: {REMOVE_ONE}")
             with suppress(NotFound):
-                await self._engine.change(lambda client, network=spare["Id"]: client.remove_network(network))  # type: ignore[misc]
+                await self._engine.delete(f"/networks/{spare['Id']}")
             log.warning("%s: removed %s", ambiguous(self._settings.network_name, bodies), spare["Id"][:12])
-
-    async def _info(self) -> Mapping[str, Any]:
-        info: Mapping[str, Any] = await self._engine.read(lambda client: client.info())
-        return info
 
     async def users(self, body: Mapping[str, Any]) -> bool:
         """Is a container on the network, or was one when it ended? One that sleeps needs it again, whosever it is."""
         if body.get("Containers"):
             return True
         filters = {"network": [body["Id"]]}
-        return bool(await self._engine.read(lambda client: client.containers(all=True, filters=filters)))
+        return bool(await self._engine.get("/containers/json", {"all": True, "filters": filters}))
 
     async def publish(self) -> bool:
         """Must ports be published for the agent to reach them?"""
@@ -162,10 +158,9 @@ class Networks:
     async def _make(self, name: str) -> None:
         marks = labels.common(self._settings.agent_id)
         try:
-            await self._engine.change(
-                lambda client: client.create_network(
-                    name, driver="bridge", options={ICC: "false"}, labels=marks, check_duplicate=True
-                )
+            await self._engine.post(
+                "/networks/create",
+                {"Name": name, "Driver": "bridge", "Options": {ICC: "false"}, "Labels": marks, "CheckDuplicate": True},
             )
             log.info("created the network %s, whose sessions cannot reach each other", name)
         except Conflict:

@@ -8,8 +8,8 @@ from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Progress, Report
 from streamspace_agent.units import format_bytes, format_seconds
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import EngineError, NotFound, Silent
+from streamspace_engine import Engine
+from streamspace_engine.errors import EngineError, NotFound, Silent
 from streamspace_runtime_docker.layers import Layers
 from streamspace_runtime_docker.references import allowed, checked, private
 
@@ -113,17 +113,17 @@ class Pull:
         return explain(self.image, text, quoted=trusted or not await private(registry))
 
     async def _read(self) -> None:
-        from streamspace_runtime_docker.client import parse_image, registry_header  # noqa: PLC0415  # loads the SDK
+        from streamspace_engine.credentials import parse_image, registry_header  # noqa: PLC0415  # loads the SDK
 
         repository, tag = parse_image(self.image)
+        headers = await asyncio.to_thread(registry_header, self.image, self._engine.environ)
         async with self._engine.stream(
             "POST",
             "/images/create",
-            params={"fromImage": repository, "tag": tag},
-            headers=lambda: registry_header(self.image, self._engine.environ),
-            read_timeout=max(UNPACKING, self._stall_timeout)
-            + 5,  # the clock above is first: it knows what silence means
-            changes=True,
+            {"fromImage": repository, "tag": tag},
+            headers=headers,
+            # The clock above is first: it knows what silence means.
+            silence=max(UNPACKING, self._stall_timeout) + 5,
         ) as lines:
             async for line in lines:
                 if error := line.get("error"):
@@ -174,7 +174,7 @@ class Images:
 
     async def _present(self, image: str) -> bool:
         try:
-            await self._engine.read(lambda client: client.inspect_image(image))  # type: ignore[no-untyped-call]  # in the SDK's stubs
+            await self._engine.get(f"/images/{image}/json")
         except NotFound:
             return False
         except EngineError as error:

@@ -6,11 +6,11 @@ from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Progress, ReadyCheck, Report, Session, SessionState
 from streamspace_agent.runtime.readiness import Stream, wait_ready
+from streamspace_engine import Engine
+from streamspace_engine.errors import EngineError, NotFound
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.attachments import Attachments
 from streamspace_runtime_docker.ends import Ends
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import EngineError, NotFound
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.marks import ended, out_of_memory
 from streamspace_runtime_docker.ports import Ports
@@ -72,7 +72,7 @@ class Running:
     async def _start(self, container: str, *, again: bool = True) -> None:
         try:
             async with self._turns.take():
-                await self._engine.change(lambda client: client.start(container))
+                await self._engine.post(f"/containers/{container}/start")
         except EngineError as error:
             # Docker looks networks up at start only; one may be gone since it was last seen.
             if again and "network" in error.text.lower() and (found := await self._store.look(container)):

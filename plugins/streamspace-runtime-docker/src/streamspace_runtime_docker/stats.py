@@ -2,9 +2,9 @@
 
 import time
 
+from streamspace_engine import Engine
+from streamspace_engine.errors import EngineError
 from streamspace_runtime_docker.containers import container_name, valid_id
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import EngineError
 
 
 class Stats:
@@ -23,7 +23,7 @@ class Stats:
             return None
         name = container_name(session_id)
         try:
-            body = await self._engine.read(lambda client: client.stats(name, stream=False, one_shot=True))
+            body = await self._engine.get(f"/containers/{name}/stats", {"stream": False, "one-shot": True})
         except EngineError:
             return None
         networks = body.get("networks") or {}
@@ -34,7 +34,7 @@ class Stats:
             return None
         name = container_name(session_id)
         try:
-            body = await self._engine.read(lambda client: client.stats(name, stream=False, one_shot=True))
+            body = await self._engine.get(f"/containers/{name}/stats", {"stream": False, "one-shot": True})
         except EngineError:
             self.forget(session_id)
             return None

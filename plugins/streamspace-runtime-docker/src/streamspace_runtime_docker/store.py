@@ -7,10 +7,10 @@ from contextlib import suppress
 
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, RuntimeDriverError, SessionNotFound
+from streamspace_engine import Engine
+from streamspace_engine.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.containers import container_name, valid_id
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import Conflict, EngineError, NotFound
 from streamspace_runtime_docker.found import Found, inspected, listed
 from streamspace_runtime_docker.settings import DockerSettings
 
@@ -59,8 +59,7 @@ class Store:
     async def look(self, container: str) -> Found | None:
         """Any container by name or id."""
         try:
-            body = await self._engine.read(lambda client: client.inspect_container(container))
-            return inspected(body, self._network)
+            return inspected(await self._engine.get(f"/containers/{container}/json"), self._network)
         except NotFound:
             return None
 
@@ -70,7 +69,7 @@ class Store:
         Others may bear our labels: those of their image.
         """
         filters = {"label": [f"{labels.AGENT}={self._agent_id}"]}
-        entries = await self._engine.read(lambda client: client.containers(all=True, filters=filters))
+        entries = await self._engine.get("/containers/json", {"all": True, "filters": filters})
         listed_ = [listed(entry, self._network) for entry in entries]
         return [found for found in listed_ if found.session_id and found.name == container_name(found.session_id)]
 
@@ -79,7 +78,7 @@ class Store:
         self._remember(found.run)
         if found.state == "paused":
             with suppress(NotFound, Conflict):
-                await self._engine.change(lambda client: client.unpause(found.id))
+                await self._engine.post(f"/containers/{found.id}/unpause")
         if await self._signal(found, found.stop_signal) and not await self._gone(found, self._stop_timeout):
             log.warning("%s did not end within STOP_TIMEOUT, killing it", found.name)
             if await self._signal(found, "SIGKILL") and not await self._gone(found, _KILL_TIMEOUT):
@@ -88,7 +87,7 @@ class Store:
     async def _signal(self, found: Found, signal: str) -> bool:
         """False when nothing runs there any more."""
         try:
-            await self._engine.change(lambda client: client.kill(found.id, signal))
+            await self._engine.post(f"/containers/{found.id}/kill", params={"signal": signal})
         except (NotFound, Conflict):
             return False
         except EngineError as error:
@@ -113,7 +112,7 @@ class Store:
         self._remember(found.id)
         with suppress(NotFound):
             try:
-                await self._engine.change(lambda client: client.remove_container(found.id, v=True, force=True))
+                await self._engine.delete(f"/containers/{found.id}", {"v": True, "force": True})
             except Conflict:  # its removal is under way
                 await self._vanished(found)
 
@@ -132,11 +131,20 @@ class Store:
     async def last_words(self, found: Found) -> str:
         """The last lines of the container's log for a message, with a lead; "" where there are none."""
         try:
-            data = await self._engine.read(
-                lambda client: client.logs(found.id, stdout=True, stderr=True, tail=LOG_LINES)
-            )
+            params = {"stdout": True, "stderr": True, "tail": str(LOG_LINES)}
+            data = await self._engine.raw(f"/containers/{found.id}/logs", params)
         except (EngineError, EngineUnavailable):
             return ""
-        text = data.decode("utf-8", "replace").strip()
+        text = _texts(data).decode("utf-8", "replace").strip()
         text = text if len(text) <= LOG_CHARACTERS else f"...{text[-LOG_CHARACTERS:]}"
         return f"; last log lines:\n{text}" if text else ""
+
+
+def _texts(log: bytes) -> bytes:
+    """The lines of a log, in which the engine puts a header of 8 bytes before each: stream, 3 times 0, length."""
+    texts = []
+    while len(log) >= 8:
+        length = int.from_bytes(log[4:8], "big")
+        texts.append(log[8 : 8 + length])
+        log = log[8 + length :]
+    return b"".join(texts)

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_engine.errors import EngineError
 from streamspace_runtime_docker import labels
 from streamspace_runtime_docker.births import Births
 from streamspace_runtime_docker.ends import Ends
-from streamspace_runtime_docker.errors import EngineError
 from streamspace_runtime_docker.found import Found
 from streamspace_runtime_docker.marks import Mark, Marks, judge
 from streamspace_runtime_docker.store import Store

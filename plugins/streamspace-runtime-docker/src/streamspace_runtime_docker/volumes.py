@@ -4,10 +4,7 @@ Never by asking for all volumes where it can be helped: the engine asks every vo
 """
 
 import asyncio
-import io
 import logging
-import posixpath
-import tarfile
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,10 +12,11 @@ from typing import Any
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, LeaseLost, RuntimeDriverError
 from streamspace_agent.runtime import Mount, SessionSpec
+from streamspace_engine import Engine
+from streamspace_engine.errors import EngineError, NotFound
 from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.archives import find_folder, own_folder, read_file
 from streamspace_runtime_docker.containers import volume_name
-from streamspace_runtime_docker.engine import Engine
-from streamspace_runtime_docker.errors import EngineError, NotFound
 from streamspace_runtime_docker.found import Found
 
 log = logging.getLogger(__name__)
@@ -43,13 +41,13 @@ class Volumes:
         name = volume_name(spec.session_id, mount.name)
         marks = labels.of_session(self._settings.agent_id, spec) | {labels.VOLUME: mount.name}
         try:
-            body = await self._engine.change(
-                lambda client: client.create_volume(name, driver=self._settings.volume_driver, labels=marks)
+            body = await self._engine.post(
+                "/volumes/create", {"Name": name, "Driver": self._settings.volume_driver, "Labels": marks}
             )
         except EngineError as error:
             # Podman refuses, in several wordings, one that another start makes at this moment; Docker gives it to both.
             try:
-                body = await self._engine.read(lambda client: client.inspect_volume(name))
+                body = await self._engine.get(f"/volumes/{name}")
             except NotFound:
                 raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
         if owner := self._stranger(spec.session_id, body, spec.user):
@@ -103,25 +101,17 @@ class Volumes:
         return uid, int(group or (entry[3] if entry else 0))
 
     async def _accounts(self, found: Found, path: str) -> list[list[str]]:
-        from streamspace_runtime_docker.client import read_file  # noqa: PLC0415  # loads the SDK, at first use only
-
         with suppress(NotFound):
-            data = await self._engine.read(lambda client: read_file(client, found.id, path, limit=_ACCOUNTS))
+            data = await read_file(self._engine, found.id, path, limit=_ACCOUNTS)
             rows = (line.split(":") for line in data.decode("utf-8", "replace").splitlines())
             return [row for row in rows if len(row) >= 4]
         return []
 
     async def _give(self, found: Found, path: str, uid: int, gid: int) -> None:
-        from streamspace_runtime_docker.client import folder_entry  # noqa: PLC0415  # as above
-
-        entry = await self._engine.read(lambda client: folder_entry(client, found.id, path))
+        entry = await find_folder(self._engine, found.id, path)
         if entry is None or entry.uid or entry.mode & 0o002 or (entry.gid == gid and entry.mode & 0o020):
             return
-        parent, name = posixpath.split(
-            posixpath.normpath(path)
-        )  # the engine leaves out what an archive says of its own root
-        data = _folder(name, entry.mode, uid, gid)
-        await self._engine.change(lambda client: client.put_archive(found.id, parent, data))
+        await own_folder(self._engine, found.id, path, entry.mode, uid, gid)
 
     async def remove_all(self, session_id: str, found: Found | None) -> None:
         """Remove the session's data. ``found`` is its container, whose volumes are known by name.
@@ -142,7 +132,7 @@ class Volumes:
 
     async def _sweep(self, session_id: str) -> None:
         wanted = [f"{labels.AGENT}={self._settings.agent_id}", f"{labels.SESSION}={session_id}"]
-        answer = await self._engine.read(lambda client: client.volumes(filters={"label": wanted}))
+        answer = await self._engine.get("/volumes", {"filters": {"label": wanted}})
         for volume in answer.get("Volumes") or []:
             await self.remove(volume["Name"])
 
@@ -172,14 +162,14 @@ class Volumes:
 
     async def _look(self, name: str) -> Mapping[str, Any] | None:
         try:
-            body: Mapping[str, Any] = await self._engine.read(lambda client: client.inspect_volume(name))
+            body: Mapping[str, Any] = await self._engine.get(f"/volumes/{name}")
         except NotFound:
             return None
         return body
 
     async def remove(self, name: str) -> None:
         with suppress(NotFound):
-            await self._engine.change(lambda client: client.remove_volume(name))
+            await self._engine.delete(f"/volumes/{name}")
 
     def close(self) -> None:
         for sweep in self._sweeps:
@@ -192,12 +182,3 @@ def _sweep_name(session_id: str) -> str:
 
 def _unknown(name: str) -> str:
     raise ValueError(f"the image has no account {name[:60]!r}")
-
-
-def _folder(name: str, mode: int, uid: int, gid: int) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo(name)
-        info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, mode, uid, gid
-        tar.addfile(info)
-    return buffer.getvalue()

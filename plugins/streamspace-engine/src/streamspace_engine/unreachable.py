@@ -1,4 +1,4 @@
-"""Why no engine answers, in the words of an operator: the cause, and what to change."""
+"""Explains why no engine answers: the cause, and what an operator changes."""
 
 import errno
 import os
@@ -6,31 +6,27 @@ import ssl
 import stat
 from pathlib import Path
 
-import requests
+import httpcore
 
-from streamspace_runtime_docker.errors import Unreachable
+from streamspace_engine.errors import Unreachable
 
 START = "start Docker (systemctl start docker), or set DOCKER_HOST"
 MOUNT = f"{START}; in a container, mount the socket"
 TLS = "check DOCKER_TLS_VERIFY, the port in DOCKER_HOST, and ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH"
-_PLAIN = "sent an HTTP request to an HTTPS server"
 
 
 def explain(error: BaseException, docker_host: str) -> Unreachable:
-    """What ``error`` means, of the SDK's, of requests' or of the operating system's."""
+    """The error for what httpcore or the operating system raised."""
     found = _root(error)
     path = Path(docker_host.removeprefix("unix://")) if docker_host.startswith("unix://") else None
     cause, fix = " ".join(str(error).split())[:300], START
     if isinstance(found, ssl.SSLError):
         cause, fix = _tls_words(found), TLS
     elif found is not None:
-        cause = str(found.strerror).lower()
-    elif isinstance(error, requests.Timeout) or "timed out" in cause:
+        # asyncio writes a text of its own, with the address, where it has one.
+        cause = (os.strerror(found.errno) if found.errno in errno.errorcode else str(found.strerror)).lower()
+    elif isinstance(error, httpcore.TimeoutException):
         cause = "no answer in time"
-    elif _PLAIN in cause:
-        cause, fix = "it speaks TLS, the agent was not told to", TLS
-    elif "TLS" in cause:  # the SDK does not find its certificates
-        fix = TLS
     if path is not None and found is not None:
         if found.errno in {errno.EACCES, errno.EPERM}:
             fix = _permission(path)
@@ -41,16 +37,18 @@ def explain(error: BaseException, docker_host: str) -> Unreachable:
     return Unreachable(f"DOCKER_HOST={docker_host}: {cause}", fix)
 
 
+def spoke_plainly_to_tls(docker_host: str) -> Unreachable:
+    return Unreachable(f"DOCKER_HOST={docker_host}: it speaks TLS, the agent was not told to", TLS)
+
+
 def _root(error: BaseException) -> OSError | None:
-    """The operating system's own error, which the SDK wraps three times."""
-    queue: list[object] = [error]
+    """The operating system's own error behind ``error``; one a tried address may be behind it."""
+    queue: list[BaseException | None] = [error]
     for item in queue:
-        if isinstance(item, OSError) and item.strerror and not isinstance(item, requests.RequestException):
+        if isinstance(item, OSError) and item.strerror:
             return item
-        if isinstance(item, BaseException):
-            queue += [*item.args, item.__cause__, getattr(item, "reason", None)]
-        if len(queue) > 50:
-            break
+        if item is not None:
+            queue += [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
     return None
 
 

@@ -1,0 +1,71 @@
+"""The HTTP connections to one engine: its address, TLS, and the proxy to a remote one."""
+
+import ssl
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+
+from streamspace_engine.errors import Unreachable
+from streamspace_engine.unreachable import TLS
+
+PORT = 2375
+
+
+class Connection:
+    """The pool of connections to one ``DOCKER_HOST``: as many as there are requests, of which ``keep`` stay open for later ones.
+
+    ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` mean what they mean to the docker client. Raises Unreachable where the
+    certificates cannot be read.
+    """
+
+    def __init__(self, docker_host: str, environ: Mapping[str, str], *, keep: int) -> None:
+        address = urlsplit(docker_host)
+        path = docker_host.removeprefix("unix://") if address.scheme == "unix" else None
+        tls = None if path else _context(docker_host, environ)
+        self._scheme = "http" if tls is None else "https"
+        self._host = "docker" if path else address.hostname or "127.0.0.1"
+        self._port = None if path else address.port or PORT
+        self._prefix = "" if path else address.path.rstrip("/")
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            proxy=None if path else self._proxy(),
+            max_connections=None,
+            max_keepalive_connections=keep,
+            uds=path,
+        )
+
+    def _proxy(self) -> httpcore.Proxy | None:
+        proxy = getproxies().get(self._scheme)
+        return httpcore.Proxy(proxy) if proxy and not proxy_bypass(f"{self._host}:{self._port}") else None
+
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, extensions: Mapping[str, Any]
+    ) -> AbstractAsyncContextManager[httpcore.Response]:
+        """The response, whose body is yet to be read; leaving the context before its end closes the connection."""
+        url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=self._prefix + target)
+        return self._pool.stream(method, url, headers=list(headers.items()), content=body, extensions=dict(extensions))
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+def _context(docker_host: str, environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    verify, folder = bool(environ.get("DOCKER_TLS_VERIFY")), environ.get("DOCKER_CERT_PATH", "")
+    if not verify and not folder:
+        return None
+    certificates = Path(folder) if folder else Path.home() / ".docker"
+    try:
+        context = ssl.create_default_context(cafile=certificates / "ca.pem" if verify else None)
+        if not verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    except OSError as error:  # an ssl.SSLError is one
+        why = (error.strerror or type(error).__name__).lower()
+        message = f"DOCKER_HOST={docker_host}: the certificates in {certificates} cannot be read: {why}"
+        raise Unreachable(message, TLS) from error
+    return context
