@@ -18,7 +18,8 @@ RUN ls wheels/*.whl >/dev/null 2>&1 || { \
    && python3 -m pip --python tools/bin/python install --no-cache-dir --disable-pip-version-check -c wheels/constraints.txt \
         pip setuptools \
    && tools/bin/python -m pip wheel --no-cache-dir --no-build-isolation --wheel-dir wheels -c wheels/constraints.txt \
-        pip "./core[all]" ./plugins/streamspace-elect-* ./plugins/streamspace-runtime-* ./plugins/streamspace-gateway; }
+        pip "./core[all]" ./plugins/streamspace-elect-* ./plugins/streamspace-engine ./plugins/streamspace-runtime-* \
+        ./plugins/streamspace-gateway; }
 
 # Stage 2 installs them, without an index, without pip.
 FROM ${BASE} AS installed

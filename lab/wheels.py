@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMBERS = ["core", "plugins/streamspace-elect-*", "plugins/streamspace-runtime-*", "plugins/streamspace-gateway"]
+MEMBERS = [
+    "core",
+    "plugins/streamspace-elect-*",
+    "plugins/streamspace-engine",
+    "plugins/streamspace-runtime-*",
+    "plugins/streamspace-gateway",
+]
 """What an agent is made of; the dev control plane is not."""
 OLDER = ["async-timeout"]
 """What Pythons below 3.11.3 need beside (redis does): pip asks its own Python, not the target, whether it is needed."""

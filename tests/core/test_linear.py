@@ -11,9 +11,10 @@ from streamspace_agent.commands import Command
 from streamspace_agent.commands.templates import session_spec
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.units import parse_duration, parse_quantity
+from streamspace_engine.errors import refusal
+from streamspace_engine.events import timestamp
+from streamspace_engine.unreachable import explain as explain_outage
 from streamspace_runtime_docker import references
-from streamspace_runtime_docker.client import translate
-from streamspace_runtime_docker.found import timestamp
 from streamspace_runtime_docker.pulls import explain
 
 SHORT, TIMES = 2_000, 8
@@ -60,7 +61,8 @@ READERS = {
     "log": logs.redact,
     "a pull's failure": lambda text: explain("x:1", text),
     "an engine's time": timestamp,
-    "an engine's refusal": lambda text: translate(OSError(text), "unix:///x"),
+    "an engine's refusal": lambda text: refusal(500, text, "unix:///x"),
+    "an engine's outage": lambda text: explain_outage(OSError(text), "unix:///x"),
 }
 
 

@@ -28,6 +28,11 @@ PROJECTS = {path: tomllib.loads((path / "pyproject.toml").read_text())["project"
 CORE = PROJECTS[ROOT / "core"]
 BUILD_REQUIREMENTS = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text())["build-system"]["requires"]
 PLUGINS = [project["name"] for path, project in PROJECTS.items() if path.parent.name == "plugins"]
+OWN = {
+    project["name"]: [Requirement(text).name for text in project["dependencies"] if text.startswith("streamspace-")]
+    for project in PROJECTS.values()
+}
+"""Our own distributions that each requires."""
 EXTRAS = {
     extra: requirements[0].split(">")[0]
     for extra, requirements in CORE["optional-dependencies"].items()
@@ -147,7 +152,8 @@ def test_the_core_alone_works_and_names_the_plugin_it_misses(environment):
         assert environment.run(command, "--version").stdout == f"docker-agent {CORE['version']}\n"
     refused = environment.run("docker-agent", "run", check=False, STATE_DIR=str(environment.bin), **REQUIRED)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].endswith(BY_FILE.format("streamspace_runtime_docker"))
+    files = BY_FILE.format("streamspace_engine-*.whl PATH/streamspace_runtime_docker")
+    assert refused.stderr.splitlines()[-1].endswith(files)
     assert set(environment.plugins()) == {("commands", "sessions")}
 
 
@@ -155,7 +161,7 @@ def test_the_core_alone_works_and_names_the_plugin_it_misses(environment):
 def test_an_extra_brings_its_plugin_from_a_folder_of_wheels_and_no_other(environment, extra):
     from_wheels(environment, f"streamspace-agent[{extra}]")
     ours = {name for name in environment.installed() if name.startswith("streamspace-")}
-    assert ours == {"streamspace-agent", EXTRAS[extra]}
+    assert ours == {"streamspace-agent", EXTRAS[extra], *OWN[EXTRAS[extra]]}
     plugins = environment.plugins()
     ((_, plugin),) = [item for item in plugins.items() if item[0][0] != "commands"]
     assert (plugin["name"], plugin["distribution"]) == (extra, EXTRAS[extra])

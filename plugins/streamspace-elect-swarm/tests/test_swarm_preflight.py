@@ -68,11 +68,11 @@ async def test_a_plain_container_is_told_to_be_a_service(replicas, client, tiny_
 
 
 async def test_a_missing_socket_is_a_missing_mount(replicas, tmp_path):
-    assert "mount it" in await _problem(replicas("f" * 64, f"unix://{tmp_path}/none.sock"))
+    assert "mount the socket" in await _problem(replicas("f" * 64, f"unix://{tmp_path}/none.sock"))
 
 
 async def test_an_engine_that_is_down_may_come_back(replicas, services):
-    with Proxy(1) as nobody, pytest.raises(BackendUnavailable, match="does not answer"):
+    with Proxy(1) as nobody, pytest.raises(BackendUnavailable, match="connection refused"):
         await replicas(services.container(), f"tcp://127.0.0.1:{nobody.port}").preflight()
 
 

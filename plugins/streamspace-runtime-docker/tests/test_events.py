@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from streamspace_runtime_docker.errors import EngineError
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, SessionState
+from streamspace_engine.errors import EngineError
 from streamspace_runtime_docker import events as events_module
 
 
@@ -59,7 +59,7 @@ async def test_a_container_removed_behind_our_back_is_told(driver, spec, quiet, 
 
 
 @pytest.mark.parametrize("mode", ["stop", "pause"])
-async def test_our_own_doings_are_no_events(make_driver, make_spec, quiet, mode):
+async def test_our_own_doings_are_no_events(make_driver, make_spec, quiet, api, mode):
     driver = make_driver(hibernate_mode=mode, ready_timeout=2.0)
     seen = []
 
@@ -77,7 +77,7 @@ async def test_our_own_doings_are_no_events(make_driver, make_spec, quiet, mode)
     await driver.stop(spec.session_id)
     marker = make_spec("-marker")
     await driver.start(marker, quiet)
-    await driver._engine.change(lambda client: client.remove_container(f"streamspace-{marker.session_id}", force=True))
+    api.remove_container(f"streamspace-{marker.session_id}", force=True)
     async with asyncio.timeout(20):
         while len(seen) < 2:
             await asyncio.sleep(0.05)
@@ -102,41 +102,37 @@ async def test_the_engines_flag_is_not_needed_to_tell_that_it_was_the_memory(
     assert "ran out of memory" in event.session.reason
 
 
-async def test_an_end_after_a_hibernation_that_failed_is_told(driver, spec, quiet, events, api, monkeypatch):
-    await driver.start(spec, quiet)
-    change, made = driver._store._engine.change, []
-
-    async def refuses_the_second(call):  # the first is the mark, the second the signal
-        made.append(call)
-        if len(made) == 2:
-            raise EngineError(500, "cannot kill the container: permission denied")
-        return await change(call)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(driver._store._engine, "change", refuses_the_second)
+async def test_an_end_after_a_hibernation_that_failed_is_told(make_driver, odd, spec, quiet, api):
+    driver = make_driver(odd=odd)
+    stream = driver.events()
+    async with asyncio.timeout(60):
+        assert (await anext(stream)).kind is EventKind.RESYNC
+        await driver.start(spec, quiet)
+        odd.refuse(r"^POST /containers/\w+/kill", 500, "cannot kill the container: permission denied", times=1)
         with pytest.raises(EngineError):
             await driver.hibernate(spec.session_id)
-    api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
-    event = await next_event(events)
+        api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
+        event = await anext(stream)
     assert event.session.state is SessionState.FAILED
     assert (await driver.inspect(spec.session_id)).state is SessionState.FAILED
+    await stream.aclose()
 
 
 async def test_an_end_between_two_streams_is_told_though_no_event_came_before(
     make_driver, spec, quiet, api, monkeypatch
 ):
     """A stream without an event in it ends after a while; the next must begin where that one did."""
-    monkeypatch.setattr(events_module, "IDLE", 0.5)
+    monkeypatch.setattr(events_module, "SILENCE", 0.5)
     driver = make_driver()
     await driver.start(spec, quiet)
     original, opened = driver._engine.stream, []
 
-    def kill_before_the_second(method, path, **rest):
+    def kill_before_the_second(method, path, *args, **rest):
         opened.append(path)
         if opened.count("/events") == 2:
             api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
             api.wait(f"streamspace-{spec.session_id}")
-        return original(method, path, **rest)
+        return original(method, path, *args, **rest)
 
     stream = driver.events()
     async with asyncio.timeout(20):

@@ -6,12 +6,12 @@ import itertools
 import json
 
 import pytest
-from streamspace_runtime_docker.engine import Engine
 
 from lab.registry import Registry
 from lab.until import until
 from streamspace_agent.errors import CommandFailed, Injected
 from streamspace_agent.runtime import EventKind
+from streamspace_engine import Engine
 
 numbers = itertools.count(1)
 SECRET = "s3cret-of-the-registry"
@@ -107,9 +107,9 @@ async def test_many_sessions_share_one_pull_and_one_leaving_does_not_end_it(
     pulls = []
     original = Engine.stream
 
-    def counting(self, method, path, **rest):
+    def counting(self, method, path, *args, **rest):
         pulls.append(path)
-        return original(self, method, path, **rest)
+        return original(self, method, path, *args, **rest)
 
     monkeypatch.setattr(Engine, "stream", counting)
     steps = {number: [] for number in range(3)}

@@ -6,10 +6,7 @@ import subprocess
 import sys
 import textwrap
 
-import docker
 import pytest
-import requests
-from docker.errors import APIError
 
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, Injected, LeaseLost
 from streamspace_agent.runtime import Mount, ReadyCheck, SessionState
@@ -75,19 +72,14 @@ async def test_two_starts_at_once_make_one_container(make_driver, spec, quiet, a
     assert len(containers(api, spec)) == 1
 
 
-async def test_a_volume_that_another_start_makes_at_the_same_moment_is_used(driver, spec, quiet, api, monkeypatch):
+async def test_a_volume_that_another_start_makes_at_the_same_moment_is_used(make_driver, odd, spec, quiet, api):
     """As Podman answers to the second of two that create one name."""
-
-    def made_by_another(client, name, **options):
-        create_volume(client, name, **options)
-        response = requests.Response()
-        response.status_code = 500
-        response._content = b'{"message": "inserting volume: in use"}'
-        raise APIError("refused", response=response, explanation="inserting volume: in use")
-
-    create_volume = docker.APIClient.create_volume
-    monkeypatch.setattr(docker.APIClient, "create_volume", made_by_another)
+    driver = make_driver(odd=odd)
+    await driver.start(spec, quiet)
+    await driver.stop(spec.session_id)
+    odd.refuse("^POST /volumes/create", 500, "inserting volume: in use", times=1)
     assert (await driver.start(spec, quiet)).ready
+    assert odd.rules[0].times == 0
     assert volumes(api, spec)
 
 

@@ -215,7 +215,7 @@ async def test_certificates_that_are_not_there(make_lost_driver, tmp_path):
 
 
 async def test_an_engine_that_keeps_silent(make_lost_driver, listened_on, monkeypatch):
-    monkeypatch.setattr("streamspace_runtime_docker.engine.PING_TIMEOUT", 0.3)
-    monkeypatch.setattr("streamspace_runtime_docker.engine.CALL_TIMEOUT", 0.3)
+    monkeypatch.setattr("streamspace_engine.engine.PING_TIMEOUT", 0.3)
+    monkeypatch.setattr("streamspace_engine.engine.CALL_TIMEOUT", 0.3)
     problem = await told(make_lost_driver(f"unix://{listened_on}"))
     assert problem.message.endswith(": no answer in time")

@@ -35,6 +35,7 @@ Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
 class Kind:
     """A kind of plugin: its entry-point group, the variable that chooses it, and this project's own distributions by plugin.
 
+    ``ours`` names for each of this project's plugins what has to be installed beside the core.
     ``instead`` says what to set in the place of a name that people expect, and ``only`` is the name of the one plugin of a kind
     whose variable does not name it.
     """
@@ -43,7 +44,7 @@ class Kind:
     group: str
     hook: str
     variable: str = ""
-    ours: Mapping[str, str] = field(default_factory=dict, hash=False)
+    ours: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     instead: Mapping[str, str] = field(default_factory=dict, hash=False)
     only: str = ""
 
@@ -57,14 +58,18 @@ ELECTION = Kind(
     "streamspace_agent.election",
     "create_election_backend",
     "LEADER_ELECTION_BACKEND",
-    {name: f"streamspace-elect-{name}" for name in ("file", "redis", "swarm")},
+    {
+        "file": ("streamspace-elect-file",),
+        "redis": ("streamspace-elect-redis",),
+        "swarm": ("streamspace-engine", "streamspace-elect-swarm"),
+    },
 )
 RUNTIME = Kind(
     "runtime",
     "streamspace_agent.runtime",
     "create_runtime_driver",
     "RUNTIME_DRIVER",
-    {"docker": "streamspace-runtime-docker"},
+    {"docker": ("streamspace-engine", "streamspace-runtime-docker")},
     {"podman": "set RUNTIME_DRIVER=docker, and DOCKER_HOST to Podman's socket, such as unix:///run/podman/podman.sock"},
 )
 COMMANDS = Kind("commands", "streamspace_agent.commands", "register_commands")
@@ -73,7 +78,7 @@ GATEWAY = Kind(
     "streamspace_agent.gateway",
     "create_gateway",
     "WEB_GATEWAY",
-    {"gateway": "streamspace-gateway"},
+    {"gateway": ("streamspace-gateway",)},
     only="gateway",
 )
 KINDS = (ELECTION, RUNTIME, COMMANDS, GATEWAY)
@@ -148,11 +153,10 @@ def _not_installed(kind: Kind, name: str, names: list[str]) -> str:
     return f"{kind.wish(name)} is not installed (installed: {', '.join(names) or 'none'}): {fix}"
 
 
-def _install(distribution: str) -> str:
+def _install(distributions: Iterable[str]) -> str:
     """By file: an index may have something else under that name, from anybody."""
-    return (
-        f"pip install PATH/{distribution.replace('-', '_')}-*.whl, from where this agent's wheels are (`make wheels`)"
-    )
+    files = " ".join(f"PATH/{name.replace('-', '_')}-*.whl" for name in distributions)
+    return f"pip install {files}, from where this agent's wheels are (`make wheels`)"
 
 
 class Plugins:

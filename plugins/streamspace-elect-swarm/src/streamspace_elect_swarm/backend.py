@@ -6,8 +6,8 @@ anything: a manager that lost its majority may still answer reads for a while.
 
 import asyncio
 import base64
-from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, Self
@@ -15,14 +15,13 @@ from typing import ClassVar, Literal, Self
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
 from streamspace_agent.election.timing import check, profile_of, scaled
-from streamspace_agent.errors import BackendUnavailable, LeaseLost
+from streamspace_agent.errors import BackendUnavailable, LeaseLost, RuntimeDriverError
 from streamspace_elect_swarm import labels, preflight
 from streamspace_elect_swarm.certificate import is_dead
-from streamspace_elect_swarm.engine import Engine
-from streamspace_elect_swarm.errors import Conflict, Missing
-from streamspace_elect_swarm.events import Events
 from streamspace_elect_swarm.record import DATA, TaskRecord, config_name
 from streamspace_elect_swarm.whoami import Task, whoami
+from streamspace_engine import Down, Engine, follow
+from streamspace_engine.errors import Conflict, NotFound
 
 DEFAULTS = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)
 """Seconds. A compare-and-set takes 1 ms; what a lease rides out are lost replies and a busy Raft log."""
@@ -33,8 +32,20 @@ LOOK_EVERY = 0.15
 """Seconds between a standby's looks at the leader's task. No event tells of its end: 1.4 ms a look (measured), and a
 SIGKILL shows after 57-109 ms."""
 
+SILENCE = 15.0
+"""Seconds without an event after which the stream is opened anew: a leader renews more often, so it may be dead."""
+
 ATTEMPTS = 4
 """Writes of one step that may lose a race against another before the step says that it cannot tell."""
+
+
+@asynccontextmanager
+async def _store_errors() -> AsyncIterator[None]:
+    """What an engine refuses, or does not answer, says nothing about the lease."""
+    try:
+        yield
+    except RuntimeDriverError as error:
+        raise BackendUnavailable(str(error)) from error
 
 
 class SwarmBackend(ElectionBackend):
@@ -52,9 +63,10 @@ class SwarmBackend(ElectionBackend):
         self._agent_id = agent_id
         self._container_id = container_id
         self._timing = timing
-        self._engine = Engine(docker_host, environ, timing.call_timeout)
-        self._events = Events(self._engine, self.config)
-        self._read_at = 0
+        self._engine = Engine(docker_host, environ, timeout=timing.call_timeout, minimum_api=preflight.MINIMUM_API)
+        self._changed = asyncio.Event()
+        """Set when the config may have changed since it was last read."""
+        self._following: asyncio.Task[None] | None = None
         self._task: Task | None = None
         self._showing: asyncio.Task[None] | None = None
 
@@ -67,16 +79,19 @@ class SwarmBackend(ElectionBackend):
     def timing(self) -> Timing:
         return self._timing
 
+    @_store_errors()
     async def preflight(self) -> list[Problem]:
         return await preflight.problems(self._engine, self._agent_id, self._container_id)
 
+    @_store_errors()
     async def observe(self) -> TaskRecord | None:
-        self._read_at = self._events.count
+        self._changed.clear()
         try:
             return TaskRecord.parse(await self._engine.get(f"/configs/{self.config}"), self._agent_id)
-        except Missing:
+        except NotFound:
             return None
 
+    @_store_errors()
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         task = await self._whoami()
         for _ in range(ATTEMPTS):
@@ -106,6 +121,7 @@ class SwarmBackend(ElectionBackend):
                 return granted
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
+    @_store_errors()
     async def renew(self, grant: Grant) -> Grant:
         for _ in range(ATTEMPTS):
             now = await self._stands()
@@ -119,6 +135,7 @@ class SwarmBackend(ElectionBackend):
                 return renewed
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
+    @_store_errors()
     async def release(self, grant: Grant) -> None:
         self._show(None)
         for _ in range(ATTEMPTS):
@@ -131,16 +148,25 @@ class SwarmBackend(ElectionBackend):
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
-        self._events.start()
+        self._following = self._following or asyncio.create_task(self._follow(), name="events of the lease")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        while self._events.count == self._read_at and (left := deadline - loop.time()) > 0:
-            await self._events.wait(min(LOOK_EVERY, left))
+        while not self._changed.is_set() and (left := deadline - loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(LOOK_EVERY, left)):
+                    await self._changed.wait()
             if record and not record.released:
                 with suppress(BackendUnavailable):
                     if await self.holder_is_dead(record):
                         return
 
+    async def _follow(self) -> None:
+        filters = {"type": ["config"], "config": [self.config]}
+        async for item in follow(self._engine, filters, silence=SILENCE):
+            if not isinstance(item, Down):
+                self._changed.set()
+
+    @_store_errors()
     async def holder_is_dead(self, record: Record) -> Literal[True, False] | None:
         if isinstance(record, TaskRecord) and await is_dead(self._engine, record):
             return True
@@ -148,8 +174,10 @@ class SwarmBackend(ElectionBackend):
 
     async def aclose(self) -> None:
         self._show(None)
-        await self._events.close()
-        self._engine.close()
+        if self._following:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        await self._engine.aclose()
 
     async def _whoami(self) -> Task:
         if self._task is None:
@@ -164,8 +192,8 @@ class SwarmBackend(ElectionBackend):
                 await self._engine.post("/configs/create", spec | {"Data": base64.b64encode(DATA.encode()).decode()})
             else:
                 config, _, version = now.revision.partition("/")
-                await self._engine.post(f"/configs/{config}/update", spec, version=version)
-        except (Conflict, Missing):
+                await self._engine.post(f"/configs/{config}/update", spec, {"version": version})
+        except (Conflict, NotFound):
             return None
         return Grant(record, token=now.version if now else 0)
 

@@ -1,8 +1,8 @@
 """Death certificates: what the Swarm can prove about the process that holds the lease."""
 
-from streamspace_elect_swarm.engine import Engine
-from streamspace_elect_swarm.errors import Missing
 from streamspace_elect_swarm.record import TaskRecord
+from streamspace_engine import Engine
+from streamspace_engine.errors import NotFound
 
 PROOF = frozenset({"complete", "shutdown", "failed"})
 """States that only the engine which ran the container reports, after its process is gone.
@@ -18,7 +18,7 @@ async def is_dead(engine: Engine, record: TaskRecord) -> bool | None:
         return None
     try:
         status = (await engine.get(f"/tasks/{record.task}")).get("Status") or {}
-    except Missing:
+    except NotFound:
         return None
     ran = (status.get("ContainerStatus") or {}).get("ContainerID")
     return True if status.get("State") in PROOF and ran == record.container_id else None

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from streamspace_agent.errors import BackendUnavailable
-from streamspace_elect_swarm.engine import Engine
-from streamspace_elect_swarm.errors import Conflict, Missing
+from streamspace_agent.errors import RuntimeDriverError
 from streamspace_elect_swarm.whoami import Task
+from streamspace_engine import Engine
+from streamspace_engine.errors import NotFound
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ async def show(engine: Engine, agent_id: str, task: Task, epoch: int) -> None:
                 spec = service["Spec"]
                 if not labels.items() <= (spec.get("Labels") or {}).items():
                     new = {**spec, "Labels": {**(spec.get("Labels") or {}), **labels}}
-                    version = str(service["Version"]["Index"])
-                    await engine.post(f"/services/{task.service}/update", new, version=version)
+                    version = {"version": service["Version"]["Index"]}
+                    await engine.post(f"/services/{task.service}/update", new, version)
                 return
-        except Missing:
+        except NotFound:
             return
-        except (BackendUnavailable, Conflict) as error:
+        except RuntimeDriverError as error:
             why = str(error)
         if why != told:
             log.info("the service's labels do not name the leader yet: %s", why)

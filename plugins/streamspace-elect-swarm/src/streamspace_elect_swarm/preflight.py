@@ -1,14 +1,12 @@
 """What keeps this host from carrying a lease, in words for an operator."""
 
-import asyncio
-import socket
-
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import BackendUnavailable
-from streamspace_elect_swarm.engine import Engine
-from streamspace_elect_swarm.errors import Forbidden, Hopeless, Missing
+from streamspace_elect_swarm.errors import Hopeless
 from streamspace_elect_swarm.record import TaskRecord, config_name
 from streamspace_elect_swarm.whoami import whoami
+from streamspace_engine import Engine
+from streamspace_engine.errors import Forbidden, NotFound, Unreachable
 
 # Docker 17.06, the first whose configs exist: https://docs.docker.com/reference/api/engine/version-history/
 MINIMUM_API = (1, 30)
@@ -16,15 +14,18 @@ OTHERS = "or choose LEADER_ELECTION_BACKEND=file or redis"
 
 
 async def problems(engine: Engine, agent_id: str, container_id: str) -> list[Problem]:
-    """The first problem that is fatal, or all warnings. Raises BackendUnavailable for what may heal."""
+    """The first problem that is fatal, or all warnings. What may heal is raised."""
     try:
-        await asyncio.to_thread(_check_socket, engine.docker_host)
         await _check_manager(engine)
         await whoami(engine, container_id)
         await _check_config(engine, agent_id)
         return await _warnings(engine)
     except Hopeless as error:
         return [error.problem]
+    except Unreachable as error:
+        if error.lasting:
+            return [Problem(error.message, error.fix)]
+        raise
     except Forbidden as error:
         fix = "let containers, configs, services, tasks, swarm, info and events pass through the socket proxy"
         return [Problem(str(error), fix)]
@@ -57,7 +58,7 @@ async def _check_manager(engine: Engine) -> None:
 async def _check_config(engine: Engine, agent_id: str) -> None:
     try:
         TaskRecord.parse(await engine.get(f"/configs/{config_name(agent_id)}"), agent_id)
-    except Missing:
+    except NotFound:
         return
 
 
@@ -72,26 +73,3 @@ async def _warnings(engine: Engine) -> list[Problem]:
             fatal=False,
         )
     ]
-
-
-def _check_socket(docker_host: str) -> None:
-    """A missing mount or permission does not heal; a refused connection may be an engine that restarts."""
-    scheme, _, path = docker_host.partition("://")
-    if scheme != "unix":
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            raise Hopeless(
-                f"there is no Docker socket at DOCKER_HOST={docker_host}",
-                f"mount it into the service: --mount type=bind,source=/var/run/docker.sock,target={path}",
-            ) from None
-        except PermissionError:
-            raise Hopeless(
-                f"the Docker socket at DOCKER_HOST={docker_host} may not be opened by this user",
-                "run the agent as root, or with the group that owns the socket",
-            ) from None
-        except OSError as error:
-            raise BackendUnavailable(f"the engine at {docker_host} does not answer: {error.strerror}") from error

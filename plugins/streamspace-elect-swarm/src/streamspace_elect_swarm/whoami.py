@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from streamspace_elect_swarm.engine import Engine
-from streamspace_elect_swarm.errors import Hopeless, Missing
+from streamspace_elect_swarm.errors import Hopeless
+from streamspace_engine import Engine
+from streamspace_engine.errors import NotFound
 
 FIX = "deploy the agent with 'docker stack deploy' or 'docker service create', or choose LEADER_ELECTION_BACKEND=file or redis"
 
@@ -15,14 +16,14 @@ class Task:
 
 
 async def whoami(engine: Engine, container_id: str) -> Task:
-    """Raises Hopeless where this process is no Swarm task, BackendUnavailable where the engine does not answer."""
+    """Raises Hopeless where this process is no Swarm task, an error of the engine where it does not answer."""
     if not container_id:
         raise Hopeless("LEADER_ELECTION_BACKEND=swarm needs a Swarm service, but this process is in no container", FIX)
     short = container_id[:12]
     try:
         labels = (await engine.get(f"/containers/{container_id}/json"))["Config"].get("Labels") or {}
         return Task(labels["com.docker.swarm.task.id"], labels["com.docker.swarm.service.id"])
-    except Missing:
+    except NotFound:
         raise Hopeless(
             f"the engine at DOCKER_HOST={engine.docker_host} does not run this container ({short})",
             "mount the socket of the host that runs it",

@@ -67,5 +67,5 @@ def _context(docker_host: str, environ: Mapping[str, str]) -> ssl.SSLContext | N
     except OSError as error:  # an ssl.SSLError is one
         why = (error.strerror or type(error).__name__).lower()
         message = f"DOCKER_HOST={docker_host}: the certificates in {certificates} cannot be read: {why}"
-        raise Unreachable(message, TLS) from error
+        raise Unreachable(message, TLS, lasting=True) from error
     return context

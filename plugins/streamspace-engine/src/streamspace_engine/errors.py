@@ -44,11 +44,12 @@ class Forbidden(EngineError):
 
 
 class Unreachable(EngineUnavailable):
-    """``message`` says why no engine answers, ``fix`` what an operator changes."""
+    """``message`` says why no engine answers, ``fix`` what an operator changes; ``lasting``: time alone does not mend it."""
 
-    def __init__(self, message: str, fix: str) -> None:
+    def __init__(self, message: str, fix: str, *, lasting: bool = False) -> None:
         self.message = message
         self.fix = fix
+        self.lasting = lasting
         super().__init__(f"{message}: {fix}")
 
 

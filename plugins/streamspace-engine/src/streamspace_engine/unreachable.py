@@ -24,7 +24,9 @@ def explain(error: BaseException, docker_host: str) -> Unreachable:
         cause, fix = _tls_words(found), TLS
     elif found is not None:
         # asyncio writes a text of its own, with the address, where it has one.
-        cause = (os.strerror(found.errno) if found.errno in errno.errorcode else str(found.strerror)).lower()
+        cause = (
+            os.strerror(found.errno) if found.errno and found.errno in errno.errorcode else str(found.strerror)
+        ).lower()
     elif isinstance(error, httpcore.TimeoutException):
         cause = "no answer in time"
     if path is not None and found is not None:
@@ -34,11 +36,11 @@ def explain(error: BaseException, docker_host: str) -> Unreachable:
             cause, fix = "it is no socket", MOUNT  # a bind mount of a missing socket makes a folder of that name
         elif found.errno == errno.ENOENT:
             fix = MOUNT
-    return Unreachable(f"DOCKER_HOST={docker_host}: {cause}", fix)
+    return Unreachable(f"DOCKER_HOST={docker_host}: {cause}", fix, lasting=fix != START)
 
 
 def spoke_plainly_to_tls(docker_host: str) -> Unreachable:
-    return Unreachable(f"DOCKER_HOST={docker_host}: it speaks TLS, the agent was not told to", TLS)
+    return Unreachable(f"DOCKER_HOST={docker_host}: it speaks TLS, the agent was not told to", TLS, lasting=True)
 
 
 def _root(error: BaseException) -> OSError | None:
