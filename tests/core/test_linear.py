@@ -14,8 +14,8 @@ from streamspace_agent.units import parse_duration, parse_quantity
 from streamspace_engine.errors import refusal
 from streamspace_engine.events import timestamp
 from streamspace_engine.unreachable import explain as explain_outage
-from streamspace_runtime_docker import references
-from streamspace_runtime_docker.pulls import explain
+from streamspace_runtime_docker.images import references
+from streamspace_runtime_docker.images.pull import explain
 
 SHORT, TIMES = 2_000, 8
 

@@ -68,8 +68,7 @@ async def test_a_lease_taken_through_one_manager_is_seen_through_every_other(bac
 async def test_a_release_on_one_host_wakes_a_waiter_on_another(backends):
     _, leader, waiter = backends
     grant = await leader.acquire(candidate(leader), None)
-    await waiter.wait_change(await waiter.observe(), 0.01)
-    await asyncio.to_thread(until_sync, lambda: waiter._events.count)
+    await waiter.wait_change(await waiter.observe(), 20.0)  # returns once it follows the events
     waiting = asyncio.create_task(waiter.wait_change(await waiter.observe(), 60.0))
     await leader.release(grant)
     await asyncio.wait_for(waiting, 20)

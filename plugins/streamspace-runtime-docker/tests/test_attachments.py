@@ -126,7 +126,7 @@ async def test_a_session_wakes_without_a_second_network_that_is_gone(make_driver
 
 async def test_an_interrupted_start_is_completed_on_the_network_of_now(make_driver, spec, quiet, earlier, api, network):
     before = make_driver(network_name=earlier)
-    await before._making.make(spec, quiet)
+    await before._factory.create(spec, quiet)
     api.remove_network(earlier)
     assert (await make_driver().start(spec, quiet)).ready
     assert attached(api, spec) == {network}

@@ -26,8 +26,7 @@ def registry():
 
 @pytest.fixture
 def pullable(registry, docker_host, api):
-    """Makes an image that only a registry has; slow and large enough for its bytes to show in containerd's store,
-    too."""
+    """An image that only a registry has; slow and large enough for its bytes to show in containerd's store, too."""
     pushed, numbers = [], itertools.count()
     registry.proxy.rate = 4_000_000
 

@@ -90,13 +90,13 @@ async def test_the_engines_flag_is_not_needed_to_tell_that_it_was_the_memory(
     driver, make_spec, quiet, events, monkeypatch
 ):
     """It may come late."""
-    look = driver._store.look
+    look = driver._store.inspect
 
     async def without_it(container):
         found = await look(container)
         return replace(found, oom=False) if found else None
 
-    monkeypatch.setattr(driver._store, "look", without_it)
+    monkeypatch.setattr(driver._store, "inspect", without_it)
     await driver.start(make_spec(environment={"MODE": "oom", "AFTER": "1"}), quiet)
     event = await next_event(events)
     assert "ran out of memory" in event.session.reason
@@ -151,5 +151,5 @@ async def test_what_is_remembered_of_sessions_goes_with_them_also_where_their_en
         await driver.start(spec, quiet)
     api.remove_container(f"streamspace-{goes.session_id}", force=True)
     await driver.sessions()
-    assert driver._views.known() == {stays.session_id}
+    assert driver._mapper.known() == {stays.session_id}
     assert (await driver.inspect(stays.session_id)).ready

@@ -10,7 +10,7 @@ import pytest
 from lab.until import until
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, Mount, SessionState
-from streamspace_runtime_docker import containers
+from streamspace_runtime_docker.containers import config
 
 
 def run(api, name, command):
@@ -136,11 +136,11 @@ async def test_a_session_cannot_forge_a_mark(driver, make_spec, quiet, api):
 @pytest.mark.parametrize(
     "path",
     [
-        containers.MARK,
-        f"/{containers.MARK}",
-        f"{containers.MARK}/deep",
-        f"/.{containers.MARK}/",
-        f"/x/..{containers.MARK}",
+        config.STATE_FILE,
+        f"/{config.STATE_FILE}",
+        f"{config.STATE_FILE}/deep",
+        f"/.{config.STATE_FILE}/",
+        f"/x/..{config.STATE_FILE}",
     ],
 )
 async def test_no_volume_hides_the_mark(driver, make_spec, quiet, path):

@@ -4,13 +4,13 @@ import pytest
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import SessionState
-from streamspace_runtime_docker.networks import Network, read
+from streamspace_runtime_docker.networks.network import NetworkInfo, read
 
 
 @pytest.fixture
 def no_route(monkeypatch):
     """As with a remote or rootless engine: the network's gateway is no address of ours."""
-    monkeypatch.setattr(Network, "direct", False)
+    monkeypatch.setattr(NetworkInfo, "direct", False)
 
 
 async def test_without_a_route_ports_are_published_on_loopback_and_used(no_route, make_driver, spec, quiet, api):
@@ -34,7 +34,7 @@ def test_a_remote_engines_bridge_is_not_taken_for_one_of_ours_with_the_same_gate
 
 async def test_never_publishing_without_a_route_is_told_by_the_check(no_route, make_driver, spec, quiet):
     driver = make_driver(environ={"PUBLISH_PORTS": "never"}, ready_timeout=0.5)
-    await driver._networks.ensure()
+    await driver._factory._networks.ensure()
     problems = await driver.check()
     assert any("PUBLISH_PORTS=never" in problem.message and problem.fatal for problem in problems)
 

@@ -1,7 +1,7 @@
-"""Pulls as an engine 28.5 told them that keeps its images with containerd: recorded there, played here.
+"""Pulls as an engine 28.5 with containerd's image store reported them: recorded there, replayed here.
 
-Each line of a file is the time in seconds and what the engine sent; only its drawn bars were left out. An image index
-is told as the one image of it that is pulled. Layers of 3 MB (nine layers: 1 MB) came at 3 MB/s (1.5 MB/s).
+Each line of a file is the time in seconds and what the engine sent, without its drawn bars. An image index is reported as
+the one image of it that is pulled. Layers of 3 MB (nine layers: 1 MB) came at 3 MB/s (1.5 MB/s).
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamspace_agent.errors import CommandFailed
-from streamspace_runtime_docker.layers import Layers
+from streamspace_runtime_docker.images.progress import PullProgress
 
 DATA = Path(__file__).parent / "data"
 STORE = ["driver-type", "io.containerd.snapshotter.v1"]
@@ -22,7 +22,7 @@ def recorded(name, speed=1.0):
 
 
 def summed(name):
-    layers, steps = Layers(containerd=True), []
+    layers, steps = PullProgress(containerd=True), []
     for _, line in recorded(name):
         if layers.take(line):
             steps.append(layers.progress())

@@ -4,8 +4,8 @@ import pytest
 
 from lab.loopback import served
 from streamspace_agent.errors import CommandFailed, ConfigError
-from streamspace_runtime_docker.pulls import explain
-from streamspace_runtime_docker.references import Reference, allowed, checked, pattern, private
+from streamspace_runtime_docker.images.pull import explain
+from streamspace_runtime_docker.images.references import Reference, allowed, checked, pattern, private
 from streamspace_runtime_docker.settings import load
 
 SECRET = "internal-service-says-this"

@@ -43,8 +43,7 @@ async def test_a_session_whose_wake_was_refused_sleeps_on_and_keeps_its_files(ma
 
 
 async def test_a_session_that_a_reboot_stopped_sleeps_on_after_a_refused_wake(make_driver, odd, spec, quiet, api):
-    """The engine writes the failure of a start over the exit code of the run before, by which alone it is taken for
-    asleep."""
+    """A failed start overwrites the exit code of the run before, which alone shows that the session is hibernated."""
     driver = make_driver(odd=odd)
     await driver.start(spec, quiet)
     run(api, spec, "sh", "-c", "echo kept > /tmp/file")

@@ -422,7 +422,7 @@ async def test_without_an_engine_every_verb_says_so(make_driver, spec, quiet, tm
 
 async def test_what_a_start_that_was_stopped_left_behind_is_not_taken_for_the_next_ones(driver, make_spec, quiet, api):
     """The engine may make the container after the stop has looked for it."""
-    await driver._making.make(make_spec(command_id="stopped", memory=128 * 1024**2, idle_timeout=28800.0), quiet)
+    await driver._factory.create(make_spec(command_id="stopped", memory=128 * 1024**2, idle_timeout=28800.0), quiet)
     spec = make_spec(idle_timeout=1800.0)
     session = await driver.start(spec, quiet)
     assert (session.command_id, session.memory, session.idle_timeout) == (spec.command_id, spec.memory, 1800.0)

@@ -127,8 +127,7 @@ async def test_a_socket_of_another_group(make_lost_driver, forbidden_socket, as_
 
 
 def deny(path, user):
-    """An access list (linux/posix_acl_xattr.h) that forbids one user what his group may: like SELinux, no mode shows
-    it."""
+    """An access list (linux/posix_acl_xattr.h) that denies one user what his group may do, unseen in the mode."""
     entries = [(0x01, 6, -1), (0x02, 0, user), (0x04, 6, -1), (0x10, 6, -1), (0x20, 0, -1)]
     packed = b"".join(struct.pack("<HHi", *entry) for entry in entries)
     os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)

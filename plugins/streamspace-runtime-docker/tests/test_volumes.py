@@ -46,8 +46,8 @@ def built(api, tiny_image, run_label):
 
 
 ACCOUNTS = (
-    "USER 0\nRUN printf 'root:x:0:0::/:/bin/sh\\nabc:x:911:912::/:/bin/sh\\n' > /etc/passwd; printf "
-    "'root:x:0:\\nusers:x:100:abc\\n' > /etc/group"
+    "USER 0\nRUN printf 'root:x:0:0::/:/bin/sh\\nabc:x:911:912::/:/bin/sh\\n' > /etc/passwd; "
+    "printf 'root:x:0:\\nusers:x:100:abc\\n' > /etc/group"
 )
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from streamspace_agent.runtime import SessionState
 from streamspace_runtime_docker.check import engine_problems
-from streamspace_runtime_docker.found import Found, timestamp
-from streamspace_runtime_docker.marks import Mark, judge
-from streamspace_runtime_docker.pulls import explain
+from streamspace_runtime_docker.containers.info import ContainerInfo, timestamp
+from streamspace_runtime_docker.containers.stop_marker import StopMarker, judge
+from streamspace_runtime_docker.images.pull import explain
 
-EXITED = Found("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="2026-01-01T00:00:00Z")
+EXITED = ContainerInfo("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="2026-01-01T00:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -35,22 +35,23 @@ EXITED = Found("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="20
         # What an engine says that keeps its images with containerd.
         (
             (
-                'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to '
-                "http://r/v2/x/manifests/9: 429 Too Many Requests"
+                'unknown: failed to resolve reference "r/x:9": '
+                "unexpected status from HEAD request to http://r/v2/x/manifests/9: 429 Too Many Requests"
             ),
             "pull_rate_limited",
         ),
         (
             (
-                'unknown: failed to resolve reference "r/x:9": unexpected status from HEAD request to '
-                "http://r/v2/x/manifests/9: 403 Forbidden"
+                'unknown: failed to resolve reference "r/x:9": '
+                "unexpected status from HEAD request to http://r/v2/x/manifests/9: 403 Forbidden"
             ),
             "pull_denied",
         ),
         (
             (
-                'failed to resolve reference "r/x:9": pull access denied, repository does not exist or may '
-                "require authorization: authorization failed: no basic auth credentials"
+                'failed to resolve reference "r/x:9": '
+                "pull access denied, repository does not exist or may require authorization: "
+                "authorization failed: no basic auth credentials"
             ),
             "pull_denied",
         ),
@@ -58,14 +59,16 @@ EXITED = Found("id", "streamspace-s", {}, "exited", "image", 0.0, started_at="20
         ("short read: expected 3002106 bytes but got 1117808: unexpected EOF", "registry_unreachable"),
         (
             (
-                'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": '
+                'failed to resolve reference "r/x:9": '
+                'failed to do request: Head "https://r/v2/x/manifests/9": '
                 "tls: first record does not look like a TLS handshake"
             ),
             "registry_unreachable",
         ),
         (
             (
-                'failed to resolve reference "r/x:9": failed to do request: Head "https://r/v2/x/manifests/9": '
+                'failed to resolve reference "r/x:9": '
+                'failed to do request: Head "https://r/v2/x/manifests/9": '
                 "dial tcp: lookup r on 10.0.0.1:53: no such host"
             ),
             "registry_unreachable",
@@ -82,14 +85,14 @@ def test_a_failed_pull_is_explained(text, code):
 @pytest.mark.parametrize(
     ("exit_code", "oom", "mark", "state"),
     [
-        (143, False, Mark.HIBERNATED, SessionState.HIBERNATED),
-        (1, False, Mark.HIBERNATED, SessionState.HIBERNATED),
+        (143, False, StopMarker.HIBERNATED, SessionState.HIBERNATED),
+        (1, False, StopMarker.HIBERNATED, SessionState.HIBERNATED),
         (0, False, None, SessionState.HIBERNATED),
         (137, False, None, SessionState.HIBERNATED),
         (255, False, None, SessionState.HIBERNATED),
         (0, True, None, SessionState.HIBERNATED),
         (1, False, None, SessionState.FAILED),
-        (0, False, Mark.ENDED, SessionState.FAILED),
+        (0, False, StopMarker.ENDED, SessionState.FAILED),
     ],
 )
 def test_an_exited_container_is_judged_by_its_mark_and_then_its_exit_code(exit_code, oom, mark, state):
@@ -109,18 +112,18 @@ def test_a_killed_container_that_had_too_little_memory_once_died_of_it_only_wher
     told, reason = judge(found, None)
     assert told is state
     assert words in reason
-    assert ("ran out of memory" in judge(found, Mark.ENDED)[1]) == (ended is not False)
+    assert ("ran out of memory" in judge(found, StopMarker.ENDED)[1]) == (ended is not False)
 
 
 def test_a_start_that_failed_is_no_end_of_the_session():
     found = dataclasses.replace(EXITED, exit_code=128, error="no space left on device")
     assert judge(found, None)[0] is SessionState.HIBERNATED
-    assert judge(found, Mark.ENDED)[0] is SessionState.FAILED
+    assert judge(found, StopMarker.ENDED)[0] is SessionState.FAILED
     assert judge(dataclasses.replace(EXITED, exit_code=128), None)[0] is SessionState.FAILED
 
 
 def test_sleep_that_nobody_asked_for_carries_a_reason():
-    assert judge(EXITED, Mark.HIBERNATED) == (SessionState.HIBERNATED, "")
+    assert judge(EXITED, StopMarker.HIBERNATED) == (SessionState.HIBERNATED, "")
     assert "while the engine or the agent was away" in judge(EXITED, None)[1]
 
 

@@ -16,7 +16,7 @@ import trustme
 from lab.hosts import Hosts
 from lab.redis import RedisServer
 from streamspace_devplane import DevPlane
-from streamspace_runtime_docker.networks import ICC
+from streamspace_runtime_docker.networks.network import ICC
 from tests.agent_process import AgentProcess
 from tests.integration.deployments import readme, scenario, stack
 from tests.integration.deployments.compose import Compose, call

@@ -91,7 +91,6 @@ class SwarmBackend(ElectionBackend):
         except NotFound:
             return None
 
-    @_store_errors()
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         task = await self._whoami()
         for _ in range(ATTEMPTS):
@@ -121,7 +120,6 @@ class SwarmBackend(ElectionBackend):
                 return granted
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
-    @_store_errors()
     async def renew(self, grant: Grant) -> Grant:
         for _ in range(ATTEMPTS):
             now = await self._stands()
@@ -135,7 +133,6 @@ class SwarmBackend(ElectionBackend):
                 return renewed
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
-    @_store_errors()
     async def release(self, grant: Grant) -> None:
         self._show(None)
         for _ in range(ATTEMPTS):
@@ -174,16 +171,19 @@ class SwarmBackend(ElectionBackend):
 
     async def aclose(self) -> None:
         self._show(None)
-        if self._following:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+        following, self._following = self._following, None
+        if following:
+            following.cancel()
+            await asyncio.wait([following])
         await self._engine.aclose()
 
+    @_store_errors()
     async def _whoami(self) -> Task:
         if self._task is None:
             self._task = await whoami(self._engine, self._container_id)
         return self._task
 
+    @_store_errors()
     async def _write(self, now: TaskRecord | None, record: TaskRecord) -> Grant | None:
         """The grant if the config still was as ``now`` says, None if somebody was quicker."""
         spec = {"Name": self.config, "Labels": record.labels()}

@@ -6,7 +6,10 @@ from streamspace_elect_swarm.errors import Hopeless
 from streamspace_engine import Engine
 from streamspace_engine.errors import NotFound
 
-FIX = "deploy the agent with 'docker stack deploy' or 'docker service create', or choose LEADER_ELECTION_BACKEND=file or redis"
+FIX = (
+    "deploy the agent with 'docker stack deploy' or 'docker service create', "
+    "or choose LEADER_ELECTION_BACKEND=file or redis"
+)
 
 
 @dataclass(frozen=True, slots=True)

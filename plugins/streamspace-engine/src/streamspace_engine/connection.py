@@ -17,9 +17,9 @@ PORT = 2375
 
 
 class Connection:
-    """The pool of connections to one ``DOCKER_HOST``: as many as there are requests, of which ``keep`` stay open for later ones.
+    """A pool of connections to one ``DOCKER_HOST``: one for each request under way; ``keep`` idle ones stay open.
 
-    ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` mean what they mean to the docker client. Raises Unreachable where the
+    ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` mean what they mean to the docker client. Raises Unreachable when the
     certificates cannot be read.
     """
 

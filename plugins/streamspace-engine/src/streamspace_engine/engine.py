@@ -34,13 +34,15 @@ def _proceed() -> None:
 
 
 class Engine:
-    """One engine at ``docker_host``, for one event loop. Connects at the first call and negotiates the API version then.
+    """One engine at ``docker_host``, used from one event loop. The first call connects and negotiates the API version.
 
-    ``concurrency`` limits the calls that run at the same time; streams are not counted. ``require_lease`` is called immediately
-    before each request that may change something (any but GET), and its error is raised instead. ``timeout`` is in seconds.
+    ``concurrency`` limits the calls that run at the same time; streams are not counted. ``timeout`` is in seconds.
+    ``require_lease`` is called immediately before each request that may change something (any but GET); what it raises
+    is raised by the call, and nothing is sent.
 
-    A call that is cancelled closes its connection at once, so the engine learns of it; what a change did by then is unknown.
-    Errors are those of :mod:`streamspace_engine.errors`. A path is quoted here, without its API version: ``/containers/json``.
+    A cancelled call closes its connection at once. What a cancelled change did is unknown, as after any lost answer.
+    Errors are those of :mod:`streamspace_engine.errors`. Paths are given without API version and unquoted:
+    ``/containers/json``.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Engine:
         await self._json("DELETE", path, params, b"")
 
     async def raw(self, path: str, params: Params = _EMPTY, *, limit: int | None = None) -> bytes:
-        """The bytes of the answer, or its first ``limit`` at least; the rest is not read."""
+        """The bytes of the answer; with ``limit`` at least its first ``limit`` bytes, and the rest is not read."""
         data = bytearray()
         async with self._slots, self._answer("GET", await self._versioned(path, params)) as response:
             async for chunk in response.aiter_stream():
@@ -100,9 +102,9 @@ class Engine:
         headers: Mapping[str, str] = _EMPTY,
         silence: float,
     ) -> AsyncIterator[AsyncIterator[Any]]:
-        """The JSON lines of a long answer. The context is entered when the answer has begun; leaving it closes the connection.
+        """The JSON lines of a long answer. Entered when the answer begins; leaving closes the connection.
 
-        Raises Silent where ``silence`` seconds pass without a byte.
+        Raises Silent when ``silence`` seconds pass without a byte.
         """
         target = await self._versioned(path, params)
         body = None if method == "GET" else b""
@@ -117,7 +119,7 @@ class Engine:
         return tuple(int(part) for part in self._api.split("."))
 
     async def outage(self) -> RuntimeDriverError | None:
-        """Why no engine answers on a *new* connection, None where one does.
+        """Why no engine answers on a *new* connection; None when one does.
 
         An engine that shuts down goes on serving the old connections for a while.
         """
@@ -207,7 +209,7 @@ class Engine:
         silence: float | None = None,
         connection: Connection | None = None,
     ) -> AsyncIterator[httpcore.Response]:
-        """A response of success, whose body is yet to be read. Errors of httpcore become ours, also while it is read."""
+        """A successful response whose body is still to be read. Meanwhile httpcore's errors become ours, too."""
 
         async def trace(event: str, _: object) -> None:
             if event == "http11.send_request_headers.started" and method != "GET":

@@ -11,7 +11,7 @@
   * :exc:`~streamspace_agent.errors.EngineUnavailable`: no usable answer; what the call did is unknown
 
     * :exc:`Unreachable`: no engine answers
-    * :exc:`Silent`: a stream brought nothing for as long as it was allowed to
+    * :exc:`Silent`: a stream sent nothing for too long
 """
 
 import re
@@ -44,7 +44,7 @@ class Forbidden(EngineError):
 
 
 class Unreachable(EngineUnavailable):
-    """``message`` says why no engine answers, ``fix`` what an operator changes; ``lasting``: time alone does not mend it."""
+    """``message`` says why no engine answers, ``fix`` what to change; ``lasting``: it does not go away by itself."""
 
     def __init__(self, message: str, fix: str, *, lasting: bool = False) -> None:
         self.message = message
@@ -54,7 +54,7 @@ class Unreachable(EngineUnavailable):
 
 
 class Silent(EngineUnavailable):
-    """The engine may have nothing to say, or be gone without a word."""
+    """A stream sent nothing for ``silence`` seconds: the engine has nothing to tell, or the connection is dead."""
 
 
 _BY_STATUS = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict}
@@ -65,9 +65,9 @@ def refusal(status: int, text: str, docker_host: str) -> RuntimeDriverError:
     text = " ".join(text[:MAX_TEXT].split())
     if status == 503:
         return EngineUnavailable(f"the engine at {docker_host} is not ready: {text}")
-    # Podman reports a taken name, and swarmkit (store.ErrSequenceConflict) a lost race for a version, as a failure of its own.
+    # Podman answers 500 for a name that is taken, swarmkit (store.ErrSequenceConflict) for a lost race for a version.
     if re.search(r"already (in use|used|exists)|update out of sequence", text):
         status = 409
-    if status == 404 and "page not found" in text:  # the call is unknown, which says nothing about an object
+    if status == 404 and "page not found" in text:  # the engine does not know the call; the object may exist
         return EngineError(status, text)
     return _BY_STATUS.get(status, EngineError)(status, text)

@@ -21,12 +21,12 @@ SILENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The stream was opened. Events before it may have been missed: compare with the engine's state."""
+    """The stream is open. Events before it may have been missed: compare with the engine's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """The engine is away, for a reason that has not been told yet."""
+    """The engine is away. Each new reason is yielded once."""
 
     reason: str
 
@@ -41,9 +41,9 @@ class Event:
 async def follow(
     engine: Engine, filters: Mapping[str, Sequence[str]], *, silence: float = SILENCE
 ) -> AsyncIterator[Resumed | Down | Event]:
-    """Every event that matches ``filters``, without an end; tries to reach an engine that is away every 5 s at least.
+    """Yield every event that matches ``filters``, forever. Retries at least every 5 s while the engine is away.
 
-    A stream that was silent is resumed where it ended, without a :class:`Resumed`: nothing was missed.
+    A stream that was silent is reopened where it ended, without :class:`Resumed`, since no event was missed.
     """
     loop = asyncio.get_running_loop()
     backoff = Backoff(base=0.2, cap=5.0, healthy_after=5.0)
@@ -81,7 +81,7 @@ async def _now(engine: Engine) -> str:
 
 
 async def _why(engine: Engine, broken: RuntimeDriverError | None) -> str:
-    """Why the engine counts as away after its stream ended, "" where a new one may well be had."""
+    """Why the engine is away after its stream ended; "" when it answers and the stream can be reopened."""
     if outage := await engine.outage():
         return str(outage)
     if broken is not None and not isinstance(broken, EngineUnavailable):

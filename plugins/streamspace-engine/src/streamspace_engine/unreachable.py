@@ -19,7 +19,7 @@ def explain(error: BaseException, docker_host: str) -> Unreachable:
     """The error for what httpcore or the operating system raised."""
     found = _root(error)
     path = Path(docker_host.removeprefix("unix://")) if docker_host.startswith("unix://") else None
-    cause, fix = " ".join(str(error).split())[:300], START
+    cause, fix = " ".join(str(error).split())[:300].rstrip("."), START
     if isinstance(found, ssl.SSLError):
         cause, fix = _tls_words(found), TLS
     elif found is not None:
@@ -33,7 +33,7 @@ def explain(error: BaseException, docker_host: str) -> Unreachable:
         if found.errno in {errno.EACCES, errno.EPERM}:
             fix = _permission(path)
         elif path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            cause, fix = "it is no socket", MOUNT  # a bind mount of a missing socket makes a folder of that name
+            cause, fix = "it is no socket", MOUNT  # Docker makes a folder when the source of a bind mount is missing
         elif found.errno == errno.ENOENT:
             fix = MOUNT
     return Unreachable(f"DOCKER_HOST={docker_host}: {cause}", fix, lasting=fix != START)
@@ -44,7 +44,7 @@ def spoke_plainly_to_tls(docker_host: str) -> Unreachable:
 
 
 def _root(error: BaseException) -> OSError | None:
-    """The operating system's own error behind ``error``; one a tried address may be behind it."""
+    """The operating system's error that caused ``error``; several may have, one for each address that was tried."""
     queue: list[BaseException | None] = [error]
     for item in queue:
         if isinstance(item, OSError) and item.strerror:
@@ -61,7 +61,7 @@ def _tls_words(error: ssl.SSLError) -> str:
 
 
 def _permission(path: Path) -> str:
-    """The socket's group, by name and number: what a Compose file asks for is the number."""
+    """What to change so that the agent may use the socket. Names its group and number: Compose needs the number."""
     try:
         status = path.stat()
     except OSError:
@@ -73,10 +73,12 @@ def _permission(path: Path) -> str:
         group = str(number)
     if number in {os.getegid(), *os.getgroups()} and status.st_mode & stat.S_IWGRP and status.st_uid != os.geteuid():
         return (
-            f"the agent has the socket's group {group}, so it is SELinux that forbids it, or an access list: "
-            'security_opt: ["label=disable"] in Compose, a policy module elsewhere (ausearch -m avc | audit2allow -M NAME)'
+            f"the agent has the socket's group {group}, so SELinux or an access list forbids it: "
+            'security_opt: ["label=disable"] in Compose, '
+            "a policy module elsewhere (ausearch -m avc | audit2allow -M NAME)"
         )
     return (
         f"run the agent with the socket's group: usermod -aG {group} USER, SupplementaryGroups={group} in systemd, or "
-        f'group_add: ["{number}"] in Compose (in the files of deployments/: unset AGENT_USER, or AGENT_USER=10001:{number})'
+        f'group_add: ["{number}"] in Compose '
+        f"(in the files of deployments/: unset AGENT_USER, or AGENT_USER=10001:{number})"
     )

@@ -1,4 +1,4 @@
-"""The Docker runtime driver: the hook only; nothing here or in what it imports loads the docker SDK."""
+"""The Docker runtime driver: the hook. Importing it does not load the docker SDK."""
 
 from collections.abc import Mapping
 

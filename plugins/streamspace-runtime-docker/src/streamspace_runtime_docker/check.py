@@ -1,4 +1,4 @@
-"""What an operator should know about the engine: findings with their fixes, and facts for registration."""
+"""Checks of the engine for `docker-agent check`: findings with their fixes; and the facts that registration sends."""
 
 import ipaddress
 import shutil
@@ -12,10 +12,10 @@ from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.units import format_bytes
 from streamspace_engine import Engine
 from streamspace_engine.errors import Unreachable
-from streamspace_runtime_docker.networks import (
+from streamspace_runtime_docker.networks.network import (
     FILTER,
     REMOVE_ONE,
-    Networks,
+    SessionNetwork,
     ambiguous,
     not_filtered,
     not_isolated,
@@ -24,7 +24,7 @@ from streamspace_runtime_docker.networks import (
 from streamspace_runtime_docker.settings import DockerSettings
 
 LOW_DISK = 5 * 1024**3
-"""Bytes; the room that one usual desktop image takes while it is unpacked."""
+"""Bytes that one usual desktop image takes while it is unpacked."""
 SAFE = (
     "`docker image prune -a` takes images that no session uses, which are pulled again when needed "
     "(never `docker system prune` or `docker container prune`: they take sleeping sessions)"
@@ -33,7 +33,7 @@ RISKY = {"SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "DAC_READ_SEARCH"
 
 
 class Check:
-    def __init__(self, engine: Engine, networks: Networks, settings: Settings, own: DockerSettings) -> None:
+    def __init__(self, engine: Engine, networks: SessionNetwork, settings: Settings, own: DockerSettings) -> None:
         self._engine = engine
         self._networks = networks
         self._settings = settings
@@ -58,7 +58,8 @@ class Check:
         free = shutil.disk_usage(root).free
         if free < LOW_DISK:
             yield Problem(
-                f"{format_bytes(free)} free in the engine's folder {root}, a desktop image needs about {format_bytes(LOW_DISK)}",
+                f"{format_bytes(free)} free in the engine's folder {root}, "
+                f"a desktop image needs about {format_bytes(LOW_DISK)}",
                 f"free some: {SAFE}; or move data-root to a larger disk",
                 fatal=False,
             )
@@ -73,19 +74,20 @@ class Check:
 
     async def _network(self, info: Mapping[str, Any]) -> list[Problem]:
         name, problems = self._settings.network_name, []
-        bodies = await self._networks.named()
+        bodies = await self._networks.find_all()
         if not bodies:
             return await self._address_pool()
         network = read(bodies[0], self._host)
         if len(bodies) > 1:
-            fix = f"the agent removes those without sessions when it starts one; where none is: {REMOVE_ONE}"
+            fix = f"the agent removes those without sessions when it starts one; if all have some: {REMOVE_ONE}"
             problems.append(Problem(ambiguous(name, bodies), fix, fatal=False))
         problems += [Problem(text, FILTER, fatal=False) for text in not_filtered(info, network)]
         if not network.isolated:
             problems.append(
                 Problem(
                     not_isolated(name),
-                    f"stop the sessions, `docker network rm {name}` and let the agent make it, or set another NETWORK_NAME",
+                    f"stop the sessions, `docker network rm {name}` and let the agent create it, "
+                    "or set another NETWORK_NAME",
                     fatal=False,
                 )
             )
@@ -93,15 +95,19 @@ class Check:
         if not network.direct and publish == "never":
             problems.append(
                 Problem(
-                    f"the agent has no route to the containers of {name} and PUBLISH_PORTS=never: sessions start, but nobody reaches them",
-                    "run the agent on the engine's host (in a container: with network_mode: host), or set PUBLISH_PORTS=auto",
+                    f"the agent has no route to the containers of {name} and PUBLISH_PORTS=never: "
+                    "sessions start, but nobody reaches them",
+                    "run the agent on the engine's host (in a container: with network_mode: host), "
+                    "or set PUBLISH_PORTS=auto",
                 )
             )
         if not network.direct and publish != "never" and self._unreachable_publish():
             problems.append(
                 Problem(
-                    f"ports are published on PUBLISH_ADDRESS={self._settings.publish_address} of the engine's host, which this agent does not run on",
-                    "set PUBLISH_ADDRESS to an address of that host in a private network, or run the agent there (in a container: with network_mode: host)",
+                    f"ports are published on PUBLISH_ADDRESS={self._settings.publish_address} of the engine's host, "
+                    "which this agent does not run on",
+                    "set PUBLISH_ADDRESS to an address of that host in a private network, "
+                    "or run the agent there (in a container: with network_mode: host)",
                     fatal=False,
                 )
             )
@@ -116,14 +122,17 @@ class Check:
         return loopback and elsewhere
 
     async def _address_pool(self) -> list[Problem]:
-        """NETWORK_NAME is still to be made. Bridges run out at about 31 with Docker's default pools."""
+        """Before NETWORK_NAME exists: Docker's default address pools hold about 31 bridges."""
         networks = await self._engine.get("/networks", {"filters": {"driver": ["bridge"]}})
         if len(networks) < 28:
             return []
         return [
             Problem(
-                f"the engine has {len(networks)} bridge networks, its default address pools end at about 31: {self._settings.network_name} may not fit",
-                "remove networks that nobody needs by name (not `docker network prune`: it takes those of sleeping sessions), or widen default-address-pools in daemon.json",
+                f"the engine has {len(networks)} bridge networks, its default address pools end at about 31: "
+                f"{self._settings.network_name} may not fit",
+                "remove networks that nobody needs by name "
+                "(not `docker network prune`: it takes those of sleeping sessions), "
+                "or widen default-address-pools in daemon.json",
                 fatal=False,
             )
         ]
@@ -131,7 +140,7 @@ class Check:
     async def facts(self) -> Mapping[str, str]:
         version = await self._engine.version()
         info = await self._engine.info()
-        network = await self._networks.look()
+        network = await self._networks.find()
         apart = network is None or (network.isolated and not not_filtered(info, network))
         if info.get("BridgeNfIptables") is False:
             apart = False
@@ -153,7 +162,7 @@ def engine_name(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
 
 
 def engine_problems(info: Mapping[str, Any]) -> Iterator[Problem]:
-    """Limits that this engine cannot keep. Missing keys mean supported: Podman leaves some out."""
+    """Limits that this engine cannot enforce. A missing key means supported: Podman leaves some out."""
     wanted = {"MemoryLimit": "memory", "PidsLimit": "processes (SESSION_PIDS_LIMIT)"}
     missing = [words for key, words in wanted.items() if info.get(key) is False]
     if info.get("CPUCfsQuota", info.get("CpuCfsQuota")) is False:
@@ -161,7 +170,7 @@ def engine_problems(info: Mapping[str, Any]) -> Iterator[Problem]:
     if missing:
         rootless = any("rootless" in str(option) for option in info.get("SecurityOptions") or [])
         fix = (
-            "delegate the cgroup controllers to the user (systemd: Delegate=cpu cpuset io memory pids) and use cgroup v2"
+            "use cgroup v2 and delegate its controllers to the user (systemd: Delegate=cpu cpuset io memory pids)"
             if rootless
             else "enable the kernel's cgroup controllers (cgroup_enable=memory on the kernel command line)"
         )

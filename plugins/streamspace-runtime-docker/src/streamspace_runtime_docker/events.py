@@ -1,4 +1,4 @@
-"""The engine's event stream, turned into the few things the core must know; it survives every loss of the engine."""
+"""Turns the engine's events into the driver's: a resync, the engine's absence, and the unexpected end of a session."""
 
 import asyncio
 import logging
@@ -9,33 +9,37 @@ from streamspace_agent.errors import EngineUnavailable, LeaseLost, RuntimeDriver
 from streamspace_agent.runtime import EventKind, RuntimeEvent, Session, SessionState
 from streamspace_engine import Down, Engine, Event, Resumed, follow
 from streamspace_engine.events import SILENCE
-from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.containers import container_name
-from streamspace_runtime_docker.ends import KILLED, NEWS, Ends
-from streamspace_runtime_docker.found import Found
-from streamspace_runtime_docker.locks import Locks
-from streamspace_runtime_docker.marks import Mark, Marks
-from streamspace_runtime_docker.store import Store
-from streamspace_runtime_docker.views import Views
+from streamspace_runtime_docker.containers import labels
+from streamspace_runtime_docker.containers.config import container_name
+from streamspace_runtime_docker.containers.info import ContainerInfo
+from streamspace_runtime_docker.containers.out_of_memory import KILLED, NEWS, OutOfMemory
+from streamspace_runtime_docker.containers.sessions import SessionMapper
+from streamspace_runtime_docker.containers.stop_marker import StopMarker, StopMarkers
+from streamspace_runtime_docker.containers.store import ContainerStore
 
 log = logging.getLogger(__name__)
 
-# Docker's words and Podman's, which filters by one word and then tells another.
+# Docker's names and Podman's, which filters by the one and then sends the other.
 _DIED, _REMOVED = ("die", "died"), ("destroy", "remove")
 _SETTLE = 5
-"""Looks at a container that is said to have died and still shows as running, 0.2 s apart: Podman tells early."""
+"""Looks, 0.2 s apart, at a container that died according to its event and still shows as running, as on Podman."""
 
 
 class Events:
     def __init__(
-        self, engine: Engine, store: Store, views: Views, *, marks: Marks, ends: Ends, locks: Locks, agent_id: str
+        self,
+        engine: Engine,
+        store: ContainerStore,
+        mapper: SessionMapper,
+        markers: StopMarkers,
+        memory: OutOfMemory,
+        agent_id: str,
     ) -> None:
         self._engine = engine
         self._store = store
-        self._views = views
-        self._marks = marks
-        self._ends = ends
-        self._locks = locks
+        self._mapper = mapper
+        self._markers = markers
+        self._out_of_memory = memory
         self._filters = {
             "type": ["container"],
             "event": [*_DIED, *_REMOVED],
@@ -50,7 +54,7 @@ class Events:
         try:
             while event := await queue.get():
                 yield event
-            await listener  # it never ends but by an error, which is raised here
+            await listener  # it ends only by an error, which is raised here
         finally:
             for task in (listener, *tasks):
                 task.cancel()
@@ -73,59 +77,57 @@ class Events:
         marks, container = actor.get("Attributes") or {}, str(actor.get("ID", ""))
         session_id = marks.get(labels.SESSION, "")
         if not container or marks.get("name") != container_name(session_id):
-            return  # any container may bear our labels, by its image's
+            return  # any container may have our labels, from its image
         try:
             if line.get("Action") in _DIED:
                 session = await self._died(session_id, container)
             else:
                 session = await self._removed(session_id, container, marks)
         except (RuntimeDriverError, LeaseLost) as error:
-            log.info("the end of %s is left to the next comparison: %s", session_id, error)
+            log.info("the end of %s is left to the next comparison with the engine: %s", session_id, error)
             return
         if session:
             queue.put_nowait(RuntimeEvent(EventKind.ENDED, session))
 
     async def _died(self, session_id: str, container: str) -> Session | None:
         for _ in range(_SETTLE):
-            # A verb under way holds the lock. What it leaves behind is the truth that is judged then.
-            async with self._locks.hold(session_id):
-                found = await self._store.look(container)
+            # A command under way holds the lock; what it leaves behind is judged afterwards.
+            async with self._store.lock(session_id):
+                found = await self._store.inspect(container)
                 if found is None or found.state != "running":
                     return await self._judged(found) if found and found.state == "exited" else None
             await asyncio.sleep(0.2)
         return None
 
-    async def _judged(self, found: Found) -> Session | None:
-        if self._store.was_our_doing(found):
+    async def _judged(self, found: ContainerInfo) -> Session | None:
+        if self._store.ended_by_us(found):
             return None
-        if await self._marks.read(found) is Mark.HIBERNATED:
+        if await self._markers.read(found) is StopMarker.HIBERNATED:
             return None
         if await self._engine.outage():
             raise EngineUnavailable("the engine shuts down and takes its containers with it")
-        self._views.forget(found.session_id)
-        found = await self._with_late_news(await self._ends.of(found))
-        await self._marks.write(found, Mark.ENDED)
-        return await self._views.session(found, Mark.ENDED)
+        self._mapper.forget(found.session_id)
+        found = await self._with_late_news(await self._out_of_memory.explain(found))
+        await self._markers.write(found, StopMarker.ENDED)
+        return await self._mapper.session(found, StopMarker.ENDED)
 
-    async def _with_late_news(self, found: Found) -> Found:
-        """A container that was killed, looked at until it would be known that this was for want of memory: Podman's flag, which
-        has no events of that.
-        """
+    async def _with_late_news(self, found: ContainerInfo) -> ContainerInfo:
+        """A killed container, inspected until lack of memory would show: Podman sets a flag and sends no event."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + NEWS
         while found.oom_ended is None and found.exit_code == KILLED and not found.oom and loop.time() < deadline:
             await asyncio.sleep(NEWS / 5)
-            now = await self._store.look(found.id)
+            now = await self._store.inspect(found.id)
             if now is None or now.started_at != found.started_at:
                 break
             found = now
         return found
 
     async def _removed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
-        async with self._locks.hold(session_id):
-            if self._store.was_removed(container) or await self._store.find(session_id):
+        async with self._store.lock(session_id):
+            if self._store.removed_by_us(container) or await self._store.find(session_id):
                 return None
-        self._views.drop(session_id)
+        self._mapper.drop(session_id)
         return Session(
             session_id,
             SessionState.TERMINATED,

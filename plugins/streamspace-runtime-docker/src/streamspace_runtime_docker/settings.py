@@ -1,4 +1,4 @@
-"""The driver's own environment variables, read and judged in one go like the core's."""
+"""The driver's own environment variables, read and checked together like the core's."""
 
 import re
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from streamspace_agent.config import Bytes, Duration, Settings, explain
 from streamspace_agent.errors import ConfigError
-from streamspace_runtime_docker.references import pattern
+from streamspace_runtime_docker.images.references import pattern
 
-# What the init systems of the usual desktop images need while they run as root, before they drop to the user:
-# to own the home and runtime folders (CHOWN, DAC_OVERRIDE, FOWNER, FSETID), to become the user (SETUID, SETGID), to stop
-# what they started as another user (KILL) and to serve a port below 1024 (NET_BIND_SERVICE). Of Docker's own default list
-# this leaves out NET_RAW (forged packets), MKNOD, SETFCAP, SETPCAP, SYS_CHROOT and AUDIT_WRITE.
+# What the init systems of the usual desktop images need while they run as root, before they switch to the user: to own
+# the home and runtime folders (CHOWN, DAC_OVERRIDE, FOWNER, FSETID), to become the user (SETUID, SETGID), to stop what
+# they started as another user (KILL) and to serve a port below 1024 (NET_BIND_SERVICE). Docker's default also has
+# NET_RAW (forged packets), MKNOD, SETFCAP, SETPCAP, SYS_CHROOT and AUDIT_WRITE.
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
 
 
@@ -35,7 +35,8 @@ class DockerSettings(BaseModel):
     pull_stall_timeout: Duration = Field(
         default=120.0,
         gt=0,
-        description="How long a pull may stand still while it waits for nothing of the engine's own; the whole pull may take any time",
+        description="How long a pull may stand still while it waits for nothing of the engine's own; "
+        "the whole pull may take any time",
     )
     stop_timeout: Duration = Field(
         default=10.0, ge=0, description="How long a session may take to end after its stop signal, before it is killed"
@@ -54,11 +55,13 @@ class DockerSettings(BaseModel):
     )
     publish_ports: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Publish sessions' ports on PUBLISH_ADDRESS: auto only where the agent cannot reach containers directly",
+        description="Publish sessions' ports on PUBLISH_ADDRESS: "
+        "auto only where the agent cannot reach containers directly",
     )
     allowed_images: tuple[str, ...] = Field(
         default=(),
-        description="Registries and images that sessions may use, separated by commas: lscr.io, ghcr.io/team/*, docker.io/library/ubuntu; unset for all",
+        description="Registries and images that sessions may use, separated by commas: "
+        "lscr.io, ghcr.io/team/*, docker.io/library/ubuntu; unset for all",
     )
     leftover_grace: Duration = Field(
         default=60.0, ge=0, description="Age from which something half made under our labels counts as left over"
@@ -89,7 +92,10 @@ class DockerSettings(BaseModel):
 
 
 def load(settings: Settings, environ: Mapping[str, str]) -> DockerSettings:
-    """An empty variable counts as not set. Raises ConfigError with a line for each wrong one, DOCKER_HOST included."""
+    """Read the settings; an empty variable counts as unset. Raises ConfigError with a line for each wrong one.
+
+    Checks DOCKER_HOST, too.
+    """
     values = {f: v for f in DockerSettings.model_fields if (v := environ.get(f.upper(), "").strip())}
     problems = list(_docker_host(settings.docker_host))
     own = None
@@ -108,6 +114,9 @@ def _docker_host(host: str) -> list[str]:
         return []
     if scheme == "ssh":
         return [
-            "DOCKER_HOST: ssh:// is not supported: run the agent on that host, or use tcp:// with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+            (
+                "DOCKER_HOST: ssh:// is not supported: "
+                "run the agent on that host, or use tcp:// with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+            )
         ]
     return ["DOCKER_HOST: must be unix:///path/to/docker.sock or tcp://host:port"]

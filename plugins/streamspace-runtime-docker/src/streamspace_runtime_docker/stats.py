@@ -1,14 +1,14 @@
-"""What a running session uses now."""
+"""CPU, memory and network traffic of a running session."""
 
 import time
 
 from streamspace_engine import Engine
 from streamspace_engine.errors import EngineError
-from streamspace_runtime_docker.containers import container_name, valid_id
+from streamspace_runtime_docker.containers.config import container_name, valid_id
 
 
 class Stats:
-    """Keeps the last CPU reading of each session: an engine asked once tells a sum, not a rate."""
+    """Keeps the last CPU reading of each session, since the engine reports a sum, not a rate."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -18,7 +18,7 @@ class Stats:
         self._last.pop(session_id, None)
 
     async def received(self, session_id: str) -> int | None:
-        """Bytes over all networks of its container, which count anew with each start; None where it has none, or does not run."""
+        """Bytes received on all networks since the container's start; None if it has none, or does not run."""
         if not valid_id(session_id):
             return None
         name = container_name(session_id)
@@ -48,6 +48,6 @@ class Stats:
         if before and before[0] == container and now > before[1]:
             cores = max(0.0, (total - before[2]) / (now - before[1]))
         detail = memory.get("stats") or {}
-        # The page cache that the kernel drops first is not the session's need; cgroup v1 and v2 name it differently.
+        # Without the page cache that the kernel drops first; cgroup v1 and v2 name it differently.
         cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
         return cores, max(0, int(memory["usage"]) - int(cache))

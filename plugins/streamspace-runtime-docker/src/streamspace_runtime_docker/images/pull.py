@@ -1,4 +1,4 @@
-"""Pulling images: one pull per image however many sessions wait for it, progress in bytes, a limit on standing still."""
+"""Pulls one image for all sessions that wait for it: progress in bytes, and a limit on the time without any."""
 
 import asyncio
 import re
@@ -9,39 +9,39 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Progress, Report
 from streamspace_agent.units import format_bytes, format_seconds
 from streamspace_engine import Engine
-from streamspace_engine.errors import EngineError, NotFound, Silent
-from streamspace_runtime_docker.layers import Layers
-from streamspace_runtime_docker.references import allowed, checked, private
+from streamspace_engine.errors import EngineError, Silent
+from streamspace_runtime_docker.images.progress import PullProgress
+from streamspace_runtime_docker.images.references import checked, private
 
 UNPACKING = 1800.0
-"""Seconds that an engine may be silent over a layer that it verifies or unpacks: many gigabytes on a slow disk."""
+"""Seconds for which an engine may be silent while it verifies or unpacks a layer: many gigabytes on a slow disk."""
 _ASKING = "asking the registry"
 
 
 class Pull:
-    """One pull under way, and those who wait for it."""
+    """A pull under way, and the reports of those who wait for it."""
 
     def __init__(
         self,
         image: str,
         engine: Engine,
-        turns: asyncio.Semaphore,
+        slots: asyncio.Semaphore,
         stall_timeout: float,
         faults: Faults,
         allowed: Collection[str],
         others: Callable[[], Collection["Pull"]],
     ) -> None:
-        """``others`` tells the pulls under way, this one among them: they share the engine's slots."""
+        """``others`` returns all pulls under way, this one included: they share the engine's slots."""
         self.image = image
         self.moved = 0.0
-        """When this pull last showed progress, by the loop's clock; 0 before its turn."""
-        self.layers = Layers()
+        """When this pull last showed progress, by the loop's clock; 0 before it began."""
+        self.layers = PullProgress()
         self._others = others
         self._allowed = allowed
         self.reports: list[Report] = []
-        self.progress = Progress("pulling", detail="waits for other pulls" if turns.locked() else _ASKING)
+        self.progress = Progress("pulling", detail="waits for other pulls" if slots.locked() else _ASKING)
         self._engine = engine
-        self._turns = turns
+        self._slots = slots
         self._stall_timeout = stall_timeout
         self._faults = faults
         self.task = asyncio.create_task(self._run(), name=f"pull {image}")
@@ -49,9 +49,9 @@ class Pull:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with self._turns:  # a pull that waits for its turn has not stalled
+            async with self._slots:  # a pull that waits for one has not stalled
                 self._show(Progress("pulling", detail=_ASKING))
-                self.layers = Layers(containerd=await self._engine.has_containerd_store())
+                self.layers = PullProgress(containerd=await self._engine.has_containerd_store())
                 self.moved = loop.time()
                 await self._watched(asyncio.create_task(self._read(), name=f"read of {self.image}"))
         except (TimeoutError, Silent):
@@ -60,13 +60,13 @@ class Pull:
             raise await self._explain(error.text) from error
 
     async def _watched(self, reading: "asyncio.Task[None]") -> None:
-        """Read to the end, or to the moment when the pull has stalled: TimeoutError."""
+        """Wait for the pull's end; raise TimeoutError once it has stalled."""
         loop = asyncio.get_running_loop()
         try:
             while not reading.done():
                 left = self.moved + self._patience() - loop.time()
                 if left <= 0:
-                    if not self._waits_rightly(loop.time()):
+                    if not self._waits(loop.time()):
                         raise TimeoutError
                     if outage := await self._engine.outage():
                         raise outage
@@ -78,10 +78,10 @@ class Pull:
             await asyncio.gather(reading, return_exceptions=True)
 
     def _patience(self) -> float:
-        """Seconds in which a pull that is fetched must show progress.
+        """Seconds within which a pull must show progress.
 
-        Where it is told in blocks, all layers under way share the line, of whatever image: one block in the time is
-        enough, and it is another layer's for as many times as there are layers.
+        With containerd's store progress comes in blocks, and the layers of all pulls share the bandwidth. So
+        PULL_STALL_TIMEOUT counts once for each layer under way: each may be the last to complete its block.
         """
         if not self.layers.containerd:
             return self._stall_timeout
@@ -99,15 +99,15 @@ class Pull:
             f"{got}{f' of {format_bytes(total)}' if total else ''} so far",
         )
 
-    def _waits_rightly(self, now: float) -> bool:
-        """Silent, and yet not stalled: the engine works on what it has of this image, or fetches for another pull."""
+    def _waits(self, now: float) -> bool:
+        """Silent but not stalled: the engine unpacks layers of this image, or fetches those of another pull."""
         if self.layers.busy():
             return now - self.moved < UNPACKING
         last = max((other.moved for other in self._others() if other is not self), default=0.0)
         return self.layers.queued() and now - last < self._stall_timeout
 
     async def _explain(self, text: str) -> CommandFailed:
-        """What an address says that need not be a registry is passed on only where the operator has named it as one."""
+        """Quote the answer of a private address only if ALLOWED_IMAGES names it: it need not be a registry."""
         registry = checked(self.image).registry
         trusted = any(entry.startswith(f"{registry}/") for entry in self._allowed)
         return explain(self.image, text, quoted=trusted or not await private(registry))
@@ -122,7 +122,7 @@ class Pull:
             "/images/create",
             {"fromImage": repository, "tag": tag},
             headers=headers,
-            # The clock above is first: it knows what silence means.
+            # Longer than the stall detection above, which knows what silence means.
             silence=max(UNPACKING, self._stall_timeout) + 5,
         ) as lines:
             async for line in lines:
@@ -140,72 +140,7 @@ class Pull:
             self._faults.point("docker.mid_pull")
 
 
-class Images:
-    """Which images the engine has. One that is there is never pulled again, whatever its tag (``latest`` included)."""
-
-    def __init__(
-        self, engine: Engine, concurrency: int, stall_timeout: float, faults: Faults, allowed: Collection[str]
-    ) -> None:
-        self._engine = engine
-        self._allowed = allowed
-        self._turns = asyncio.Semaphore(concurrency)
-        self._stall_timeout = stall_timeout
-        self._faults = faults
-        self._known: set[str] = set()
-        self._pulls: dict[str, Pull] = {}
-
-    def forget(self, image: str) -> None:
-        """The engine said that an image is gone."""
-        self._known.discard(image)
-
-    async def ensure(self, image: str, report: Report) -> None:
-        """Return once the engine has the image. Raises CommandFailed."""
-        if not allowed(checked(image), self._allowed):
-            raise CommandFailed(
-                "image_not_allowed", f"sessions may not use {image}: ALLOWED_IMAGES is {', '.join(self._allowed)}"
-            )
-        if image in self._known:
-            return
-        if not await self._present(image):
-            await self._pull(image, report)
-            if not await self._present(image):
-                raise CommandFailed("pull_failed", f"pulling {image} ended, but the engine does not have it")
-        self._known.add(image)
-
-    async def _present(self, image: str) -> bool:
-        try:
-            await self._engine.get(f"/images/{image}/json")
-        except NotFound:
-            return False
-        except EngineError as error:
-            raise explain(image, error.text) from error
-        return True
-
-    async def _pull(self, image: str, report: Report) -> None:
-        pull = self._pulls.get(image)
-        if pull is None:
-            pull = self._pulls[image] = Pull(
-                image,
-                self._engine,
-                self._turns,
-                self._stall_timeout,
-                self._faults,
-                self._allowed,
-                self._pulls.values,
-            )
-        pull.reports.append(report)
-        report(pull.progress)
-        try:
-            await asyncio.shield(pull.task)
-        finally:
-            pull.reports.remove(report)
-            if not pull.reports or pull.task.done():
-                pull.task.cancel()
-                if self._pulls.get(image) is pull:
-                    del self._pulls[image]
-
-
-# What engines and registries say, in the order in which it is looked for: Docker's and Podman's wording.
+# Messages of engines and registries, in order of precedence, in Docker's and Podman's wording.
 _EXPLANATIONS = (
     (r"no space left", "disk_full", "the engine's disk is full"),
     (
@@ -220,9 +155,15 @@ _EXPLANATIONS = (
     ),
     (r"invalid reference|not a valid repository|invalid tag", "invalid_image", "this is no image reference"),
     (
-        r"no basic auth|unauthorized|authentication required|access denied|access to the resource is denied|forbidden|denied:",
+        (
+            r"no basic auth|unauthorized|authentication required|forbidden|"
+            r"access denied|access to the resource is denied|denied:"
+        ),
         "pull_denied",
-        "the registry refuses these credentials, or the image does not exist there: log in with `docker login` for the user the agent runs as, or set DOCKER_CONFIG",
+        (
+            "the registry refuses these credentials, or the image does not exist there: "
+            "log in with `docker login` for the user the agent runs as, or set DOCKER_CONFIG"
+        ),
     ),
     (
         r"no matching manifest|does not match the specified platform",
@@ -230,7 +171,10 @@ _EXPLANATIONS = (
         "the image does not exist for this host's architecture",
     ),
     (
-        r"dial tcp|no such host|connection refused|i/o timeout|timeout|x509|certificate|server misbehaving|unreachable|connection reset|\bEOF\b|pinging container registry|server gave HTTP response|: tls:",
+        (
+            r"dial tcp|no such host|connection refused|connection reset|i/o timeout|timeout|unreachable|\bEOF\b|"
+            r"x509|certificate|: tls:|server misbehaving|pinging container registry|server gave HTTP response"
+        ),
         "registry_unreachable",
         "the engine cannot reach the registry",
     ),
@@ -239,12 +183,13 @@ _EXPLANATIONS = (
 
 
 READ = 4000
-"""Characters of the engine's words that are looked at: a registry may have written some of them."""
+"""Characters of the engine's message that are searched: a registry may have written some of them."""
 
 
 def explain(image: str, text: str, *, quoted: bool = True) -> CommandFailed:
-    """A pull's failure in words that tell what to do; the engine's own words follow where they may be ``quoted``, without what
-    it shows of an answer that was none of a registry's.
+    """The failure of a pull, with what to do. The engine's message follows if it may be ``quoted``.
+
+    Without the part that shows the body of an answer, which need not be a registry's.
     """
     text = " ".join(text[:READ].split())
     shown = text.partition(" response body")[0][:500]

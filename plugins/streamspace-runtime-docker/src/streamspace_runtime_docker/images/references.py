@@ -1,6 +1,6 @@
-"""Image references: their grammar, which of them may be used, and whether what their registry says may be passed on.
+"""Image references: their grammar, which of them may be used, and whether their registry is private.
 
-A reference comes from a template and decides whom the engine asks for an image, and what of its own API the driver asks for.
+A reference comes from a template, and decides which host the engine asks for an image and which path the driver calls.
 Grammar: https://github.com/distribution/reference
 """
 
@@ -16,7 +16,7 @@ DOCKER_HUB = "docker.io"
 MAX_LENGTH = 512
 """Characters; a name may have 255, a tag 128, a digest some more."""
 RESOLVE_TIMEOUT = 2.0
-"""Seconds for the look-up of a registry's name after it has refused a pull."""
+"""Seconds for resolving the name of a registry that has refused a pull."""
 
 _DOMAIN_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
@@ -33,7 +33,7 @@ class Reference:
 
 
 def checked(image: str) -> Reference:
-    """Raises CommandFailed for what is no reference of an image."""
+    """Parse a reference. Raises CommandFailed if it is not valid."""
     rest, at, digest = image[: MAX_LENGTH + 1].partition("@")
     head, colon, tag = rest.rpartition(":")
     if not colon or "/" in tag:
@@ -51,7 +51,8 @@ def checked(image: str) -> Reference:
     if not sound:
         raise CommandFailed(
             "invalid_image",
-            f"{image[:60]!r} is no image reference: write for example ubuntu:24.04 or registry.example.com/team/desktop:1",
+            f"{image[:60]!r} is no image reference: "
+            "write for example ubuntu:24.04 or registry.example.com/team/desktop:1",
         )
     return Reference(first, f"library/{path}" if first == DOCKER_HUB and "/" not in path else path)
 
@@ -71,7 +72,7 @@ def _is_registry(text: str) -> bool:
 
 
 def allowed(reference: Reference, patterns: Collection[str]) -> bool:
-    """Is the reference in a list as of ALLOWED_IMAGES? An empty list allows everything."""
+    """Does one of the patterns of ALLOWED_IMAGES match? An empty list allows everything."""
     return not patterns or any(_matches(reference, pattern) for pattern in patterns)
 
 
@@ -94,7 +95,8 @@ def pattern(text: str) -> str:
         found = None
     if found is None or below.rpartition("/")[2] != found.name.rpartition("/")[2]:
         raise ValueError(
-            f"{text[:60]} is no registry or image: write for example lscr.io, ghcr.io/team/* or docker.io/library/ubuntu, without a tag"
+            f"{text[:60]} is no registry or image: "
+            "write for example lscr.io, ghcr.io/team/* or docker.io/library/ubuntu, without a tag"
         )
     if below == text:
         return f"{found.registry}/{found.name}"
@@ -106,9 +108,9 @@ def _names_registry(text: str) -> bool:
 
 
 async def private(registry: str) -> bool:
-    """Is the registry on the engine's host or in a network of its own, as far as this host can tell?
+    """Is the registry on a loopback or private address, as far as this host can tell?
 
-    What such an address says is not for whoever may name one in a template: it need not be a registry.
+    Answers of such an address must not reach the author of a template, who may have named anything.
     """
     host = registry.rpartition(":")[0] if re.search(r":[0-9]+$", registry) else registry
     try:

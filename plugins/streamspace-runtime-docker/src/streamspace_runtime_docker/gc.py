@@ -1,7 +1,7 @@
-"""What interrupted and failed starts leave behind, and networks of an earlier NETWORK_NAME.
+"""Leftovers of interrupted and failed starts, and networks of an earlier NETWORK_NAME: what `docker-agent gc` removes.
 
-A container that ever ran is a session, and its volumes are somebody's data: neither is ever left over. A container that
-never ran is left over once nobody knows its session, and with it the volumes that the same command made.
+A container that ever ran is a session, and its volumes are somebody's data: neither is ever a leftover. A container
+that never ran is one when its session is unknown, and so are the volumes that the same command created.
 """
 
 import time
@@ -14,16 +14,22 @@ from streamspace_agent.runtime import Leftover
 from streamspace_engine import Engine
 from streamspace_engine.errors import Conflict, EngineError, NotFound
 from streamspace_engine.events import timestamp
-from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.found import Found
-from streamspace_runtime_docker.networks import Networks
-from streamspace_runtime_docker.store import Store
+from streamspace_runtime_docker.containers import labels
+from streamspace_runtime_docker.containers.info import ContainerInfo
+from streamspace_runtime_docker.containers.store import ContainerStore
+from streamspace_runtime_docker.networks.network import SessionNetwork
 from streamspace_runtime_docker.volumes import Volumes
 
 
 class Leftovers:
     def __init__(
-        self, engine: Engine, store: Store, volumes: Volumes, networks: Networks, settings: Settings, grace: float
+        self,
+        engine: Engine,
+        store: ContainerStore,
+        volumes: Volumes,
+        networks: SessionNetwork,
+        settings: Settings,
+        grace: float,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -52,8 +58,8 @@ class Leftovers:
     def _age(created_at: float) -> float:
         return max(0.0, time.time() - created_at) if created_at else 0.0
 
-    async def _their_volumes(self, unborn: Iterable[Found]) -> list[Leftover]:
-        volumes = [volume for found in unborn for volume in await self._volumes.of(found)]
+    async def _their_volumes(self, unborn: Iterable[ContainerInfo]) -> list[Leftover]:
+        volumes = [volume for found in unborn for volume in await self._volumes.of_container(found)]
         return [
             Leftover("volume", volume["Name"], "made by a start that never ran", age)
             for volume in volumes
@@ -67,7 +73,7 @@ class Leftovers:
             if entry["Name"] == self._network:
                 continue
             body = await self._network_body(entry["Id"])
-            if body is not None and not await self._networks.users(body):
+            if body is not None and not await self._networks.in_use(body):
                 age = self._age(timestamp(body.get("Created", "")))
                 left.append(
                     Leftover("network", entry["Name"], f"has no sessions, NETWORK_NAME is {self._network}", age)
@@ -82,10 +88,10 @@ class Leftovers:
         return body
 
     async def remove(self, leftover: Leftover) -> None:
-        """What came into use since it was found stays."""
+        """Remove a leftover, unless it came into use since it was found."""
         match leftover.kind:
             case "container":
-                found = await self._store.look(leftover.name)
+                found = await self._store.inspect(leftover.name)
                 if found and found.state in {"created", "dead"} and self._is_mine(found.labels):
                     await self._store.remove(found)
             case "volume":
@@ -101,7 +107,7 @@ class Leftovers:
 
     async def _remove_network(self, name: str) -> None:
         body = await self._network_body(name)
-        if body is None or await self._networks.users(body):
+        if body is None or await self._networks.in_use(body):
             return
         try:
             await self._engine.delete(f"/networks/{name}")

@@ -1,28 +1,28 @@
-"""Byte streams into sessions: by the container's address where we have a route to it, else by a published port."""
+"""Connects to the ports of sessions: by the container's address if there is a route to it, else by a published port."""
 
 import asyncio
 from urllib.parse import urlsplit
 
 from streamspace_agent.runtime.readiness import Stream
-from streamspace_runtime_docker.found import Found
-from streamspace_runtime_docker.networks import Networks
+from streamspace_runtime_docker.containers.info import ContainerInfo
+from streamspace_runtime_docker.networks.network import SessionNetwork
 
 CONNECT_TIMEOUT = 5.0
 
 
-class Ports:
-    def __init__(self, docker_host: str, networks: Networks) -> None:
+class Connector:
+    def __init__(self, docker_host: str, networks: SessionNetwork) -> None:
         self._networks = networks
         host = urlsplit(docker_host)
         self._engine_address = (host.hostname or "127.0.0.1") if host.scheme == "tcp" else "127.0.0.1"
 
-    async def open(self, found: Found, port: int) -> Stream:
-        """Open a stream to a container as it was last seen. Raises OSError where nothing listens."""
+    async def open(self, found: ContainerInfo, port: int) -> Stream:
+        """Open a stream to a container. Raises OSError when nothing listens."""
         address, number = await self._place(found, port)
         async with asyncio.timeout(CONNECT_TIMEOUT):  # a TimeoutError is an OSError
             return await asyncio.open_connection(address, number)
 
-    async def _place(self, found: Found, port: int) -> tuple[str, int]:
+    async def _place(self, found: ContainerInfo, port: int) -> tuple[str, int]:
         published = found.published.get(port)
         if found.address and (not published or (await self._networks.ensure()).direct):
             return found.address, port

@@ -1,4 +1,4 @@
-"""What is written on every container, volume and network, and read back to tell a session without asking further."""
+"""The labels of every container, volume and network; they describe a session without further calls."""
 
 import math
 import secrets
@@ -23,12 +23,12 @@ PATH = "streamspace.path"
 IDLE_TIMEOUT = "streamspace.idle-timeout"
 MAX_DURATION = "streamspace.max-duration"
 BOOT, UPTIME = "streamspace.boot", "streamspace.uptime"
-"""When the container was made, by the clock of its agent's host that nobody can set (see :mod:`.births`)."""
+"""When the container was created, by its host's boot clock (see :mod:`.creation_time`)."""
 SEAL = "streamspace.seal"
-"""A random number by which the agent knows its mark in the container again (see :mod:`.marks`)."""
+"""A random key that authenticates the stop marker in the container (see :mod:`.stop_marker`)."""
 
 MAX_NUMBER = 32
-"""Characters of a label that is read as a number."""
+"""Characters of a label that is read as a number, at most."""
 
 
 def common(agent_id: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def common(agent_id: str) -> dict[str, str]:
 
 
 def of_session(agent_id: str, spec: SessionSpec) -> dict[str, str]:
-    """The labels of everything made for a session; ``session-id`` is the name older tools filter by."""
+    """The labels of everything that is created for a session; older tools filter by ``session-id``."""
     return common(agent_id) | {
         "session-id": spec.session_id,
         SESSION: spec.session_id,
@@ -48,9 +48,10 @@ def of_session(agent_id: str, spec: SessionSpec) -> dict[str, str]:
 
 
 def of_container(agent_id: str, spec: SessionSpec) -> dict[str, str]:
-    """With what :class:`~streamspace_agent.runtime.Session` tells of its spec. No environment: it may hold secrets.
+    """A session's labels, and what :class:`~streamspace_agent.runtime.Session` reports from its spec.
 
-    All of our labels, also those that say nothing: an image has labels of its own, which show where we write none.
+    Not the environment, which may hold secrets. Empty labels are written, too: an image's label of that name would show
+    otherwise.
     """
     optional = {CPU: spec.cpu, MEMORY: spec.memory, IDLE_TIMEOUT: spec.idle_timeout, MAX_DURATION: spec.max_duration}
     return (
@@ -61,7 +62,7 @@ def of_container(agent_id: str, spec: SessionSpec) -> dict[str, str]:
 
 
 def number(labels: Mapping[str, str], name: str) -> float | None:
-    """The number of a label, finite and not below 0; None where there is none or somebody wrote something else."""
+    """A label as a finite number of 0 or more; None if it is missing or anything else."""
     try:
         text = labels[name]
         value = float(text) if len(text) <= MAX_NUMBER else math.inf
@@ -76,13 +77,13 @@ def whole(labels: Mapping[str, str], name: str) -> int | None:
 
 
 def port(labels: Mapping[str, str]) -> int:
-    """The port that readiness is asked on; 0 for none."""
+    """The port of the readiness check; 0 for none."""
     number = whole(labels, PORT) or 0
     return number if number < 65536 else 0
 
 
 def ready_check(labels: Mapping[str, str]) -> ReadyCheck:
-    """What was expected when the container was made: labels cannot change, so what is found is not among them."""
+    """The check that was expected when the container was created; labels cannot be changed to what was found later."""
     try:
         return ReadyCheck(labels.get(READY, ""))
     except ValueError:

@@ -1,17 +1,17 @@
-"""What an engine tells of one pull, layer by layer, summed up.
+"""The progress of one pull, summed up over its layers.
 
-Engines have two image stores, which tell it differently (measured on 20.10 and on 28.5 with each store):
+Engines have two image stores, which report differently (measured on 20.10 and on 28.5 with each store):
 
-* Both announce every layer as ``Pulling fs layer``; only then come sizes.
-* The classic one fetches three layers at a time, of all pulls together; the others wait. Each tells its size with its
-  first bytes. ``Verifying Checksum`` and ``Extracting`` (in bytes) may be silent for long.
-* containerd's fetches all layers of all pulls at once, and writes them in blocks of 1 MiB: a layer tells nothing before
-  its first block, its size included, and goes on in blocks. A layer smaller than that, or a fast one, may never tell its
-  size. ``Downloading`` is repeated ten times a second, changed or not, also at the full size, while the layer is written
-  out. ``Extracting`` counts seconds. A connection that breaks is made anew without a word.
-* containerd's keeps the blocks of a pull that was cut, for eight hours: the next one begins with them. A second pull of
-  an image shows the bytes of the first, and goes on with them where the first is cut. What is there is ``Already
-  exists``, or, where everything is, not told at all.
+* Both announce every layer as ``Pulling fs layer``; sizes come only then.
+* The classic store fetches three layers at a time, of all pulls together; the others wait. A layer's first bytes come
+  with its size. ``Verifying Checksum`` and ``Extracting`` (in bytes) may be silent for long.
+* containerd's store fetches all layers of all pulls at once and writes them in blocks of 1 MiB: a layer reports
+  nothing, not even its size, before its first block. A layer that is smaller, or fast, may never report its size.
+  ``Downloading`` is repeated ten times a second, changed or not, also at the full size while the layer is written.
+  ``Extracting`` counts seconds. A lost connection is reopened silently.
+* containerd's store keeps the blocks of a cancelled pull for eight hours, and the next pull begins with them. A second
+  pull of an image shows the bytes of the first, and continues them when the first is cancelled. A layer that exists is
+  ``Already exists``, or, when all exist, not reported at all.
 """
 
 from collections.abc import Mapping
@@ -31,18 +31,18 @@ class _Layer:
     status: str = ""
     current: int = 0
     total: int = 0
-    """Bytes to fetch; 0 where the engine has not told them."""
+    """Bytes to fetch; 0 until the engine reports them."""
     unpacked: int = 0
 
     def verified(self) -> bool:
-        """Is it here and being checked or written out, which may take long?"""
+        """Is it fetched, and being verified or written, which may take long?"""
         return self.status == "Verifying Checksum" or (
             self.status not in _FETCHED and bool(self.total) and self.current == self.total
         )
 
 
-class Layers:
-    """The engine's messages about one pull."""
+class PullProgress:
+    """Sums up the engine's messages about one pull."""
 
     def __init__(self, *, containerd: bool = False) -> None:
         self.containerd = containerd
@@ -50,7 +50,7 @@ class Layers:
         self._shown = 0
 
     def take(self, line: Mapping[str, Any]) -> bool:
-        """Add one message; True when it shows progress. An engine that only tries again gets nowhere."""
+        """Add one message; True when it shows progress. Mere retries are none."""
         name, status = str(line.get("id", "")), str(line.get("status", ""))
         if status.startswith("Retrying"):
             return False
@@ -72,30 +72,28 @@ class Layers:
         return moved
 
     def queued(self) -> bool:
-        """Does every layer that is not there yet wait for one of the slots that the engine shares among all pulls?
+        """Does every layer that is still missing wait for one of the slots that all pulls share?
 
-        One that is fetched may wait for another: they are unpacked in their order, and not fetched in it.
+        A fetched layer may wait for another: layers are unpacked in their order, but not fetched in it.
         """
         left = self._left() - {"Download complete"}
         return not self.containerd and bool(left) and left <= _UNSTARTED
 
     def busy(self) -> bool:
-        """Is a layer verified or unpacked, or does it wait for that alone? The engine may be silent over it for long."""
+        """Is a layer verified or unpacked, or ready to be? The engine may be silent for long meanwhile."""
         left = self._left()
         verified = any(layer.verified() for layer in self._layers.values())
         return verified or "Extracting" in left or left == {"Download complete"}
 
     def fetching(self) -> int:
-        """Layers of which bytes are still to come."""
+        """The number of layers that are not fetched completely."""
         return sum(layer.status not in _FETCHED and layer.status != _EXISTS for layer in self._layers.values())
 
     def _left(self) -> set[str]:
         return {layer.status for layer in self._layers.values()} - {_EXISTS, "Pull complete"}
 
     def progress(self) -> Progress:
-        """``total`` only where every layer's size is known, and only while the percentage does not fall; bytes are told
-        in words otherwise.
-        """
+        """The sum. ``total`` is 0 until every layer's size is known, and whenever the percentage would fall."""
         layers = [layer for layer in self._layers.values() if layer.status != _EXISTS]
         current = sum(layer.current for layer in layers)
         known = all(layer.total or layer.status in _FETCHED for layer in layers)

@@ -1,4 +1,4 @@
-"""The network that sessions share: made so that they cannot reach each other; and whether we reach them directly."""
+"""The network that sessions share. It keeps them from reaching each other, and the agent may reach them through it."""
 
 import asyncio
 import ipaddress
@@ -13,7 +13,7 @@ from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed
 from streamspace_engine import Engine
 from streamspace_engine.errors import Conflict, EngineError, NotFound
-from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.containers import labels
 from streamspace_runtime_docker.settings import DockerSettings
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,10 @@ BRIDGE = "com.docker.network.bridge.name"
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """``isolated``: its containers cannot reach each other. ``bridge``: the interface that it is on the engine's host, where
-    its gateway does not tell whether that host is ours.
+class NetworkInfo:
+    """``isolated``: its containers cannot reach each other. ``bridge``: its interface on the engine's host.
+
+    ``bridge`` is "" for an engine on this host, whose gateway addresses tell enough.
     """
 
     id: str
@@ -40,26 +41,25 @@ class Network:
 
     @property
     def direct(self) -> bool:
-        """Does this process reach containers by their address? Asked anew each time: Podman makes a bridge with its
-        first container.
-        """
+        """Does this process reach containers by their address? May change: Podman adds the bridge late."""
         ours = not self.bridge or self.bridge in {name for _, name in socket.if_nameindex()}
         return ours and any(map(_local, self.gateways))
 
 
-def read(body: Mapping[str, Any], docker_host: str) -> Network:
+def read(body: Mapping[str, Any], docker_host: str) -> NetworkInfo:
     configs = (body.get("IPAM") or {}).get("Config") or []
     options = body.get("Options") or {}
-    # All engines number their networks alike: ours may have a bridge with the gateway of one on a remote engine.
+    # Engines number their networks alike: this host may have a bridge with the gateway address of a remote engine's.
     bridge = "" if docker_host.startswith("unix://") else options.get(BRIDGE) or f"br-{body.get('Id', '')[:12]}"
     gateways = tuple(str(config.get("Gateway", "")) for config in configs)
     name, ipv6 = str(body.get("Name", "")), bool(body.get("EnableIPv6"))
-    return Network(str(body.get("Id", "")), options.get(ICC) == "false", gateways, bridge, name, ipv6)
+    return NetworkInfo(str(body.get("Id", "")), options.get(ICC) == "false", gateways, bridge, name, ipv6)
 
 
 def _local(gateway: str) -> bool:
-    """Is the bridge an interface of ours? Then there is a route to its containers; not with a remote or rootless engine,
-    a virtual machine, or an agent in a container with a network of its own.
+    """Is the gateway an address of this host? Then there is a route to the containers.
+
+    Not so with a remote or rootless engine, a virtual machine, or an agent in a container with a network of its own.
     """
     try:
         address = ipaddress.ip_address(gateway.partition("/")[0])
@@ -70,25 +70,25 @@ def _local(gateway: str) -> bool:
     return True
 
 
-class Networks:
-    """``NETWORK_NAME`` on the engine, looked up once until the engine says that it is gone."""
+class SessionNetwork:
+    """``NETWORK_NAME`` on the engine; looked up once, and again after :meth:`forget`."""
 
     def __init__(self, engine: Engine, settings: Settings, own: DockerSettings) -> None:
         self._engine = engine
         self._settings = settings
         self._own = own
-        self._known: Network | None = None
+        self._known: NetworkInfo | None = None
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
         self._known = None
 
-    async def ensure(self) -> Network:
-        """The network, made when missing."""
+    async def ensure(self) -> NetworkInfo:
+        """The network, created if it is missing. Raises CommandFailed."""
         async with self._lock:
             if self._known is None:
-                await self._settle()
-                self._known = await self.look()
+                await self._create_one()
+                self._known = await self.find()
                 if self._known is None:
                     name = self._settings.network_name
                     raise CommandFailed("network_failed", f"the network {name} vanished right after it was made")
@@ -96,13 +96,13 @@ class Networks:
                     log.warning("%s", problem)
             return self._known
 
-    async def look(self) -> Network | None:
-        """As it is now; of several with its name the one that is kept."""
-        bodies = await self.named()
+    async def find(self) -> NetworkInfo | None:
+        """The network as it is now; of several with the name the one to keep."""
+        bodies = await self.find_all()
         return read(bodies[0], self._settings.docker_host) if bodies else None
 
-    async def named(self) -> list[Mapping[str, Any]]:
-        """Every network of that name, the one that is kept first. Engines up to 24 make a second one where two ask at the same time."""
+    async def find_all(self) -> list[Mapping[str, Any]]:
+        """Every network of that name, the one to keep first: engines up to 24 may create two at the same time."""
         name = self._settings.network_name
         try:
             return [await self._engine.get(f"/networks/{name}")]
@@ -116,46 +116,48 @@ class Networks:
     async def _listed(self) -> list[Mapping[str, Any]]:
         name, found = self._settings.network_name, []
         for entry in await self._engine.get("/networks", {"filters": {"name": [name]}}):
-            if entry["Name"] == name:  # the engine takes a part of a name as well
+            if entry["Name"] == name:  # the engine's filter matches parts of names, too
                 with suppress(NotFound):
                     body = await self._engine.get(f"/networks/{entry['Id']}")
-                    found.append((not await self.users(body), str(body.get("Created", "")), str(body["Id"]), body))
-        # All agents choose the same one: first one that is in use, then the oldest.
+                    found.append((not await self.in_use(body), str(body.get("Created", "")), str(body["Id"]), body))
+        # All agents choose the same one: one in use first, then the oldest.
         return [body for *_, body in sorted(found, key=lambda each: each[:3])]
 
-    async def _settle(self) -> None:
-        """One network of the name, whatever others do at this moment."""
-        bodies = await self.named()
+    async def _create_one(self) -> None:
+        """Reach exactly one network of the name, whatever other agents do at this moment."""
+        bodies = await self.find_all()
         if not bodies:
-            await self._make(self._settings.network_name)
+            await self._create(self._settings.network_name)
             bodies = await self._listed()
         for spare in bodies[1:]:
-            if await self.users(spare):
+            if await self.in_use(spare):
                 raise CommandFailed("network_failed", f"{ambiguous(self._settings.network_name, bodies)}: {REMOVE_ONE}")
             with suppress(NotFound):
                 await self._engine.delete(f"/networks/{spare['Id']}")
             log.warning("%s: removed %s", ambiguous(self._settings.network_name, bodies), spare["Id"][:12])
 
-    async def users(self, body: Mapping[str, Any]) -> bool:
-        """Is a container on the network, or was one when it ended? One that sleeps needs it again, whosever it is."""
+    async def in_use(self, body: Mapping[str, Any]) -> bool:
+        """Is any container attached to the network, running or not? One that sleeps needs it again."""
         if body.get("Containers"):
             return True
         filters = {"network": [body["Id"]]}
         return bool(await self._engine.get("/containers/json", {"all": True, "filters": filters}))
 
-    async def publish(self) -> bool:
+    async def must_publish(self) -> bool:
         """Must ports be published for the agent to reach them?"""
         if self._own.publish_ports == "auto":
             return not (await self.ensure()).direct
         return self._own.publish_ports == "always"
 
-    async def stand_in(self, name: str) -> None:
-        """Make a network only so that there is one of that name: engines from 28 refuse to start a container while the network
-        that it was made for is gone, whatever it is attached to now. It is left over at once, and needed again at the next wake.
-        """
-        await self._make(name)
+    async def create_substitute(self, name: str) -> None:
+        """Create a network only so that the name exists.
 
-    async def _make(self, name: str) -> None:
+        Engines from 28 do not start a container while the network that it was created for is gone, whatever it is
+        attached to now. The substitute is a leftover at once, and created again at the next wake.
+        """
+        await self._create(name)
+
+    async def _create(self, name: str) -> None:
         marks = labels.common(self._settings.agent_id)
         try:
             await self._engine.post(
@@ -183,17 +185,21 @@ def not_isolated(name: str) -> str:
     return f"sessions on the network {name} can reach each other: it exists without {ICC}=false"
 
 
-def not_filtered(info: Mapping[str, Any], network: Network) -> list[str]:
-    """Why the engine's host does not keep sessions apart although their network is made so. Engines from 28 do not tell."""
+def not_filtered(info: Mapping[str, Any], network: NetworkInfo) -> list[str]:
+    """Why the engine's host does not isolate sessions though their network asks for it; engines from 28 do not tell."""
     if not network.isolated:
         return []
     switches = {"BridgeNfIptables": "bridge-nf-call-iptables"}
     switches |= {"BridgeNfIp6tables": "bridge-nf-call-ip6tables"} if network.ipv6 else {}
     return [
-        f"sessions on one network can reach each other: net.bridge.{switch} is 0 on the engine's host, so no rule of the firewall sees them"
+        f"sessions on one network can reach each other: net.bridge.{switch} is 0 on the engine's host, "
+        "so no rule of the firewall sees them"
         for key, switch in switches.items()
         if info.get(key) is False
     ]
 
 
-FILTER = "`modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1`, and keep both in /etc/modules-load.d and /etc/sysctl.d"
+FILTER = (
+    "`modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1`, "
+    "and keep both in /etc/modules-load.d and /etc/sysctl.d"
+)

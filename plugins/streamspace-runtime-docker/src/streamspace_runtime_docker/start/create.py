@@ -1,4 +1,4 @@
-"""Making a session's container, its volumes and what they need; and unmaking what a failed start leaves."""
+"""Creates a session's container with its image, network and volumes, and undoes what a failed start created."""
 
 import asyncio
 import logging
@@ -10,31 +10,31 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Progress, Report, SessionSpec
 from streamspace_engine import Engine
 from streamspace_engine.errors import Conflict, EngineError, NotFound
-from streamspace_runtime_docker.births import Births
-from streamspace_runtime_docker.containers import container_name, create_body
-from streamspace_runtime_docker.found import Found
-from streamspace_runtime_docker.networks import Networks
-from streamspace_runtime_docker.pulls import Images
+from streamspace_runtime_docker.containers.config import container_name, create_body
+from streamspace_runtime_docker.containers.creation_time import CreationTimes
+from streamspace_runtime_docker.containers.info import ContainerInfo
+from streamspace_runtime_docker.containers.store import ContainerStore
+from streamspace_runtime_docker.images.store import ImageStore
+from streamspace_runtime_docker.networks.network import SessionNetwork
 from streamspace_runtime_docker.settings import DockerSettings
-from streamspace_runtime_docker.store import Store
 from streamspace_runtime_docker.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
-_MADE_ELSEWHERE = 5.0
-"""Seconds in which a container whose name is taken must show up."""
+_APPEARS_WITHIN = 5.0
+"""Seconds within which a container whose name is taken must appear."""
 
 
-class Making:
+class ContainerFactory:
     def __init__(
         self,
         engine: Engine,
-        store: Store,
+        store: ContainerStore,
         *,
-        images: Images,
-        networks: Networks,
+        images: ImageStore,
+        networks: SessionNetwork,
         volumes: Volumes,
-        births: Births,
+        creation_times: CreationTimes,
         faults: Faults,
         settings: Settings,
         own: DockerSettings,
@@ -44,18 +44,20 @@ class Making:
         self._images = images
         self._networks = networks
         self._volumes = volumes
-        self._births = births
+        self._creation_times = creation_times
         self._faults = faults
         self._settings = settings
         self._own = own
 
-    async def make(self, spec: SessionSpec, report: Report) -> str:
-        """Create the container and return its name. One that somebody else made meanwhile is as good."""
+    async def create(self, spec: SessionSpec, report: Report) -> str:
+        """Create the container and return its name. One that somebody else created meanwhile will do."""
         await self._networks.ensure()
         await self._images.ensure(spec.image, report)
         report(Progress("creating"))
-        # All of them end before the first failure is raised: what a failed start made is then known.
-        made = await asyncio.gather(*(self._volumes.make(spec, mount) for mount in spec.mounts), return_exceptions=True)
+        # All end before the first failure is raised, so that all that was created is known.
+        made = await asyncio.gather(
+            *(self._volumes.create(spec, mount) for mount in spec.mounts), return_exceptions=True
+        )
         for failure in made:
             if isinstance(failure, BaseException):
                 raise failure
@@ -63,8 +65,8 @@ class Making:
             spec,
             self._settings,
             self._own,
-            born=self._births.marks(),
-            publish=await self._networks.publish(),
+            born=self._creation_times.labels(),
+            publish=await self._networks.must_publish(),
             host_cpus=await self._engine.cores() if spec.cpu is not None else 0,
             podman=await self._engine.is_podman(),
         )
@@ -73,10 +75,10 @@ class Making:
         return await self.complete(spec)
 
     async def complete(self, spec: SessionSpec) -> str:
-        """What is left to do for a container that was created and never ran; returns its name."""
+        """Finish a container that was created and never ran; returns its name."""
         name = container_name(spec.session_id)
-        if spec.mounts and (found := await self._store.look(name)):
-            await self._volumes.own(spec, found)
+        if spec.mounts and (found := await self._store.inspect(name)):
+            await self._volumes.give_to_user(spec, found)
         return name
 
     async def _create(self, spec: SessionSpec, body: dict[str, Any], report: Report, *, again: bool = True) -> None:
@@ -94,8 +96,8 @@ class Making:
                 raise CommandFailed("create_failed", f"the engine cannot create the session: {error.text}") from error
 
     async def _appeared(self, session_id: str) -> None:
-        """Somebody else makes the container right now. Raises where it is another agent's."""
-        deadline = asyncio.get_running_loop().time() + _MADE_ELSEWHERE
+        """Wait for a container that somebody else creates right now. Raises CommandFailed if it is another agent's."""
+        deadline = asyncio.get_running_loop().time() + _APPEARS_WITHIN
         while not await self._store.find(session_id):  # Podman reserves the name before it shows the container
             if asyncio.get_running_loop().time() >= deadline:
                 raise CommandFailed(
@@ -103,15 +105,15 @@ class Making:
                 )
             await asyncio.sleep(0.05)
 
-    def fits(self, found: Found, spec: SessionSpec) -> bool:
-        """Is a container that never ran what this start would make? Another's may have other limits, whatever else is alike."""
+    def matches(self, found: ContainerInfo, spec: SessionSpec) -> bool:
+        """Is a container that never ran what this start would create? Another command's may have other limits."""
         wanted = {f"{name}={value}" for name, value in spec.environment.items()}
         return found.command_id == spec.command_id and found.image == spec.image and wanted <= found.environment
 
-    async def unmake(self, spec: SessionSpec, *, volumes: bool) -> None:
-        """Remove what a failed start made; ``volumes`` when the container never ran, so that they hold nothing yet.
+    async def undo(self, spec: SessionSpec, *, volumes: bool) -> None:
+        """Remove what a failed start created; ``volumes``, too, if the container never ran: they are empty.
 
-        Never raises: the start's own failure is what counts.
+        Never raises, since the start's own failure counts.
         """
         try:
             found = await self._store.find(spec.session_id)

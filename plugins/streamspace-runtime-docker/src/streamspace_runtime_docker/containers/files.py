@@ -1,4 +1,4 @@
-"""Files in containers, by the engine's tar archives; anything may come out of a container."""
+"""Reads and writes files in containers through tar archives. What a container returns is never trusted."""
 
 import io
 import posixpath
@@ -8,7 +8,7 @@ from streamspace_engine import Engine
 
 
 async def read_file(engine: Engine, container: str, path: str, *, limit: int) -> bytes:
-    """The content of a regular file; b"" for one that is larger than ``limit``, a folder or a link. Raises EngineError."""
+    """The content of a regular file; b"" for a folder, a link or more than ``limit`` bytes. Raises EngineError."""
     try:
         with tarfile.open(fileobj=io.BytesIO(await _archive(engine, container, path, limit)), mode="r:") as tar:
             info = tar.next()
@@ -19,7 +19,7 @@ async def read_file(engine: Engine, container: str, path: str, *, limit: int) ->
 
 
 async def write_file(engine: Engine, container: str, path: str, content: bytes, mode: int) -> None:
-    """Put a file of root's. Raises EngineError."""
+    """Write a file that belongs to root. Raises EngineError."""
     info = tarfile.TarInfo(posixpath.basename(path))
     info.size, info.mode = len(content), mode
     await _put(engine, container, posixpath.dirname(path), info, content)
@@ -37,7 +37,7 @@ async def find_folder(engine: Engine, container: str, path: str) -> tarfile.TarI
 
 async def own_folder(engine: Engine, container: str, path: str, mode: int, uid: int, gid: int) -> None:
     """Give a folder to a user. Raises EngineError."""
-    # From its parent: the engine leaves out what an archive says of its own root.
+    # Through its parent folder: the engine ignores owner and mode of an archive's root.
     parent, name = posixpath.split(posixpath.normpath(path))
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, mode, uid, gid
@@ -45,7 +45,7 @@ async def own_folder(engine: Engine, container: str, path: str, mode: int, uid: 
 
 
 async def _archive(engine: Engine, container: str, path: str, limit: int) -> bytes:
-    """The beginning of an archive: its first header, with a long name perhaps, and ``limit`` bytes of the first file."""
+    """The beginning of an archive: its first header, even with a long name, and ``limit`` bytes of the first file."""
     wanted = limit + 4 * tarfile.RECORDSIZE
     return await engine.raw(f"/containers/{container}/archive", {"path": path}, limit=wanted)
 

@@ -1,4 +1,4 @@
-"""From a session's spec to the body of the engine's create call."""
+"""The configuration of a session's container: checks its spec, and makes the body of the engine's create call."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import Any
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import ReadyCheck, SessionSpec
-from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.references import checked
+from streamspace_runtime_docker.containers import labels
+from streamspace_runtime_docker.images.references import checked
 from streamspace_runtime_docker.settings import DockerSettings
 
-# The names that Docker allows; shorter than its limit, so that prefix and volume names fit as well.
+# The names that Docker allows, but shorter, so that prefixes and volume names fit into Docker's limit.
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-MARK = "/.streamspace-state"
-"""Where the agent marks a container (see :mod:`.marks`)."""
+STATE_FILE = "/.streamspace-state"
+"""The file in a container that says why it stopped (see :mod:`.stop_marker`)."""
 _MINIMUM_MEMORY = 6 * 1024**2
 """Bytes; the engine refuses less."""
 
@@ -33,11 +33,12 @@ def valid_id(session_id: str) -> bool:
 
 
 def check_spec(spec: SessionSpec) -> None:
-    """Raise CommandFailed for what no engine could make."""
+    """Raise CommandFailed for a spec that no engine could run."""
     if not valid_id(spec.session_id):
         raise CommandFailed(
             "invalid_session",
-            f"session id {spec.session_id[:60]!r} cannot name a container: letters, digits, dots, dashes and underscores, at most 128",
+            f"session id {spec.session_id[:60]!r} cannot name a container: "
+            "letters, digits, dots, dashes and underscores, at most 128",
         )
     checked(spec.image)
     for mount in spec.mounts:
@@ -45,8 +46,10 @@ def check_spec(spec: SessionSpec) -> None:
             raise CommandFailed(
                 "invalid_template", f"volume {mount.name!r} at {mount.path!r} needs a plain name and an absolute path"
             )
-        if (normpath(mount.path.lstrip("/")) + "/").startswith(f"{MARK[1:]}/"):
-            raise CommandFailed("invalid_template", f"volume {mount.name!r} cannot be at {MARK}, which is the agent's")
+        if (normpath(mount.path.lstrip("/")) + "/").startswith(f"{STATE_FILE[1:]}/"):
+            raise CommandFailed(
+                "invalid_template", f"volume {mount.name!r} cannot be at {STATE_FILE}, which is the agent's"
+            )
     if spec.memory is not None and spec.memory < _MINIMUM_MEMORY:
         raise CommandFailed(
             "invalid_template", f"memory of {spec.memory} bytes is less than the engine's minimum of 6Mi"
@@ -63,10 +66,10 @@ def create_body(
     host_cpus: int,
     podman: bool,
 ) -> dict[str, Any]:
-    ports = [f"{number}/{protocol}" for number, protocol in _ports(spec)]
+    ports = [f"{number}/{protocol}" for number, protocol in _connector(spec)]
     return {
         "Image": spec.image,
-        # A browser's profile lock in the home volume names the host: a container's random one would lock users out.
+        # A browser's profile lock in the home volume names the host: with a random hostname it would lock users out.
         "Hostname": re.sub(r"[^A-Za-z0-9-]", "-", spec.session_id)[:63].strip("-") or "session",
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "Labels": labels.of_container(settings.agent_id, spec) | dict(born),
@@ -79,20 +82,20 @@ def create_body(
             ],
             "PortBindings": _bindings(ports, settings.publish_address) if publish else {},
             "PublishAllPorts": False,
-            # The agent decides what runs; an engine that restarts sessions by itself would be a second mind.
+            # The agent alone decides what runs: the engine must not restart sessions by itself.
             "RestartPolicy": {"Name": "no"},
-            # Init stays as the engine has it: images built on s6 refuse to run as anything but process 1.
+            # Init stays at the engine's default: images built on s6 must run as process 1.
             "CapDrop": ["ALL"],
             "CapAdd": list(own.session_capabilities),
             "SecurityOpt": ["no-new-privileges:true"],
-            # On cgroup v1 the engine's own default shows a session where it stands among the host's.
+            # On cgroup v1 the engine's default would show a session its place in the host's cgroup tree.
             "CgroupnsMode": "private",
-            # A core file of a browser's size is nothing to fill a disk with. The rest is as the engine's default-ulimits say,
-            # which Podman forgets where one is given.
+            # No core files: one of a browser is large. Other limits are the engine's default-ulimits, which Podman
+            # drops as soon as one limit is given.
             **({} if podman else {"Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}]}),
             "PidsLimit": own.session_pids_limit,
             "ShmSize": own.session_shm_size,
-            # Whatever the engine's default driver: one whose log can be read back, and that cannot fill the disk.
+            # Whatever the engine's default is: a log that can be read back and cannot fill the disk.
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
             **_limits(spec, host_cpus),
         },
@@ -102,16 +105,16 @@ def create_body(
 def _limits(spec: SessionSpec, host_cpus: int) -> Mapping[str, int]:
     limits: dict[str, int] = {}
     if spec.memory is not None:
-        # Without MemorySwap the engine allows as much swap again, which no capacity accounts for.
+        # Without MemorySwap the engine allows as much swap on top, which no capacity accounts for.
         limits |= {"Memory": spec.memory, "MemorySwap": spec.memory}
     if spec.cpu is not None:
-        # The engine refuses a limit beyond what the host has, where it would limit nothing.
+        # The engine refuses a limit above the host's cores, though it would limit nothing.
         cpu = min(spec.cpu, host_cpus) if host_cpus else spec.cpu
         limits["NanoCpus"] = round(max(cpu, 0.01) * 1e9)
     return limits
 
 
-def _ports(spec: SessionSpec) -> list[tuple[int, str]]:
+def _connector(spec: SessionSpec) -> list[tuple[int, str]]:
     ports = [(port.number, port.protocol.lower()) for port in spec.ports]
     if spec.ready is not ReadyCheck.NONE and (spec.port, "tcp") not in ports:
         ports.append((spec.port, "tcp"))

@@ -1,19 +1,20 @@
-"""A container as the engine shows it, read alike from a list's entry and from an inspection."""
+"""A container as the engine describes it, from an entry of a list or from an inspection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from streamspace_engine.events import timestamp
-from streamspace_runtime_docker import labels
+from streamspace_runtime_docker.containers import labels
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """``state`` is the engine's word: created, running, paused, restarting, removing, exited, dead (Podman: also configured,
-    initialized, stopped, stopping). ``started_at`` is the engine's text, "" from a list. ``published`` maps a port to
-    where the engine publishes it, ``networks`` a network's name to its id, "" before the container's first start. ``network_mode``
-    is the network that it was made for.
+class ContainerInfo:
+    """``state`` is the engine's: created, running, paused, restarting, removing, exited, dead.
+
+    Podman's further states are mapped to these. ``started_at`` is the engine's text, "" from a list. ``published`` maps
+    a port to the address and port where the engine publishes it. ``networks`` maps a network's name to its id, which is
+    "" before the container's first start. ``network_mode`` is the network that the container was created for.
     """
 
     id: str
@@ -26,23 +27,23 @@ class Found:
     networks: Mapping[str, str] = field(default_factory=dict)
     network_mode: str = ""
     volumes: tuple[str, ...] = ()
-    """Names of the volumes that are mounted in it, nameless ones left out."""
+    """Names of the mounted volumes, without anonymous ones."""
     user: str = ""
     published: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     started_at: str = ""
     finished_at: str = ""
     exit_code: int = 0
     oom: bool = False
-    """Some process in it was killed for want of memory at some time; that it goes on until its end is another matter."""
+    """Some process in it was killed for lack of memory at some time; the container may have run on."""
     oom_ended: bool | None = None
-    """Did want of memory end it? None: not known."""
+    """Did lack of memory end it? None: unknown."""
     error: str = ""
     stop_signal: str = "SIGTERM"
     environment: frozenset[str] = frozenset()
 
     @property
     def run(self) -> str:
-        """Names one run of one container."""
+        """Identifies one run of one container."""
         return f"{self.id} {self.started_at}"
 
     @property
@@ -57,7 +58,7 @@ class Found:
 _STATES = {"configured": "created", "initialized": "created", "stopped": "exited", "stopping": "running"}
 
 
-def listed(entry: Mapping[str, Any], network: str) -> Found:
+def listed(entry: Mapping[str, Any], network: str) -> ContainerInfo:
     """From an entry of a list; ``network`` is the one whose address is the session's."""
     published = {
         int(port["PrivatePort"]): (str(port.get("IP", "")), int(port["PublicPort"]))
@@ -67,7 +68,7 @@ def listed(entry: Mapping[str, Any], network: str) -> Found:
     state = str(entry.get("State", "")).lower()
     mode = str((entry.get("HostConfig") or {}).get("NetworkMode", ""))
     networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
-    return Found(
+    return ContainerInfo(
         id=entry["Id"],
         name=(entry.get("Names") or [""])[0].lstrip("/"),
         labels=entry.get("Labels") or {},
@@ -82,7 +83,7 @@ def listed(entry: Mapping[str, Any], network: str) -> Found:
     )
 
 
-def inspected(body: Mapping[str, Any], network_name: str) -> Found:
+def inspected(body: Mapping[str, Any], network_name: str) -> ContainerInfo:
     """From an inspection; ``network_name`` as in :func:`listed`."""
     state, config = body["State"], body["Config"]
     mode = str((body.get("HostConfig") or {}).get("NetworkMode", ""))
@@ -93,7 +94,7 @@ def inspected(body: Mapping[str, Any], network_name: str) -> Found:
         for port, bindings in (network.get("Ports") or {}).items()
         if bindings and bindings[0].get("HostPort")
     }
-    return Found(
+    return ContainerInfo(
         id=body["Id"],
         name=body["Name"].lstrip("/"),
         labels=config.get("Labels") or {},
@@ -117,8 +118,10 @@ def inspected(body: Mapping[str, Any], network_name: str) -> Found:
 
 
 def _address(networks: Mapping[str, Any], *names: str) -> str:
-    """The address on the first of the networks ``names``. An operator may have connected a container to others: those are not
-    asked, unless there is one only (Podman does not name the network that a container was made for).
+    """The address on the first of the networks ``names``.
+
+    An operator may have connected the container to others, which are ignored unless there is only one: Podman does not
+    tell the network that a container was created for.
     """
     only = list(networks) if len(networks) == 1 else []
     for name in (*names, *only):

@@ -1,17 +1,19 @@
-"""The agent's containers on the engine: finding them, ending them, and knowing which ends were our own doing."""
+"""The agent's containers on the engine: finds, stops and removes them, and knows which ends this process caused."""
 
 import asyncio
 import logging
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from weakref import WeakValueDictionary
 
 from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, RuntimeDriverError, SessionNotFound
 from streamspace_engine import Engine
 from streamspace_engine.errors import Conflict, EngineError, NotFound
-from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.containers import container_name, valid_id
-from streamspace_runtime_docker.found import Found, inspected, listed
+from streamspace_runtime_docker.containers import labels
+from streamspace_runtime_docker.containers.config import container_name, valid_id
+from streamspace_runtime_docker.containers.info import ContainerInfo, inspected, listed
 from streamspace_runtime_docker.settings import DockerSettings
 
 log = logging.getLogger(__name__)
@@ -24,57 +26,65 @@ _KILL_TIMEOUT = 10.0
 _REMEMBERED = 1024
 
 
-class Store:
+class ContainerStore:
     def __init__(self, engine: Engine, settings: Settings, own: DockerSettings) -> None:
         self._engine = engine
         self._agent_id = settings.agent_id
         self._network = settings.network_name
         self._stop_timeout = own.stop_timeout
         self._ours: OrderedDict[str, None] = OrderedDict()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def was_our_doing(self, found: Found) -> bool:
+    @asynccontextmanager
+    async def lock(self, session_id: str) -> AsyncIterator[None]:
+        """Held by a command on the session, and while its container's end is judged, which waits for the command."""
+        async with self._locks.setdefault(session_id, asyncio.Lock()):
+            yield
+
+    def ended_by_us(self, found: ContainerInfo) -> bool:
         """Did this process end that run of the container?"""
         return found.run in self._ours
 
-    def was_removed(self, container_id: str) -> bool:
+    def removed_by_us(self, container_id: str) -> bool:
         """Did this process remove the container?"""
         return container_id in self._ours
 
-    async def find(self, session_id: str) -> Found | None:
+    async def find(self, session_id: str) -> ContainerInfo | None:
         """The session's container. Raises CommandFailed when it is another agent's: that is never touched."""
-        found = await self.look(container_name(session_id)) if valid_id(session_id) else None
+        found = await self.inspect(container_name(session_id)) if valid_id(session_id) else None
         if found and found.labels.get(labels.AGENT) != self._agent_id:
             owner = found.labels.get(labels.AGENT)
             raise CommandFailed(
                 "session_taken",
-                f"the container {found.name} belongs to {f'the agent {owner}' if owner else 'no StreamSpace agent'}, this is {self._agent_id} (AGENT_ID): remove it, or use one agent id for this session",
+                f"the container {found.name} belongs to {f'the agent {owner}' if owner else 'no StreamSpace agent'}, "
+                f"this is {self._agent_id} (AGENT_ID): remove it, or use one agent id for this session",
             )
         return found
 
-    async def need(self, session_id: str) -> Found:
+    async def get(self, session_id: str) -> ContainerInfo:
         if found := await self.find(session_id):
             return found
         raise SessionNotFound(f"the engine holds no session {session_id}")
 
-    async def look(self, container: str) -> Found | None:
-        """Any container by name or id."""
+    async def inspect(self, container: str) -> ContainerInfo | None:
+        """Any container by name or id; None if there is none."""
         try:
             return inspected(await self._engine.get(f"/containers/{container}/json"), self._network)
         except NotFound:
             return None
 
-    async def list(self) -> list[Found]:
-        """Every container of this agent, from one call that cannot fail because one of them vanishes.
+    async def list(self) -> list[ContainerInfo]:
+        """Every container of this agent, from one call, which cannot fail because one of them vanishes.
 
-        Others may bear our labels: those of their image.
+        The name counts, too: other containers may have our labels from their image.
         """
         filters = {"label": [f"{labels.AGENT}={self._agent_id}"]}
         entries = await self._engine.get("/containers/json", {"all": True, "filters": filters})
         listed_ = [listed(entry, self._network) for entry in entries]
         return [found for found in listed_ if found.session_id and found.name == container_name(found.session_id)]
 
-    async def terminate(self, found: Found) -> None:
-        """End the container's processes by its stop signal, later by force. Holds no thread while it waits."""
+    async def terminate(self, found: ContainerInfo) -> None:
+        """End the container's processes by its stop signal, and kill them after STOP_TIMEOUT."""
         self._remember(found.run)
         if found.state == "paused":
             with suppress(NotFound, Conflict):
@@ -84,8 +94,8 @@ class Store:
             if await self._signal(found, "SIGKILL") and not await self._gone(found, _KILL_TIMEOUT):
                 raise RuntimeDriverError(f"{found.name} does not end even when killed: look at the engine's log")
 
-    async def _signal(self, found: Found, signal: str) -> bool:
-        """False when nothing runs there any more."""
+    async def _signal(self, found: ContainerInfo, signal: str) -> bool:
+        """Send a signal; False when the container does not run any more."""
         try:
             await self._engine.post(f"/containers/{found.id}/kill", params={"signal": signal})
         except (NotFound, Conflict):
@@ -97,18 +107,18 @@ class Store:
             raise
         return True
 
-    async def _gone(self, found: Found, timeout: float) -> bool:
+    async def _gone(self, found: ContainerInfo, timeout: float) -> bool:
         deadline = asyncio.get_running_loop().time() + timeout
         pause = _POLL
-        while (now := await self.look(found.id)) and now.state in {"running", "paused", "restarting"}:
+        while (now := await self.inspect(found.id)) and now.state in {"running", "paused", "restarting"}:
             if asyncio.get_running_loop().time() >= deadline:
                 return False
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.5)
         return True
 
-    async def remove(self, found: Found) -> None:
-        """Remove the container, running or not, and its nameless volumes. Absent is success."""
+    async def remove(self, found: ContainerInfo) -> None:
+        """Remove the container, running or not, and its anonymous volumes. An absent one is no error."""
         self._remember(found.id)
         with suppress(NotFound):
             try:
@@ -116,9 +126,9 @@ class Store:
             except Conflict:  # its removal is under way
                 await self._vanished(found)
 
-    async def _vanished(self, found: Found) -> None:
+    async def _vanished(self, found: ContainerInfo) -> None:
         deadline = asyncio.get_running_loop().time() + _KILL_TIMEOUT
-        while await self.look(found.id):
+        while await self.inspect(found.id):
             if asyncio.get_running_loop().time() >= deadline:
                 raise RuntimeDriverError(f"the engine does not finish removing {found.name}: look at its log")
             await asyncio.sleep(_POLL)
@@ -128,8 +138,8 @@ class Store:
         while len(self._ours) > _REMEMBERED:
             self._ours.popitem(last=False)
 
-    async def last_words(self, found: Found) -> str:
-        """The last lines of the container's log for a message, with a lead; "" where there are none."""
+    async def log_tail(self, found: ContainerInfo) -> str:
+        """The last lines of the container's log, to append to a message; "" when there are none."""
         try:
             params = {"stdout": True, "stderr": True, "tail": str(LOG_LINES)}
             data = await self._engine.raw(f"/containers/{found.id}/logs", params)
@@ -141,7 +151,7 @@ class Store:
 
 
 def _texts(log: bytes) -> bytes:
-    """The lines of a log, in which the engine puts a header of 8 bytes before each: stream, 3 times 0, length."""
+    """The text of a log without the engine's frame headers: stream, three zeros, length in 4 bytes."""
     texts = []
     while len(log) >= 8:
         length = int.from_bytes(log[4:8], "big")

@@ -1,6 +1,6 @@
 """What an engine tells of a pull, summed up: bytes, percentages, and whether it stands still."""
 
-from streamspace_runtime_docker.layers import Layers
+from streamspace_runtime_docker.images.progress import PullProgress
 
 
 def downloading(layer, current, total):
@@ -9,12 +9,12 @@ def downloading(layer, current, total):
 
 def told(lines):
     """The progress after each line."""
-    layers = Layers()
+    layers = PullProgress()
     return [layers.progress() for line in lines if layers.take(line) is not None]
 
 
 def test_bytes_are_summed_over_layers():
-    layers = Layers()
+    layers = PullProgress()
     layers.take({"status": "Pulling from library/x", "id": "1"})
     for layer in ("a", "c"):
         layers.take({"id": layer, "status": "Pulling fs layer"})
@@ -79,7 +79,7 @@ def test_of_a_layer_whose_size_is_never_told_the_bytes_count_and_no_percentage()
 
 
 def test_a_layer_that_is_there_whole_is_being_checked_and_one_without_a_size_is_not():
-    layers = Layers()
+    layers = PullProgress()
     layers.take(downloading("a", 100, 100))
     assert layers.busy()
     layers.take(downloading("a", 100, 0))
@@ -87,7 +87,7 @@ def test_a_layer_that_is_there_whole_is_being_checked_and_one_without_a_size_is_
 
 
 def test_trying_again_and_saying_the_same_are_no_progress():
-    layers = Layers()
+    layers = PullProgress()
     assert layers.take(downloading("a", 10, 100))
     assert not layers.take(downloading("a", 10, 100))
     assert layers.take({"id": "a", "status": "Retrying in 2 seconds"}) is False
@@ -95,14 +95,14 @@ def test_trying_again_and_saying_the_same_are_no_progress():
 
 
 def test_seconds_that_pass_are_no_progress():
-    layers = Layers()
+    layers = PullProgress()
     assert layers.take({"id": "a", "status": "Extracting", "progressDetail": {"current": 1, "units": "s"}})
     assert not layers.take({"id": "a", "status": "Extracting", "progressDetail": {"current": 2, "units": "s"}})
     assert layers.busy()
 
 
 def test_a_pull_waits_for_slots_or_for_the_disk_only_where_nothing_is_being_fetched():
-    layers = Layers()
+    layers = PullProgress()
     assert not layers.queued(), "the registry has not answered"
     assert not layers.busy()
     layers.take({"id": "a", "status": "Pulling fs layer"})

@@ -1,7 +1,7 @@
-"""Whether it was want of memory that ended a container.
+"""Finds out whether lack of memory ended a container.
 
-The engine's flag cannot tell: it says that a process was killed so at some time, which a session survives where that was one
-browser tab of many. The engine's own events say when; it keeps the last 256 of them, of all its containers.
+The engine's flag does not tell: it is set when any process was killed for lack of memory, and a session survives the
+loss of one browser tab. The engine's events tell when that was; it keeps the last 256 of all its containers.
 """
 
 from dataclasses import replace
@@ -9,18 +9,18 @@ from dataclasses import replace
 from streamspace_agent.errors import RuntimeDriverError
 from streamspace_engine import Engine
 from streamspace_engine.events import timestamp
-from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.containers.info import ContainerInfo
 
 KILLED = 137
 BEFORE = 5.0
-"""Seconds between such a kill and the end that it caused: a shell that waits for its desktop winds up first."""
+"""Seconds from such a kill to the end that it caused: a shell may still clean up after its desktop."""
 NEWS = 0.5
-"""Seconds that the news of an exhausted memory may come behind the news of the death that it caused."""
+"""Seconds by which the event of exhausted memory may come after the event of the end that it caused."""
 PATIENCE = 5.0
-"""Seconds that an engine may take over its answer, which it gives ``NEWS`` after the end at the latest."""
+"""Seconds without an answer after which the cause counts as unknown."""
 
 
-class Ends:
+class OutOfMemory:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, tuple[str, bool | None]] = {}
@@ -28,8 +28,8 @@ class Ends:
     def forget(self, session_id: str) -> None:
         self._known.pop(session_id, None)
 
-    async def of(self, found: Found) -> Found:
-        """An exited container with what is known of its end."""
+    async def explain(self, found: ContainerInfo) -> ContainerInfo:
+        """An exited container with ``oom_ended`` filled in."""
         if found.exit_code != KILLED and not found.oom:
             return replace(found, oom_ended=False)
         run, known = self._known.get(found.session_id, ("", None))
@@ -38,7 +38,7 @@ class Ends:
             self._known[found.session_id] = (found.run, known)
         return replace(found, oom_ended=known)
 
-    async def _ask(self, found: Found) -> bool | None:
+    async def _ask(self, found: ContainerInfo) -> bool | None:
         ended = timestamp(found.finished_at)
         if not ended:
             return None

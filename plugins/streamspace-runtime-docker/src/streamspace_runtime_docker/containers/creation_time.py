@@ -1,8 +1,8 @@
-"""When a session was made, by a clock that nobody can set.
+"""When a session was created, measured by a clock that nobody can set.
 
-The engine writes down the wall clock's time, once, which may have been years off: of a machine that had not asked for the time yet. So
-the agent writes beside it how long its host had been up, and in which run. As long as that run lasts, a session's age is known
-whatever the wall clock said or says; later, and on another host, the engine's record has to do.
+The engine records the wall clock's time, which may have been years off: right after boot, before time synchronization.
+So the agent records the uptime and boot id of its host as labels. Until the next boot they give a session's age,
+whatever the wall clock said or says. After a reboot, or on another host, the engine's record is used.
 """
 
 import math
@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from streamspace_runtime_docker import labels
-from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.containers import labels
+from streamspace_runtime_docker.containers.info import ContainerInfo
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 TOLERANCE = 60.0
-"""Seconds by which the two may differ: clocks that are kept right are never set by more."""
+"""Seconds by which the two may differ: synchronized clocks are never set by more."""
 
 
 def _uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Births:
+class CreationTimes:
     def __init__(
         self, boot: Path = BOOT, uptime: Callable[[], float] = _uptime, wall: Callable[[], float] = time.time
     ) -> None:
@@ -33,12 +33,12 @@ class Births:
         self._uptime = uptime
         self._wall = wall
 
-    def marks(self) -> Mapping[str, str]:
-        """Labels of what is made now."""
+    def labels(self) -> Mapping[str, str]:
+        """Labels of a container that is created now."""
         return {labels.BOOT: self._boot, labels.UPTIME: f"{self._uptime():.3f}"}
 
-    def created_at(self, found: Found) -> float:
-        """Unix time by the wall clock as it is now, also where it was another when the session was made."""
+    def created_at(self, found: ContainerInfo) -> float:
+        """Unix time by the wall clock as it is now, even if it has been set since the session was created."""
         uptime = labels.number(found.labels, labels.UPTIME)
         if not found.created_at or uptime is None or not self._boot or found.labels.get(labels.BOOT) != self._boot:
             return found.created_at

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from streamspace_runtime_docker.births import Births
-from streamspace_runtime_docker.found import Found
+from streamspace_runtime_docker.containers.creation_time import CreationTimes
+from streamspace_runtime_docker.containers.info import ContainerInfo
 
 YEARS = 10 * 365 * 86400.0
 
@@ -15,7 +15,7 @@ async def test_a_session_that_was_made_by_a_clock_years_behind_is_as_old_as_it_i
     session = await driver.start(spec, quiet)
     assert session.created_at == pytest.approx(time.time(), abs=60)
     later = make_driver()
-    later._views._births = Births(wall=lambda: time.time() + YEARS)
+    later._mapper._creation_times = CreationTimes(wall=lambda: time.time() + YEARS)
     for found in (await later.inspect(spec.session_id), *await later.sessions()):
         assert time.time() + YEARS - found.created_at == pytest.approx(0, abs=60)
 
@@ -32,15 +32,15 @@ async def test_a_session_that_was_made_by_a_clock_years_behind_is_as_old_as_it_i
 )
 def test_it_is_told_by_the_hosts_uptime_as_long_as_that_lasts_else_as_the_engine_says(tmp_path, labels, moved):
     (tmp_path / "boot").write_text("this\n")
-    births = Births(tmp_path / "boot", uptime=lambda: 150.0, wall=lambda: YEARS)
-    found = Found("id", "name", labels, "running", "image", 1000.0)
+    births = CreationTimes(tmp_path / "boot", uptime=lambda: 150.0, wall=lambda: YEARS)
+    found = ContainerInfo("id", "name", labels, "running", "image", 1000.0)
     assert births.created_at(found) == (YEARS - 50 if moved else 1000.0)
 
 
 def test_clocks_that_agree_are_left_as_the_engine_has_them(tmp_path):
     (tmp_path / "boot").write_text("this")
-    births = Births(tmp_path / "boot", uptime=lambda: 150.0, wall=lambda: YEARS)
-    found = Found(
+    births = CreationTimes(tmp_path / "boot", uptime=lambda: 150.0, wall=lambda: YEARS)
+    found = ContainerInfo(
         "id",
         "name",
         {"streamspace.boot": "this", "streamspace.uptime": "100.0"},

@@ -6,7 +6,7 @@ import pytest
 
 from lab.until import until
 from streamspace_agent.runtime import EventKind, SessionState
-from streamspace_runtime_docker.ends import BEFORE
+from streamspace_runtime_docker.containers.out_of_memory import BEFORE
 
 HOG = 'BEGIN { for (s = "12345678"; length(s) < 1073741824; s = s s); exit 4 }'
 
