@@ -1,7 +1,7 @@
 """Pulls as an engine 28.5 with containerd's image store reported them: recorded there, replayed here.
 
-Each line of a file is the time in seconds and what the engine sent, without its drawn bars. An image index is reported as
-the one image of it that is pulled. Layers of 3 MB (nine layers: 1 MB) came at 3 MB/s (1.5 MB/s).
+Each line of a file is the time in seconds and what the engine sent, without its drawn bars. An image index is reported
+as the one image of it that is pulled. Layers of 3 MB (nine layers: 1 MB) came at 3 MB/s (1.5 MB/s).
 """
 
 import json
