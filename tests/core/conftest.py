@@ -64,8 +64,8 @@ def make_settings(tmp_path, plane):
 class Running:
     """One tenure with everything real but the engine."""
 
-    def __init__(self, tenure, elector, lease, task):
-        self.tenure, self.elector, self.lease, self.task = tenure, elector, lease, task
+    def __init__(self, tenure, link, elector, lease, task):
+        self.tenure, self.link, self.elector, self.lease, self.task = tenure, link, elector, lease, task
 
     async def kill(self):
         """End without any of the good manners: as SIGKILL would, the journal keeps what it has."""
@@ -89,7 +89,7 @@ def lead(make_settings, driver):
         link = Link(settings, keys, trust, rng, Registrar(settings, keys, trust, rng))
         registry = Plugins().commands([found for found in installed(COMMANDS) if found.name == "sessions"])
         tenure = Leadership(settings, lease, driver, registry, link, Faults({}), Counters(), link_patience=60.0)
-        running = Running(tenure, elector, lease, asyncio.create_task(tenure.run()))
+        running = Running(tenure, link, elector, lease, asyncio.create_task(tenure.run()))
         try:
             yield running
         finally:

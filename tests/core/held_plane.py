@@ -11,6 +11,7 @@ from lab.loopback import served
 from lab.until import until
 from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.tunnels import RepairedTunnels
 from tests.core.vnc import GREETING
 
@@ -84,13 +85,28 @@ async def linked(tunnels):
             await serving
 
 
+class Way:
+    """How the tunnels reach a session's server; a test may put another `connect` in its place."""
+
+    def __init__(self, connect):
+        self.connect = connect
+        self.made = []
+        """The streams of each connection."""
+
+    async def __call__(self, session_id, port):
+        self.made.append(await self.connect(session_id, port))
+        return self.made[-1]
+
+
 @asynccontextmanager
-async def tunnelling(connect):
-    """Tunnels to whatever `connect` gives; while `told` is clear, what was reported of a session has not arrived."""
-    told = asyncio.Event()
-    told.set()
-    tunnels = RepairedTunnels(connect, lambda: None, told.wait, BoottimeClock())
-    tunnels.told = told
+async def tunnelling(connect, kind=RepairedTunnels):
+    """Tunnels to whatever `connect` gives; while `flushed` is clear, what was reported of a session has not arrived."""
+    flushed = asyncio.Event()
+    flushed.set()
+    clock, way = BoottimeClock(), Way(connect)
+    multiplexer = Multiplexer(lambda: None, flushed.wait, clock)
+    tunnels = kind(way, multiplexer, clock)
+    tunnels.flushed, tunnels.way, tunnels.multiplexer = flushed, way, multiplexer
     yield tunnels
     await tunnels.aclose()
 
@@ -118,7 +134,7 @@ async def over_http(tunnels, talk, *, fresh=True, prompt=True, reached=None):
                 await reached.wait()
             return await asyncio.open_connection("127.0.0.1", port)
 
-        tunnels._connect = connect
+        tunnels.way.connect = connect
         tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=fresh)
         async with linked(tunnels) as there:
             there.prompt = prompt

@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lab.until import until
-from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.runtime import ReadyCheck, SessionState
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
-from tests.core.held_plane import HELLO, LEFT, linked, says, session
+from tests.core.held_plane import HELLO, LEFT, linked, says, session, tunnelling
 from tests.core.vnc import GREETING, VncServer
 
 TYPES = ("vnc_data", b"\x01\x01")
@@ -26,16 +25,11 @@ async def server():
 
 @pytest.fixture
 async def tunnels(server):
-
     async def connect(session_id, port):
         return await asyncio.open_connection("127.0.0.1", server.port)
 
-    async def nothing_waits():
-        pass
-
-    tunnels = DeployedTunnels(connect, lambda: None, nothing_waits, BoottimeClock())
-    yield tunnels
-    await tunnels.aclose()
+    async with tunnelling(connect, DeployedTunnels) as tunnels:
+        yield tunnels
 
 
 @asynccontextmanager
@@ -152,7 +146,7 @@ async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(t
     async def wrong():
         raise ValueError("a fault")
 
-    monkeypatch.setattr(tunnels._multiplexer, "run", lost)
+    monkeypatch.setattr(tunnels.multiplexer, "run", lost)
     monkeypatch.setattr(tunnels, "_turns", wrong)
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)

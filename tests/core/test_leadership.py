@@ -244,7 +244,7 @@ async def test_bad_commands_are_answered_and_the_connection_stays(plane, lead, d
             assert seen["payload"]["error"].startswith(code)
         await plane.send_frame(AGENT, '{"type":7,"payload":{"commandId":"odd"}}\n{not json')
         assert (await _answer(plane, "odd"))["type"] == "failed"
-        assert running.tenure._link.status.connections == 1
+        assert running.link.status.connections == 1
         assert driver.calls == []
 
 
@@ -266,7 +266,7 @@ async def test_viewers_data_too_large_to_be_taken_ends_that_viewer_and_nothing_e
         assert broken["sessionId"] == "s1"
         with pytest.raises(ValueError, match="base64|ncorrect"):
             pybase64.b64decode(broken["data"], validate=True)
-        assert running.tenure._link.status.connections == 1
+        assert running.link.status.connections == 1
 
 
 async def test_a_shutdown_message_drains_and_ends_the_tenure(plane, lead, driver):
@@ -378,7 +378,7 @@ async def test_commands_wait_for_an_engine_that_is_away(plane, lead, driver):
 
 async def test_an_approval_that_is_waited_for_is_the_reason_for_no_connection(plane, lead):
     async with lead(AGENT_ID="new-agent", AGENT_API_KEY=await plane.bootstrap_key()) as running:
-        status = running.tenure._link.status
+        status = running.link.status
         async with asyncio.timeout(20):
             while not status.last_error:
                 await asyncio.sleep(0.02)

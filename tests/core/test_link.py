@@ -15,6 +15,7 @@ from streamspace_agent.controlplane import connection, link
 from streamspace_agent.controlplane.keys import Keys
 from streamspace_agent.controlplane.link import Link, raise_worst
 from streamspace_agent.controlplane.registration import Registrar
+from streamspace_agent.controlplane.registration_record import RegistrationRecord
 from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.errors import LinkDown
 from tests.core.memory_driver import AGENT
@@ -49,7 +50,7 @@ async def linked(tmp_path, monkeypatch):
         )
         keys, trust, rng = Keys(settings, lambda _secret: None), Trust(settings), random.Random(1)
         registrar = Registrar(settings, keys, trust, rng)
-        registrar._record.keep(registrar._body({}, {}))
+        RegistrationRecord(settings).keep(registrar.body({}, {}))
         made = Link(settings, keys, trust, rng, registrar)
         running.append(asyncio.create_task(made.run(peer or Peer())))
         return made
@@ -100,7 +101,9 @@ async def test_a_link_that_worked_for_long_and_fell_silent_is_made_again_at_once
     class Backoff(link.Backoff):
         def __init__(self, **more):
             super().__init__(healthy_after=0.2, **more)
-            self.failures, self._quick = 12, False  # as after an outage
+            self.worked_for(0.0)
+            for _ in range(12):  # as after an outage
+                super().delay()
             made.append(self)
 
         def delay(self):

@@ -51,7 +51,7 @@ async def test_a_journal_that_cannot_be_written_refuses_new_commands_and_keeps_w
         await plane.wait_command(command)
         await plane.wait_session("a", state="running")
         assert (await plane.command(command))["completes"] == 1
-        assert running.tenure._link.status.connections == 1
+        assert running.link.status.connections == 1
 
 
 async def test_a_death_that_could_not_be_journalled_is_reported_with_the_next_comparison(plane, lead, driver, caplog):
@@ -111,7 +111,7 @@ async def test_what_was_delivered_but_not_forgotten_is_not_sent_again_after_a_re
         await plane.wait_command(command)
         await until(lambda: running.tenure.outbox.waiting == 0)
         await plane.set_faults(cut={})
-        await until(lambda: running.tenure._link.status.connections == 2)
+        await until(lambda: running.link.status.connections == 2)
         running.tenure._journal.delivered = original
         await plane.wait_command(await plane.stop_session("a"))
         row = await plane.command(command)
@@ -130,7 +130,7 @@ async def test_nothing_larger_than_the_control_plane_takes_is_sent_whatever_a_dr
         row = await plane.wait_command(await plane.start_session(session_id="a"), "failed")
         assert row["error"].startswith("result_too_large: a complete message of ")
         assert (await plane.wait_session("a", state="running"))["vncReady"]
-        assert running.tenure._link.status.connections == 1
+        assert running.link.status.connections == 1
 
 
 @pytest.mark.parametrize(

@@ -84,12 +84,12 @@ async def test_a_session_that_ended_while_the_link_was_down_is_not_announced(tun
     async with greeted(tunnels):
         pass
     tasks = len(asyncio.all_tasks())
-    tunnels.told.clear()
+    tunnels.flushed.clear()
     async with linked(tunnels) as there:
         await settle()
         tunnels.note(session(SessionState.HIBERNATED))
         await settle()
-        tunnels.told.set()
+        tunnels.flushed.set()
         await settle()
         assert "vnc_ready" not in there.kinds
         assert there.greetings == 0
@@ -111,14 +111,14 @@ async def test_what_a_viewer_said_before_it_was_closed_does_not_reach_the_next_o
 
 async def test_a_driver_with_a_fault_costs_its_session_a_pause_and_a_line_not_the_tunnel(tunnels, server, caplog):
     faults = [ValueError("a bug"), RuntimeError("another")]
-    connect = tunnels._connect
+    connect = tunnels.way.connect
 
     async def faulty(session_id, port):
         if faults:
             raise faults.pop()
         return await connect(session_id, port)
 
-    tunnels._connect = faulty
+    tunnels.way.connect = faulty
     tunnels.note(session(), fresh=True)
     async with linked(tunnels) as there:
         async with asyncio.timeout(10):
@@ -133,14 +133,14 @@ async def test_a_viewer_that_takes_the_greeting_while_it_is_to_be_announced_anew
     async with greeted(tunnels) as there:
         there.pong()
         await settle()
-        tunnels.told.clear()  # another session's state is on its way
+        tunnels.flushed.clear()  # another session's state is on its way
         for writer in list(server.writers):
             writer.transport.abort()  # as servers do to clients that say nothing
         await until(lambda: server.connections == 2)
         await settle()
         await tunnels.data(says(HELLO))
         await settle()
-        tunnels.told.set()
+        tunnels.flushed.set()
         await settle()
         assert there.greetings == 1
         assert there.stream().startswith(GREETING + b"\x01\x01")
@@ -241,7 +241,7 @@ async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(t
     async def wrong():
         raise ValueError("a fault")
 
-    monkeypatch.setattr(tunnels._multiplexer, "run", lost)
+    monkeypatch.setattr(tunnels.multiplexer, "run", lost)
     monkeypatch.setattr(tunnels, "_check", wrong)
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)
@@ -261,7 +261,7 @@ async def test_a_server_that_refuses_is_left_alone_until_a_viewer_asks(tunnels):
         async def connect(session_id, _port):
             return await asyncio.open_connection("127.0.0.1", port)
 
-        tunnels._connect = connect
+        tunnels.way.connect = connect
         tunnels.note(session(), fresh=True)
         async with linked(tunnels):
             await asyncio.sleep(4)
@@ -300,14 +300,14 @@ async def test_viewer_data_that_is_no_base64_closes_the_viewer(tunnels, server, 
 
 
 async def test_it_closes_the_viewer_also_while_its_server_is_connected_to(tunnels, server):
-    connect, reached = tunnels._connect, asyncio.Event()
+    connect, reached = tunnels.way.connect, asyncio.Event()
     async with greeted(tunnels, prompt=True) as there:
 
         async def slow(session_id, port):
             await reached.wait()
             return await connect(session_id, port)
 
-        tunnels._connect = tunnels._tunnels["s1"].server._connect = slow
+        tunnels.way.connect = slow
         for writer in list(server.writers):
             writer.transport.abort()
         await settle()
@@ -426,14 +426,14 @@ async def test_a_session_that_was_not_ready_for_a_moment_keeps_the_greeting_that
 
 
 async def test_a_fault_while_a_greeting_lies_there_leaves_it_to_the_next_viewer(tunnels, server):
-    faults, connect = [], tunnels._connect
+    faults, connect = [], tunnels.way.connect
 
     async def faulty(session_id, port):
         if faults:
             raise faults.pop()
         return await connect(session_id, port)
 
-    tunnels._connect = faulty
+    tunnels.way.connect = faulty
     async with greeted(tunnels, prompt=True) as there:
         await settle()
         faults.append(ValueError("a fault"))
@@ -455,8 +455,8 @@ async def test_each_viewer_of_a_server_that_is_away_is_told_at_once_and_the_next
         return await connect(session_id, port)
 
     async with over_http(tunnels, no_content) as there:
-        connect, loop = tunnels._connect, asyncio.get_running_loop()
-        tunnels._tunnels["s1"].server._connect = no_way
+        connect, loop = tunnels.way.connect, asyncio.get_running_loop()
+        tunnels.way.connect = no_way
         for number in range(1, 7):
             await until(lambda n=number: there.kinds.count("vnc_ready") >= n)
             await tunnels.data(says(REQUESTED))
@@ -476,7 +476,7 @@ async def test_a_frame_full_of_keys_for_a_server_that_has_just_gone_floods_no_lo
         await settle()
         await tunnels.data(says(HELLO))
         await settle()
-        tunnels._tunnels["s1"]._channel._stream._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        tunnels.way.made[-1][1].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         for _ in range(250):
             await tunnels.data(says(KEY))
         await settle()

@@ -43,7 +43,7 @@ async def tunnels(servers):
 
 @pytest.fixture
 def budget(tunnels):
-    return tunnels._multiplexer.budget
+    return tunnels.multiplexer.budget
 
 
 async def viewed(tunnels, there, name):
@@ -89,10 +89,10 @@ async def test_a_session_that_ends_leaves_its_places_to_who_waits_for_them(tunne
             await viewed(tunnels, there, name)
         made["stuck"].flood = True
         await tunnels.data(says(REQUEST, "stuck"))
-        await until(lambda: tunnels._multiplexer.blocked)
+        await until(lambda: tunnels.multiplexer.blocked)
         made["reads"].update = 40 << 20
         await tunnels.data(says(REQUEST, "reads"))
-        await until(lambda: len(tunnels._multiplexer._blocked) == 2)
+        await until(lambda: tunnels.multiplexer.blocked == 2)
         made["stuck"].flood = False
         tunnels.note(session(SessionState.TERMINATED, "stuck"))
         await until(lambda: len(there.stream("reads")) == len(OPENED) + made["reads"].update)
@@ -110,7 +110,7 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
         await sees_a_still_picture(tunnels, there, made["s1"], "s1", 1000)
         await asyncio.sleep(3)
         budget.used += Budget.LIMIT - 4  # as greetings of others would
-        tunnels._multiplexer._blocked.add(tunnels._tunnels["s1"]._channel)
+        tunnels.multiplexer._blocked.add(tunnels._tunnels["s1"]._channel)
         for writer in made["s1"].writers:
             writer.write(bytes(100_000_000))
         sent = asyncio.get_running_loop().time()
@@ -139,7 +139,7 @@ async def test_a_viewer_that_cannot_be_understood_gets_a_share_that_its_mouse_do
             await writer.drain()
 
     async with asked(tunnels, video) as there:
-        await until(lambda: tunnels._multiplexer.blocked)
+        await until(lambda: tunnels.multiplexer.blocked)
         first = there.kinds.count("vnc_data")
         assert first <= Budget.LIMIT // 2 + 1
         began = asyncio.get_running_loop().time()
@@ -232,7 +232,7 @@ async def test_a_viewer_whose_last_sign_came_when_its_share_was_used_up_is_given
         made["s1"].flood = True
         made["s1"].update = 1 << 20
         await tunnels.data(says(REQUEST, "s1"))
-        await until(lambda: tunnels._multiplexer.blocked)
+        await until(lambda: tunnels.multiplexer.blocked)
         await tunnels.data(says(REQUEST, "s1"))  # and its line dies
         await until(lambda: "vnc_error" in there.kinds)
         made["s1"].flood = False

@@ -40,6 +40,7 @@ from streamspace_agent.sessions.reconciler import Reconciler
 from streamspace_agent.sessions.timeouts import Timeouts
 from streamspace_agent.sessions.usage import Usage
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.tunnels import RepairedTunnels
 from streamspace_agent.units import counted, format_seconds
 
@@ -115,7 +116,7 @@ class Leadership:
         )
         clock = BoottimeClock()
         kind = RepairedTunnels if settings.viewer_relay == "repaired" else DeployedTunnels
-        self.tunnels = kind(driver.connect, lease.require, self.outbox.flushed, clock)
+        self.tunnels = kind(driver.connect, Multiplexer(lease.require, self.outbox.flushed, clock), clock)
         self.reconciler.on_state = self.tunnels.note
         self._idle = Idle(self.reconciler.sessions, self.tunnels.idle_for, driver.received, clock, gateway)
         self._timeouts = Timeouts(

@@ -30,7 +30,7 @@ class Keys:
         self._configured = settings.agent_api_key.get_secret_value() if settings.agent_api_key else ""
         self._hide = hide
         self._refused = ""
-        self._own = self._read()
+        self._own = read_key(self._path)
         for key in (self._configured, self._own):
             if key:
                 hide(key)
@@ -52,7 +52,7 @@ class Keys:
         self._hide(key)
         if key == self.current:
             return
-        self._own, self._refused = key, self._read()  # the old key may stay in the file if it cannot be written
+        self._own, self._refused = key, read_key(self._path)  # the old key may stay in the file if it cannot be written
         try:
             write_private(self._path, key)
             log.info("the control plane issued a key for this agent: kept in %s", self._path)
@@ -66,7 +66,7 @@ class Keys:
     def look(self) -> bool:
         """Use a key that another replica has received meanwhile, if any. Returns whether there is one."""
         self._reread_file()
-        kept = self._read()
+        kept = read_key(self._path)
         if kept in {"", self._own, self._refused}:
             return False
         self._hide(kept)
@@ -93,9 +93,6 @@ class Keys:
         log.warning("the key kept in %s was refused: trying the configured key", self._path)
         self._own, self._refused = "", self._own
         return True
-
-    def _read(self) -> str:
-        return read_key(self._path)
 
 
 def read_key(path: Path) -> str:

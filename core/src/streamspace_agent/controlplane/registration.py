@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 PATH = "/api/v1/agents/register"
 APPROVAL_POLL = 30.0
-"""Seconds until an agent that waits for approval asks again; doubled each time. Each request makes it look online."""
+"""Seconds until an agent that waits for approval asks again, give or take a fifth; doubled each time. Each request makes
+it look online."""
 MAX_APPROVAL_POLL = 300.0
 REFUSED_PAUSE = 60.0
 """Seconds between two attempts of an agent that was accepted before and is refused now."""
@@ -64,8 +65,7 @@ class Registrar:
         self._keys = keys
         self._rng = rng
         self._record = RegistrationRecord(settings)
-        self._asked = 0
-        """Consecutive answers that an administrator has to approve this agent first."""
+        self._approval = self._approval_polls()
         self._context = trust.context()
         self._http = http_client(settings, self._context)
 
@@ -76,7 +76,7 @@ class Registrar:
 
     async def refresh(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Register again if these facts differ from those registered last, as :meth:`register` does."""
-        if not self._record.holds(self._body(capacity, metadata)):
+        if not self._record.holds(self.body(capacity, metadata)):
             await self.register(capacity, metadata)
 
     async def register(
@@ -90,7 +90,7 @@ class Registrar:
         ``on_problem`` is called at each failed attempt with the reason. Raises :exc:`Refused` if an administrator
         rejected the agent, or if the control plane itself refuses an agent that it has never accepted.
         """
-        body = self._body(capacity, metadata)
+        body = self.body(capacity, metadata)
         self._keys.look()
         backoff = Backoff(rng=self._rng)
         logged, logged_at = "", 0.0
@@ -113,7 +113,11 @@ class Registrar:
                 logged, logged_at = problem, now
             await asyncio.sleep(delay)
 
-    def _body(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    def _approval_polls(self) -> Backoff:
+        return Backoff(base=1.2 * APPROVAL_POLL, cap=1.2 * MAX_APPROVAL_POLL, least=0.8 / 1.2, rng=self._rng)
+
+    def body(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """What a registration with these facts sends."""
         return {
             "agentId": self._settings.agent_id,
             "platform": self._settings.platform,
@@ -130,7 +134,7 @@ class Registrar:
         return read(self._http.request("POST", url, body=body, headers=headers, preload_content=False), CALL_TIMEOUT)
 
     def _accepted(self, body: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        self._asked = 0
+        self._approval = self._approval_polls()
         nested = answer.get("agent")
         for part in (nested if isinstance(nested, dict) else {}, answer):
             key = part.get("apiKey")
@@ -143,11 +147,9 @@ class Registrar:
         """Seconds until the next attempt, the reason and its log level. Raises Refused."""
         agent_id, answer = self._settings.agent_id, reply.refusal(self._settings.http_url + PATH, PATH)
         if reply.status == 202 and reply.body.get("approvalStatus") == "pending":
-            pause = min(APPROVAL_POLL * 2.0 ** min(self._asked, 16), MAX_APPROVAL_POLL)
-            self._asked += 1
             waits = f"waits for an administrator's approval of {agent_id}"
             every = f"asks again every {APPROVAL_POLL:.0f} s, later every {MAX_APPROVAL_POLL / 60:.0f} min"
-            return pause * self._rng.uniform(0.8, 1.2), f"{waits}; {every}", logging.WARNING
+            return self._approval.delay(), f"{waits}; {every}", logging.WARNING
         if reply.status == 429 or reply.status >= 500:
             return max(backoff.delay(), reply.wait), f"{answer}; {AGAIN}", logging.WARNING
         if not reply.by_control_plane:  # what a proxy answers says nothing about this agent

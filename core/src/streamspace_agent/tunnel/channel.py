@@ -85,10 +85,12 @@ class Channel:
         self._budget = budget
         self._offer = offer
         self._clock = clock
-        self._filtered = filtered
+        self.stepwise = filtered
+        """Each message must be confirmed before the next is sent."""
         self._viewer = ClientStream(filtered=filtered)
         self._unread = [0, 0]
-        self._last_sent = self._last_arrived = clock.now()
+        self.last_sent = self._last_arrived = clock.now()
+        """``last_sent``: the clock time of the last message to the viewer."""
         self.spoken = 0
         """Bytes sent to the viewer beyond the greeting."""
         self.held = False
@@ -124,7 +126,7 @@ class Channel:
     @property
     def waiting(self) -> int:
         """Bytes that wait to be sent to the viewer."""
-        free = self.answered and not self.held and (self.confirmed or not self._filtered) and not self.ended.done()
+        free = self.answered and not self.held and (self.confirmed or not self.stepwise) and not self.ended.done()
         return self._stream.waiting if free else 0
 
     @property
@@ -143,14 +145,9 @@ class Channel:
         return self._unread[1]
 
     @property
-    def last_sent(self) -> float:
-        """The clock time of the last message to the viewer."""
-        return self._last_sent
-
-    @property
     def quiet_for(self) -> float:
         """Seconds since the server last sent anything; 0 while something still waits for the viewer."""
-        return 0.0 if self._stream.waiting else self._clock.now() - max(self._last_arrived, self._last_sent)
+        return 0.0 if self._stream.waiting else self._clock.now() - max(self._last_arrived, self.last_sent)
 
     @property
     def silence(self) -> float:
@@ -177,13 +174,13 @@ class Channel:
 
     def size(self, window: int) -> int:
         """VNC bytes of the next message, if ``window`` bytes may be in flight."""
-        return MAX_CHUNK if self._filtered else even(self.waiting, chunk(self.unread, self._places, window))
+        return MAX_CHUNK if self.stepwise else even(self.waiting, chunk(self.unread, self._places, window))
 
     @property
     def early(self) -> float:
         """Seconds to wait for more bytes to send in the same message."""
         pause = 0.0 if self.waiting >= MAX_CHUNK else hold(self.unread, self._places)
-        return pause and self._last_sent + pause - self._clock.now()
+        return pause and self.last_sent + pause - self._clock.now()
 
     def greeted(self) -> None:
         """Count the greeting as sent."""
@@ -197,9 +194,9 @@ class Channel:
     def take(self, limit: int) -> memoryview:
         """The next bytes, at most ``limit``, counted as sent. Valid until control returns to the event loop."""
         data = self._stream.take(limit)
-        self._last_sent = self._clock.now()
+        self.last_sent = self._clock.now()
         if not self._unread[1]:
-            self._unanswered_since = self._last_sent
+            self._unanswered_since = self.last_sent
         self._sent(len(data))
         self.steps += 1
         self.spoken += len(data)
@@ -213,7 +210,7 @@ class Channel:
         unread, more = self._unread
         if not unread or more or self.waiting or not self.answered or self._viewer.opaque:
             return False
-        if self._clock.now() - max(self.last_read_sign, self._last_sent) < QUIET + QUIET_PER_MESSAGE * unread:
+        if self._clock.now() - max(self.last_read_sign, self.last_sent) < QUIET + QUIET_PER_MESSAGE * unread:
             return False
         self.forget_sent()
         return True
@@ -229,7 +226,7 @@ class Channel:
     def received(self, data: bytes) -> ClientActivity:
         """Pass the viewer's bytes to the server; returns what they show."""
         activity = self._viewer.feed(data)
-        self._stream.write(self._viewer.passed() if self._filtered else data)
+        self._stream.write(self._viewer.passed() if self.stepwise else data)
         if ClientActivity.READ in activity:
             self._confirmed = self.steps
             before, self.last_read_sign = self.last_read_sign, self._clock.now()
@@ -273,11 +270,6 @@ class Channel:
                 await stream.drained()
         except TimeoutError:
             self.end(End.BROKEN, "the session's server is too slow for the viewer's input")
-
-    @property
-    def stepwise(self) -> bool:
-        """Whether each message must be confirmed before the next is sent."""
-        return self._filtered
 
     @property
     def confirmed(self) -> bool:

@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from websockets.exceptions import ConnectionClosed
-
 from streamspace_agent import protocol
 from streamspace_agent.clock import Clock
-from streamspace_agent.errors import LeaseLost, LinkDown
+from streamspace_agent.controlplane.link import LOST
+from streamspace_agent.errors import LeaseLost
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.flow_control import Budget, Window
 from streamspace_agent.tunnel.stream import Buffers
@@ -95,54 +94,52 @@ class Multiplexer:
             if self._up.is_set():
                 return self.connection
 
-    async def send(self, kind: str, payload: Mapping[str, Any]) -> bool:
-        """Send a message about a tunnel, ahead of waiting data. False if there is no connection."""
+    async def _attempt(self, work: Callable[[Carrier], Awaitable[None]]) -> bool:
+        """Send something ahead of waiting data. False if there is no connection."""
         if self._carrier is None:
             return False
         try:
             self._require_lease()
-            await self._carrier.send(kind, payload)
-        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
+            await work(self._carrier)
+        except (*LOST, LeaseLost):
             return False
         return True
+
+    async def send(self, kind: str, payload: Mapping[str, Any]) -> bool:
+        """Send a message about a tunnel, ahead of waiting data. False if there is no connection."""
+        return await self._attempt(lambda carrier: carrier.send(kind, payload))
 
     async def send_data(self, session_id: str, data: bytes, channel: Channel | None = None) -> bool:
         """Send a viewer bytes of the agent's own, ahead of waiting data. False if there is no connection.
 
         ``channel``: the viewer's channel, if it has one.
         """
-        if self._carrier is None:
-            return False
-        try:
-            self._require_lease()
+
+        async def work(carrier: Carrier) -> None:
             if channel:
                 channel.sent_own()
-            await self._carrier.send_text(protocol.vnc_data(session_id, data))
+            await carrier.send_text(protocol.vnc_data(session_id, data))
             if channel:
-                await self._confirm(self._carrier, channel)
-        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
-            return False
-        return True
+                await self._confirm(carrier, channel)
+
+        return await self._attempt(work)
 
     async def greet(self, channel: Channel, arrived: Callable[[], None]) -> bool:
         """Send a channel's greeting; ``arrived`` is called once it is acknowledged. False if there is no connection."""
-        if self._carrier is None:
-            return False
-        channel.greeted()
-        try:
-            self._require_lease()
+
+        async def work(carrier: Carrier) -> None:
+            channel.greeted()
             # The task starts while the greeting waits for room in the socket, so its ping follows the greeting even if
             # this is cancelled.
-            acknowledging = asyncio.create_task(self._acknowledge(self._carrier, arrived))
+            acknowledging = asyncio.create_task(self._acknowledge(carrier, arrived))
             self._acknowledging.add(acknowledging)
             acknowledging.add_done_callback(self._acknowledging.discard)
-            await self._carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
-        except (ConnectionClosed, LinkDown, LeaseLost, OSError):
-            return False
-        return True
+            await carrier.send_text(protocol.vnc_data(channel.session_id, channel.greeting))
+
+        return await self._attempt(work)
 
     async def _acknowledge(self, carrier: Carrier, arrived: Callable[[], None]) -> None:
-        with suppress(ConnectionClosed, LinkDown, OSError):
+        with suppress(*LOST):
             await (await carrier.ping())
             arrived()
 
@@ -152,7 +149,7 @@ class Multiplexer:
             return False
         try:
             await (await self._carrier.ping())
-        except (ConnectionClosed, LinkDown, OSError):
+        except LOST:
             return False
         await asyncio.sleep(pause)
         return self._carrier is not None
@@ -171,9 +168,9 @@ class Multiplexer:
             self.offer(channel)
 
     @property
-    def blocked(self) -> bool:
-        """Whether any channel waits for room in the control plane's queue."""
-        return bool(self._blocked)
+    def blocked(self) -> int:
+        """Number of channels that wait for room in the control plane's queue."""
+        return len(self._blocked)
 
     def blocks(self, channel: Channel) -> bool:
         """Whether this channel waits for room in the control plane's queue."""

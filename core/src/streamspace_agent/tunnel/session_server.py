@@ -61,13 +61,6 @@ async def _raise_if_refused(reader: asyncio.StreamReader) -> None:
             raise ServerRefused(f"its server refuses connections: {reason.decode(errors='replace')}")
 
 
-def _is_over(error: Exception) -> bool:
-    """Whether the session has ended or hibernates. A tunnel may notice it first, and cannot know whether it is
-    expected.
-    """
-    return isinstance(error, SessionNotFound) or (isinstance(error, CommandFailed) and error.code == "not_running")
-
-
 def _reason_of(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no greeting within {GREETING_TIMEOUT:.0f} s"
@@ -197,7 +190,10 @@ class SessionServer:
     def _failed(self, error: Exception) -> ServerUnreachable:
         refused = self.working = isinstance(error, ServerRefused)
         if (why := _reason_of(error)) != self._logged:
-            level = logging.DEBUG if _is_over(error) else logging.WARNING
+            # A tunnel may notice an end or hibernation before the agent does, and cannot know whether it is expected.
+            over = isinstance(error, SessionNotFound)
+            over = over or (isinstance(error, CommandFailed) and error.code == "not_running")
+            level = logging.DEBUG if over else logging.WARNING
             log.log(level, "session %s cannot be viewed: %s", self.session.session_id, why)
             self._logged = why
         return ServerUnreachable(why, refused=refused)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import pybase64
@@ -39,8 +39,7 @@ class DeployedTunnels(Tunnels):
     def __init__(
         self,
         connect: Connect,
-        require_lease: Callable[[], None],
-        flushed: Callable[[], Awaitable[None]],
+        multiplexer: Multiplexer,
         clock: Clock,
         *,
         times: Times | None = None,
@@ -50,7 +49,7 @@ class DeployedTunnels(Tunnels):
         self._times = times or Times()
         self._connect = connect
         self._rng = rng or random.Random()  # noqa: S311 - spreads messages, guards nothing
-        self._multiplexer = Multiplexer(require_lease, flushed, clock)
+        self._multiplexer = multiplexer
         self._screens: dict[str, Screen] = {}
         self._queue = Queue(self._multiplexer, clock, self._times, self._screens, self._renew_because)
         self._keeping: dict[str, asyncio.Task[None]] = {}

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pybase64
@@ -29,17 +29,10 @@ UNKNOWN_EVERY = 1.0
 class RepairedTunnels(Tunnels):
     """Tunnels for the relay described in :mod:`streamspace_agent.tunnel.repaired`."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        require_lease: Callable[[], None],
-        flushed: Callable[[], Awaitable[None]],
-        clock: Clock,
-    ) -> None:
-        """``flushed``: see :class:`.Multiplexer`."""
+    def __init__(self, connect: Connect, multiplexer: Multiplexer, clock: Clock) -> None:
         super().__init__(clock)
         self._connect = connect
-        self._multiplexer = Multiplexer(require_lease, flushed, clock)
+        self._multiplexer = multiplexer
         self._tunnels: dict[str, Tunnel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._ended: dict[str, str] = {}
