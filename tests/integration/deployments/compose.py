@@ -1,17 +1,17 @@
 """A Compose project, driven by the documented commands."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import docker
 
+from lab.until import until
 from tests.integration.deployments import readme
 
 FOLDER = Path(__file__).resolve().parents[3] / "deployments/compose"
@@ -32,7 +32,7 @@ async def call(*command, environ=None, cwd=None, timeout=120):
         async with asyncio.timeout(timeout):
             out, err = await process.communicate()
     except BaseException:
-        with suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
@@ -76,6 +76,9 @@ class Compose:
         for name, value in needed.items():
             self.environ[name] = self.environ.get(name) or value
         await self("down", "--volumes", "--timeout", "20")
+        self.close()
+
+    def close(self):
         self._client.close()
 
     def containers(self, service=SERVICE):
@@ -83,16 +86,8 @@ class Compose:
         return self._client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
 
     def leftovers(self):
-        only = {"label": f"com.docker.compose.project={self.project}"}
-        client = docker.APIClient(base_url=self.environ["DOCKER_HOST"])
-        try:
-            return [
-                *client.containers(all=True, filters=only),
-                *(client.volumes(filters=only)["Volumes"] or []),
-                *client.networks(filters=only),
-            ]
-        finally:
-            client.close()
+        with contextlib.closing(docker.APIClient(base_url=self.environ["DOCKER_HOST"])) as client:
+            return [entry for listed in _made(client, self.project) for entry in listed]
 
     async def status(self):
         """What `docker-agent status` shows in any replica: a document for each."""
@@ -110,23 +105,42 @@ class Compose:
 
     async def roles(self, *wanted, timeout=30):
         """Wait until the replicas have these, in the order of the alphabet."""
-        deadline = time.monotonic() + timeout
-        while sorted(document.get("role", "") for document in await self.status()) != list(wanted):
-            assert time.monotonic() < deadline, self.logs()
-            await asyncio.sleep(0.1)
+
+        async def had():
+            return sorted(document.get("role", "") for document in await self.status()) == list(wanted)
+
+        await until(had, self.logs, timeout=timeout, every=0.1)
 
     async def leader(self, besides="", timeout=30):
         """The container of the only replica that leads and is connected, once there is one."""
-        deadline = time.monotonic() + timeout
-        while True:
+
+        async def leading():
             found = [d for d in await self.status() if d.get("role") == "leader" and d["link"]["connected"]]
-            found = [d for d in found if d["instance"] != besides]
-            if found:
-                (one,) = found
-                containers = await asyncio.to_thread(self.containers)
-                return one["instance"], next(c for c in containers if c.id[:12] in one["instance"])
-            assert time.monotonic() < deadline, self.logs()
-            await asyncio.sleep(0.1)
+            return [d["instance"] for d in found if d["instance"] != besides]
+
+        (instance,) = await until(leading, self.logs, timeout=timeout, every=0.1)
+        containers = await asyncio.to_thread(self.containers)
+        return instance, next(c for c in containers if c.id[:12] in instance)
 
     def logs(self):
         return "\n".join(c.name + "\n" + c.logs().decode(errors="replace") for c in self.containers())
+
+
+def _made(client, project):
+    """The project's containers, volumes and networks, as the engine lists them."""
+    only = {"label": f"com.docker.compose.project={project}"}
+    volumes = client.volumes(filters=only)["Volumes"] or []
+    return client.containers(all=True, filters=only), volumes, client.networks(filters=only)
+
+
+def remove_project(host, project):
+    """Remove all that a Compose project has made; the names of what there was."""
+    with contextlib.closing(docker.APIClient(base_url=host)) as client:
+        containers, volumes, networks = _made(client, project)
+        for container in containers:
+            client.remove_container(container["Id"], force=True, v=True)
+        for volume in volumes:
+            client.remove_volume(volume["Name"])
+        for network in networks:
+            client.remove_network(network["Id"])
+    return [entry.get("Name") or entry["Names"][0] for entry in (*containers, *volumes, *networks)]

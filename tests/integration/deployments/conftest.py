@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import docker
 import pytest
+from pytest_docker.plugin import get_docker_services
 
 from lab import agent_image, apt, binary, process
 from lab import compose as compose_v2
 from lab.dockerd import PrivateEngine
 from lab.images import Images
 from tests.integration.deployments import readme
-from tests.integration.deployments.compose import Compose, call
+from tests.integration.deployments.compose import FOLDER, Compose, call, remove_project
 from tests.integration.deployments.systemd_host import DEPLOYMENTS_THERE, UNITS, SystemdHost
 
 DEPLOYMENTS = Path(__file__).resolve().parents[3] / "deployments"
@@ -84,21 +86,95 @@ def exported(plane, docker_host, agent_id, built_image, key, hand_over):
 
 
 @pytest.fixture
-async def compose(exported, engine, docker_host, agent_id, swept):
-    """`compose("docker-compose.standalone.yaml", version, AGENT_ID=...)`; every project is taken down at the end,
-    volumes too."""
+def file():
+    """The Compose file that pytest-docker brings up; a test may name another by parametrization."""
+    return "docker-compose.standalone.yaml"
+
+
+@pytest.fixture
+def version():
+    return "v1"
+
+
+@pytest.fixture
+def variables():
+    """What an operator exports besides."""
+    return {}
+
+
+@pytest.fixture
+def docker_compose_file(file):
+    return str(FOLDER / file)
+
+
+@pytest.fixture
+def docker_compose_command(shell, engine, version, variables):
+    environ = [f"{name}={value}" for name, value in (shell | variables).items()]
+    return shlex.join(["env", "-i", *environ, *program(engine, version)])
+
+
+@pytest.fixture
+def docker_setup(file):
+    """The arguments of the README's own line."""
+    return [readme.command(f"-f {file} up").partition(f"-f {file} ")[2]]
+
+
+@pytest.fixture
+def docker_cleanup():
+    return ["down --volumes --timeout 20"]
+
+
+@pytest.fixture
+def docker_compose_project_name(request, agent_id, docker_host, swept):
+    """Leaves nothing of the project behind: pytest-docker itself takes nothing down when its `up` has failed."""
+    name = f"{agent_id}-docker"
+    yield name
+    left = remove_project(docker_host, name)
+    assert not left or "docker_services" not in request.node.funcargs, f"`down` left {left}"
+
+
+@pytest.fixture
+def docker_services(
+    docker_compose_command, docker_compose_file, docker_compose_project_name, docker_setup, docker_cleanup
+):
+    """As pytest-docker's own, which lasts as long as `--container-scope` says, for one test."""
+    given = docker_compose_command, docker_compose_file, docker_compose_project_name, docker_setup, docker_cleanup
+    with get_docker_services(*given) as services:
+        yield services
+
+
+@pytest.fixture
+def project(docker_services, docker_compose_project_name, shell, engine, file, version, variables):
+    """What pytest-docker has brought up."""
+    project = Compose(file, docker_compose_project_name, shell | variables, program(engine, version))
+    with contextlib.closing(project):
+        yield project
+
+
+@pytest.fixture
+def shell(exported, docker_host):
+    """The environment of an operator's shell."""
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**environ, "DOCKER_HOST": docker_host, **exported}
+
+
+def program(engine, version):
+    if version == "v1":
+        apt.require("docker-compose")
+        return ["docker-compose"]
+    return compose_v2.command(engine.state)
+
+
+@pytest.fixture
+async def compose(shell, engine, agent_id, swept):
+    """`compose("docker-compose.standalone.yaml", version, AGENT_ID=...)`: a project that the test itself brings up, to
+    see how that fails or to do it by other commands. Each is taken down at the end, volumes too.
+    """
     made = []
 
     def make(file, version="v1", **more):
-        if version == "v1":
-            apt.require("docker-compose")
-        command = ["docker-compose"] if version == "v1" else compose_v2.command(engine.state)
-        environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        project = Compose(
-            file, f"{agent_id}-{len(made)}", {**environ, "DOCKER_HOST": docker_host, **exported, **more}, command
-        )
-        made.append(project)
-        return project
+        made.append(Compose(file, f"{agent_id}-{len(made)}", shell | more, program(engine, version)))
+        return made[-1]
 
     yield make
     async with contextlib.AsyncExitStack() as ends:  # each of them, whatever another's end says

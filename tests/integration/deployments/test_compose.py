@@ -1,16 +1,19 @@
 """The three Compose files, by the documented commands, on a real engine."""
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import signal
 
+import httpx
 import pytest
 
 from lab import process
+from lab.until import until_sync
 from tests.integration.deployments import readme, scenario
-from tests.integration.deployments.compose import FOLDER
+from tests.integration.deployments.compose import FOLDER, Compose
 
 pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
 
@@ -21,13 +24,23 @@ ACTS_WITHIN = dict(zip(HA, (0.25, 0.5), strict=True))
 VERSIONS = ["v1", "v2"]
 
 
+@pytest.fixture
+def variables(file, redis_image, docker_ip):
+    if file in HA:
+        return {"REDIS_IMAGE": redis_image, "REDIS_PORT": str(process.free_port())}
+    health = f"{docker_ip}:{process.free_port()}"
+    return {"SESSION_PIDS_LIMIT": "300", "DRAIN_TIMEOUT": "40s", "STOP_GRACE": "55s", "HEALTH_ADDRESS": health}
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
-    compose, plane, agent_id, manifest, docker_client, version
+    docker_services, project, variables, plane, agent_id, manifest, docker_client, version
 ):
-    project = compose(STANDALONE, version, SESSION_PIDS_LIMIT="300", DRAIN_TIMEOUT="40s", STOP_GRACE="55s")
-    async with scenario.led(plane, agent_id):
-        await project.up()
+    def ready():
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://{variables['HEALTH_ADDRESS']}/readyz", trust_env=False).is_success
+
+    await asyncio.to_thread(docker_services.wait_until_responsive, ready, timeout=60, pause=0.1)
     await scenario.start(plane, manifest, agent_id)
     (container,) = project.containers()
     assert "docker-agent" in container.top(ps_args="axwwo pid,args")["Processes"][0][-1]
@@ -50,11 +63,9 @@ async def test_a_standalone_agent_that_is_killed_comes_back_to_its_session(
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("file", HA)
 async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_killed(
-    compose, plane, agent_id, manifest, docker_client, redis_image, file, version
+    project, plane, agent_id, manifest, docker_client, file, version
 ):
-    project = compose(file, version, REDIS_IMAGE=redis_image, REDIS_PORT=str(process.free_port()))
-    async with scenario.led(plane, agent_id):
-        await project.up()
+    await plane.wait_agent(agent_id, timeout=60)
     await scenario.start(plane, manifest, agent_id)
     instance, _ = await project.leader()
     await project.roles("leader", "standby", "standby")
@@ -81,6 +92,24 @@ async def test_of_three_replicas_one_leads_and_another_takes_over_when_it_is_kil
     await scenario.still_controllable(plane, agent_id)
 
 
+@pytest.fixture
+def gone_afterwards(agent_id, docker_host, shell, engine):
+    """Of what pytest-docker has made nothing is left, once its fixtures are done with."""
+    yield
+    with contextlib.closing(Compose(STANDALONE, f"{agent_id}-docker", shell)) as project:
+        assert project.leftovers() == []
+
+
+@pytest.mark.parametrize("variables", [{"DOCKER_SOCKET": "/nowhere/docker.sock"}])
+def test_what_pytest_docker_could_bring_up_only_in_part_is_removed(
+    gone_afterwards, request, docker_compose_project_name, variables, docker_client
+):
+    with pytest.raises(Exception, match=r"/nowhere/docker\.sock"):
+        request.getfixturevalue("docker_services")
+    label = f"com.docker.compose.project={docker_compose_project_name}"
+    assert docker_client.api.containers(all=True, filters={"label": label})
+
+
 async def test_another_project_of_the_same_agent_joins_its_replicas(compose, plane, agent_id):
     """As one gets that follows the first commands, and then keeps the settings in a folder or under a name of another
     kind."""
@@ -99,9 +128,8 @@ async def test_another_project_of_an_agent_that_stands_alone_is_refused(compose,
     await project.up()
     await plane.wait_agent(agent_id)
     await other("up", "-d")
-    async with asyncio.timeout(30):
-        while f"AGENT_ID: an agent {agent_id} runs on this host already" not in await asyncio.to_thread(other.logs):
-            await asyncio.sleep(0.2)
+    said = f"AGENT_ID: an agent {agent_id} runs on this host already"
+    await asyncio.to_thread(until_sync, lambda: said in other.logs(), other.logs, every=0.2)
     assert len(await plane.events(type="connected", agent_id=agent_id)) == 1
     await other("down")
 
