@@ -5,17 +5,19 @@ BIN    := $(VENV)/bin
 DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 export VENV
 
-.PHONY: help env demo test check bench faults wheels image binary clean
+.PHONY: help env demo test test-fast coverage check bench faults wheels image binary clean
 help:
-	@echo "make demo    start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
-	@echo "make test    set up engine, Redis and images, and run the whole suite"
-	@echo "make check   ruff, the layers of imports, and mypy --strict over the product"
-	@echo "make bench   every benchmark; each ends with one line of JSON"
-	@echo "make faults  kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
-	@echo "make wheels  every distribution, into dist/, for pip install dist/NAME-*.whl"
-	@echo "make image   the agent's image, streamspace/docker-agent, for the files in deployments/"
-	@echo "make binary  the agent as one file, dist/docker-agent, for systemd"
-	@echo "make clean   stop the private engine, and remove it and $(VENV)"
+	@echo "make demo       start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
+	@echo "make test       set up engine, Redis and images, and run the whole suite"
+	@echo "make test-fast  the tests of the logic alone: no engine, no servers, a minute"
+	@echo "make coverage   the whole suite once more, measured: fails below the floor in pyproject.toml"
+	@echo "make check      ruff, the layers of imports, and mypy --strict over the product"
+	@echo "make bench      every benchmark; each ends with one line of JSON"
+	@echo "make faults     kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
+	@echo "make wheels     every distribution, into dist/, for pip install dist/NAME-*.whl"
+	@echo "make image      the agent's image, streamspace/docker-agent, for the files in deployments/"
+	@echo "make binary     the agent as one file, dist/docker-agent, for systemd"
+	@echo "make clean      stop the private engine, and remove it and $(VENV)"
 
 env: $(BIN)/.ready
 $(BIN)/.ready: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(DISTS))
@@ -33,6 +35,17 @@ check: env
 
 test: env
 	$(BIN)/python -m lab test $(PYTEST_ARGS)
+
+# What is neither marked `slow` nor, by its fixtures, `live` (conftest.py).
+test-fast: env
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto -q -m "not live and not slow and not hosts" \
+	  tests/core tests/docs plugins $(PYTEST_ARGS)
+
+coverage: env
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m lab test $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --skip-covered
 
 # ROUNDS rounds a backend (50), BACKENDS=file,redis,swarm; takes the better part of an hour.
 faults: env

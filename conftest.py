@@ -19,6 +19,16 @@ hypothesis.settings.register_profile("busy", deadline=None, suppress_health_chec
 hypothesis.settings.load_profile("busy")
 
 
+LIVE = {"docker_host", "plane", "house", "module_server", "server", "servers", "chromium"}
+"""Fixtures that start something to run against."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if not LIVE.isdisjoint(item.fixturenames):
+            item.add_marker("live")
+
+
 @pytest.fixture(scope="session")
 def run_label():
     """Unique to this run: an agent id that starts with it is covered by the leak check."""

@@ -77,4 +77,5 @@ class AgentProcess:
 
 
 def _plain_environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    passed = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
+    return {name: os.environ[name] for name in passed if name in os.environ}

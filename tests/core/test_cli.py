@@ -24,6 +24,9 @@ from streamspace_agent.health import Snapshot
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.sessions.reconciler import EngineStatus
 
+pytestmark = pytest.mark.slow
+
+
 CLEAN = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 LEADER = Snapshot(

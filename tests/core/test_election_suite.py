@@ -11,6 +11,8 @@ from streamspace_agent.testing.memory import Link, MemoryBackend, Store
 from tests.core.broken.cases import OnDisk
 from tests.core.broken.stores import LinkBackend
 
+pytestmark = pytest.mark.slow
+
 
 class TestMemoryBackend(ElectionBackendSuite):
     @pytest.fixture

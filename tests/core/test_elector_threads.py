@@ -16,6 +16,9 @@ from streamspace_agent.election.status import Role
 from streamspace_agent.errors import EXIT_LEADERSHIP, LeaseLost, PreflightError
 from streamspace_agent.testing.memory import MemoryBackend, Store
 
+pytestmark = pytest.mark.slow
+
+
 FAST = Timing(lease=1.5, renew_every=0.2, call_timeout=0.2, margin=0.2)
 
 

@@ -13,6 +13,9 @@ from streamspace_agent import __version__
 from streamspace_agent.errors import PluginError
 from streamspace_agent.plugins import ELECTION, RUNTIME, choose
 
+pytestmark = pytest.mark.slow
+
+
 BACKEND = """
     import streamspace_agent
     from streamspace_agent.election.standalone import StandaloneBackend

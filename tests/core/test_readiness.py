@@ -13,6 +13,9 @@ from lab.loopback import served
 from streamspace_agent.runtime import ReadyCheck, readiness
 from streamspace_agent.runtime.readiness import wait_ready
 
+pytestmark = pytest.mark.slow
+
+
 GREETING = b"RFB 003.008\n"
 # TigerVNC's answer to a client whose host has connected too often without a login: RFB 3.3, no security type, why.
 BLACKLISTED = b"RFB 003.003\n" + struct.pack(">II", 0, 26) + b"Too many security failures"

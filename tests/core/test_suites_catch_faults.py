@@ -11,6 +11,9 @@ import pytest
 
 from tests.core.broken import backends, drivers, stores
 
+pytestmark = pytest.mark.slow
+
+
 CASES = Path(__file__).parent / "broken" / "cases.py"
 FAULTS = {broken.__name__: test for module in (backends, stores, drivers) for broken, test in module.FAULTS.items()}
 

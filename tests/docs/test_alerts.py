@@ -9,6 +9,9 @@ import pytest
 
 from lab import apt
 
+pytestmark = pytest.mark.slow
+
+
 RULES = Path(__file__).resolve().parents[2] / "deployments/monitoring/alerts.yaml"
 LEADER, STANDBY = "host-a:9", "host-b:9"
 GATEWAY = 'streamspace_agent_gateway_listening{address="10.0.0.5:3000"}'

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"^```\w+\n# (\S+/?\S*\.\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

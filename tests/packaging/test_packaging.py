@@ -84,7 +84,7 @@ class Environment:
 
     def install(self, *what, **more):
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", self.bin / "python")
-        call(*pip, "install", *what, env=CLEAN, **more)
+        call(*pip, "install", "--no-compile", *what, env=CLEAN, **more)  # what is never imported need not be compiled
 
     def shell(self, line, *, cwd, **environ):
         pip = shlex.join((sys.executable, "-m", "pip", "--quiet", "--python", str(self.bin / "python")))
@@ -260,31 +260,39 @@ def make_and_installations(document, heading):
     return shlex.split(lines[0], comments=True), [line for line in lines if line.startswith("pip install ")]
 
 
-@pytest.mark.parametrize(
-    ("document", "heading"), [("README.md", "## Run it"), ("CONTRIBUTING.md", "### An election backend")]
-)
-def test_the_documents_way_from_a_clone_to_an_installation_needs_nothing_of_ours_on_an_index(
-    environment, checkout, wheels, tmp_path, document, heading
-):
-    make, installations = make_and_installations(document, heading)
-    copy, foreign = tmp_path / "checkout", tmp_path / "foreign"
+@pytest.fixture(scope="module")
+def made(checkout, tmp_path_factory):
+    """A checkout after `make wheels`, where an earlier build has left its folder."""
+    copy = tmp_path_factory.mktemp("made") / "checkout"
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     shutil.copy(ROOT / "Makefile", copy)
     (copy / "core" / "build" / "lib" / "streamspace_agent").mkdir(parents=True)
     (copy / "core" / "build" / "lib" / "streamspace_agent" / "deleted.py").touch()
-    assert (make[0], make[-1]) == ("make", "wheels")
-    call(*make, "-o", "env", f"BIN={Path(sys.executable).parent}", cwd=copy)
-    built = list((copy / "dist").glob("*.whl"))
+    call("make", "wheels", "-o", "env", f"BIN={Path(sys.executable).parent}", cwd=copy)
+    return copy
+
+
+def test_make_wheels_builds_every_distribution_anew(made):
+    built = list((made / "dist").glob("*.whl"))
     assert {path.name.split("-")[0].replace("_", "-") for path in built} == {p["name"] for p in PROJECTS.values()}
-    with wheel_of(copy / "dist", "streamspace-agent") as wheel:
+    with wheel_of(made / "dist", "streamspace-agent") as wheel:
         assert "streamspace_agent/deleted.py" not in wheel.namelist()
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"), [("README.md", "## Run it"), ("CONTRIBUTING.md", "### An election backend")]
+)
+def test_the_documents_way_from_a_clone_to_an_installation_needs_nothing_of_ours_on_an_index(
+    environment, made, wheels, tmp_path, document, heading
+):
+    make, installations = make_and_installations(document, heading)
+    assert make in (["make", "wheels"], ["make", "-C", ".", "wheels"])
+    foreign = tmp_path / "foreign"
     foreign.mkdir()
     for path in wheels.iterdir():
         if not path.name.startswith("streamspace_"):
             (foreign / path.name).symlink_to(path)
     assert installations
-    for line in (
-        installations
-    ):  # by a shell, as it stands there; all of ours are files, and all else is where an index would be
-        environment.shell(line, cwd=copy, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(foreign))
+    for line in installations:  # by a shell, as it stands there; ours are files, all else is where an index would be
+        environment.shell(line, cwd=made, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(foreign))
     assert environment.run("docker-agent", "--version").stdout == f"docker-agent {CORE['version']}\n"

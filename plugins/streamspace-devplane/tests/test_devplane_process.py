@@ -13,6 +13,8 @@ from streamspace_devplane import DevPlane, DevPlaneProcess, Settings
 
 from .conftest import AGENT, Agent
 
+pytestmark = pytest.mark.slow
+
 
 async def run(*arguments: str, url: str = "", expect: int = 0) -> tuple[str, str]:
     process = await asyncio.create_subprocess_exec(

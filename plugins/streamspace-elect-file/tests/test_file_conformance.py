@@ -7,6 +7,8 @@ import pytest
 from streamspace_agent.testing.election import BackendFactory, ElectionBackendSuite, Outage
 from streamspace_elect_file import backend
 
+pytestmark = pytest.mark.slow
+
 
 class TestFileBackend(ElectionBackendSuite):
     @pytest.fixture

@@ -15,6 +15,9 @@ from streamspace_agent.election.status import SILENCE_ALARM
 from streamspace_elect_file.backend import CHECK_EVERY, SETTLE
 from streamspace_elect_file.entry import Entry
 
+pytestmark = pytest.mark.slow
+
+
 SCRIPT = Path(__file__).with_name("replica.py")
 
 

@@ -10,6 +10,8 @@ from streamspace_agent.config import Settings
 from streamspace_agent.testing.election import BackendFactory, ElectionBackendSuite, Outage
 from streamspace_elect_redis.backend import RedisBackend
 
+pytestmark = pytest.mark.slow
+
 
 class TestRedisBackend(ElectionBackendSuite):
     @pytest.fixture

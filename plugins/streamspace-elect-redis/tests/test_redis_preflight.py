@@ -14,6 +14,9 @@ from streamspace_agent.election import Grant
 from streamspace_agent.errors import BackendUnavailable
 from streamspace_elect_redis.scripts import keys
 
+pytestmark = pytest.mark.slow
+
+
 KEY, _, _ = keys("docker-lab")
 ACL = (
     "on >s3cret ~streamspace:agent:leader:* ~{streamspace:agent:leader:* &streamspace:agent:leader:* -@all "

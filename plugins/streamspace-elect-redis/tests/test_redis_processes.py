@@ -13,6 +13,9 @@ import redis
 
 from lab.redis import RedisServer
 
+pytestmark = pytest.mark.slow
+
+
 REPLICA = Path(__file__).parent / "redis_replica.py"
 
 

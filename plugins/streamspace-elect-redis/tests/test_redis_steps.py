@@ -10,6 +10,9 @@ from streamspace_agent.election import Grant, Held
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
 from streamspace_elect_redis.scripts import keys
 
+pytestmark = pytest.mark.slow
+
+
 KEY, RECORD, EPOCH = keys("docker-lab")
 FLOOR = 1_700_000_000_000
 

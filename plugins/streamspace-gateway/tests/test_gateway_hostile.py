@@ -159,7 +159,7 @@ async def test_of_many_uploads_that_no_session_reads_those_end_that_have_waited_
         if (await head_of(reader)).startswith(b"GET"):
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
             return
-        reader._transport.pause_reading()
+        writer.transport.pause_reading()
         await asyncio.sleep(60)
 
     monkeypatch.setattr(server, "MAX_STALLED", 4)

@@ -244,7 +244,7 @@ async def test_a_session_that_does_not_read_holds_up_its_upload_and_nothing_else
         if head.startswith(b"GET"):
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
             return
-        reader._transport.pause_reading()
+        writer.transport.pause_reading()
         stuck.set()
         await asyncio.sleep(60)
 
