@@ -26,29 +26,30 @@ async def until(
     every: float = EVERY,
     tolerate: tuple[type[Exception], ...] = (),
 ) -> Any:
-    """Call ``condition``, and await what it returns where that can be awaited, until the result is true; return the
-    result.
+    """Call ``condition``, and await what it returns where that can be awaited, until the result is true; return that.
 
     ``what`` says what is waited for, or returns it (a log, say); by default that is the condition's own source line. An
-    exception of ``tolerate`` counts as false. The time limit also ends an awaited condition that hangs.
+    exception of ``tolerate`` counts as false. A call that began in time may take as long again, and is then cancelled.
     """
     last: object = None
+    deadline = time.monotonic() + timeout
     try:
-        async with asyncio.timeout(timeout) as limit:
+        async with asyncio.timeout(2 * timeout) as limit:
             while True:
                 try:
-                    last = condition()
-                    if inspect.isawaitable(last):
-                        last = await last
+                    found = condition()
+                    last = await found if inspect.isawaitable(found) else found
                     if last:
                         return last
                 except tolerate as error:
                     last = error
+                if time.monotonic() > deadline:
+                    break
                 await asyncio.sleep(every)
-    except TimeoutError as error:
+    except TimeoutError:
         if not limit.expired():
             raise
-        raise NeverCameTrueError(_message(condition, what, timeout, last)) from error
+    raise NeverCameTrueError(_message(condition, what, timeout, last))
 
 
 def until_sync(
