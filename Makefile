@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 DISTS  := core $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 export VENV
 
-.PHONY: help env demo test test-fast coverage check bench faults wheels image binary clean
+.PHONY: help env demo test test-fast coverage check docs bench faults wheels image binary clean
 help:
 	@echo "make demo       start a control plane, an agent and one desktop session (DEMO_ONCE=1: run through once and exit)"
 	@echo "make test       set up engine, Redis and images, and run the whole suite"
 	@echo "make test-fast  the tests of the logic alone: no engine, no servers, a minute"
 	@echo "make coverage   the whole suite once more, measured: fails below the floor in pyproject.toml"
 	@echo "make check      ruff, the layers of imports, and mypy --strict over the product"
+	@echo "make docs       the documentation's site, build/docs/index.html; a broken link or an unknown name is an error"
 	@echo "make bench      every benchmark; each ends with one line of JSON"
 	@echo "make faults     kills, cuts and freezes on three replicas of each backend (ROUNDS=50); ends with one line of JSON"
 	@echo "make wheels     every distribution, into dist/, for pip install dist/NAME-*.whl"
@@ -32,6 +33,10 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy lab $(addsuffix /src,$(DISTS))
+
+docs: env
+	@$(BIN)/python -m sphinx -E -q -W --keep-going -d build/doctrees -c docs . build/docs
+	@echo "build/docs/index.html"
 
 test: env
 	$(BIN)/python -m lab test $(PYTEST_ARGS)

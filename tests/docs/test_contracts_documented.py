@@ -1,5 +1,6 @@
 """Every hook, entry-point group, exit code and setting of a plugin is told to users, with its exact arguments."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -15,8 +16,8 @@ from streamspace_agent.testing.election import ElectionBackendSuite
 from streamspace_agent.testing.runtime import RuntimeDriverSuite
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-README = (ROOT / "README.md").read_text()
+PLUGINS = (ROOT / "docs/plugins/index.md").read_text()
+COMMANDS = (ROOT / "docs/plugins/commands.md").read_text()
 HOOKS = [
     function
     for _, function in inspect.getmembers(hookspecs, inspect.isfunction)
@@ -36,7 +37,7 @@ def test_the_hooks_are_those_of_the_kinds_of_plugins():
 def test_a_hook_is_documented_with_its_arguments_its_group_and_what_chooses_it(kind):
     hook = next(hook for hook in HOOKS if hook.__name__ == kind.hook)
     call = f"`{kind.hook}({', '.join(inspect.signature(hook).parameters)})`"
-    row = next(line for line in CONTRIBUTING.splitlines() if line.startswith(f"| {call} |"))
+    row = next(line for line in PLUGINS.splitlines() if line.startswith(f"| {call} |"))
     assert f"| `{kind.group}` |" in row
     assert f"`{kind.variable}`" in row or not kind.variable
     assert hook.__doc__
@@ -52,7 +53,7 @@ def test_the_callback_of_command_plugins_is_documented_with_its_arguments():
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in told:
             told.append("*")
         told.append(name if parameter.default is parameter.empty else f"{name}={parameter.default}")
-    assert f"`register({', '.join(told)})`" in CONTRIBUTING
+    assert f"`register({', '.join(told)})`" in COMMANDS
 
 
 @pytest.mark.parametrize("suite", [ElectionBackendSuite, RuntimeDriverSuite])
@@ -64,13 +65,30 @@ def test_every_fixture_that_a_suite_asks_for_is_told_in_its_module(suite):
         assert f"* ``{name}``: " in module.__doc__
 
 
-def test_the_readme_and_the_help_list_every_exit_code_and_no_other():
-    section = README.partition("Exit codes:")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE) == list(EXIT_CODES)
+def test_the_table_of_exit_codes_which_help_and_reference_print_has_each_that_can_occur_and_no_other():
     raised = {error.exit_code for error in subclasses(errors.AgentError) if error.__module__ == errors.__name__}
     source = (ROOT / "core/src/streamspace_agent/cli/main.py").read_text()
     spoken = {int(code) for call in re.findall(r"sys\.exit\((.*)\)", source) for code in re.findall(r"\b\d+\b", call)}
     assert {int(code) for code, _ in EXIT_CODES} == raised | spoken | {0, errors.EXIT_LEADERSHIP, SECOND_SIGNAL}
+
+
+def test_the_table_of_error_codes_has_each_that_a_command_can_fail_with_and_no_other():
+    named = dict(errors.COMMAND_CODES)
+    assert len(named) == len(errors.COMMAND_CODES)
+    sources = [*ROOT.glob("core/src/**/*.py"), *ROOT.glob("plugins/streamspace-runtime-docker/src/**/*.py")]
+    raised, strings = set(), set()
+    for path in sources:
+        if path.name == "errors.py" and path.parent.name == "streamspace_agent":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.add(node.value)
+                raised |= set(re.findall(r"^([a-z]+(?:_[a-z]+)+): ", node.value)) - REASONS
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "CommandFailed" and node.args:
+                raised |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
+    assert raised - named.keys() == set()
+    unused = {code for code in named if not any(text == code or text.startswith(f"{code}: ") for text in strings)}
+    assert unused == set()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +101,7 @@ def test_every_error_stands_in_the_tree_with_its_exit_code(name):
     assert own == 1 or f"({own})" in line
 
 
+REASONS = {"idle_timeout", "max_session_duration"}  # of a state that nobody asked for, not of a command
 VARIABLE = re.compile(r"""environ(?:\.get\(|\[)"([A-Z][A-Z0-9_]+)\"""")
 OPERATING = {"DOCKER_CONFIG"}  # belongs to Docker's own client
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & {*path.relative_to(ROOT).parts}]
+DOCUMENTS = [
+    path for path in ROOT.rglob("*.md") if not {".venv", "build", "node_modules"} & {*path.relative_to(ROOT).parts}
+]
 OPTIONS_WITH_VALUE = {"--find-links", "-f", "-c", "--constraint", "--target", "--python"}
 
 

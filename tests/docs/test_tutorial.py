@@ -1,4 +1,4 @@
-"""The plugins of CONTRIBUTING.md, taken from the document as they stand there, installed and run."""
+"""The plugins of the pages on writing plugins, taken from there as they stand, installed and run."""
 
 import json
 import os
@@ -16,19 +16,16 @@ ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"^```\w+\n# (\S+/?\S*\.\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def section(heading):
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    assert text.count(f"\n{heading}\n") == 1
-    return re.split(r"\n#{2,3} ", text.partition(f"\n{heading}\n")[2])[0]
+PAGES = ROOT / "docs/plugins"
 
 
 class Project:
     """One plugin of the tutorial, installed into a folder of its own."""
 
-    def __init__(self, heading, folder):
+    def __init__(self, page, folder):
         self.folder = folder / "project"
         self.site = folder / "site"
-        self.files = dict(CODE.findall(section(heading)))
+        self.files = dict(CODE.findall((PAGES / page).read_text()))
         for name, text in self.files.items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +49,12 @@ class Project:
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
-    return Project("### An election backend", tmp_path_factory.mktemp("backend"))
+    return Project("election.md", tmp_path_factory.mktemp("backend"))
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    return Project("### A command", tmp_path_factory.mktemp("command"))
+    return Project("commands.md", tmp_path_factory.mktemp("command"))
 
 
 def test_the_agent_finds_the_backend_and_can_use_it(backend):
@@ -132,7 +129,7 @@ def test_a_fault_in_the_backend_is_found_and_shown_with_its_values(backend, tmp_
 
 
 def test_the_backend_is_built_for_publication_as_the_tutorial_says(backend):
-    assert "\npython -m build " in section("### Publish it")
+    assert "\npython -m build " in (PAGES / "publishing.md").read_text()
     done = backend.run("-m", "build", "--no-isolation")
     assert done.returncode == 0, done.stdout + done.stderr
     built = sorted(path.name for path in (backend.folder / "dist").iterdir())

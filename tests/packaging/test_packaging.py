@@ -280,7 +280,7 @@ def test_make_wheels_builds_every_distribution_anew(made):
 
 
 @pytest.mark.parametrize(
-    ("document", "heading"), [("README.md", "## Run it"), ("CONTRIBUTING.md", "### An election backend")]
+    ("document", "heading"), [("README.md", "## Install"), ("docs/plugins/election.md", "## Its tests")]
 )
 def test_the_documents_way_from_a_clone_to_an_installation_needs_nothing_of_ours_on_an_index(
     environment, made, wheels, tmp_path, document, heading

@@ -41,6 +41,55 @@ EXIT_LEADERSHIP = 75
 """
 
 
+COMMAND_CODES = (
+    ("invalid_payload", "the command's payload has a wrong form"),
+    ("malformed_message", "the message that held the command cannot be read"),
+    ("unknown_action", "no installed plugin handles the command's action"),
+    ("missing_session_id", "the command names no session"),
+    ("missing_template", "the start names no template"),
+    ("invalid_session_id", "the session id cannot be used as a container's name"),
+    ("invalid_session", "the session id cannot be used as a container's name on this engine"),
+    ("invalid_template", "the template is wrong: its form, a port, a volume or the image's name"),
+    ("invalid_port", "a port is no number from 1 to 65535"),
+    ("invalid_quantity", "CPU or memory cannot be read or is out of range"),
+    ("invalid_duration", "a duration cannot be read"),
+    ("invalid_environment", "an environment variable cannot be set"),
+    ("max_sessions", "the agent runs as many sessions as MAX_SESSIONS allows"),
+    ("insufficient_cpu", "the session needs more CPU than is left of MAX_CPU"),
+    ("insufficient_memory", "the session needs more memory than is left of MAX_MEMORY"),
+    ("busy", "too many commands are waiting already"),
+    ("session_not_found", "the engine holds no such session of this agent"),
+    ("session_taken", "another agent or user has the session's container or volume"),
+    ("not_running", "the session does not run, so it cannot be hibernated or viewed"),
+    ("session_ended", "the session's process ended before the session could be used"),
+    ("out_of_memory", "the session's process was killed because the session reached its memory limit"),
+    ("not_ready", "the session runs, but spoke neither VNC nor HTTP within READY_TIMEOUT"),
+    ("image_not_allowed", "ALLOWED_IMAGES does not list the image"),
+    ("invalid_image", "the image's name is not an image reference"),
+    ("image_not_found", "the registry has no such image or tag, or none for this architecture"),
+    ("pull_denied", "the registry refuses the credentials"),
+    ("pull_rate_limited", "the registry allows no more pulls for now"),
+    ("registry_unreachable", "the engine cannot reach the registry"),
+    ("pull_stalled", "the pull made no progress for PULL_STALL_TIMEOUT"),
+    ("pull_failed", "the pull failed for another reason"),
+    ("disk_full", "the engine's disk is full"),
+    ("network_failed", "the engine cannot make or use the sessions' network"),
+    ("volume_failed", "the engine cannot make or use a volume"),
+    ("volume_taken", "the volume belongs to another agent or user"),
+    ("create_failed", "the engine refuses to create the container"),
+    ("start_failed", "the engine refuses to start the container"),
+    ("cannot_pause", "the engine cannot pause the session (HIBERNATE_MODE=pause)"),
+    ("engine_unavailable", "the container engine does not answer"),
+    ("engine_error", "the container engine answered with an error"),
+    ("agent_shutdown", "the agent was shut down before the command was finished"),
+    ("journal_unavailable", "the command cannot be kept, because the disk of STATE_DIR is full or cannot be written"),
+    ("journal_unreadable", "what the journal holds of the command cannot be read"),
+    ("result_too_large", "the result is larger than a message may be"),
+    ("internal_error", "a fault of the agent; its log has the traceback"),
+)
+"""The codes that failed commands are reported with, and what each means; see :exc:`CommandFailed`."""
+
+
 class AgentError(Exception):
     """The base of all errors that are shown to people: as one line, never as a traceback."""
 
@@ -109,17 +158,9 @@ class CommandFailed(AgentError):
     ``code`` is a stable word for machines (``insufficient_memory``, ``image_not_found``): lower-case letters, digits
     and underscores. ``message`` is a sentence for people, with numbers where there are any.
 
-    The core itself acts on one code: ``not_running``, from a driver's ``connect``, says that the session does not run,
-    rather than that it does not answer. All other codes are passed on unchanged. Use these codes for these causes:
-
-    * ``invalid_template``, ``invalid_port``, ``invalid_quantity``, ``invalid_environment``: the payload is wrong
-    * ``image_not_found``, ``invalid_image``, ``pull_failed``, ``pull_stalled``, ``pull_rate_limited``,
-      ``registry_unreachable``: the image cannot be had
-    * ``create_failed``, ``network_failed``, ``volume_failed``, ``start_failed``: the engine refused
-    * ``not_ready``: the session runs and cannot be used
-    * ``session_ended``: it ended before it could be used
-    * ``session_taken``: it belongs to another agent
-    * ``cannot_pause``: the engine cannot pause it
+    Use a code of :data:`COMMAND_CODES` where one fits. The core itself acts on one of them: ``not_running``, raised by a
+    driver's ``connect``, means that the session does not run, rather than that it does not answer. All other codes
+    are passed on unchanged.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -12,20 +12,20 @@ from pathlib import Path
 from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Held, Record, Timing
 from streamspace_agent.errors import LeaseLost
 
-CONTRIBUTING = Path(__file__).resolve().parents[3] / "CONTRIBUTING.md"
+TUTORIAL = Path(__file__).resolve().parents[3] / "docs/plugins/election.md"
 TRANSACTION = re.compile(r'^ *db\.execute\("(?:BEGIN IMMEDIATE|COMMIT)"\).*\n', re.MULTILINE)
 
 
 def tutorial(*, without):
     """The tutorial's backend without the two lines that match."""
-    text = CONTRIBUTING.read_text()
+    text = TUTORIAL.read_text()
     code = re.search(
         r"^```python\n(# src/streamspace_elect_sqlite/backend\.py\n.*?)^```$", text, re.DOTALL | re.MULTILINE
     )[1]
     code, removed = without.subn("", code)
     assert removed == 2
     module = {"__name__": "sqlite_backend"}
-    exec(compile(code, CONTRIBUTING, "exec"), module)
+    exec(compile(code, TUTORIAL, "exec"), module)
     return module["SqliteBackend"]
 
 
