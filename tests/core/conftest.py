@@ -6,7 +6,7 @@ import pytest
 
 from streamspace_agent import config
 from streamspace_agent.commands import repeats
-from streamspace_agent.commands.jobs import Counters
+from streamspace_agent.commands.counters import Counters
 from streamspace_agent.controlplane.link import Link
 from streamspace_agent.controlplane.registration import Keys, Registrar
 from streamspace_agent.controlplane.tls import Trust
@@ -14,6 +14,7 @@ from streamspace_agent.election.elector import Elector
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.faults import Faults
+from streamspace_agent.journal import FILE, Journal
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.plugins import COMMANDS, Plugins, installed
 from streamspace_devplane import DevPlane
@@ -88,7 +89,8 @@ def lead(make_settings, driver):
         trust = Trust(settings)
         link = Link(settings, keys, trust, rng, Registrar(settings, keys, trust, rng))
         registry = Plugins().commands([found for found in installed(COMMANDS) if found.name == "sessions"])
-        tenure = Leadership(settings, lease, driver, registry, link, Faults({}), Counters(), link_patience=60.0)
+        journal = Journal(settings.agent_dir / FILE, lease.epoch)
+        tenure = Leadership(settings, lease, journal, driver, registry, link, None, Faults({}), Counters(), 60.0)
         running = Running(tenure, link, elector, lease, asyncio.create_task(tenure.run()))
         try:
             yield running

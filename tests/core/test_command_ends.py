@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from streamspace_agent.commands import dispatcher
+from streamspace_agent.commands import executor
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.runtime import Progress, SessionState
 from tests.core.memory_driver import AGENT
@@ -61,7 +61,7 @@ async def test_a_second_start_that_is_cut_short_does_not_end_the_session_that_ru
 
 
 async def test_a_wake_that_the_engine_cut_short_ends_in_what_the_session_is(plane, lead, driver, told, monkeypatch):
-    monkeypatch.setattr(dispatcher, "ENGINE_PATIENCE", 0.5)
+    monkeypatch.setattr(executor, "ENGINE_PATIENCE", 0.5)
     async with lead() as running:
         await started(plane)
         await plane.wait_command(await plane.hibernate_session("s1"))
@@ -87,7 +87,7 @@ async def test_a_wake_that_the_engine_cut_short_ends_in_what_the_session_is(plan
 
 @pytest.mark.parametrize("error", [RuntimeDriverError("its credentials cannot be read"), EngineUnavailable("away")])
 async def test_a_start_that_the_driver_cannot_do_ends_as_failed(plane, lead, driver, monkeypatch, error):
-    monkeypatch.setattr(dispatcher, "ENGINE_PATIENCE", 0.5)
+    monkeypatch.setattr(executor, "ENGINE_PATIENCE", 0.5)
 
     async def start(spec, report):
         report(Progress("pulling"))
@@ -121,7 +121,7 @@ async def test_a_start_whose_end_nobody_could_tell_is_told_as_failed_by_the_next
 
 
 async def test_the_patience_with_an_engine_begins_when_it_goes_away(plane, lead, driver, monkeypatch):
-    monkeypatch.setattr(dispatcher, "ENGINE_PATIENCE", 1.0)
+    monkeypatch.setattr(executor, "ENGINE_PATIENCE", 1.0)
     start, tries = driver.start, []
 
     async def restarts(spec, report):

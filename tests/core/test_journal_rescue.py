@@ -63,7 +63,7 @@ def test_a_damaged_index_costs_nothing(path, caplog):
     rescued = Journal(path, 2)
     assert opened(rescued) == OPEN
     assert rescued.pending(0, 10_000) == pending
-    assert rescued.sessions().keys() == {"s1"}
+    assert rescued.announced().keys() == {"s1"}
     assert rescued.receive("c1", "start_session", {}).answer == Message("complete", {"commandId": "c1"})
     rescued.close()
     [kept] = path.parent.glob("journal.db.broken-*[0-9]")

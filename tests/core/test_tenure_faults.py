@@ -10,7 +10,7 @@ import pytest
 
 from lab.until import until
 from streamspace_agent import leadership, protocol
-from streamspace_agent.commands import dispatcher
+from streamspace_agent.commands import dispatcher, executor
 from streamspace_agent.controlplane.outbox import Outbox, encode
 from streamspace_agent.errors import CommandFailed, JournalError
 from streamspace_agent.journal import Journal, Message
@@ -72,7 +72,7 @@ async def test_a_state_that_could_not_be_queued_is_told_with_the_next_comparison
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session(session_id="a"))
         await plane.wait_session("a", state="running")
-        await running.tenure._send_pending("a", Progress("waiting"))
+        await running.tenure.board.send("a", Progress("waiting"))
         await plane.wait_session("a", state="pending")
         with unwritable(running), pytest.raises(JournalError):
             await running.tenure.reconciler.reconcile()
@@ -86,14 +86,14 @@ async def test_what_a_command_reported_counts_as_told_only_once_it_is_written(pl
     async with lead() as running:
         await plane.wait_agent(AGENT)
         command = await plane.start_session(session_id="a")
-        await until(lambda: running.tenure.reconciler.under_way == {"a"})
+        await until(lambda: running.tenure.sessions.pending == {"a"})
         with unwritable(running):
             driver.hold["a"].set()
             await until(lambda: f"the outcome of command {command} waits" in caplog.text)
             assert running.tenure.reconciler.sessions == {}
-            assert running.tenure.reconciler.under_way == {"a"}
+            assert running.tenure.sessions.pending == {"a"}
         await plane.wait_session("a", state="running")
-        await until(lambda: running.tenure.reconciler.under_way == set())
+        await until(lambda: running.tenure.sessions.pending == set())
         assert set(running.tenure.reconciler.sessions) == {"a"}
 
 
@@ -322,15 +322,15 @@ async def test_a_container_that_never_ran_is_left_over_once_no_command_is_about_
 
 
 async def test_a_start_that_the_engine_stays_away_from_fails_and_its_progress_ends(plane, lead, driver, monkeypatch):
-    monkeypatch.setattr(dispatcher, "ENGINE_PATIENCE", 0.3)
+    monkeypatch.setattr(executor, "ENGINE_PATIENCE", 0.3)
     async with lead() as running:
         await plane.wait_agent(AGENT)
         driver.down = True
         row = await plane.wait_command(await plane.start_session(session_id="a"), "failed")
         assert row["error"].startswith("engine_unavailable: ")
         await plane.wait_session("a", state="failed")
-        running.tenure._board.show("ghost", protocol.Progress("pulling"))
-        await until(lambda: "ghost" not in running.tenure._board._steps)
+        running.tenure.board.show("ghost", protocol.Progress("pulling"))
+        await until(lambda: "ghost" not in running.tenure.board.steps)
 
 
 async def test_an_interrupted_command_that_is_given_up_is_cleaned_up(plane, lead, driver):

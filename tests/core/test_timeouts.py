@@ -2,6 +2,7 @@
 
 from streamspace_agent.protocol import STOP
 from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.sessions.timeouts import Timeouts
 
 HOUR = 3600.0
@@ -30,11 +31,13 @@ class Watched:
     """Timeouts of one session that may last an hour."""
 
     def __init__(self, clocks, created_at, command_id="c"):
-        self.sessions, self.orders, self.clocks = {}, [], clocks
+        self.sessions, self.given, self.clocks = SessionTable(), [], clocks
         self.start(created_at, command_id)
-        order = lambda action, payload, wanted: self.orders.append(action)  # noqa: E731
-        self.timeouts = Timeouts(self.sessions, lambda _id: 0.0, order, clocks, busy=set)
+        self.timeouts = Timeouts(self.sessions, lambda _id: 0.0, self._run, clocks)
         self.timeouts.look()
+
+    def _run(self, action, payload, wanted):
+        self.given.append(action)
 
     def start(self, created_at, command_id):
         self.sessions["s"] = Session(
@@ -44,7 +47,7 @@ class Watched:
     def after(self, seconds):
         self.clocks.go_on(seconds)
         self.timeouts.look()
-        return self.orders
+        return self.given
 
 
 def test_a_session_ends_when_its_time_is_over():

@@ -8,6 +8,7 @@ import pytest
 from streamspace_agent import protocol
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.sessions.heartbeat import ROOM
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.sessions.usage import Usage
 from tests.core.memory_driver import AGENT
 
@@ -75,7 +76,7 @@ async def test_a_reading_that_comes_late_is_not_told_of_a_hibernated_session(pla
         await asyncio.sleep(1.5)
         assert (await plane.wait_session("s1", state="hibernated"))["state"] == "hibernated"
         assert not [e for e in await plane.events(type="heartbeat") if "sessions" in e["payload"]]
-        assert running.tenure.reconciler.count_by_state() == {"hibernated": 1}
+        assert running.tenure.sessions.count_by_state() == {"hibernated": 1}
 
 
 async def test_readings_are_not_kept_for_a_control_plane_that_is_away(plane, lead, driver):
@@ -125,7 +126,7 @@ async def test_a_thousand_sessions_with_the_longest_ids_fit_into_heartbeats_and_
     names = [f"{number:04}{letter * 252}" for number in range(1000)]
     sessions = {name: Session(name, SessionState.RUNNING, "here") for name in names}
     measuring(driver, (12345.6789, 2**62))
-    usage = Usage(driver, sessions, busy=frozenset)
+    usage = Usage(driver, SessionTable(*sessions.values()))
     told = set()
     for _ in range(10):
         await usage.read()

@@ -7,6 +7,7 @@ from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.runtime import Progress
 from streamspace_agent.sessions.progress import ProgressBoard
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.units import counted
 
 
@@ -16,7 +17,7 @@ def test_things_are_counted_in_words():
 
 def test_a_pull_is_told_with_a_colon_between_phase_and_detail(caplog):
     caplog.set_level(logging.INFO)
-    board = ProgressBoard(send=lambda *_: None, under_way=set)
+    board = ProgressBoard(lambda *_: None, SessionTable(), epoch=1)
     board.show("s1", Progress("pulling", detail="asking the registry"))
     board.show("s2", Progress("pulling", 50, 200))
     board.show("s3", Progress("pulling"))

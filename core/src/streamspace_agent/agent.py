@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from streamspace_agent import __version__, health, logs, plugins
 from streamspace_agent.commands.capacity import Capacity
-from streamspace_agent.commands.jobs import Counters
+from streamspace_agent.commands.counters import Counters
 from streamspace_agent.config import Settings
 from streamspace_agent.config_warnings import Consulted, hints
 from streamspace_agent.controlplane.keys import Keys, key_file
@@ -219,14 +219,14 @@ class Agent:
             self._tenure = Leadership(
                 self._settings,
                 lease,
+                journal,
                 self._driver,
                 self._registry,
                 self._link,
+                self._gateway,
                 self._faults,
                 self._counters,
-                link_patience=self._link_patience if self._settings.enable_ha else None,
-                gateway=self._gateway,
-                journal=journal,
+                self._link_patience if self._settings.enable_ha else None,
             )
             self._hindrance, self._hindered = "", 0
             if self._stopping.is_set():
@@ -303,7 +303,7 @@ class Agent:
             engine=replace(tenure.reconciler.engine) if tenure else EngineStatus(),
             gateway=self._gateway.status() if self._gateway else GatewayStatus(),
             heartbeat_age=time.monotonic() - tenure.heartbeats.last if tenure and tenure.heartbeats.last else None,
-            sessions=tenure.reconciler.count_by_state() if tenure else {},
+            sessions=tenure.sessions.count_by_state() if tenure else {},
             capacity=Capacity.of(self._settings).as_payload(),
             commands=health.Commands(
                 running=tenure.dispatcher.running if tenure else 0,

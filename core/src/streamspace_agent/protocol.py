@@ -150,8 +150,8 @@ def status(session: Session) -> dict[str, Any]:
     }
 
 
-def told(payload: Mapping[str, Any]) -> str:
-    """What a ``status`` payload writes at the control plane, to be compared with a later one's: first what changes, then where it is."""
+def announced(payload: Mapping[str, Any]) -> str:
+    """What a ``status`` payload writes at the control plane, for comparison with a later one: first what changes, then the place."""
     place = payload.get("platformMetadata", {}).get("podName") or ""
     state = f"{payload.get('state')} {'ready' if payload.get('vncReady') else 'unready'}"
     return f"{state} {payload.get('vncPort') or 0} {place}"

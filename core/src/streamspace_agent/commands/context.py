@@ -1,9 +1,9 @@
-"""What the core gives a command's handler."""
+"""What a command's handler is given."""
 
 from dataclasses import dataclass
 
 from streamspace_agent.commands.capacity import Capacity
-from streamspace_agent.commands.jobs import State
+from streamspace_agent.commands.jobs import Report
 from streamspace_agent.config import Settings
 from streamspace_agent.election.lease import Lease
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
@@ -23,7 +23,8 @@ class HandlerContext:
     board: ProgressBoard
     reconciler: Reconciler
     tunnels: Tunnels
-    states: list[State]
+    reports: list[Report]
+    """What the handler reports is appended here."""
 
     def require_lease(self) -> None:
         self.lease.require()
@@ -34,4 +35,5 @@ class HandlerContext:
     def report(self, session: Session) -> None:
         self.board.done(session.session_id)
         self.tunnels.note(session, fresh=True)
-        self.states.append(State(self.reconciler.message(session), lambda: self.reconciler.told(session)))
+        announcement = self.reconciler.announcement(session)
+        self.reports.append(Report(announcement, lambda: self.reconciler.announced(session)))

@@ -1,16 +1,32 @@
-"""What the dispatcher works on: a command on its way, the states that its handler reports, and the count of those that ended."""
+"""A command on its way through the dispatcher: its state, and what its handler has reported."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from enum import Enum, auto
 
-from streamspace_agent.commands import Command, Context, Registered
+from streamspace_agent.commands import Command, Registered
 from streamspace_agent.journal import Message
 
 
+class JobState(Enum):
+    """Where a job stands: WAITING, then RUNNING, then it is answered; or REFUSED from the start; or CANCELLED at any time.
+
+    A job that is REFUSED or CANCELLED is answered as failed, with its ``problem``. Only the dispatcher cancels a job. A job whose task is
+    cancelled while the state is RUNNING belongs to a leadership that ends: it stays open in the journal, for the next leader.
+    """
+
+    WAITING = auto()
+    """For its turn behind other commands of its session, for a slot, or for the engine's first answer."""
+    RUNNING = auto()
+    REFUSED = auto()
+    """Its handler never runs: the action or payload is of no use, or too many commands wait. It still waits for its turn."""
+    CANCELLED = auto()
+    """A command that interrupts it came, or the agent shuts down."""
+
+
 @dataclass(frozen=True, slots=True)
-class State:
+class Report:
     """A session's state that a handler reported."""
 
     message: Message
@@ -20,49 +36,49 @@ class State:
 
 @dataclass(slots=True)
 class Job:
-    """One command on its way through the dispatcher."""
+    """One command. ``registered`` is None for an unknown action."""
 
     command: Command
-    registered: Registered
-    size: int
+    registered: Registered | None
+    state: JobState = JobState.WAITING
+    problem: str = ""
+    """Why the job is REFUSED or CANCELLED, for the answer."""
+    size: int = 0
     """Characters of its payload."""
-    states: list[State] = field(default_factory=list)
+    internal: bool = False
+    """The command is the agent's own: it is not answered, only its reports are sent."""
+    wanted: Callable[[], bool] | None = None
+    """Asked when an internal command is about to run; where it says no, nothing is done."""
+    reports: list[Report] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
-    turn: asyncio.Task[Any] | None = None
+    slot: asyncio.Task[bool] | None = None
     """Its wait for a slot."""
     hurried: bool = False
-    """It runs without one: what came behind it needs none."""
-    cancelled_for: str = ""
-    """Why the dispatcher itself cancelled the job: it then ends as failed. Else a cancelled job stays open in the journal."""
+    """It runs without a slot: a command behind it needs none."""
 
+    @property
+    def fails(self) -> bool:
+        return self.state in {JobState.REFUSED, JobState.CANCELLED}
 
-async def _never_runs(command: Command, context: Context) -> Mapping[str, Any]:
-    del command, context
-    raise AssertionError
+    @property
+    def interrupts(self) -> frozenset[str]:
+        """The actions of commands that this one cancels."""
+        return self.registered.interrupts if self.registered else frozenset()
 
+    @property
+    def needs_slot(self) -> bool:
+        """What interrupts others frees room and takes none: no stop waits for slow starts, nor do the jobs that stand before it."""
+        return not (self.interrupts or self.fails or self.hurried)
 
-REFUSED = Registered(_never_runs, "streamspace-agent")
-"""Stands in for the handler of a command that is refused in its turn."""
+    def hurry(self) -> None:
+        """Let the job run without a slot."""
+        self.hurried = True
+        if self.slot is not None:
+            self.slot.cancel()
 
-
-@dataclass(slots=True)
-class Counters:
-    """Over the process's life, across tenures."""
-
-    commands: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, actions: Iterable[str]) -> Self:
-        """Zeros from the start: Prometheus counts no increase where a series begins."""
-        return cls({(action, answer): 0 for action in actions for answer in ("complete", "failed")})
-
-    def by_action(self) -> dict[str, dict[str, int]]:
-        """Commands finished: by action, then ``completed`` or ``failed``."""
-        table: dict[str, dict[str, int]] = {}
-        for (action, answer), count in list(self.commands.items()):
-            table.setdefault(action, {})["completed" if answer == "complete" else "failed"] = count
-        return table
-
-
-MakeContext = Callable[[Command, list[State]], Context]
-"""Makes the context of one command; states that the handler reports are appended to the list."""
+    def cancel(self, problem: str) -> None:
+        """End the job as failed, with this problem."""
+        self.state, self.problem = JobState.CANCELLED, problem
+        self.hurry()
+        if self.task is not None:
+            self.task.cancel()

@@ -1,5 +1,5 @@
-"""What must outlive the process: commands received, their results, the agent's own orders while they run, and messages the
-control plane has not got yet.
+"""What must outlive the process: commands received, their results, the agent's own commands while they run (table ``orders``), and
+messages that the control plane has not got yet.
 
 SQLite in ``STATE_DIR``, shared by the replicas of one host; only the leader writes. Every write is fenced: the file
 remembers the highest epoch that opened it, and a writer of an older one gets ``LeaseLost``. Writes are durable against the death of the
@@ -11,7 +11,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,14 +63,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command in the journal, or an ``order`` of the agent's own. ``answer`` is None while it is open."""
+    """A command in the journal, or an ``internal`` command of the agent's own. ``answer`` is None while it is open."""
 
     id: str
     action: str
     payload: Mapping[str, Any]
     attempts: int
     answer: Message | None
-    order: bool = False
+    internal: bool = False
     readable: bool = True
     """False where the file holds no payload that can be read: it is empty here."""
 
@@ -84,8 +84,8 @@ class Journal:
         self._path = path
         self.previous_epoch = 0
         """The one that the file was last opened in, 0 for a new file."""
-        self.on_damage: Callable[[JournalError], None] = lambda _error: None
-        """Called when the file turns out to be damaged: only the next :class:`Journal` can mend it."""
+        self._damage: JournalError | None = None
+        self._damaged = asyncio.Event()
         try:
             private_folder(path.parent)
             self._db = self._open()
@@ -183,26 +183,26 @@ class Journal:
             if changed:
                 _put(db, [*states, answer])
 
-    def begin_order(self, order_id: str, action: str, payload: Mapping[str, Any]) -> None:
-        """Remember that the agent does something of its own accord, and count the attempt."""
+    def begin_internal(self, command_id: str, action: str, payload: Mapping[str, Any]) -> None:
+        """Remember a command of the agent's own, and count the attempt."""
         with self._write() as db:
             db.execute(
                 "INSERT INTO orders (id, action, payload) VALUES (?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET attempts = attempts + 1",
-                (order_id, action, json.dumps(payload)),
+                (command_id, action, json.dumps(payload)),
             )
 
-    def finish_order(self, order_id: str, states: Iterable[Message]) -> None:
-        """Forget the order and queue its states, all or nothing."""
+    def finish_internal(self, command_id: str, states: Iterable[Message]) -> None:
+        """Forget the internal command and queue its states, all or nothing."""
         with self._write() as db:
-            db.execute("DELETE FROM orders WHERE id = ?", (order_id,))
+            db.execute("DELETE FROM orders WHERE id = ?", (command_id,))
             _put(db, states)
 
     def open_commands(self) -> list[Entry]:
-        """Orders begun and not finished, then commands received and not closed: one lane's order began before what waits there."""
-        orders = self._read("SELECT id, action, payload, attempts, NULL, NULL FROM orders ORDER BY rowid")
+        """Internal commands begun and not finished, then commands received and not closed: an internal one began before what waits in its lane."""
+        internal = self._read("SELECT id, action, payload, attempts, NULL, NULL FROM orders ORDER BY rowid")
         commands = self._read(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")
-        return [replace(_entry(row), order=True) for row in orders] + [_entry(row) for row in commands]
+        return [replace(_entry(row), internal=True) for row in internal] + [_entry(row) for row in commands]
 
     def _read(self, query: str, *values: object) -> list[Any]:
         try:
@@ -213,8 +213,15 @@ class Journal:
     def _failed(self, verb: str, error: sqlite3.Error) -> JournalError:
         failure = _cannot(verb, self._path, error)
         if disk.damaged(error):
-            self.on_damage(failure)
+            self._damage = self._damage or failure
+            self._damaged.set()
         return failure
+
+    async def damage(self) -> JournalError:
+        """Wait until the file turns out to be damaged: only the next :class:`Journal` can mend it. Returns what failed."""
+        await self._damaged.wait()
+        assert self._damage is not None
+        return self._damage
 
     def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
         row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
@@ -244,10 +251,10 @@ class Journal:
         ((count,),) = self._read("SELECT count(*) FROM outbox WHERE seq > ?", after)
         return int(count)
 
-    def sessions(self) -> dict[str, str]:
-        """What the control plane was last told of each session (:func:`protocol.told`), "" where that is not known, in whatever tenure.
+    def announced(self) -> dict[str, str]:
+        """What was last announced of each session (:func:`protocol.announced`), in whatever leadership; "" where that is not known.
 
-        A session that was told ``terminated`` is not among them.
+        A session that was announced as ``terminated`` is not among them.
         """
         return {i: told or "" for i, told in self._read("SELECT id, told FROM sessions")}
 
@@ -381,4 +388,4 @@ def _put(db: sqlite3.Connection, messages: Iterable[Message]) -> None:
                 db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
             else:
                 change = "INSERT INTO sessions VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET told = excluded.told"
-                db.execute(change, (session_id, protocol.told(message.payload)))
+                db.execute(change, (session_id, protocol.announced(message.payload)))

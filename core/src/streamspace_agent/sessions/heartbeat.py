@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from streamspace_agent.runtime import Session
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.sessions.usage import Usage
 
 SECOND_BEAT = 2.0
@@ -18,25 +20,36 @@ servers have greeted: a host full of them would be shown empty for a whole inter
 ROOM = 256 * 1024
 """Bytes of one heartbeat that readings may take, half of what a message may hold; what does not fit comes with the next."""
 
+Send = Callable[[str, Mapping[str, Any]], Awaitable[bool]]
+"""Sends one message or drops it; returns whether it went out."""
+
 
 class Heartbeats:
-    """Those of one tenure. ``payload`` makes what each says, ``send`` tells whether it went out."""
+    """The heartbeats of one leadership. ``works`` tells whether a person can use a session."""
 
     def __init__(
         self,
+        send: Send,
+        sessions: SessionTable,
+        works: Callable[[Session], bool],
         usage: Usage,
-        payload: Callable[[], dict[str, Any]],
-        send: Callable[[str, Mapping[str, Any]], Awaitable[bool]],
+        capacity: Mapping[str, Any],
+        epoch: int,
     ) -> None:
-        self._usage = usage
-        self._payload = payload
         self._send = send
+        self._sessions = sessions
+        self._works = works
+        self._usage = usage
+        self._capacity = capacity
+        self._epoch = epoch
+        self.draining = False
+        """Reported instead of ``online`` from now on."""
         self.last = 0.0
         """When the last one went out, by the monotonic clock; 0 for none yet."""
 
     async def run(self, every: float) -> None:
         """Serve one connection, until cancelled."""
-        self._usage.forget()  # what was read while there was none is of no worth any more
+        self._usage.forget()  # readings from before this connection are of no use any more
         pause = min(SECOND_BEAT, every)
         while True:
             await self.beat()
@@ -47,7 +60,12 @@ class Heartbeats:
 
     async def beat(self) -> None:
         """Send one now."""
-        payload = self._payload()
+        payload: dict[str, Any] = {
+            "status": "draining" if self.draining else "online",
+            "activeSessions": sum(map(self._works, self._sessions.values())),
+            "capacity": self._capacity,
+            "epoch": self._epoch,
+        }
         if readings := self._usage.take(ROOM):
             payload["sessions"] = readings
         if await self._send("heartbeat", payload):

@@ -3,10 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from streamspace_agent import protocol
 from streamspace_agent.runtime import Progress
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.units import format_bytes
 
 log = logging.getLogger(__name__)
@@ -16,7 +19,8 @@ AT_MOST_EVERY = 1.0
 AT_LEAST_EVERY = 20.0
 LOG_EVERY = 10.0
 
-SendPending = Callable[[str, Progress], Awaitable[None]]
+Send = Callable[[str, Mapping[str, Any]], Awaitable[object]]
+"""Sends one message, or drops it."""
 
 
 @dataclass(slots=True)
@@ -28,20 +32,20 @@ class _Step:
 
 
 class ProgressBoard:
-    """The steps of one tenure."""
+    """The steps of one leadership. A step of a session that no command works on is over, however that came."""
 
-    def __init__(self, send: SendPending, under_way: Callable[[], Collection[str]]) -> None:
-        """``under_way`` tells the sessions with a command; a step of any other is over, however that came."""
+    def __init__(self, send: Send, sessions: SessionTable, epoch: int) -> None:
         self._send = send
-        self._under_way = under_way
-        self._steps: dict[str, _Step] = {}
+        self._sessions = sessions
+        self._epoch = epoch
+        self.steps: dict[str, _Step] = {}
         self._more = asyncio.Event()
 
     def show(self, session_id: str, progress: Progress) -> None:
         """The session is at this step now. Never waits; steps may be merged."""
-        step = self._steps.get(session_id)
+        step = self.steps.get(session_id)
         if step is None:
-            step = self._steps[session_id] = _Step(progress)
+            step = self.steps[session_id] = _Step(progress)
         elif step.progress.phase != progress.phase:
             step.sent = step.logged = 0.0
         step.progress, step.changed = progress, True
@@ -53,21 +57,27 @@ class ProgressBoard:
 
     def done(self, session_id: str) -> None:
         """Nothing is under way for this session any more: its state is about to be reported."""
-        self._steps.pop(session_id, None)
+        self.steps.pop(session_id, None)
+
+    async def send(self, session_id: str, progress: Progress) -> None:
+        """Send a step now."""
+        self._sessions.pending.add(session_id)
+        await self._send("status", protocol.pending(session_id, progress, self._epoch))
 
     async def run(self) -> None:
+        """Send what is due, until cancelled."""
         while True:
             self._more.clear()
             now = time.monotonic()
-            for session_id, step in list(self._steps.items()):
-                if session_id not in self._under_way():
+            for session_id, step in list(self.steps.items()):
+                if session_id not in self._sessions.busy:
                     self.done(session_id)
                     continue
                 age = now - step.sent
                 if age >= AT_LEAST_EVERY or (step.changed and age >= AT_MOST_EVERY):
                     step.sent, step.changed = now, False
-                    await self._send(session_id, step.progress)
-            if not self._steps:
+                    await self.send(session_id, step.progress)
+            if not self.steps:
                 await self._more.wait()
             await asyncio.sleep(AT_MOST_EVERY / 4)
 

@@ -1,9 +1,11 @@
-"""Keeps the control plane's view of the sessions true to the engine: adopt, follow events, compare, clean up."""
+"""Keeps the control plane's view of the sessions true to the engine: adopt, follow events, compare, clean up.
+
+*To adopt* is to know a session of which the control plane need not be told; *to announce* is to tell it a session's state.
+"""
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from streamspace_agent import logs, protocol
@@ -13,6 +15,7 @@ from streamspace_agent.election.lease import Lease
 from streamspace_agent.errors import CommandFailed, JournalError, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.journal import Journal, Message
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.units import counted
 
 log = logging.getLogger(__name__)
@@ -35,11 +38,10 @@ class EngineStatus:
 
 
 class Reconciler:
-    """The sessions of one tenure, as last reported and as the engine shows them.
+    """Compares what the engine shows with what was announced, for one leadership.
 
-    ``journal`` knows what the control plane was told, by whichever tenure; ``busy`` are the sessions
-    that have a command under way: they are left to it. ``settled`` is called each time
-    the engine has been asked for the first time or has failed to answer: from then on commands need not wait for it.
+    ``journal`` knows what was announced, by whichever leadership. ``on_state`` is called with each state that a session turns out to
+    have, before it is announced.
     """
 
     def __init__(
@@ -47,49 +49,38 @@ class Reconciler:
         driver: RuntimeDriver,
         outbox: Outbox,
         lease: Lease,
-        *,
         journal: Journal,
-        busy: Callable[[], Collection[str]],
-        settled: Callable[[], None],
+        sessions: SessionTable,
+        on_state: Callable[[Session], None],
     ) -> None:
         self._driver = driver
         self._outbox = outbox
         self._lease = lease
         self._journal = journal
-        self._busy = busy
-        self._settled = settled
-        self.sessions: dict[str, Session] = {}
-        """Sessions as the control plane last heard of them."""
-        self.on_state: Callable[[Session], None] = lambda _session: None
-        """Called with each state before it is reported."""
-        self.under_way: set[str] = set()
-        """Sessions of which the control plane was last told a step, ``pending``: it must hear how that ended."""
-        self._told: set[str] = set()
-        """Sessions told of since the running comparison began: what it was shown of them may be older."""
+        self.sessions = sessions
+        self._on_state = on_state
+        self._newer: set[str] = set()
+        """Sessions announced since the running comparison began: what it was shown of them may be older."""
         self._comparing = asyncio.Lock()
-        self.adopted = False
-        """Whether the engine has been asked what runs: from then on ``sessions`` are all."""
         self.engine = EngineStatus()
+        self.engine_asked = asyncio.Event()
+        """Set once the engine has answered or has failed to: from then on commands need not wait for its first answer."""
         self.facts: Mapping[str, str] = {}
         """What the engine says of itself; empty until it has answered."""
         self.described = asyncio.Event()
         """Set once it has."""
 
-    def count_by_state(self) -> dict[str, int]:
-        """May be called from any thread."""
-        return dict(Counter(str(session.state) for session in list(self.sessions.values())))
-
-    def message(self, session: Session) -> Message:
-        """What tells the control plane of a session; :meth:`told` follows once it is in the journal."""
-        self.on_state(session)
+    def announcement(self, session: Session) -> Message:
+        """The message that announces a session's state; :meth:`announced` follows once it is in the journal."""
+        self._on_state(session)
         # The epoch of a report is the reporter's, not that of the session's first start.
-        told = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
-        return Message("status", protocol.status(told))
+        reported = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
+        return Message("status", protocol.status(reported))
 
-    def told(self, session: Session) -> None:
-        """Remember what the control plane is told of a session. Never before that is written: it would not be told again."""
-        self._told.add(session.session_id)
-        self.under_way.discard(session.session_id)
+    def announced(self, session: Session) -> None:
+        """Remember what is announced. Never before it is in the journal: it would not be announced again."""
+        self._newer.add(session.session_id)
+        self.sessions.pending.discard(session.session_id)
         self._take(session)
 
     def _take(self, session: Session) -> None:
@@ -99,13 +90,12 @@ class Reconciler:
             self.sessions[session.session_id] = session
 
     def _adopt(self, session: Session) -> None:
-        """Know a session of which the control plane need not be told."""
-        self.on_state(session)
+        self._on_state(session)
         self._take(session)
 
-    def _report(self, session: Session) -> None:
-        self._outbox.put(self.message(session))
-        self.told(session)
+    def _announce(self, session: Session) -> None:
+        self._outbox.put(self.announcement(session))
+        self.announced(session)
 
     async def follow(self) -> None:
         """Adopt what runs, then follow the engine's events, until cancelled."""
@@ -136,30 +126,30 @@ class Reconciler:
             self._engine_down(event.reason or "it does not answer")
         elif event.kind is EventKind.RESYNC:
             await self._resync()
-        elif event.session is not None and event.session.session_id not in self._busy():
+        elif event.session is not None and event.session.session_id not in self.sessions.busy:
             session = event.session
             with logs.bind(session=session.session_id):
                 log.warning("session %s ended by itself: %s", session.session_id, logs.brief(session.reason))
-            self._report(session)
+            self._announce(session)
 
     def _engine_down(self, error: str) -> None:
         if error != self.engine.last_error:
             log.warning("the engine is down: %s; commands wait for it, states are unknown until it is back", error)
         self.engine.up, self.engine.last_error = False, error
-        self._settled()
+        self.engine_asked.set()
 
     async def _resync(self) -> None:
         """Raises what the engine says instead of an answer: :meth:`follow` then tries again."""
         if not self.facts:
             self.facts = await self._driver.describe()
             self.described.set()
-        changed = await self.reconcile(adopting=not self.adopted)
-        self.adopted = True
+        changed = await self.reconcile(adopting=not self.sessions.adopted.is_set())
+        self.sessions.adopted.set()
         self.engine.up, self.engine.last_error = True, ""
         log.info(
             "the engine answers: %s, %s reported", counted(len(self.sessions), "session"), counted(changed, "state")
         )
-        self._settled()
+        self.engine_asked.set()
 
     async def repeat(self) -> None:
         """Compare and clean up now and then, until cancelled."""
@@ -168,7 +158,7 @@ class Reconciler:
             await asyncio.sleep(SOON)
             waited += SOON
             if waited < EVERY and not (
-                any(map(_unproved, self.sessions.values())) or self.under_way - set(self._busy())
+                any(map(_unproved, self.sessions.values())) or self.sessions.pending - self.sessions.busy
             ):
                 continue
             waited = 0.0
@@ -192,61 +182,61 @@ class Reconciler:
             return await self._compare(adopting=adopting)
 
     async def _compare(self, *, adopting: bool) -> int:
-        self._told, before = set(), set(self._busy())
+        self._newer, before = set(), set(self.sessions.busy)
         shown = {s.session_id: s for s in await self._driver.sessions()}
-        told = self._journal.sessions()
-        busy = before.union(self._busy(), self._told)
+        announced = self._journal.announced()
+        busy = before.union(self.sessions.busy, self._newer)
         reports: list[Session] = []
         for session_id, session in shown.items():
             unborn = session.state is SessionState.PENDING and not adopting
             if session_id in busy or unborn:
                 continue
-            if _unproved(session) or not self._heard(session, told, adopting=adopting):
+            if _unproved(session) or not self._heard(session, announced, adopting=adopting):
                 reports.append(session)
             elif not _same(self.sessions.get(session_id), session):
                 self._adopt(session)
-        over = {i for i, said in told.items() if said.startswith(f"{SessionState.FAILED} ")}
-        expected = self.sessions.keys() | self.under_way | (told.keys() if adopting else set())
+        over = {i for i, said in announced.items() if said.startswith(f"{SessionState.FAILED} ")}
+        expected = self.sessions.keys() | self.sessions.pending | (announced.keys() if adopting else set())
         ended: list[str] = []
         for session_id in expected - shown.keys() - busy:
             last = self.sessions.get(session_id)
-            if session_id in over and session_id not in self.under_way:  # its end was reported
+            if session_id in over and session_id not in self.sessions.pending:  # its end was reported
                 self.sessions.pop(session_id, None)
                 ended.append(session_id)
-            elif last is None and session_id in self.under_way:
+            elif last is None and session_id in self.sessions.pending:
                 reports.append(Session(session_id, SessionState.FAILED, "", reason=NOTHING_CAME))
             else:
                 reports.append(Session(session_id, SessionState.TERMINATED, "", reason=GONE))
         if ended:
             self._journal.forget(ended)
         reports = await asyncio.gather(*(self._proved(session) for session in reports))
-        told, newer = self._journal.sessions(), self._told.union(self._busy())
+        announced, newer = self._journal.announced(), self._newer.union(self.sessions.busy)
         changed = 0
         for session in reports:
             if session.session_id in newer:
                 continue
-            if self._heard(session, told, adopting=adopting):
+            if self._heard(session, announced, adopting=adopting):
                 self._adopt(session)
             else:
-                self._tell_change(session)
-                self._report(session)
+                self._log_change(session)
+                self._announce(session)
                 changed += 1
         return changed
 
-    def _heard(self, session: Session, told: Mapping[str, str], *, adopting: bool) -> bool:
+    def _heard(self, session: Session, announced: Mapping[str, str], *, adopting: bool) -> bool:
         """The control plane has been told this, and nothing since: to tell it again would write over what a person asked for meanwhile.
 
         A session that another process saw ready has a little longer to prove it to this one.
         """
-        if session.session_id in self.under_way:
+        if session.session_id in self.sessions.pending:
             return False
-        now, before = _told(session), told.get(session.session_id, "")
+        now, before = _summary(session), announced.get(session.session_id, "")
         if not adopting:
             # Where a session is matters between processes; one and the same may learn more of it as it goes.
             return now.split()[:2] == before.split()[:2]
-        return now == before or (_unproved(session) and _told(replace(session, ready=True)) == before)
+        return now == before or (_unproved(session) and _summary(replace(session, ready=True)) == before)
 
-    def _tell_change(self, session: Session) -> None:
+    def _log_change(self, session: Session) -> None:
         """Log a state that came about while nobody looked; at the adoption those that run or sleep are only counted."""
         known = self.sessions.get(session.session_id)
         ended = session.state in {SessionState.FAILED, SessionState.TERMINATED}
@@ -278,15 +268,15 @@ class Reconciler:
     async def _remove_leftovers(self) -> None:
         # A container that never ran and that no command is about any more is no session.
         real = {i for i, session in self.sessions.items() if session.state is not SessionState.PENDING}
-        known = frozenset(real.union(self._busy()))
+        known = frozenset(real | self.sessions.busy)
         for leftover in await self._driver.leftovers(known):
             self._lease.require()
             log.info("removing a left-over %s %s: %s", leftover.kind, leftover.name, leftover.reason)
             await self._driver.remove(leftover)
 
 
-def _told(session: Session) -> str:
-    return protocol.told(protocol.status(session))
+def _summary(session: Session) -> str:
+    return protocol.announced(protocol.status(session))
 
 
 def _unproved(session: Session) -> bool:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from streamspace_agent.clock import Clock
 from streamspace_agent.protocol import HIBERNATE, STOP
 from streamspace_agent.runtime import Session, SessionState
+from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.units import format_seconds
 
 log = logging.getLogger(__name__)
@@ -18,9 +19,9 @@ LOOK_EVERY = 1.0
 EARLIEST = 1767225600.0
 """Unix time (2026-01-01) before which no session of this program was made: a clock that said so had not been set yet."""
 RETRY_AFTER = 60.0
-"""Seconds until something that was ordered and did not come about is ordered again."""
+"""Seconds until a command of the agent's own that changed nothing is given again."""
 
-Order = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
+RunInternal = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
 """Runs an action in its session's turn, if it is then still wanted."""
 
 
@@ -35,19 +36,17 @@ class Timeouts:
 
     def __init__(
         self,
-        sessions: Mapping[str, Session],
+        sessions: SessionTable,
         idle_for: Callable[[str], float],
-        order: Order,
+        run_internal: RunInternal,
         clock: Clock,
-        *,
-        busy: Callable[[], Collection[str]],
     ) -> None:
         self._sessions = sessions
         self._idle_for = idle_for
-        self._order = order
+        self._run_internal = run_internal
         self._clock = clock
-        self._busy = busy
-        self._ordered: dict[str, tuple[str, float]] = {}
+        self._given: dict[str, tuple[str, float]] = {}
+        """The command last given for a session, and when."""
         self._born: dict[tuple[str, str], float] = {}
         """When a start of a session was, by ``clock.now()``, as it looked at its first sight."""
 
@@ -57,19 +56,19 @@ class Timeouts:
             self.look()
 
     def look(self) -> None:
-        """Order what is due. Sessions with a command under way are left to it."""
-        now, busy = self._clock.now(), self._busy()
+        """Give the commands that are due. Sessions that a command works on are left to it."""
+        now = self._clock.now()
         present = {(session.session_id, session.command_id) for session in self._sessions.values()}
         self._born = {start: born for start, born in self._born.items() if start in present}
-        self._ordered = {s: order for s, order in self._ordered.items() if self._pending(s, *order, now)}
+        self._given = {s: given for s, given in self._given.items() if self._pending(s, *given, now)}
         for session_id, session in self._sessions.items():
-            if session_id in busy or session_id in self._ordered:
+            if session_id in self._sessions.busy or session_id in self._given:
                 continue
             if (due := self._due(session)) is not None:
                 action, reason = due
                 log.info("session %s: %s: %s", session_id, action, reason)
-                self._ordered[session_id] = (action, now)
-                self._order(
+                self._given[session_id] = (action, now)
+                self._run_internal(
                     action, {"sessionId": session_id, "reason": reason}, partial(self._wanted, session_id, action)
                 )
 
@@ -77,7 +76,7 @@ class Timeouts:
         return self._wanted(session_id, action) and now - at < RETRY_AFTER
 
     def _wanted(self, session_id: str, action: str) -> bool:
-        """Whether what was ordered is still due: a person may have come back, or somebody else may have done it."""
+        """Whether the command is still due: a person may have come back, or somebody else may have done it."""
         session = self._sessions.get(session_id)
         due = self._due(session) if session is not None else None
         return due is not None and due[0] == action

@@ -7,9 +7,9 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
 
 from streamspace_agent.runtime import RuntimeDriver, Session, SessionState
+from streamspace_agent.sessions.table import SessionTable
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +20,11 @@ FIGURES = 64
 
 
 class Usage:
-    """The readings of one tenure. ``sessions`` are those last reported, ``busy`` those left to a command."""
+    """The readings of one leadership."""
 
-    def __init__(
-        self, driver: RuntimeDriver, sessions: Mapping[str, Session], *, busy: Callable[[], Collection[str]]
-    ) -> None:
+    def __init__(self, driver: RuntimeDriver, sessions: SessionTable) -> None:
         self._driver = driver
         self._sessions = sessions
-        self._busy = busy
         self._measured: set[str] = set()
         self._turn = asyncio.Semaphore(AT_A_TIME)
         self._readings: dict[str, dict[str, float | int]] = {}
@@ -96,5 +93,5 @@ class Usage:
         return (
             session.state is SessionState.RUNNING
             and self._sessions.get(session.session_id) is session
-            and session.session_id not in self._busy()
+            and session.session_id not in self._sessions.busy
         )
