@@ -1,18 +1,25 @@
-"""A pytest plugin for `python -m lab test`: the longest files start first, and the tests that ran twice are named.
+"""A pytest plugin for `python -m lab test`: who runs which file when, and which tests ran twice.
 
-Files are handed out whole, because their tests share fixtures. One that takes minutes and starts last would keep one
-worker busy while the others have nothing left to do.
+Files are handed out whole, because their tests share fixtures, and the longest first: one that takes minutes and starts
+last would keep one worker busy while the others have nothing left to do.
+
+Tests of deadlines (PROMPT) need a processor when they ask for it, and run on some of the workers only. The others run
+at a lower priority: they take what those leave.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
 DURATIONS = "lab/durations"
 """Key of the cache that holds the seconds of each test, by node id."""
@@ -25,6 +32,38 @@ EXPECTED = {
     "plugins/streamspace-runtime-docker/": 2.0,
 }
 """Seconds a test that no run has timed yet, by folder; 0.1 elsewhere."""
+
+PROMPT = ("tests/core/", "tests/faults/", "plugins/streamspace-elect-")
+"""Folders of tests whose leases, time limits and pauses are real."""
+PROMPT_WORKERS = 1.5
+"""Workers for them, per processor: with two, replicas that have to renew in time came too late."""
+PATIENT_NICE = 10
+"""Priority of the other workers, and of what they start."""
+
+
+class Scheduler(LoadFileScheduling):  # type: ignore[misc]
+    """Files of PROMPT go to the first workers, all others to whoever has nothing else to do."""
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if scope := self._next(node):
+            self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if self._next(node):
+            super()._reschedule(node)
+        elif not node.shutting_down:
+            node.shutdown()
+
+    def _next(self, node: WorkerController) -> str | None:
+        prompt = is_prompt(node.gateway.id)
+        own = (scope for scope in self.workqueue if scope.startswith(PROMPT) == prompt)
+        return next(own, next(iter(self.workqueue), None) if prompt else None)
+
+
+def is_prompt(worker: str) -> bool:
+    """Whether this worker (gw0, gw1, ...) is one of those that keep their priority."""
+    return int(worker.removeprefix("gw")) < PROMPT_WORKERS * (os.cpu_count() or 1)
 
 
 class Schedule:
@@ -64,7 +103,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--second-try", action="store_true", help="these tests failed before: name them at the end")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and not is_prompt(worker):
+        os.nice(PATIENT_NICE)
     config.pluginmanager.register(Schedule(config), "lab-schedule")
 
 

@@ -43,7 +43,7 @@ def run(engine: MainEngine, arguments: list[str], environ: Mapping[str, str]) ->
         # A folder of its own: others sweep pytest's common one. Short, for Unix sockets live in it.
         with tempfile.TemporaryDirectory(prefix="sst-") as temporary:
             pytest = [sys.executable, "-m", "pytest", "-p", "lab.schedule", f"--basetemp={temporary}/t"]
-            spread = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+            spread = ["-n", str(workers), "--no-loadscope-reorder"]
             given = {**environ, "DOCKER_HOST": host}
             given.pop("PYTHONDONTWRITEBYTECODE", None)  # each worker would compile all the tests again
             report = Path(temporary, "report.xml")

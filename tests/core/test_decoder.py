@@ -15,6 +15,7 @@ from streamspace_agent.controlplane.decoder import HEAD, MAX_BAD, MAX_ENVELOPE, 
 from streamspace_agent.protocol import MAX_DEPTH, MAX_SHOWN, Envelope, Malformed
 from tests.core.decoded import decode
 
+pytestmark = pytest.mark.slow
 MB = 1024**2
 
 

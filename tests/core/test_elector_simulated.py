@@ -85,6 +85,7 @@ def test_fifty_candidates_give_one_leader():
     assert simulate(scenario) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_leader_that_renews_leads_for_ever():
     async def scenario(world):
         leader, _ = await settled(world)
@@ -488,6 +489,7 @@ def heal(replica):
 
 @settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(NEMESIS)
+@pytest.mark.slow
 def test_no_sequence_of_faults_makes_two_leaders_or_leaves_none_behind(attacks):
     simulate(lambda world: harass(world, attacks))
 

@@ -78,6 +78,7 @@ async def longest_gap(work):
     return gap, last - begun
 
 
+@pytest.mark.slow
 async def test_a_large_journal_is_looked_through_beside_the_loop(path):
     Journal(path, 1).close()
     with sqlite3.connect(path) as database:
@@ -92,6 +93,7 @@ async def test_a_large_journal_is_looked_through_beside_the_loop(path):
     assert gap < 0.1
 
 
+@pytest.mark.slow
 def test_no_commit_waits_for_the_disk(tmp_path):
     """The loop's thread may not sync at all, and the log is emptied all the same, also beside writers."""
     ran = subprocess.run([sys.executable, "-m", "tests.core.unsynced", tmp_path], capture_output=True, text=True)
@@ -126,6 +128,7 @@ async def test_what_is_in_the_log_outlives_a_kill_also_after_it_was_emptied(path
     left.close()
 
 
+@pytest.mark.slow
 async def test_what_an_earlier_version_kept_is_forgotten_beside_other_work(path):
     Journal(path, 1).close()
     with sqlite3.connect(path) as database:

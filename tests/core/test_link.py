@@ -93,6 +93,7 @@ async def test_the_control_planes_own_404_makes_it_register(linked):
     assert [head.split()[0] for head in asked[:2]] == ["GET", "POST"]
 
 
+@pytest.mark.slow
 async def test_a_link_that_worked_for_long_and_fell_silent_is_made_again_at_once(linked, monkeypatch):
     monkeypatch.setattr(connection, "PING_EVERY", 0.1)
     monkeypatch.setattr(connection, "PING_TIMEOUT", 0.2)
@@ -194,6 +195,7 @@ class Noting(Peer):
         self.heard.append(message.payload["commandId"])
 
 
+@pytest.mark.slow
 async def test_a_command_that_crosses_the_renewal_of_the_connection_is_taken(linked):
     peer = Noting()
 

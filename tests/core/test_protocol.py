@@ -26,6 +26,7 @@ def command(command_id="c1", **more):
 
 
 @given(st.lists(st.tuples(st.text(), PAYLOADS), max_size=5))
+@pytest.mark.slow
 def test_envelopes_packed_into_one_frame_come_out_in_order(messages):
     frame = "\n".join(encode(kind, payload) for kind, payload in messages)
     assert list(decode(frame)) == [Envelope(kind, payload) for kind, payload in messages]

@@ -1,5 +1,6 @@
 """`make test` starts the longest files first, and says which tests it ran twice."""
 
+import math
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lab.schedule import PATIENT_NICE, PROMPT_WORKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = "import time\ndef test_one():\n    time.sleep({})\ndef test_two():\n    pass\n"
@@ -37,7 +40,7 @@ def test_the_files_that_took_longest_in_the_last_run_come_first_each_in_its_own_
 
 def test_workers_take_the_longest_file_first(run):
     run()
-    output = run("-n", "1", "--dist", "loadfile", "--no-loadscope-reorder")
+    output = run("-n", "1", "--no-loadscope-reorder")
     assert re.findall(r"PASSED test_(\w)", output) == list("ccbbaa")
 
 
@@ -50,3 +53,25 @@ def test_what_runs_a_second_time_is_counted_and_named_before_the_summary(run):
 def test_a_run_with_failures_does_not_say_that_nothing_runs_twice(run, tmp_path):
     (tmp_path / "test_a.py").write_text("def test_it():\n    assert 0\n")
     assert "run twice" not in run()
+
+
+def test_tests_of_deadlines_run_on_workers_that_keep_their_priority(run, tmp_path):
+    prompt = math.ceil(PROMPT_WORKERS * os.cpu_count())
+    told = (
+        "import os\ndef test_it():\n    open({!r} + os.environ['PYTEST_XDIST_WORKER'], 'a').write(f'{{os.nice(0)}} ')\n"
+    )
+    for folder in ("core", "integration"):
+        (tmp_path / "tests" / folder).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / "tests" / folder / f"test_{folder}_{number}.py").write_text(
+                told.format(f"{tmp_path}/{folder}.")
+            )
+    usual = os.nice(0)
+    output = run("-n", str(2 * prompt), "--no-loadscope-reorder", "tests")
+    assert "24 passed" in output
+    nices = {path.name: set(path.read_text().split()) for path in tmp_path.glob("*.gw*")}
+    for name, found in nices.items():
+        folder, worker = name.split(".gw")
+        assert found == {str(usual if int(worker) < prompt else min(19, usual + PATIENT_NICE))}, nices
+        assert folder != "core" or int(worker) < prompt, nices
+    assert sum(len(path.read_text().split()) for path in tmp_path.glob("*.gw*")) == 24

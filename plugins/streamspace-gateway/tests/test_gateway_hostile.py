@@ -130,6 +130,7 @@ async def first_line(reader):
 
 
 @pytest.mark.parametrize("relay", ["repaired", "deployed"])
+@pytest.mark.slow
 async def test_of_many_that_do_not_read_those_end_that_have_waited_longest(monkeypatch, relay):
     async def endless(reader, writer):
         await head_of(reader)

@@ -213,6 +213,7 @@ async def test_certificates_that_are_not_there(make_lost_driver, tmp_path):
     assert all(name in problem.fix for name in TLS_SETTINGS)
 
 
+@pytest.mark.slow
 async def test_an_engine_that_keeps_silent(make_lost_driver, listened_on, monkeypatch):
     monkeypatch.setattr("streamspace_engine.engine.PING_TIMEOUT", 0.3)
     monkeypatch.setattr("streamspace_engine.engine.CALL_TIMEOUT", 0.3)
