@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 PATH = "/api/v1/agents/register"
 APPROVAL_POLL = 30.0
-"""Seconds until an agent that waits for approval asks again, give or take a fifth; doubled each time. Each request makes
-it look online."""
+"""Seconds until an agent that waits for approval asks again, give or take a fifth; doubled each time. Each request
+makes the agent look online.
+"""
 MAX_APPROVAL_POLL = 300.0
 REFUSED_PAUSE = 60.0
 """Seconds between two attempts of an agent that was accepted before and is refused now."""
