@@ -290,7 +290,10 @@ def test_secrets_are_the_key_and_the_redis_url():
 @pytest.mark.parametrize(
     ("agent_id", "says"),
     [
-        ("docker--prod", "AGENT_ID must not hold two dashes in a row: the control plane's filter takes them for SQL"),
+        (
+            "docker--prod",
+            "AGENT_ID must not contain two dashes in a row: the control plane's filter takes them for SQL",
+        ),
         ("docker-prod..", "AGENT_ID must not end with two dots: the control plane's filter"),
     ],
 )

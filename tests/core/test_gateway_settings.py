@@ -5,7 +5,7 @@ import pytest
 from streamspace_agent import plugins
 from streamspace_agent.addresses import listening, networks, source
 from streamspace_agent.config import load
-from streamspace_agent.config_warnings import hints
+from streamspace_agent.config_warnings import config_warnings
 from streamspace_agent.errors import PluginError
 
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
@@ -13,7 +13,7 @@ REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://127.0.0.1:9"}
 
 def warned(**variables):
     environ = REQUIRED | variables
-    return [hint for hint in hints(load(environ), environ) if "WEB_GATEWAY" in hint]
+    return [line for line in config_warnings(load(environ), environ) if "WEB_GATEWAY" in line]
 
 
 def test_several_addresses_are_listened_at_each_once():

@@ -518,9 +518,9 @@ def test_a_status_socket_that_could_not_take_a_connection_takes_the_next(tmp_pat
                             taken.append(os.open("/dev/null", os.O_RDONLY))
                     client.connect(str(served.path))
                     deadline = time.monotonic() + 0.5
-                    while "cannot take a connection" not in caplog.text and time.monotonic() < deadline:
+                    while "cannot accept a connection" not in caplog.text and time.monotonic() < deadline:
                         time.sleep(0.01)
-                    if "cannot take a connection" in caplog.text:
+                    if "cannot accept a connection" in caplog.text:
                         break
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -175,7 +175,7 @@ async def test_a_key_that_a_wrong_one_equals_is_not_called_good(report):
 @pytest.mark.parametrize(
     ("body", "kind", "told"),
     [
-        ("<h1>Not here</h1>", "text/html", ": a page in HTML"),
+        ("<h1>Not here</h1>", "text/html", ": an HTML page"),
         ("404 page not found", "text/plain", ": 404 page not found"),
         ("{}", "application/json", ": {}"),
         ("", "text/plain", ""),
@@ -197,7 +197,7 @@ async def test_a_proxy_whose_control_plane_is_away_is_a_warning_without_its_page
     async with http_server(answer(status, "<html>bad</html>", "text/html")) as (address, _):
         finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).of("control plane")[-1]
     assert finding.level is Level.WARNING
-    assert finding.message.endswith(f"is not answered by the control plane: HTTP {status}: a page in HTML")
+    assert finding.message.endswith(f"is not answered by the control plane: HTTP {status}: an HTML page")
     assert "behind that proxy" in finding.fix
 
 
@@ -226,7 +226,7 @@ async def test_a_proxy_that_does_not_upgrade_is_told(report, status):
     async with http_server(lambda request: said if request.startswith("POST") else page) as (address, requests):
         finding = (await report(f"ws://{address}", AGENT_API_KEY="f" * 64)).only("websocket")
     assert finding.level is Level.FATAL
-    assert finding.message.endswith(f"HTTP {status}: a page in HTML")
+    assert finding.message.endswith(f"HTTP {status}: an HTML page")
     upgrade = next(request for request in requests if request.startswith("GET"))
     assert "agent_id" not in upgrade.splitlines()[0]
 

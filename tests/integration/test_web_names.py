@@ -105,7 +105,7 @@ async def test_the_check_tells_whether_the_name_of_a_session_would_arrive(resolv
     ((level, said),) = await found(tmp_path, (), WEB_GATEWAY="127.0.0.1:3000")
     assert (level, said) == ("warning", f"check.{DOMAIN} does not resolve from here")
     first, *_ = await found(tmp_path, (), WEB_GATEWAY="192.0.2.1:9000")
-    assert first == ("warning", "WEB_GATEWAY listens at port 9000, the control plane asks 3000, 6901, 8080")
+    assert first == ("warning", "WEB_GATEWAY listens at port 9000, the control plane connects to 3000, 6901, 8080")
     assert (await found(tmp_path, resolver))[0][0] == "ok"
 
 

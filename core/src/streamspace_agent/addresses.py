@@ -1,4 +1,4 @@
-"""Lists of addresses to listen on and of networks to listen to, as settings write them."""
+"""Addresses and networks as settings write them: addresses to listen on, networks that are allowed, and URLs."""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -24,11 +24,11 @@ PRIVATE = tuple(
         ),
     )
 )
-"""What the word ``private`` in a list of networks stands for."""
+"""The networks that ``private`` stands for in a list."""
 
 
 def listening(text: str) -> tuple[tuple[str, int], ...]:
-    """``HOST:PORT,HOST:PORT`` as pairs; an IPv6 host stands in brackets there and without them here. Raises ValueError."""
+    """Parse ``HOST:PORT,[IPV6]:PORT`` into pairs of host (without brackets) and port. Raises ValueError."""
     found = []
     for item in _items(text):
         host, _, port = item.rpartition(":")
@@ -40,7 +40,7 @@ def listening(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """``10.0.0.0/8,192.0.2.7,private`` as networks. Raises ValueError."""
+    """Parse ``10.0.0.0/8,192.0.2.7,private`` into networks. Raises ValueError."""
     found: list[Network] = []
     for item in _items(text):
         if item.lower() == "private":
@@ -54,12 +54,12 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 def shown(host: str, port: int) -> str:
-    """``host:port``, with brackets round an IPv6 address."""
+    """Write an address as ``host:port``, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def only_private(listed: Iterable[Network]) -> bool:
-    """Whether none of the networks reaches beyond private addresses."""
+    """Whether all networks lie within the private ones."""
     return all(any(_within(network, private) for private in PRIVATE) for network in listed)
 
 
@@ -72,7 +72,7 @@ def _within(network: Network, other: Network) -> bool:
 
 
 def source(peer: str) -> Address | None:
-    """A peer's address as a socket tells it (``::ffff:10.0.0.1``, ``fe80::1%eth0``), or None."""
+    """Parse a peer's address as a socket reports it (``::ffff:10.0.0.1``, ``fe80::1%eth0``). None if it is none."""
     try:
         address = ip_address(peer.partition("%")[0])
     except ValueError:
@@ -93,7 +93,7 @@ def _items(text: str) -> list[str]:
 
 
 def base_url(text: str) -> str:
-    """A control plane's address without a slash at its end. Raises ValueError, and never quotes what may be a password."""
+    """Check a control plane's URL and remove its trailing slash. Raises ValueError, which never quotes a password."""
     open_text = "" if set("@?#") & set(text) else text[:60]
     if "://" not in text:
         host = open_text.lstrip("/") or "control.example.com"
@@ -107,5 +107,5 @@ def base_url(text: str) -> str:
     if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
         raise ValueError(f"must be a URL such as wss://control.example.com{open_text and f', not {open_text}'}")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must hold neither credentials nor a query: the key belongs in AGENT_API_KEY")
-    return parts.scheme + text[len(parts.scheme) :].rstrip("/")  # written in capitals it is no other
+        raise ValueError("must contain neither credentials nor a query: the key belongs in AGENT_API_KEY")
+    return parts.scheme + text[len(parts.scheme) :].rstrip("/")  # the scheme in lower case

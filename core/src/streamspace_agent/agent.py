@@ -16,7 +16,7 @@ from streamspace_agent import __version__, health, logs, plugins
 from streamspace_agent.commands.capacity import Capacity
 from streamspace_agent.commands.counters import Counters
 from streamspace_agent.config import Settings
-from streamspace_agent.config_warnings import Consulted, hints
+from streamspace_agent.config_warnings import RecordingEnviron, config_warnings
 from streamspace_agent.controlplane.keys import Keys, key_file
 from streamspace_agent.controlplane.link import Link
 from streamspace_agent.controlplane.registration import Registrar
@@ -34,7 +34,7 @@ from streamspace_agent.gateway import GatewayStatus
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.health.systemd import Notifier
-from streamspace_agent.instance_lock import Occupancy
+from streamspace_agent.instance_lock import InstanceLock
 from streamspace_agent.journal import FILE, Journal, highest_epoch
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.sessions.reconciler import EngineStatus
@@ -93,11 +93,11 @@ class Agent:
         self._settings = settings
         loader = plugins.Plugins()
         self._registry = loader.commands()
-        consulted = Consulted(environ)
-        self._driver = loader.runtime_driver(settings, consulted)
-        self._backend = loader.election_backend(settings, consulted) if settings.enable_ha else StandaloneBackend()
-        self._gateway = loader.gateway(settings, consulted) if settings.web_gateway else None
-        self._hints = tuple(hints(settings, environ, consulted.names))
+        own_environ = RecordingEnviron(environ)
+        self._driver = loader.runtime_driver(settings, own_environ)
+        self._backend = loader.election_backend(settings, own_environ) if settings.enable_ha else StandaloneBackend()
+        self._gateway = loader.gateway(settings, own_environ) if settings.web_gateway else None
+        self._warnings = tuple(config_warnings(settings, environ, own_environ.names))
         chosen = [plugins.choose(plugins.RUNTIME, settings.runtime_driver)]
         if settings.enable_ha:
             chosen.append(plugins.choose(plugins.ELECTION, settings.leader_election_backend))
@@ -142,13 +142,13 @@ class Agent:
 
     async def run(self) -> None:
         log.info("starting version %s, control plane %s", __version__, self._settings.control_plane_url)
-        for hint in self._hints:
-            log.warning("%s", hint)
+        for warning in self._warnings:
+            log.warning("%s", warning)
         tick = asyncio.create_task(self._tick(), name="tick")
         try:
             with ExitStack() as stack:
                 settings = self._settings
-                stack.enter_context(Occupancy(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
+                stack.enter_context(InstanceLock(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
                 if settings.health_address:
                     endpoint = HealthEndpoint(settings.health_address, self.snapshot, shared=settings.enable_ha)
                     self._endpoint = stack.enter_context(endpoint)

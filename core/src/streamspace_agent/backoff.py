@@ -1,16 +1,17 @@
 """Exponential back-off with full jitter.
 
 The delay before try n is uniform between 0 and ``min(cap, base * 2**n)`` seconds (Amazon's "Exponential Backoff And
-Jitter", full jitter). It starts anew only after a period that proves health, not after a handshake.
+Jitter", full jitter). It starts over only after a healthy period: a handshake alone proves nothing.
 """
 
 import random
 
 
 class Backoff:
-    """``healthy_after`` in seconds: how long something must have worked for its failures to be forgotten.
+    """The delays between the tries of one thing.
 
-    ``least`` is the smallest delay as a share of the longest, for callers that must never retry at once.
+    Its failures are forgotten once it has worked for ``healthy_after`` seconds. ``least`` is the smallest delay as a
+    share of the longest, for callers that must never retry at once.
     """
 
     def __init__(
@@ -32,9 +33,9 @@ class Backoff:
         self._worked = False
 
     def worked_for(self, seconds: float) -> None:
-        """Tell how long the last try worked before it ended; one that never worked tells nothing.
+        """Report how long the last try worked before it ended. A try that never worked is not reported.
 
-        The next delay is short then, whatever failed before: once, and again after a healthy period.
+        The next delay is then short, whatever failed before: once, and again after each healthy period.
         """
         self._worked = True
         if seconds >= self._healthy_after:

@@ -1,4 +1,4 @@
-"""What is probably not meant in settings that are all valid: said at the start and by ``check``, never refused."""
+"""Warnings about settings that are valid but probably not meant: shown at the start and by ``check``, never refused."""
 
 import difflib
 import os
@@ -10,14 +10,14 @@ from streamspace_agent.addresses import listening, networks, only_private, shown
 from streamspace_agent.config import ALIASES, Place, Settings, is_secret, variable
 
 SIMILAR = 0.88
-"""Similarity (difflib's ratio) from which a variable's name passes for a typing error: one letter in eight or nine."""
+"""Similarity (difflib's ratio) from which a variable's name counts as a typing error: one letter in eight or nine."""
 SIMILAR_TO_MISSING = 0.8
-"""The same for a name that resembles one that has to be there and is not (SSH_AGENT_PID, 0.76, is not AGENT_ID)."""
+"""The same for a name that resembles a required one that is missing. SSH_AGENT_PID (0.76) is not AGENT_ID."""
 HA_ONLY = ("leader_election_backend", "lock_file_path", "redis_url", "lease_duration")
 
 
-class Consulted(Mapping[str, str]):
-    """An environment that remembers which names a plugin asked for: those are its settings, set or not."""
+class RecordingEnviron(Mapping[str, str]):
+    """An environment that records which names a plugin reads: these are the plugin's own settings."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -27,7 +27,7 @@ class Consulted(Mapping[str, str]):
         self.names.add(name)
         return self._environ.get(name, default)
 
-    def __getitem__(self, name: str) -> str:  # how a copy is made, too
+    def __getitem__(self, name: str) -> str:  # also called for a copy, so nothing is recorded
         return self._environ[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -37,13 +37,13 @@ class Consulted(Mapping[str, str]):
         return len(self._environ)
 
 
-def hints(settings: Settings, environ: Mapping[str, str], plugins: Collection[str] = ()) -> Iterator[str]:
-    """A line for each; ``plugins`` are the names of the chosen plugins' own variables."""
+def config_warnings(settings: Settings, environ: Mapping[str, str], plugins: Collection[str] = ()) -> Iterator[str]:
+    """Yield one line for each warning. ``plugins`` are the names of the chosen plugins' own variables."""
     if not settings.enable_ha:
         for field in HA_ONLY:
             if field in settings.model_fields_set:
                 yield f"{variable(field)} has no effect without ENABLE_HA=true: this agent runs alone"
-    if _handed_over(path := _empty_key(settings, environ)[1], environ):
+    if _is_credential(path := _empty_key_file(settings, environ)[1], environ):
         yield f"AGENT_API_KEY_FILE: {path} is empty, so there is no API key"
     yield from _open_gateway(settings)
     known = {variable(field) for field in Settings.model_fields} | ALIASES.keys()
@@ -55,7 +55,10 @@ def hints(settings: Settings, environ: Mapping[str, str], plugins: Collection[st
 
 
 def misspelt(model: type[Place], environ: Mapping[str, str], options: Collection[str]) -> Iterator[str]:
-    """What was probably meant for variables that have to be set and are not; ``options`` are the fields that are given otherwise."""
+    """Yield a line for each variable whose name resembles a required one that is missing.
+
+    ``options`` are the fields that are set on the command line.
+    """
     required = {field for field, info in model.model_fields.items() if info.is_required()} - set(options)
     missing = sorted(name for name in map(variable, required) if not environ.get(name, "").strip())
     for name in sorted(environ.keys() - {variable(field) for field in Settings.model_fields}):
@@ -63,42 +66,42 @@ def misspelt(model: type[Place], environ: Mapping[str, str], options: Collection
             yield f"{name} is set, but is no setting: did you mean {near[0]}?"
 
 
-def without_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
-    """A file named for the key that holds none, where nothing else opens the door. What systemd hands over for a credential that
-    is not there is only hinted at, since every unit names such a file.
+def empty_key_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield an error if the key's file is empty and nothing else authenticates the agent.
+
+    An empty systemd credential is only a warning, because the shipped unit always names one.
     """
-    name, path = _empty_key(settings, environ)
-    if path and not _handed_over(path, environ):
+    name, path = _empty_key_file(settings, environ)
+    if path and not _is_credential(path, environ):
         yield f"{name}: {path} is empty: write the agent's key into it, on one line"
 
 
-def _empty_key(settings: Settings, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The variable and the empty file that it names; ``("", "")`` where there is none or something else opens the door."""
+def _empty_key_file(settings: Settings, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable and the empty file that it names; ``("", "")`` if there is none or something else authenticates."""
     if settings.agent_api_key or settings.tls_cert_file or os.access(settings.agent_dir / "api-key", os.R_OK):
         return "", ""
     names = (f"{name}_FILE" for name in ("AGENT_API_KEY", *ALIASES))
     return next(((name, path) for name in names if (path := environ.get(name, "").strip())), ("", ""))
 
 
-def _handed_over(path: str, environ: Mapping[str, str]) -> bool:
-    """Is it one of systemd's credentials?"""
+def _is_credential(path: str, environ: Mapping[str, str]) -> bool:
+    """Whether the file is a credential that systemd provides."""
     folder = environ.get("CREDENTIALS_DIRECTORY", "")
     return bool(path and folder) and Path(path).parent == Path(folder)
 
 
 def _open_gateway(settings: Settings) -> Iterator[str]:
-    """A loud word where strangers could come in."""
     if "web_gateway_allow" in settings.model_fields_set and not settings.web_gateway:
-        yield "WEB_GATEWAY_ALLOW has no effect without WEB_GATEWAY: nothing answers for web desktops"
+        yield "WEB_GATEWAY_ALLOW has no effect without WEB_GATEWAY: nothing serves web desktops"
     beyond = not only_private(networks(settings.web_gateway_allow))
     for host, port in listening(settings.web_gateway or ""):
         try:
             address = ip_address(host)
         except ValueError:
-            continue  # a name: where it points is known when it is bound
+            continue  # a host name, which is resolved when it is bound
         if address.is_global or (address.is_unspecified and beyond):
             yield (
-                f"WEB_GATEWAY={shown(host, port)} is open beyond private networks: whoever reaches it from a network in "
-                "WEB_GATEWAY_ALLOW is in every web session, without a password; bind it to a private address, or let "
-                "WEB_GATEWAY_ALLOW name the control plane alone"
+                f"WEB_GATEWAY={shown(host, port)} is open beyond private networks: whoever reaches it from a network "
+                "in WEB_GATEWAY_ALLOW can use every web session without a password; bind it to a private address, or "
+                "let WEB_GATEWAY_ALLOW name the control plane alone"
             )

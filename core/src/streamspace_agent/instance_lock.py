@@ -1,8 +1,8 @@
-"""One agent of an id on a host: a second one without ``ENABLE_HA`` is a mistake, and is told so.
+"""The instance lock: on one host, a second agent of the same id is refused, unless both are replicas (``ENABLE_HA``).
 
-Two of them would take the control-plane connection and the journal from each other without end. A lock on a file in
-``STATE_DIR`` finds that out at the start: replicas of an HA agent share it, an agent alone wants it for itself. The kernel frees it
-with the process, however that ends. Agents of one id on several hosts cannot see each other so; the link says what it suspects.
+Two such agents would take the control-plane connection and the journal from each other for ever. The lock is on a file
+in ``STATE_DIR``: the replicas of an agent share it, an agent that runs alone holds it exclusively. The kernel releases
+it when the process ends, however it ends. Agents on other hosts are not seen; the link warns of those.
 """
 
 import errno
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 FILE = "agent.lock"
 
 
-class Occupancy:
-    """Held from start to end of the process. Use as a context manager; raises PreflightError on entry."""
+class InstanceLock:
+    """A context manager that holds the lock for the life of the process. Raises PreflightError on entry."""
 
     def __init__(self, agent_dir: Path, agent_id: str, *, shared: bool) -> None:
         self._path = agent_dir / FILE
@@ -45,7 +45,8 @@ class Occupancy:
             holder = self._file.read(200).strip() or "process unknown"
             self._file.close()
             raise PreflightError(
-                f"AGENT_ID: an agent {self._agent_id} runs on this host already, {holder}: stop it, or set ENABLE_HA=true for every replica"
+                f"AGENT_ID: an agent {self._agent_id} runs on this host already, {holder}: "
+                "stop it, or set ENABLE_HA=true for every replica"
             ) from None
         except OSError as error:  # a file system without locks
             log.warning("STATE_DIR: cannot lock %s (%s): a second agent would not be noticed", self._path, _why(error))
@@ -62,12 +63,12 @@ class Occupancy:
         if self._file is not None:
             try:
                 self._file.close()
-            except OSError:  # what a full disk did not take
+            except OSError:  # closing writes what is left, which a full disk refuses
                 log.debug("%s is not written", self._path)
 
 
 def _self() -> str:
-    """How an operator finds this process: by its number, or by its container, inside which the number tells nothing."""
+    """How an operator finds this process: by its container if it runs in one, else by its process id."""
     container = container_id()
     return f"container {container[:12]}" if container else f"process {os.getpid()}"
 

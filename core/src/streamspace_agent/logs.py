@@ -157,7 +157,7 @@ def redact(text: str) -> str:
 
 
 def brief(text: str) -> str:
-    """A reason, shortened for the log: its first line, and the last few lines of the session's output that follow it."""
+    """A reason, shortened for the log: its first line, and the last few lines of the session's output after it."""
     first, *more = text.split("\n")
     return "\n".join([first, *[line for line in more if line.strip()][-BRIEF_LINES:]])
 
@@ -169,7 +169,7 @@ def configure(
     stream: TextIO | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> None:
-    """Send the log to ``stream`` (default: stderr) as the settings say, with ``fields`` (agent, instance) in every line.
+    """Send the log to ``stream`` (stderr) as the settings say, with ``fields`` (agent, instance) in every line.
 
     A later call replaces what an earlier one set up, and nothing else.
     """

@@ -1,6 +1,7 @@
-"""Files that nobody but the agent may have put where they are: never through a link, never of another user, never open to others.
+"""Private files and folders: owned by the agent's user, writable by nobody else, and never reached by a symbolic link.
 
-An agent often runs as root, in folders that an operator has named: what somebody has planted there would be written as root.
+An agent often runs as root, in folders that an operator chose. Without these checks, somebody who planted a file or a
+link there could make root write anywhere.
 """
 
 import contextlib
@@ -14,10 +15,10 @@ LINK = "it is a symbolic link, which is not followed: remove it"
 
 
 def open_private(path: Path, flags: int, mode: int = MODE) -> int:
-    """A descriptor of a regular file that is ours alone; made where ``flags`` say so.
+    """Open a private regular file, and create it if ``flags`` say so. Returns its descriptor.
 
-    Raises OSError: a PermissionError whose text says what is wrong and what mends it for a file that is not ours. One that gives
-    others more than ``mode`` does is closed to them.
+    Raises OSError; for a file that is not private, a PermissionError whose text says what is wrong and how to fix it.
+    Permissions beyond ``mode`` are removed.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
@@ -40,9 +41,9 @@ def open_private(path: Path, flags: int, mode: int = MODE) -> int:
 
 
 def require_private(path: Path, *, create: bool = False) -> None:
-    """Refuse as :func:`open_private` a file in a folder that is ours alone; where there is none, make it or leave it at that.
+    """Raise as :func:`open_private` does if a file is not private. With ``create``, make it if it is missing.
 
-    Never opens one that is there: closing it would let go of every lock that this process has on it, SQLite's among them.
+    Never opens an existing file: closing it would release every lock that this process holds on it, SQLite's included.
     """
     if create:
         with contextlib.suppress(FileExistsError):
@@ -62,7 +63,7 @@ def require_private(path: Path, *, create: bool = False) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make the folder where it is missing. Raises OSError as above for one that is not ours alone."""
+    """Make a folder if it is missing. Raises OSError as :func:`open_private` does if it is not private."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
@@ -74,7 +75,7 @@ def private_folder(path: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read, whole or not at all."""
+    """Write a file that only this user can read: completely, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -86,7 +87,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def foreign(found: os.stat_result) -> str:
-    """Why something is not ours alone to write, with the remedy; "" where it is."""
+    """Why others can write to a file or folder, with the fix; "" if only this user can."""
     me = os.geteuid()
     if found.st_uid != me:
         return f"it belongs to user {found.st_uid}, and the agent is user {me}: give it to that one, or remove it"

@@ -1,11 +1,11 @@
-"""Durations as operators write them, and quantities as Kubernetes does."""
+"""Durations, Kubernetes quantities and byte counts: parsed from text, and formatted for people."""
 
 import math
 import re
 from decimal import Decimal, InvalidOperation
 
 MAX_LENGTH = 100
-"""Characters of a duration or quantity; nobody writes more."""
+"""Characters. A longer duration or quantity is refused without parsing it."""
 
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d)")
 _DURATIONS = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
@@ -26,7 +26,7 @@ _SUFFIX = {
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``30s``, ``1m30s``, ``500ms``, ``8h`` or a bare ``45``. Raises ValueError with an example."""
+    """Parse ``30s``, ``1m30s``, ``500ms``, ``8h`` or ``45`` into seconds. Raises ValueError with an example."""
     text = text.strip()
     seconds = math.inf
     if len(text) > MAX_LENGTH:
@@ -41,7 +41,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_quantity(text: str | float) -> Decimal:
-    """The exact number of a Kubernetes quantity: ``500m``, ``1.5``, ``2Gi``, ``100M``, ``1e3``. Raises ValueError."""
+    """Parse a Kubernetes quantity exactly: ``500m``, ``1.5``, ``2Gi``, ``100M``, ``1e3``. Raises ValueError."""
     written = str(text).strip()
     match = _QUANTITY.fullmatch(written) if len(written) <= MAX_LENGTH else None
     if match:
@@ -60,7 +60,7 @@ def _refuse(text: object) -> Decimal:
 
 
 def format_bytes(number: float) -> str:
-    """``2.1 GiB``: for people, one decimal at most."""
+    """Format bytes for people: ``512 B``, ``2.1 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(number) < 1024:
             return f"{number:.1f}".removesuffix(".0") + f" {unit}"
@@ -69,12 +69,12 @@ def format_bytes(number: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 session``, ``2 sessions``."""
+    """Format a number with its noun: ``1 session``, ``2 sessions``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_seconds(seconds: float) -> str:
-    """``350 ms``, ``2.4 s``, ``3 min 20 s``: for logs and messages."""
+    """Format seconds for people: ``350 ms``, ``2.4 s``, ``3 min 20 s``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 120:

@@ -1,7 +1,7 @@
-"""``docker-agent check``: one finding for everything that could keep an agent from working, each with its fix.
+"""``docker-agent check``: finds everything that could keep an agent from working, each with its fix.
 
-Nothing is changed anywhere, and a running agent is not disturbed. In particular the agent's WebSocket is not opened: the
-control plane would close the running agent's, and send this one the commands that wait.
+It changes nothing and does not disturb a running agent. In particular, it does not open the agent's WebSocket: the
+control plane would close the running agent's and send the waiting commands here.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from streamspace_agent.addresses import is_loopback
 from streamspace_agent.cli.check_control_plane import over_http
 from streamspace_agent.cli.findings import Finding, Level
 from streamspace_agent.config import Settings
-from streamspace_agent.config_warnings import Consulted, hints
+from streamspace_agent.config_warnings import RecordingEnviron, config_warnings
 from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import reason
 from streamspace_agent.controlplane.tls import tls_context
@@ -52,22 +52,22 @@ def _of_problems(subject: str, problems: Iterable[Problem], fine: str) -> list[F
 
 
 async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Everything, in the order in which an operator would mend it."""
+    """Check everything, in the order in which an operator would fix it."""
     plugins = Plugins()
     driver = backend = None
-    consulted = Consulted(environ)
+    own_environ = RecordingEnviron(environ)
     try:
-        driver = plugins.runtime_driver(settings, consulted)
+        driver = plugins.runtime_driver(settings, own_environ)
         yield Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} is loaded")
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
     try:
         if settings.enable_ha:
-            backend = plugins.election_backend(settings, consulted)
+            backend = plugins.election_backend(settings, own_environ)
             yield Finding("plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} is loaded")
         if settings.web_gateway:
-            plugins.gateway(settings, consulted)
+            plugins.gateway(settings, own_environ)
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
@@ -76,8 +76,8 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
     except AgentError as error:
         for finding in of_error("plugins", error):
             yield finding
-    for hint in hints(settings, environ, consulted.names):
-        yield Finding("settings", Level.WARNING, hint)
+    for warning in config_warnings(settings, environ, own_environ.names):
+        yield Finding("settings", Level.WARNING, warning)
     steps: list[Callable[[], Awaitable[list[Finding]]]] = [partial(_state_dir, settings), partial(_health, settings)]
     if driver:
         steps.append(partial(_engine, driver))
@@ -139,7 +139,7 @@ async def _engine(driver: RuntimeDriver) -> list[Finding]:
 
 
 def _own_words(error: Exception) -> str:
-    """A plugin's error says more than its cause does: which variable it is about, for one."""
+    """The text of a plugin's own error, which names the variable; else the cause."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     own = " ".join(str(error).split()) if isinstance(error, AgentError) else ""
@@ -147,18 +147,19 @@ def _own_words(error: Exception) -> str:
 
 
 def _in_words(facts: Mapping[str, str]) -> str:
-    """``Docker 28.2.2, API 1.50, overlay2, Debian GNU/Linux 12``: what a driver tells, without the names that say no more."""
+    """What a driver says of its engine, for people: ``Docker 28.2.2, API 1.50, overlay2, Debian GNU/Linux 12``."""
     spoken = {"engine": f"{{}} {facts.get('engineVersion', '')}", "engineVersion": "", "apiVersion": "API {}"}
     spoken |= {"storageDriver": "{}", "operatingSystem": "{}", "architecture": "{}", "cgroupVersion": "cgroup v{}"}
-    spoken["sessionsIsolated"] = ""  # where they are not, that is a finding
+    spoken["sessionsIsolated"] = ""  # if they are not isolated, that is a finding of its own
     parts = (spoken.get(name, f"{name} {{}}").format(value).strip() for name, value in facts.items() if value)
     text = ", ".join(part for part in parts if part)
     return text[:1].upper() + text[1:]
 
 
 async def _control_plane(settings: Settings) -> list[Finding]:
-    """DNS, TCP, TLS, then HTTP: each is looked at only if the one before it works. Through a proxy, which alone has to be
-    resolved and reached from here, DNS and TCP are the proxy's, and TLS comes with HTTP.
+    """Check DNS, TCP, TLS and HTTP, each only if the one before it works.
+
+    With a proxy, DNS and TCP are checked for the proxy, which alone is reached from here; TLS is checked with HTTP.
     """
     subject = "control plane"
     try:
@@ -206,7 +207,7 @@ async def _control_plane(settings: Settings) -> list[Finding]:
 
 
 async def _greet(host: str, port: int, context: ssl.SSLContext | None) -> Mapping[str, object]:
-    """Connect, shake hands, hang up; returns the server's certificate."""
+    """Connect, complete the TLS handshake and disconnect. Returns the server's certificate."""
     async with asyncio.timeout(CALL_TIMEOUT):
         _, writer = await asyncio.open_connection(host, port, ssl=context)
     certificate: Mapping[str, object] = writer.get_extra_info("peercert") or {}
@@ -230,9 +231,9 @@ async def _speaks_plain_http(host: str, port: int) -> bool:
 def _certificate(certificate: Mapping[str, object]) -> Finding:
     left = ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()
     if left < CERTIFICATE_WARNING:
-        message = f"the control plane's certificate ends in {format_seconds(left)}"
+        message = f"the control plane's certificate expires in {format_seconds(left)}"
         return Finding("control plane", Level.WARNING, message, "have it renewed")
-    return Finding("control plane", Level.OK, f"its certificate is trusted, for {left / 86400:.0f} more days")
+    return Finding("control plane", Level.OK, f"its certificate is trusted, and valid for {left / 86400:.0f} more days")
 
 
 def _bad_certificate(host: str, error: ssl.SSLCertVerificationError) -> Finding:
@@ -279,11 +280,11 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
 
 
 def _frozen(settings: Settings, record: Record) -> Finding | None:
-    """The leader, where it is on this host and does not answer."""
+    """A finding if the leader runs on this host and does not answer."""
     for replica in replicas(settings.agent_dir):
         if replica.document is None and replica.called(record.holder):
             message = f"the leader {record.holder}, epoch {record.epoch}, runs on this host and {replica.error}"
-            fix = "let it run on (docker unpause, kill -CONT) or kill it; what FENCE_FROZEN_LEADER=true does by itself (file)"
+            fix = "resume it (docker unpause, kill -CONT) or kill it; FENCE_FROZEN_LEADER=true does so by itself (file)"
             return Finding("election", Level.FATAL, message, fix)
     return None
 

@@ -1,4 +1,4 @@
-"""The part of ``docker-agent check`` that asks the control plane over HTTP: the key, the WebSocket's path, the clock."""
+"""The part of ``docker-agent check`` that asks the control plane over HTTP: API key, WebSocket path and clock."""
 
 import base64
 import json
@@ -25,15 +25,16 @@ from streamspace_agent.logs import hide, redact
 from streamspace_agent.units import format_seconds
 
 MAX_SKEW = 30.0
-"""Seconds between this clock and the control plane's that are worth a warning: certificates and people's logs suffer."""
+"""Seconds by which this host's clock may differ from the control plane's: beyond, certificates and logs suffer."""
 IN_USE = "in use by the agent that runs here and is connected"
 
 
 def over_http(settings: Settings, context: ssl.SSLContext | None) -> list[Finding]:
-    """The key, the WebSocket's path and the clock.
+    """Check the API key, the WebSocket path and the clock.
 
-    The key is tried with a registration that lacks its required ``platform``: the control plane looks at the key first and
-    then refuses the rest, so that nothing is written there. The same with a wrong key tells whether that holds.
+    The key is tried with a registration that lacks its required ``platform``: the control plane checks the key first
+    and then refuses the rest, so nothing is registered. :func:`_key` verifies that order with a second, wrong key:
+    without that, a control plane that checks the body first would seem to accept every key.
     """
     found: list[Finding] = []
     running = [r.document for r in replicas(settings.agent_dir) if r.document]
@@ -46,11 +47,11 @@ def over_http(settings: Settings, context: ssl.SSLContext | None) -> list[Findin
                 return [*found, Finding("key", Level.OK, IN_USE), Finding("websocket", Level.OK, IN_USE)]
             found += _unconnected(running)
             if stranger := _stranger(settings, first):
-                return [*found, stranger]  # nothing else that it answers would tell anything
+                return [*found, stranger]  # its other answers would prove nothing
             found.append(_key(settings, keys, first, partial(_post, http, settings)))
             found.append(_websocket(http, settings, keys))
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            fix = "check that CONTROL_PLANE_URL is the control plane's and what stands between (proxy, firewall)"
+            fix = "check CONTROL_PLANE_URL, and what lies between (proxy, firewall)"
             if proxy_for(settings):
                 fix = "check user and password in HTTPS_PROXY, and that the proxy lets CONTROL_PLANE_URL through"
             found.append(Finding("control plane", Level.FATAL, f"no HTTP answer: {reason(error)}", fix))
@@ -58,7 +59,7 @@ def over_http(settings: Settings, context: ssl.SSLContext | None) -> list[Findin
 
 
 def _unconnected(running: Iterable[Mapping[str, Any]]) -> Iterable[Finding]:
-    """What the leader that runs here says keeps it from a connection, such as an approval that it waits for."""
+    """Why the leader that runs here is not connected; it may be waiting for an approval, for example."""
     for document in running:
         if document.get("role") == Role.LEADER and (error := document.get("link", {}).get("last_error")):
             yield Finding("control plane", Level.WARNING, f"the agent that runs here has no connection: {error}")
@@ -72,30 +73,25 @@ def _post(http: urllib3.PoolManager, settings: Settings, headers: Mapping[str, s
 
 
 def _stranger(settings: Settings, first: Reply) -> Finding | None:
-    """What answers in the control plane's place. Its own refusals are JSON that says why; only that is told of the others."""
+    """A finding if something else answers instead of the control plane, whose own refusals are JSON with a reason."""
     url = settings.http_url + registration.PATH
     if first.by_control_plane or first.redirect(url, registration.PATH):
         return None
     message = f"POST {url} is not answered by the control plane: HTTP {first.status}{_said(first)}"
     if first.status in {429, 502, 503, 504}:
-        fix = "see that the control plane behind that proxy runs, and ask again"
+        fix = "make sure that the control plane behind that proxy runs, and check again"
         return Finding("control plane", Level.WARNING, message, fix)
-    fix = "check CONTROL_PLANE_URL, which has to be the control plane's base address, and the proxy in front of it"
+    fix = "check CONTROL_PLANE_URL, which must be the control plane's base URL, and the proxy in front of it"
     return Finding("control plane", Level.FATAL, message, fix)
 
 
-def _key(
-    settings: Settings,
-    keys: Keys,
-    first: Reply,
-    post: Callable[[Mapping[str, str]], Reply],
-) -> Finding:
+def _key(settings: Settings, keys: Keys, first: Reply, post: Callable[[Mapping[str, str]], Reply]) -> Finding:
     said = _said(first)
     url = settings.http_url + registration.PATH
     if first.redirect(url, registration.PATH):
-        fix = "set CONTROL_PLANE_URL to the control plane's own address: redirects are not followed, since the key would go along"
+        fix = "set CONTROL_PLANE_URL to the control plane's own URL: redirects are not followed, to keep the key safe"
         return Finding("key", Level.FATAL, f"{url}: {first.refusal(url, registration.PATH)}", fix)
-    if first.status in {401, 403, 404}:  # 404: an agent that it does not know, with a key that is no bootstrap key
+    if first.status in {401, 403, 404}:  # 404: an unknown agent with a key that is no bootstrap key
         said = said.removeprefix(": ")
         message = registration.key_refused(settings, first.status, said, has_key=bool(keys.current))
         return Finding("key", Level.FATAL, message, "set AGENT_API_KEY or AGENT_API_KEY_FILE to this agent's key")
@@ -111,7 +107,7 @@ def _key(
 
 
 def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys) -> Finding:
-    """Ask for an upgrade without an agent id: refused by the control plane itself, or stopped by something before it."""
+    """Ask for a WebSocket without an agent id: either the control plane refuses it, or something in front stops it."""
     headers = {
         **keys.headers(),
         "Connection": "Upgrade",
@@ -127,7 +123,7 @@ def _websocket(http: urllib3.PoolManager, settings: Settings, keys: Keys) -> Fin
     said = _said(reply)
     if reply.redirect(settings.http_url + connection.PATH, connection.PATH):
         message = f"{connection.PATH}: {reply.refusal(settings.http_url + connection.PATH, connection.PATH)}"
-        return Finding("websocket", Level.FATAL, message, "set CONTROL_PLANE_URL to the control plane's own address")
+        return Finding("websocket", Level.FATAL, message, "set CONTROL_PLANE_URL to the control plane's own URL")
     fix = "let the proxy in front of the control plane pass WebSocket upgrades (Upgrade and Connection headers)"
     if answer.status in {426, 502, 503, 504} or "upgrade" in said.lower() or answer.status in range(200, 400):
         return Finding("websocket", Level.FATAL, f"{connection.PATH} does not upgrade: HTTP {answer.status}{said}", fix)
@@ -143,17 +139,18 @@ def _clock(answer: Reply) -> Finding:
     try:
         skew = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
     except (KeyError, ValueError, TypeError):
-        return Finding("clock", Level.OK, "not compared: the control plane tells no time")
+        return Finding("clock", Level.OK, "not compared: the control plane sends no time")
     if abs(skew) > MAX_SKEW:
-        message = f"this host's clock is {format_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the control plane's"
+        off = f"{format_seconds(abs(skew))} {'ahead of' if skew > 0 else 'behind'}"
+        message = f"this host's clock is {off} the control plane's"
         return Finding("clock", Level.WARNING, message, "synchronise both (chrony, systemd-timesyncd)")
     return Finding("clock", Level.OK, f"within {MAX_SKEW:.0f} s of the control plane's")
 
 
 def _said(answer: Reply) -> str:
-    """What a refusal says, on one line, with a colon before it."""
+    """The reason of a refusal on one line, after a colon; "" if there is none."""
     text = answer.said
     if not text and answer.text.lstrip().startswith("<"):
-        text = "a page in HTML"  # its source says nothing to people
+        text = "an HTML page"  # whose source tells people nothing
     text = text or redact(" ".join(answer.text[:1000].split()))[:200]
     return text and f": {text}"

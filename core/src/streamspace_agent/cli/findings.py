@@ -1,4 +1,4 @@
-"""What ``docker-agent check`` finds."""
+"""The findings of ``docker-agent check``."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``subject`` is what was looked at; ``fix`` is "" where nothing is to be done."""
+    """One result: ``subject`` is what was checked; ``fix`` is "" if nothing has to be done."""
 
     subject: str
     level: Level

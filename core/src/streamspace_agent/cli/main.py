@@ -15,7 +15,7 @@ import click
 from streamspace_agent import __version__, logs
 from streamspace_agent.cli import exit_codes, options
 from streamspace_agent.config import Place, Settings, load, load_place
-from streamspace_agent.config_warnings import misspelt, without_key
+from streamspace_agent.config_warnings import empty_key_file, misspelt
 from streamspace_agent.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 class Given:
-    """The settings' options, wherever on the command line they stood."""
+    """The options of settings that were given, whether before or after the command."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
     def take(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep the settings among the parameters, return the rest: the command's own."""
+        """Keep the parameters that are settings, and return the command's own."""
         self.values |= {name: value for name, value in parameters.items() if name in _NAMES and value is not None}
         return {name: value for name, value in parameters.items() if name not in _NAMES}
 
     def settings(self, *, offline: bool = False) -> tuple[Settings, dict[str, str]]:
-        """The settings, and the environment for plugins' own. ``offline``: for what needs no control plane, nor its URL.
+        """Load the settings, and the environment for the plugins' own. ``offline``: no control plane is needed.
 
-        Raises ConfigError that lists all that is wrong, plugins that are not installed included.
+        Raises ConfigError with everything that is wrong, including plugins that are not installed.
         """
         plain, environ = options.merge(self.values, os.environ)
         if offline:
@@ -47,13 +47,13 @@ class Given:
             raise ConfigError(
                 [*error.problems, *misspelt(Settings, environ, plain), *self._missing_plugins()]
             ) from None
-        if not offline and (problems := [*without_key(settings, environ)]):
+        if not offline and (problems := [*empty_key_file(settings, environ)]):
             raise ConfigError(problems)
         logs.hide_settings(settings)
         return settings, environ
 
     def chosen(self) -> dict["Kind", str]:
-        """The chosen plugins' names, whether or not the settings are right."""
+        """The chosen plugins' names, even if the settings are wrong."""
         from streamspace_agent.plugins import ELECTION, GATEWAY, RUNTIME
 
         chosen = {RUNTIME: self.choice(RUNTIME.variable)}
@@ -73,7 +73,7 @@ class Given:
                 yield str(error)
 
     def choice(self, name: str) -> str:
-        """A setting's value as given, whether or not the others are right."""
+        """A setting's value as given, even if other settings are wrong."""
         field = name.lower()
         given = self.values.get(field)
         return str((os.environ.get(name, "") if given is None else given) or options.default_text(field)).strip()
@@ -86,15 +86,16 @@ class Given:
             raise ConfigError([*error.problems, *misspelt(Place, environ, plain)]) from None
 
 
+SETTINGS_NOTE = 'Settings are options as well: see "docker-agent --help".'
 _HIDDEN = options.setting_options(hidden=True)
 _NAMES = {option.name for option in _HIDDEN}
 
 
 class SettingsCommand(click.Command):
-    """A command that takes every setting as an option too; ``docker-agent --help`` shows them, its own does not."""
+    """A command that accepts every setting as an option. ``docker-agent --help`` lists them; its own help does not."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
+        super().__init__(*args, epilog=SETTINGS_NOTE, **attributes)
         self.params += _HIDDEN
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -123,21 +124,21 @@ class Group(click.Group):
             formatter.write_dl(exit_codes.EXIT_CODES)
 
 
-HELP = """Run people's desktops on this Docker host for a StreamSpace control plane.
+HELP = """Run desktop sessions on this Docker host for a StreamSpace control plane.
 
-The agent connects to the control plane, starts, hibernates, wakes and stops sessions as it is told, and carries
-their screens. Without a command it runs.
+The agent connects to the control plane; starts, hibernates, wakes and stops sessions as it is told; and relays their
+screens. "docker-agent" without a command is "docker-agent run".
 
 \b
-Start an agent:
+Check this host and the settings, and start an agent:
+  docker-agent check --agent-id docker-1 --control-plane-url wss://control.example.com
   docker-agent --agent-id docker-1 --control-plane-url wss://control.example.com \\
       --agent-api-key-file /etc/streamspace/key
-Ask what is wrong with this host, then how a running agent is:
-  docker-agent check --agent-id docker-1 --control-plane-url wss://control.example.com
+See how it is doing:
   docker-agent status --agent-id docker-1
 
-Every setting below is an option or the variable in its brackets; the option wins, and may stand before or after
-the command.
+Every setting below is an option, and the environment variable in its brackets. If both are set, the option is used.
+Options may be given before or after the command. "docker-agent COMMAND --help" explains a command.
 """
 
 
@@ -155,7 +156,7 @@ def cli(ctx: click.Context) -> None:
         execute(ctx.obj)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def print_json(value: object) -> None:
@@ -164,10 +165,14 @@ def print_json(value: object) -> None:
     click.echo(logs.redact(json.dumps(value, indent=2, default=str)))
 
 
-@cli.command()
+@cli.command(short_help="Run the agent (the default).")
 @click.pass_obj
 def run(given: Given) -> None:
-    """Run the agent until it is told to stop (the default)."""
+    """Run the agent until it is told to stop. This is the default command.
+
+    SIGTERM and Ctrl-C stop it: running commands get DRAIN_TIMEOUT to finish, sessions run on. A second signal ends the
+    process at once.
+    """
     execute(given)
 
 
@@ -187,7 +192,10 @@ def execute(given: Given) -> None:
 
 
 async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Leaves the process for good: Python would first wait for threads, which a hanging engine or network may hold for minutes."""
+    """Run the agent and exit the process at once.
+
+    Python would wait for its threads first, which may hang in a call to the engine or the network for minutes.
+    """
     import logging
 
     from streamspace_agent import agent
@@ -211,15 +219,15 @@ async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None
     os._exit(code)
 
 
-@cli.command(short_help="Say what is wrong with this host, and how to mend it.")
+@cli.command(short_help="Find what keeps an agent from working here.")
 @json_option
 @click.pass_obj
 def check(given: Given, *, as_json: bool) -> None:
-    """Look at everything that could keep an agent from working here, and say how to mend it.
+    """Find everything that keeps an agent from working here, and show how to fix it.
 
-    Settings, plugins, engine, state folder, control plane (name, connection, certificate, key, WebSocket), clock and
-    election store. Changes nothing and does not disturb a running agent. Exits with 1 if a finding is fatal,
-    also where "run" would end with another code.
+    Checks the settings, plugins, engine, state folder, control plane (host name, connection, certificate, key,
+    WebSocket), clock, election store and web gateway. Changes nothing, and does not disturb a running agent. Exits with
+    1 if a finding is fatal, even if "run" would exit with another code.
     """
     import asyncio
 
@@ -238,7 +246,7 @@ def check(given: Given, *, as_json: bool) -> None:
     async def everything() -> None:
         settings, environ = given.settings()
         if settings.log_level == "debug":
-            logs.configure(settings, {})  # what a plugin's fault looks like from inside
+            logs.configure(settings, {})  # shows the traceback of a plugin that fails
         show(Finding("settings", Level.OK, f"agent {settings.agent_id} for {settings.control_plane_url}"))
         async for finding in check(settings, environ):
             show(finding)
@@ -254,14 +262,14 @@ def check(given: Given, *, as_json: bool) -> None:
     sys.exit(1 if fatal else 0)
 
 
-@cli.command("plugins", short_help="List the plugins and whether they can be loaded.")
+@cli.command("plugins", short_help="List the installed plugins and whether they load.")
 @json_option
 @click.pass_obj
 def list_plugins(given: Given, *, as_json: bool) -> None:
-    """List the installed plugins, which are chosen (*), and why one cannot be loaded.
+    """List the installed plugins, mark the chosen ones (*), and say why one cannot be loaded.
 
-    Every one is loaded to see; whether a chosen one works here, with these settings, "docker-agent check" says. Exits with
-    1 if a chosen one cannot be loaded or is not installed.
+    Each plugin is loaded to find out; "docker-agent check" says whether the chosen ones work with these settings. Exits
+    with 1 if a chosen plugin is not installed or cannot be loaded.
     """
     from streamspace_agent.plugins import survey
 
@@ -278,14 +286,14 @@ def list_plugins(given: Given, *, as_json: bool) -> None:
     sys.exit(1 if problems else 0)
 
 
-@cli.command(short_help="Show the replicas on this host and who leads.")
+@cli.command(short_help="Show this agent's replicas on this host.")
 @json_option
 @click.pass_obj
 def status(given: Given, *, as_json: bool) -> None:
-    """Show every replica of the agent on this host: who leads, its connection, its sessions.
+    """Show every replica of the agent on this host: its role, its connection, its sessions and its problems.
 
-    Needs AGENT_ID and STATE_DIR only. Exits with 0 if a leader with a connection to the control plane is among them, 1 if
-    there is none, 4 if no agent runs here.
+    Needs AGENT_ID and STATE_DIR only. Exits with 0 if one of them is a leader that is connected to the control plane,
+    with 1 if none is, and with 4 if no agent runs here.
     """
     from streamspace_agent.health.replicas import describe, replicas
 
@@ -300,15 +308,15 @@ def status(given: Given, *, as_json: bool) -> None:
     sys.exit(0 if any(replica.leads for replica in found) else 1 if found else 4)
 
 
-@cli.command(short_help="Tell whether the agent in this container is alive.")
-@click.option("--ready", is_flag=True, help="Ask whether it serves its purpose now, not only whether it lives.")
+@cli.command(short_help="Check whether the agent in this container is alive.")
+@click.option("--ready", is_flag=True, help="Check whether it is ready to do its work, not only whether it is alive.")
 @json_option
 @click.pass_obj
 def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
-    """Tell whether the agent in this container is alive: for HEALTHCHECK and probes.
+    """Check whether the agent in this container is alive, for HEALTHCHECK and probes.
 
-    An agent whose control plane is away is alive: starting it again would not help. Exits with 0 or 1.
-    Needs AGENT_ID and STATE_DIR only; asks the replicas of its own PID namespace.
+    An agent that cannot reach its control plane is alive: a restart would not help. Exits with 0 if it is alive (with
+    --ready: ready), else with 1. Needs AGENT_ID and STATE_DIR only, and asks only replicas in its own PID namespace.
     """
     from streamspace_agent.health.replicas import healthy, replicas
 
@@ -322,44 +330,45 @@ def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
     sys.exit(0 if verdict else 1)
 
 
-@cli.command(short_help="Remove what crashes left behind.")
-@click.option("--dry-run", is_flag=True, help="Only list.")
-@click.option("--yes", is_flag=True, help="Remove without asking.")
+@cli.command(short_help="Remove leftovers of crashes.")
+@click.option("--dry-run", is_flag=True, help="Only list the leftovers.")
+@click.option("--yes", is_flag=True, help="Remove them without asking.")
 @json_option
 @click.pass_obj
 def gc(given: Given, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove what crashes left behind: containers, volumes and networks of this agent that no session needs.
+    """Remove leftovers of crashes: containers, volumes and networks of this agent that belong to no session.
 
-    Lists first and asks; where nobody can be asked it removes nothing without --yes. Volumes hold people's data.
+    Lists them and asks before it removes them. Without a terminal, it removes nothing unless --yes is given. Volumes
+    contain people's data.
     """
     import asyncio
 
-    from streamspace_agent.cli import cleanup
+    from streamspace_agent.cli.gc import line, listing, remove
 
     settings, environ = given.settings(offline=True)
-    found = asyncio.run(cleanup.listing(settings, environ))
+    found = asyncio.run(listing(settings, environ))
     if not as_json:
         for leftover in found:
-            click.echo(cleanup.line(leftover))
+            click.echo(line(leftover))
         if not found:
             click.echo("nothing to remove")
     wanted = bool(found) and not dry_run
     if wanted and not yes and not as_json and sys.stdin.isatty():
         yes = click.confirm(f"Remove these {len(found)}?", default=False)
         wanted = yes
-    removed = asyncio.run(cleanup.remove(settings, environ, found)) if wanted and yes else []
+    removed = asyncio.run(remove(settings, environ, found)) if wanted and yes else []
     if as_json:
         print_json({"leftovers": [asdict(item) for item in found], "removed": [asdict(item) for item in removed]})
     elif removed:
         click.echo(f"removed {len(removed)}")
     if wanted and not yes:
-        fail("gc removes nothing without --yes where nobody can be asked (--dry-run only lists)", 2)
+        fail("without a terminal, gc removes nothing unless --yes is given (--dry-run only lists)", 2)
 
 
-@cli.command()
+@cli.command(short_help="Show the version.")
 @json_option
 def version(*, as_json: bool) -> None:
-    """Show the version."""
+    """Show the version of the agent and, with --json, of Python."""
     import platform
 
     if as_json:
@@ -369,9 +378,9 @@ def version(*, as_json: bool) -> None:
 
 
 def main() -> None:
-    """The entry point. Errors are lines, not tracebacks."""
-    # As a container's first process it would not notice SIGTERM before the agent asks for it: the kernel's default is to ignore.
-    # 143 is 128 + SIGTERM, as a shell shows it.
+    """The entry point. Shows errors as lines, not as tracebacks."""
+    # The kernel ignores SIGTERM for a container's first process unless it has a handler, and the agent sets its own
+    # only later. 143 is 128 + SIGTERM, as a shell reports it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         cli.main(prog_name="docker-agent", standalone_mode=False)
@@ -385,7 +394,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception:  # noqa: BLE001 - shown whole, without secrets
+    except Exception:  # noqa: BLE001 - printed with its traceback, without secrets
         import traceback
 
         click.echo(logs.redact(traceback.format_exc()), err=True, nl=False)

@@ -1,4 +1,4 @@
-"""The command line's options: one for every setting, made from the Settings model, in groups a newcomer can read."""
+"""The options: one for every setting, made from the Settings model and grouped for ``--help``."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,13 +38,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "viewer_relay",
     ),
     "Web desktops": ("web_gateway", "web_gateway_allow"),
-    "Watching it": ("health_check_interval", "usage_interval", "health_address", "log_level", "log_format"),
+    "Monitoring": ("health_check_interval", "usage_interval", "health_address", "log_level", "log_format"),
 }
-"""Which settings stand together in ``--help`` and in the README, in this order."""
+"""The groups of settings in ``--help`` and in the documents, in this order."""
 
 
 class SettingOption(click.Option):
-    """An option that stands for a setting (or for the file that holds a secret one)."""
+    """The option of a setting, or of the file that contains a secret setting."""
 
     def __init__(self, field: str, declaration: str, **attributes: Any) -> None:
         self.field = field
@@ -52,23 +52,23 @@ class SettingOption(click.Option):
 
 
 def setting_options(*, hidden: bool = False) -> list[click.Option]:
-    """An option for every setting, in the order of the groups; secrets get ``--NAME-file`` only."""
+    """Make the options of all settings, in the order of the groups. A secret has the option ``--NAME-file`` only."""
     return [option for field in grouped() for option in _options_of(field, hidden=hidden)]
 
 
 def grouped() -> Iterable[str]:
-    """All settings' names in the order in which they are shown."""
+    """The names of all settings in the order of the groups."""
     return (field for fields in GROUPS.values() for field in fields)
 
 
 def _options_of(field: str, *, hidden: bool) -> Iterable[click.Option]:
     dashed = field.replace("_", "-")
     if is_secret(field):
-        help_text = f"File with {variable(field)}. {describe(field)}"
+        help_text = f"File that contains {variable(field)}. {describe(field)}"
         yield SettingOption(field, f"--{dashed}-file", metavar="FILE", help=help_text, hidden=hidden)
         if field == "redis_url":
             yield SettingOption(
-                field, f"--{dashed}", metavar="URL", help="The URL itself, without a password", hidden=hidden
+                field, f"--{dashed}", metavar="URL", help="The URL, if without password.", hidden=hidden
             )
     elif Settings.model_fields[field].annotation is bool:
         yield SettingOption(field, f"--{dashed}/--no-{dashed}", help=describe(field), hidden=hidden)
@@ -77,14 +77,14 @@ def _options_of(field: str, *, hidden: bool) -> Iterable[click.Option]:
 
 
 def describe(field: str) -> str:
-    """``DESCRIPTION  [VARIABLE, default: X]``."""
+    """The help text of a setting: ``DESCRIPTION  [VARIABLE, default: X]``."""
     info = Settings.model_fields[field]
     names = variable(field) + (f" or {variable(field)}_FILE" if is_secret(field) else "")
     return f"{info.description}  [{names}{', required' if info.is_required() else f', default: {default_text(field)}'}]"
 
 
 def default_text(field: str) -> str:
-    """The default as an operator would write it; ``-`` for none."""
+    """The default as an operator writes it; ``-`` if there is none."""
     default = Settings.model_fields[field].default
     if default is None:
         return "-"
@@ -122,9 +122,9 @@ def _metavar(field: str) -> str:
 
 
 def merge(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What :func:`streamspace_agent.config.load` takes: plain options, and the environment with secret ones laid over it.
+    """Split the given options into plain ones, and an environment that the secret ones were added to.
 
-    Raises ConfigError for a password on the command line.
+    Both are for :func:`streamspace_agent.config.load`. Raises ConfigError for a password on the command line.
     """
     options: dict[str, Any] = {}
     merged = dict(environ)
@@ -137,7 +137,7 @@ def merge(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[st
             continue
         if field == name and has_password(value):
             option = f"--{name.replace('_', '-')}"
-            problem = f"{option} holds a password, which ps shows to every user of this host"
+            problem = f"{option} contains a password, which ps shows to every user of this host"
             fix = f"write the URL into a file and name it with {option}-file or {variable(field)}_FILE"
             raise ConfigError([f"{problem}: {fix}"])
         for other in (variable(field), *(alias for alias, of in ALIASES.items() if of == field)):
@@ -163,7 +163,7 @@ def has_password(url: str) -> bool:
 def write_settings(
     formatter: click.HelpFormatter, parameters: Iterable[click.Parameter], context: click.Context
 ) -> None:
-    """The ``--help`` sections of the settings."""
+    """Write the sections of ``--help`` that list the settings."""
     by_field: dict[str, list[tuple[str, str]]] = {}
     for parameter in parameters:
         record = parameter.get_help_record(context) if isinstance(parameter, SettingOption) else None

@@ -1,4 +1,4 @@
-"""The contract between the core and a web gateway: what answers, at ``WEB_GATEWAY``, for the sessions' web desktops."""
+"""The contract of a web gateway: it serves the sessions' web desktops at ``WEB_GATEWAY``."""
 
 import asyncio
 import logging
@@ -16,27 +16,26 @@ log = logging.getLogger(__name__)
 RETRY = 5.0
 """Seconds until a gateway that failed is started again."""
 DOMAIN = "streamspace.svc.cluster.local"
-"""The control plane asks for ``http://SESSION.`` this (protocol, section 1)."""
+"""The control plane reaches a session's web desktop at ``http://SESSION.DOMAIN``."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayContext:
-    """What a gateway is given for one tenure of leadership. All of it belongs to the event loop that calls ``serve``.
-
-    ``sessions`` are those of this agent as last reported, by id; it changes under the reader. ``busy`` tells the session ids
-    with a command under way. ``adopted`` is false until the engine has been asked what runs: a session that is unknown until
-    then may exist all the same. ``connect(session_id, port)`` is the driver's: a new byte stream to a port inside the session, from
-    wherever the agent runs; OSError where nothing listens, CommandFailed or RuntimeDriverError where the session or its
-    engine is away. ``saw_input(session_id)`` says that a person used the session just now: it keeps the session from being
-    hibernated as idle. ``clock`` is the agent's.
-    """
+    """What a gateway is given for one leadership. All of it belongs to the event loop that calls ``serve``."""
 
     sessions: Mapping[str, Session]
+    """This agent's sessions as last reported, by id. Changes while the gateway serves."""
     busy: Callable[[], Collection[str]]
+    """The ids of the sessions that have a command under way."""
     adopted: Callable[[], bool]
+    """False until the engine has been asked which sessions exist: until then, an unknown session may exist."""
     connect: Callable[[str, int], Awaitable[Stream]]
+    """``connect(session_id, port)`` opens a new stream to a port inside the session, wherever the agent runs. Raises
+    OSError if nothing listens there, CommandFailed or RuntimeDriverError if the session or its engine is away."""
     saw_input: Callable[[str], None]
+    """``saw_input(session_id)`` reports that a person used the session now, so that it is not hibernated as idle."""
     clock: Clock
+    """The agent's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +55,30 @@ class GatewayStatus:
 
 
 class Gateway(ABC):
-    """Serves the web desktops of the sessions of whichever replica leads. One object a process, one call of ``serve`` a tenure."""
+    """Serves the web desktops of the sessions while this replica leads.
+
+    There is one object in a process, and one call of ``serve`` for each leadership.
+    """
 
     name: ClassVar[str]
 
     @abstractmethod
     async def serve(self, context: GatewayContext) -> None:
-        """Listen and pass on until cancelled; called once this replica leads, and cancelled when it leads no more.
+        """Listen and relay until cancelled. Called when this replica becomes leader, cancelled when it no longer leads.
 
-        Must not return by itself. An address that cannot be bound (the last leader may hold it still) is tried again, and
-        told by :meth:`status`. Once the cancellation has come through, nothing listens and no connection is open. An
-        exception is logged and the gateway is started again: it never ends a leadership. Nothing may be done to a session but
-        to connect to it: in particular none is woken.
+        Must not return by itself. If an address cannot be bound (the previous leader may still hold it), try again and
+        report it in :meth:`status`. After the cancellation nothing may listen and no connection may be open. An
+        exception is logged and the gateway started again; it never ends a leadership. Do nothing to a session except
+        connect to it: in particular, never wake one.
         """
 
     @abstractmethod
     def status(self) -> GatewayStatus:
-        """How it is now. Called from other threads, at any time."""
+        """The present state. Called from other threads at any time."""
 
 
 async def keep_serving(gateway: Gateway | None, context: GatewayContext) -> None:
-    """Serve until cancelled, whatever fails; where there is no gateway, only wait for that."""
+    """Serve until cancelled, whatever fails. Without a gateway, only wait for the cancellation."""
     if gateway is None:
         await asyncio.Event().wait()
     while gateway is not None:

@@ -1,6 +1,6 @@
-"""Whether the name of a session would arrive at the web gateway, as far as that can be seen from here.
+"""Checks whether the host names of sessions lead to the web gateway, as far as this host can see.
 
-What counts is the control plane's resolver, which may know other names than this host's: nothing here is fatal.
+The control plane's resolver decides, and may know other names than this host's, so no problem found here is fatal.
 """
 
 import asyncio
@@ -16,35 +16,35 @@ from streamspace_agent.gateway import DOMAIN
 
 NAME = f"check.{DOMAIN}"
 PORTS = frozenset({3000, 6901, 8080})
-"""Those that the control plane asks for (protocol, section 1)."""
+"""The ports that the control plane connects to."""
 TIMEOUT = 5.0
 GUIDE = "see Web desktops in deployments/README.md"
 
 
 async def look(settings: Settings) -> tuple[list[Problem], str]:
-    """What should be known of the way to WEB_GATEWAY, and what to say where all is well."""
+    """The problems on the way to WEB_GATEWAY, and what to say if there are none."""
     addresses = listening(settings.web_gateway or "")
     if not addresses:
-        return [], "off: WEB_GATEWAY is not set, nothing answers for web desktops"
+        return [], "off: WEB_GATEWAY is not set, nothing serves web desktops"
     problems = list(_unusual(addresses))
     served: set[str] = set()
     for host, _ in addresses:
         served |= await _addresses_of(host)
     here = {host for host in served if _is_ours(host)}
     problems += [
-        _warning(f"{host} in WEB_GATEWAY is no address of this host", "name one, unless it comes with the leadership")
+        _warning(f"{host} in WEB_GATEWAY is no address of this host", "name one, unless it moves with the leadership")
         for host in sorted(served - here)
     ]
     found = await _addresses_of(NAME)
     points = f"{NAME} points from here to {', '.join(sorted(found))}"
     arrives = f"WEB_GATEWAY={settings.web_gateway}"
     if not found:
-        fix = f"in the control plane's resolver, let *.{DOMAIN} point to WEB_GATEWAY ({GUIDE}); that one counts, not this host's"
+        fix = f"let *.{DOMAIN} point to WEB_GATEWAY in the control plane's resolver, not in this host's ({GUIDE})"
         problems.append(_warning(f"{NAME} does not resolve from here", fix))
     elif any(address in served or (_all_of_ours(served) and _is_ours(address)) for address in found):
         return problems, f"{points}, where {arrives} listens"
     else:
-        fix = f"right where a proxy there passes it on, or the control plane resolves it otherwise ({GUIDE})"
+        fix = f"ignore this if a proxy there passes requests on, or the control plane resolves it otherwise ({GUIDE})"
         problems.append(_warning(f"{points}, which is no address of {arrives}", fix))
     return problems, ""
 
@@ -53,10 +53,9 @@ def _unusual(addresses: tuple[tuple[str, int], ...]) -> Iterator[Problem]:
     ports = {port for _, port in addresses}
     if not ports & PORTS:
         asked = ", ".join(map(str, sorted(PORTS)))
-        fix = "add the ports that your templates need, unless a proxy in between passes on to this one"
-        yield _warning(
-            f"WEB_GATEWAY listens at port {', '.join(map(str, sorted(ports)))}, the control plane asks {asked}", fix
-        )
+        fix = "add the ports that your templates need, unless a proxy in between passes requests on to this one"
+        listens = ", ".join(map(str, sorted(ports)))
+        yield _warning(f"WEB_GATEWAY listens at port {listens}, the control plane connects to {asked}", fix)
 
 
 def _warning(message: str, fix: str) -> Problem:
@@ -77,7 +76,7 @@ def _all_of_ours(served: set[str]) -> bool:
 
 
 def _is_ours(address: str) -> bool:
-    """Whether this host has the address: it can be bound then."""
+    """Whether the address belongs to this host, which can bind it then."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:

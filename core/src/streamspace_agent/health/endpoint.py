@@ -1,6 +1,6 @@
 """The HTTP endpoint on ``HEALTH_ADDRESS``: /healthz, /readyz, /status, /metrics.
 
-Served by threads of its own, so that it answers, and says so, while the main loop is blocked.
+Its own threads serve it, so that it answers even while the main loop is blocked.
 """
 
 import errno
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 RETRY = 5.0
-"""Seconds between two tries of an address that others use."""
+"""Seconds between two tries to bind an address that is in use."""
 POLL = 0.5
-"""Seconds after which the thread notices at the latest that the endpoint is closed."""
+"""Seconds within which the thread notices that the endpoint is closed."""
 
 
 def refusal(address: str) -> OSError | None:
-    """Why nobody could listen there now, None where a port is free; it is left free. Addresses as of :class:`HealthEndpoint`."""
+    """Why no port of the address (as for :class:`HealthEndpoint`) can be bound now; None if one can. Binds none."""
     try:
         _bound(address, _nobody).server_close()
     except OSError as error:
@@ -43,10 +42,10 @@ def _nobody() -> Snapshot:
 
 
 class HealthEndpoint:
-    """Listens while the context is open, at the first free port of ``HOST:PORT`` or ``HOST:FIRST-LAST``.
+    """Listens at the first free port of ``HOST:PORT`` or ``HOST:FIRST-LAST`` while the context is open.
 
-    Raises ConfigError where that cannot be. With ``shared``, ports that are all in use are no error but tried again
-    while the context is open: replicas on one host share what they are set to, and one of them may end.
+    Raises ConfigError if it cannot. With ``shared``, it tries again if all ports are in use: the replicas on one host
+    have the same setting, and one of them may end.
     """
 
     def __init__(self, address: str, source: Source, *, shared: bool = False) -> None:
@@ -61,7 +60,7 @@ class HealthEndpoint:
             if not shared or error.errno != errno.EADDRINUSE:
                 raise ConfigError([f"HEALTH_ADDRESS={address}: cannot listen there: {_why(error)}"]) from error
             log.warning(
-                "HEALTH_ADDRESS=%s: cannot listen there: %s, by another replica perhaps; trying again every %.0f s. "
+                "HEALTH_ADDRESS=%s: cannot listen there: %s, perhaps by another replica; trying again every %.0f s. "
                 "A range, such as 127.0.0.1:9100-9109, has a port for each replica",
                 address,
                 _why(error),
@@ -71,12 +70,12 @@ class HealthEndpoint:
 
     @property
     def port(self) -> int:
-        """Where it listens; 0 while it does not."""
+        """The port that it listens at; 0 while it does not."""
         return int(self._server.server_address[1]) if self._server else 0
 
     @property
     def address(self) -> str:
-        """The same with the host as it was set; "" while it does not listen."""
+        """``host:port`` with the host as set; "" while it does not listen."""
         return f"{self._host}:{self.port}" if self._server else ""
 
     def __enter__(self) -> Self:
@@ -100,7 +99,7 @@ class HealthEndpoint:
 
 
 def _bound(address: str, source: Source) -> "_Server":
-    """A server at the first free port. Raises OSError, that of the last port if all are in use."""
+    """A server at the first free port. Raises OSError; if all ports are in use, that of the last one."""
     host, _, ports = address.rpartition(":")
     first, _, last = ports.partition("-")
     for port in range(int(first), int(last or first) + 1):
@@ -128,7 +127,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer's own asks DNS for the host's full name, which can take seconds and is never used.
+        # HTTPServer's own method asks DNS for the host's full name, which may take seconds and is not needed.
         socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -136,15 +135,13 @@ class _Server(ThreadingHTTPServer):
     def get_request(self) -> Any:
         try:
             return super().get_request()
-        except (
-            OSError
-        ):  # too many open files, for example: whoever waits goes on waiting, and would be asked for without a pause
+        except OSError:  # for example too many open files: the client waits on, and select() would report it at once
             time.sleep(POLL)
             raise
 
     @cached_property
     def metrics(self) -> "Metrics":
-        from streamspace_agent.health.metrics import Metrics  # noqa: PLC0415 - 0.1 s at start that only a scrape needs
+        from streamspace_agent.health.metrics import Metrics  # noqa: PLC0415 - takes 0.1 s, which only a scrape needs
 
         return Metrics(self.source)
 

@@ -1,4 +1,4 @@
-"""The metrics: one table, read from a snapshot at the moment of the scrape."""
+"""The metrics: one table, filled from a snapshot at the time of the scrape."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Values = Iterable[tuple[tuple[str, ...], float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A metric: ``values`` gives label values and a number for each sample; None is left out."""
+    """A metric. ``values`` returns the label values and the number of each sample; None is left out."""
 
     name: str
     kind: Literal["gauge", "counter"]
@@ -35,12 +35,23 @@ TABLE = (
     Row(
         "info",
         "gauge",
-        "1, with who this replica is",
+        "Identity of this replica; always 1",
         lambda s: [((s.agent_id, s.instance, s.host, s.version), 1)],
         ("agent", "instance", "host", "version"),
     ),
-    Row("role", "gauge", "1 for the role this replica has", lambda s: [((r,), s.role == r) for r in Role], ("role",)),
-    Row("epoch", "gauge", "Epoch of the leadership known to this replica", lambda s: _one(s.election.epoch or None)),
+    Row(
+        "role",
+        "gauge",
+        "1 for the role of this replica, 0 for the others",
+        lambda s: [((r,), s.role == r) for r in Role],
+        ("role",),
+    ),
+    Row(
+        "epoch",
+        "gauge",
+        "Epoch of the current leadership, as far as this replica knows",
+        lambda s: _one(s.election.epoch or None),
+    ),
     Row(
         "leader_gained",
         "counter",
@@ -55,25 +66,40 @@ TABLE = (
         lambda s: [((reason,), count) for reason, count in s.election.lost.items()],
         ("reason",),
     ),
-    Row("leader_seconds", "counter", "Seconds as leader, all tenures", lambda s: _one(s.election.seconds_as_leader)),
-    Row("election_store_up", "gauge", "1 if the election store answers", lambda s: _one(not s.election.store_error)),
+    Row(
+        "leader_seconds",
+        "counter",
+        "Seconds that this replica has been leader, all its leaderships together",
+        lambda s: _one(s.election.seconds_as_leader),
+    ),
+    Row("election_store_up", "gauge", "1 while the election store answers", lambda s: _one(not s.election.store_error)),
     Row(
         "leader_silence_seconds",
         "gauge",
-        "Seconds since a standby last saw a sign of the leader",
+        "On a standby: seconds since the leader last showed a sign of life",
         lambda s: _one(s.election.leader_silence),
     ),
     Row(
         "leader_frozen",
         "gauge",
-        "1 on a standby while the leader keeps its lock but may be frozen",
+        "On a standby: 1 while the leader keeps its lock but seems frozen",
         lambda s: _one(s.election.leader_frozen),
     ),
-    Row("lease_renewed_age_seconds", "gauge", "Age of the last renewal", lambda s: _one(s.election.renewed_age)),
-    Row("link_up", "gauge", "1 if connected to the control plane", lambda s: _one(s.link.connected)),
-    Row("link_reconnects", "counter", "Connections to the control plane made anew", lambda s: _one(s.link.reconnects)),
-    Row("heartbeat_age_seconds", "gauge", "Age of the last heartbeat sent", lambda s: _one(s.heartbeat_age)),
-    Row("engine_up", "gauge", "1 if the container engine answers", lambda s: _one(s.engine.up)),
+    Row(
+        "lease_renewed_age_seconds",
+        "gauge",
+        "On the leader: seconds since the lease was last renewed",
+        lambda s: _one(s.election.renewed_age),
+    ),
+    Row("link_up", "gauge", "1 while connected to the control plane", lambda s: _one(s.link.connected)),
+    Row(
+        "link_reconnects",
+        "counter",
+        "Connections to the control plane after the first",
+        lambda s: _one(s.link.reconnects),
+    ),
+    Row("heartbeat_age_seconds", "gauge", "Seconds since the last heartbeat was sent", lambda s: _one(s.heartbeat_age)),
+    Row("engine_up", "gauge", "1 while the container engine answers", lambda s: _one(s.engine.up)),
     Row(
         "sessions",
         "gauge",
@@ -81,12 +107,12 @@ TABLE = (
         lambda s: [((state,), s.sessions.get(state, 0)) for state in SessionState],
         ("state",),
     ),
-    Row("commands_running", "gauge", "Commands at work", lambda s: _one(s.commands.running)),
+    Row("commands_running", "gauge", "Commands that are running", lambda s: _one(s.commands.running)),
     Row("commands_open", "gauge", "Commands received that have no result yet", lambda s: _one(s.commands.open)),
     Row(
         "commands",
         "counter",
-        "Commands ended, by action and outcome",
+        "Commands that ended, by action and outcome",
         lambda s: [
             ((action, outcome), count)
             for action, outcomes in s.commands.done.items()
@@ -97,24 +123,26 @@ TABLE = (
     Row(
         "gateway_listening",
         "gauge",
-        "1 while the web gateway of a leader listens at the address",
+        "On the leader: 1 while the web gateway listens at the address",
         lambda s: [((address,), not error) for address, error in s.gateway.addresses.items()],
         ("address",),
     ),
-    Row("gateway_connections", "gauge", "Connections to the web gateway", lambda s: _one(s.gateway.connections)),
+    Row("gateway_connections", "gauge", "Open connections to the web gateway", lambda s: _one(s.gateway.connections)),
     Row(
         "gateway_requests",
         "counter",
-        "Requests to the web gateway ended, by outcome",
+        "Requests to the web gateway that ended, by outcome",
         lambda s: [((outcome,), count) for outcome, count in s.gateway.requests.items()],
         ("outcome",),
     ),
-    Row("outbox_messages", "gauge", "Messages that wait for the control plane", lambda s: _one(s.outbox)),
-    Row("loop_tick_age_seconds", "gauge", "Age of the main loop's last turn", lambda s: _one(s.loop_tick_age)),
+    Row(
+        "outbox_messages", "gauge", "Messages that the control plane has not acknowledged yet", lambda s: _one(s.outbox)
+    ),
+    Row("loop_tick_age_seconds", "gauge", "Seconds since the main loop last turned", lambda s: _one(s.loop_tick_age)),
     Row("alive", "gauge", "1 while the main loop turns", lambda s: _one(s.alive)),
     Row("ready", "gauge", "1 while this replica serves its purpose", lambda s: _one(not s.unready())),
 )
-"""Every metric; names are shown as ``streamspace_agent_NAME``, counters with ``_total`` behind it."""
+"""All metrics. :func:`full_name` adds the prefix, and ``_total`` to counters."""
 
 
 def full_name(row: Row) -> str:
@@ -137,7 +165,7 @@ class SnapshotCollector(Collector):
 
 
 class Metrics:
-    """The replica's own metrics and its process's (CPU, memory, open files)."""
+    """The metrics of the replica, and of its process (CPU, memory, open files)."""
 
     def __init__(self, source: Source) -> None:
         self._registry = CollectorRegistry(auto_describe=False)

@@ -1,6 +1,6 @@
-"""Replicas of one agent on one host, found by the Unix sockets on which each tells its status.
+"""The replicas of an agent on one host: each serves its status on a Unix socket, where commands find it.
 
-``STATE_DIR/AGENT_ID/replicas/INSTANCE.sock`` answers every connection with one JSON document and closes.
+``STATE_DIR/AGENT_ID/replicas/INSTANCE.sock`` answers every connection with one JSON document and closes it.
 """
 
 import hashlib
@@ -22,35 +22,35 @@ from streamspace_agent.health import Source, to_json
 log = logging.getLogger(__name__)
 
 TIMEOUT = 2.0
-"""Seconds that a replica may take to answer: one that takes longer is frozen, since a thread of its own answers."""
+"""Seconds that a replica may take to answer. A slower one is frozen, because a separate thread answers."""
 PAUSE = 0.5
-"""Seconds until a connection is taken again after one that could not be."""
+"""Seconds to wait after a connection could not be accepted."""
 FOLDER = "replicas"
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A replica as its socket shows it: ``document`` (see :func:`streamspace_agent.health.document`), or the ``error``."""
+    """A replica's answer: its ``document`` (see :func:`streamspace_agent.health.document`), or an ``error``."""
 
     name: str
     document: dict[str, Any] | None
     error: str = ""
 
     def called(self, instance: str) -> bool:
-        """Is it that one? Of a frozen one only the socket's name is known."""
+        """Whether this is the replica of that instance name. Of a frozen one, only the socket's name is known."""
         return self.document["instance"] == instance if self.document else self.name == _file_name(instance)
 
     @property
     def leads(self) -> bool:
-        """Is it a leader with a connection to the control plane?"""
+        """Whether it is a leader that is connected to the control plane."""
         document = self.document or {}
         return document.get("role") == Role.LEADER and bool(document.get("link", {}).get("connected"))
 
 
 class StatusSocket:
-    """Serves one replica's status from a thread of its own, so that it answers while the main loop is blocked.
+    """A context manager that serves a replica's status from its own thread, even while the main loop is blocked.
 
-    Use as a context manager. Removes the sockets of dead replicas that it finds beside its own.
+    Removes the sockets of dead replicas.
     """
 
     def __init__(self, agent_dir: Path, instance: str, source: Source) -> None:
@@ -64,10 +64,10 @@ class StatusSocket:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for _ in replicas(self.path.parent.parent, remove_dead=True):
             pass
-        # The mode of the socket before bind is that of the file (Linux): there is no moment at which others may connect.
+        # On Linux the file gets the socket's mode from before bind, so others can never connect.
         os.fchmod(self._socket.fileno(), 0o600)
         with _short(self.path.parent) as folder:
-            # It gets its name only once it listens: bound and not listening, it would look dead to a neighbour.
+            # It gets its final name only once it listens: before that, another replica would take it for dead.
             unfinished = Path(folder, f"{self.path.stem}.new")
             unfinished.unlink(missing_ok=True)
             self._socket.bind(str(unfinished))
@@ -93,8 +93,8 @@ class StatusSocket:
             except OSError as error:
                 if self._ended.wait(PAUSE):
                     return
-                if not complained:  # too many open files, for example: it will be asked again
-                    log.warning("the status socket cannot take a connection: %s", error)
+                if not complained:  # for example too many open files
+                    log.warning("the status socket cannot accept a connection: %s", error)
                 complained = True
                 continue
             complained = False
@@ -103,13 +103,13 @@ class StatusSocket:
                 try:
                     answer = to_json(self._source())
                 except Exception:
-                    log.exception("cannot tell the status")
+                    log.exception("cannot report the status")
                     continue
                 connection.sendall(answer)
 
 
 def replicas(agent_dir: Path, *, remove_dead: bool = False) -> Iterator[Replica]:
-    """Ask every replica on this host. Sockets of dead ones are passed over, and removed when asked to."""
+    """Ask every replica on this host for its status. Skips the sockets of dead ones, or removes them."""
     try:
         names = sorted(path.name for path in (agent_dir / FOLDER).glob("*.sock"))
     except OSError:
@@ -123,15 +123,14 @@ def replicas(agent_dir: Path, *, remove_dead: bool = False) -> Iterator[Replica]
                 with suppress(OSError):
                     (agent_dir / FOLDER / file_name).unlink()
         except TimeoutError:
-            yield Replica(
-                name, None, f"does not answer within {TIMEOUT:g} s: it is frozen (stopped, paused or starved)"
-            )
+            frozen = f"does not answer within {TIMEOUT:g} s: it is frozen (stopped, paused or starved)"
+            yield Replica(name, None, frozen)
         except (OSError, ValueError) as error:
             yield Replica(name, None, f"cannot be asked: {error}")
 
 
 def describe(found: list[Replica]) -> Iterator[str]:
-    """A table for people, a line for each replica, problems below it."""
+    """A table for people: one line for each replica, with its problems below it."""
     width = max(8, *(len(replica.name) for replica in found))
     served = max(6, *(len(_served(replica)) for replica in found))
     yield f"{'INSTANCE':<{width}}  {'ROLE':<8}  {'EPOCH':<14}  {'LINK':<5}  {'HEALTH':<{served}}  SESSIONS"
@@ -153,12 +152,12 @@ def describe(found: list[Replica]) -> Iterator[str]:
 
 
 def _served(replica: Replica) -> str:
-    """Where its HTTP endpoint listens."""
+    """The address of its HTTP endpoint."""
     return (replica.document or {}).get("health_address") or "-"
 
 
 def healthy(found: list[Replica], namespace: int, *, ready: bool) -> tuple[bool, str]:
-    """Whether all replicas of a PID namespace are alive (and ready), and one line that says so."""
+    """Whether all replicas in a PID namespace are alive (with ``ready``: ready), and one line that says so."""
     own = [r.document for r in found if r.document and r.document.get("pid_namespace") == namespace]
     if not own:
         frozen = [f"{replica.name} {replica.error}" for replica in found if replica.document is None]
@@ -181,7 +180,7 @@ def _ask(folder: Path, file_name: str) -> dict[str, Any]:
 
 @contextmanager
 def _short(folder: Path) -> Iterator[str]:
-    """A short name of a folder: a Unix socket's path ends at 107 bytes (unix(7)), and agent ids may be long."""
+    """A short path of a folder: a Unix socket's path has at most 107 bytes (unix(7)), and agent ids may be long."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}"
@@ -190,7 +189,7 @@ def _short(folder: Path) -> Iterator[str]:
 
 
 def _file_name(instance: str) -> str:
-    """The instance's name, or a digest of one that is too long or odd for a file."""
+    """The instance's name, or its digest if it is too long or unusual for a file name."""
     if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", instance):
         return instance
     return hashlib.sha256(instance.encode()).hexdigest()[:24]

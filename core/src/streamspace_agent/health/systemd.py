@@ -1,4 +1,4 @@
-"""Messages to systemd (sd_notify(3)): ready, status, watchdog, stopping. Without ``NOTIFY_SOCKET`` they go nowhere."""
+"""Messages to systemd (sd_notify(3)): ready, status, watchdog, stopping. Without ``NOTIFY_SOCKET`` none is sent."""
 
 import socket
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from contextlib import suppress
 class Notifier:
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # A leading @ stands for the abstract namespace.
+        # A leading @ means the abstract namespace.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog = environ.get("WATCHDOG_USEC", "")
 
     @property
     def watchdog_every(self) -> float | None:
-        """Seconds between two :meth:`watchdog` calls: half of what systemd allows; None when it does not watch."""
+        """Seconds between two :meth:`watchdog` calls: half of systemd's limit. None if its watchdog is off."""
         usec = int(self._watchdog) if self._watchdog.isdigit() and self._address else 0
         return usec / 2e6 if usec else None
 
@@ -28,13 +28,13 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
+        """Set the line that ``systemctl status`` shows."""
         self._send("STATUS=" + " ".join(text.split()))
 
     def _send(self, message: str) -> None:
         if not self._address:
             return
-        # A manager that is away is no reason to stop; a full queue is none to wait.
+        # Neither a missing manager nor a full queue may stop or delay the agent.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.setblocking(False)
             sender.sendto(message.encode(), self._address)

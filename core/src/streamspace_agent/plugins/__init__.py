@@ -1,7 +1,7 @@
-"""Finding, choosing and loading plugins.
+"""Finds, chooses and loads plugins.
 
-Choosing looks at metadata only: no plugin is imported but the one that was chosen. Pluggy's own entry-point
-loader is not used, since it imports every plugin of a group and drops the second of two equal names without a word.
+Choosing reads metadata only: just the chosen plugin is imported. Pluggy's own entry-point loader is not used, because
+it imports every plugin of a group and silently drops the second of two with the same name.
 """
 
 import difflib
@@ -33,11 +33,10 @@ Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of plugin: its entry-point group, the variable that chooses it, and this project's own distributions by plugin.
+    """A kind of plugin: its entry-point group, its hook and the variable that chooses one.
 
-    ``ours`` names for each of this project's plugins what has to be installed beside the core.
-    ``instead`` says what to set in the place of a name that people expect, and ``only`` is the name of the one plugin of a kind
-    whose variable does not name it.
+    ``ours`` maps the names of this project's plugins to the distributions to install beside the core. ``instead`` says
+    what to set instead of a name that people expect. ``only`` is the plugin's name if the variable does not name it.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Kind:
     only: str = ""
 
     def wish(self, name: str) -> str:
-        """How an operator asked for the plugin."""
+        """What an operator set to get the plugin."""
         return f"the {self.name} plugin for {self.variable}" if self.only else f"{self.variable}={name}"
 
 
@@ -86,7 +85,7 @@ KINDS = (ELECTION, RUNTIME, COMMANDS, GATEWAY)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An installed plugin as its metadata tells; ``problem`` says why it cannot be used, "" when it can."""
+    """An installed plugin, as described by its metadata. ``problem`` says why it cannot be used, "" if it can."""
 
     kind: Kind
     name: str
@@ -95,16 +94,20 @@ class Found:
     entry: metadata.EntryPoint
     problem: str = ""
 
+    @property
+    def label(self) -> str:
+        return f"{self.kind.name} plugin {self.name} of {self.distribution} {self.version}"
+
 
 def installed(kind: Kind, entries: Iterable[metadata.EntryPoint] | None = None) -> list[Found]:
-    """Every installed plugin of a kind, sorted by name; imports none of them."""
+    """The installed plugins of a kind, sorted by name. Imports none of them."""
     if entries is None:
         entries = metadata.entry_points(group=kind.group)
     found: dict[tuple[str, str, str], Found] = {}
     for entry in entries:
         dist = entry.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unknown")
-        # An editable install beside a wheel lists the same distribution twice: that is one plugin.
+        # A distribution that is installed both editable and as a wheel is listed twice, but is one plugin.
         found[entry.name, canonicalize_name(name), entry.value] = Found(
             kind, entry.name, name, version, entry, _core_mismatch(dist)
         )
@@ -125,7 +128,7 @@ def _core_mismatch(dist: metadata.Distribution | None) -> str:
 
 
 def choose(kind: Kind, name: str, found: Iterable[Found] | None = None) -> Found:
-    """The one plugin of that name. Raises PluginError in one line that says what to do."""
+    """The one plugin of that name. Raises PluginError, whose one line says what to do."""
     candidates = installed(kind) if found is None else list(found)
     matches = [f for f in candidates if f.name == name]
     if not matches:
@@ -154,33 +157,30 @@ def _not_installed(kind: Kind, name: str, names: list[str]) -> str:
 
 
 def _install(distributions: Iterable[str]) -> str:
-    """By file: an index may have something else under that name, from anybody."""
+    """The command that installs distributions from files: an index may have a stranger's under that name."""
     files = " ".join(f"PATH/{name.replace('-', '_')}-*.whl" for name in distributions)
     return f"pip install {files}, from where this agent's wheels are (`make wheels`)"
 
 
 class Plugins:
-    """The plugins of one process: the typed face of pluggy's untyped hooks."""
+    """The loaded plugins of one process, with typed methods for pluggy's untyped hooks."""
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("streamspace_agent")
         self._manager.add_hookspecs(hookspecs)
 
     def load(self, found: Found) -> object:
-        """Import and register one plugin under ``kind:name``. Raises PluginError with the cause in one line."""
-        label = f"{found.kind.name}:{found.name}"
+        """Import a plugin and register it as ``kind:name``. Raises PluginError with the cause in one line."""
         try:
             plugin = found.entry.load()
-            self._manager.register(plugin, name=label)
+            self._manager.register(plugin, name=f"{found.kind.name}:{found.name}")
             self._manager.check_pending()
         except AgentError:
             raise
         except Exception as error:
             log.debug("%s plugin %s failed to load", found.kind.name, found.name, exc_info=True)
             cause = " ".join(str(error).split())
-            raise PluginError(
-                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed to load: {type(error).__name__}: {cause}"
-            ) from error
+            raise PluginError(f"{found.label} failed to load: {type(error).__name__}: {cause}") from error
         return plugin
 
     def election_backend(
@@ -203,7 +203,7 @@ class Plugins:
         return self._made(found, Gateway, hook, settings, environ)  # type: ignore[type-abstract]
 
     def commands(self, found: Iterable[Found] | None = None) -> Registry:
-        """All installed command plugins, loaded, and what they registered."""
+        """Load all installed command plugins. Returns the handlers that they registered."""
         registry = Registry()
         for plugin in installed(COMMANDS) if found is None else found:
             if plugin.problem:
@@ -215,15 +215,13 @@ class Plugins:
         return registry
 
     def try_out(self, found: Found) -> None:
-        """Load a plugin and look at its hook without calling it. Raises PluginError."""
+        """Load a plugin and check its hook without calling it. Raises PluginError."""
         if found.problem:
-            raise PluginError(
-                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} {found.problem}"
-            )
+            raise PluginError(f"{found.label} {found.problem}")
         self._only_hook(found)
 
     def _only_hook(self, found: Found) -> Callable[..., object]:
-        """Load the plugin and return its own implementation of its kind's hook: no other plugin is asked."""
+        """Load a plugin. Returns its own implementation of its kind's hook; no other plugin's is called."""
         hook = found.kind.hook
         plugin = self.load(found)
         callers = self._manager.get_hookcallers(plugin) or []
@@ -236,13 +234,11 @@ class Plugins:
         ]
         if len(implementations) != 1:
             raise PluginError(
-                f"{found.kind.name} plugin {found.name} of {found.distribution} implements {hook} {len(implementations)} times, must be once: mark one function with @streamspace_agent.hookimpl"
+                f"{found.label} implements {hook} {len(implementations)} times, must be once: "
+                "mark one function with @streamspace_agent.hookimpl"
             )
-        function = implementations[0].function
-        if inspect.iscoroutinefunction(function):
-            raise PluginError(
-                f"{found.kind.name} plugin {found.name} of {found.distribution}: {hook} must not be async"
-            )
+        if inspect.iscoroutinefunction(implementations[0].function):
+            raise PluginError(f"{found.label}: {hook} must not be async")
         return cast("Callable[..., object]", self._manager.subset_hook_caller(hook, self._others(plugin)))
 
     def _others(self, plugin: object) -> list[object]:
@@ -255,9 +251,7 @@ class Plugins:
             raise
         except Exception as error:
             log.debug("%s plugin %s failed", found.kind.name, found.name, exc_info=True)
-            raise PluginError(
-                f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version} failed: {type(error).__name__}: {error}"
-            ) from error
+            raise PluginError(f"{found.label} failed: {type(error).__name__}: {error}") from error
 
     def _made(
         self,
@@ -269,14 +263,12 @@ class Plugins:
     ) -> Product:
         made = self._call(found, hook, settings=settings, environ=environ)
         if not isinstance(made, kind):
-            raise PluginError(
-                f"{found.kind.name} plugin {found.name} of {found.distribution} made {type(made).__name__}, must be {kind.__name__}"
-            )
+            raise PluginError(f"{found.label} made {type(made).__name__}, must be {kind.__name__}")
         return made
 
 
 def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], list[str]]:
-    """Every installed plugin as a row for ``docker-agent plugins``, and what is wrong with the chosen ones."""
+    """The installed plugins as rows for ``docker-agent plugins``, and the problems of the chosen ones."""
     rows: list[dict[str, str | bool]] = []
     problems: list[str] = []
     for kind in KINDS:
@@ -306,7 +298,7 @@ def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], lis
 
 
 def _problem_with(found: Found) -> str:
-    """Why an installed plugin cannot be used, "" if it can. Loads it by itself; whatever it throws is the answer."""
+    """Why an installed plugin cannot be used, "" if it can. Loads it alone; whatever it raises is the answer."""
     try:
         Plugins().try_out(found)
     except AgentError as error:
@@ -314,6 +306,5 @@ def _problem_with(found: Found) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a module may raise SystemExit when it is imported
-        owner = f"{found.kind.name} plugin {found.name} of {found.distribution} {found.version}"
-        return f"{owner} failed to load: {type(error).__name__}: {error}"
+        return f"{found.label} failed to load: {type(error).__name__}: {error}"
     return ""

@@ -1,7 +1,7 @@
 """The contract: everything that a plugin may import from this distribution, by module.
 
-What stands here keeps its path and its meaning within a minor version. Everything else may change with any release. A
-test keeps the plugins of this repository to it, and checks that each name exists and has a description.
+These names keep their path and meaning within a minor version. Everything else may change with any release. A test
+checks that each name exists and has a docstring, and that the plugins of this repository import nothing else.
 """
 
 from collections.abc import Mapping
@@ -77,4 +77,4 @@ FORMER_PATHS: Mapping[str, str] = {
     "streamspace_agent.readiness": "streamspace_agent.runtime.readiness",
     "streamspace_agent.timing": "streamspace_agent.election.timing",
 }
-"""Modules that plugins imported before and that moved: the old path offers the same names, the new one is to be used."""
+"""Modules that moved, with their new paths. The old paths still work."""

@@ -1,7 +1,7 @@
-"""The four hooks a plugin can implement.
+"""The four hooks that a plugin can implement.
 
-Hooks are synchronous and only make objects; everything asynchronous lives on those objects. A plugin is a module
-named by an entry point in the group given below; the core imports the chosen plugin and no other.
+Hooks are synchronous and only make objects; everything asynchronous is done by those objects. A plugin is a module
+that an entry point in the hook's group names; the core imports only the chosen plugins.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> "
     """Make the election backend. Entry-point group ``streamspace_agent.election``.
 
     Called once at start, before anything is connected, in the plugin whose entry-point name equals
-    ``LEADER_ELECTION_BACKEND``. ``environ`` holds the process's environment, for settings of the plugin's own.
-    Must not connect or block. Raise :exc:`~streamspace_agent.errors.ConfigError` with every wrong setting at once.
+    ``LEADER_ELECTION_BACKEND``. ``environ`` is the process's environment, for the plugin's own settings. Must not
+    connect or block. Raise :exc:`~streamspace_agent.errors.ConfigError` with all wrong settings at once.
     """
 
 
@@ -34,9 +34,9 @@ def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> "
 def create_runtime_driver(settings: Settings, environ: Mapping[str, str]) -> "RuntimeDriver":  # type: ignore[empty-body]
     """Make the runtime driver. Entry-point group ``streamspace_agent.runtime``.
 
-    Called once at start in the plugin whose entry-point name equals ``RUNTIME_DRIVER``. The same rules as for
-    :func:`create_election_backend`; heavy client libraries are best imported at the driver's first call, since a
-    standby may never need them.
+    Called once at start in the plugin whose entry-point name equals ``RUNTIME_DRIVER``, with the same rules as
+    :func:`create_election_backend`. Import heavy client libraries at the driver's first call: a standby may never need
+    them.
     """
 
 
@@ -44,16 +44,16 @@ def create_runtime_driver(settings: Settings, environ: Mapping[str, str]) -> "Ru
 def create_gateway(settings: Settings, environ: Mapping[str, str]) -> "Gateway":  # type: ignore[empty-body]
     """Make the web gateway. Entry-point group ``streamspace_agent.gateway``.
 
-    Called once at start where ``WEB_GATEWAY`` is set, in the plugin whose entry-point name is ``gateway``. The same rules as for
-    :func:`create_election_backend`; it listens and connects only while this replica leads, and what it needs for that is best
-    imported then: a standby may never need it.
+    Called once at start if ``WEB_GATEWAY`` is set, in the plugin whose entry-point name is ``gateway``, with the same
+    rules as :func:`create_election_backend`. The gateway listens and connects only while this replica leads. Import
+    what it needs for that at the time: a standby may never need it.
     """
 
 
 @hookspec
 def register_commands(register: Register) -> None:
-    """Register handlers for control-plane actions. Entry-point group ``streamspace_agent.commands``.
+    """Register handlers for actions of the control plane. Entry-point group ``streamspace_agent.commands``.
 
-    Called once at start in every installed plugin of the group; the agent's own session commands are registered
-    this way too. Two handlers for one action are an error that names both.
+    Called once at start in every installed plugin of the group; the agent registers its own session commands the same
+    way. Two handlers for one action are an error that names both.
     """

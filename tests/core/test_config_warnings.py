@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from streamspace_agent.config import Settings, load
-from streamspace_agent.config_warnings import Consulted, hints
+from streamspace_agent.config_warnings import RecordingEnviron, config_warnings
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "wss://control.example.com"}
@@ -12,7 +12,7 @@ REQUIRED = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "wss://control.example.c
 
 def said(plugins=(), **environ):
     environ = {**REQUIRED, **environ}
-    return list(hints(load(environ), environ, plugins))
+    return list(config_warnings(load(environ), environ, plugins))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_an_empty_credential_of_systemd_is_named_unless_something_else_opens_the
 
 
 def test_what_a_plugin_asks_for_is_remembered_and_what_it_copies_is_not():
-    environ = Consulted({"A": "1", "B": "2"})
+    environ = RecordingEnviron({"A": "1", "B": "2"})
     assert (environ.get("A"), environ.get("C", "")) == ("1", "")
     assert dict(environ) == {**environ} == {"A": "1", "B": "2"}
     assert environ.names == {"A", "C"}
