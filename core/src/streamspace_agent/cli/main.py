@@ -95,7 +95,8 @@ class SettingsCommand(click.Command):
     """A command that accepts every setting as an option. ``docker-agent --help`` lists them; its own help does not."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, epilog=SETTINGS_NOTE, **attributes)
+        super().__init__(*args, **attributes)
+        self.epilog = SETTINGS_NOTE
         self.params += _HIDDEN
 
     def invoke(self, ctx: click.Context) -> Any:

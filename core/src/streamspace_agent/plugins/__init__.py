@@ -187,20 +187,17 @@ class Plugins:
         self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
     ) -> ElectionBackend:
         found = found or choose(ELECTION, settings.leader_election_backend)
-        hook = self._only_hook(found)
-        return self._made(found, ElectionBackend, hook, settings, environ)  # type: ignore[type-abstract]
+        return self._made(found, ElectionBackend, settings, environ)  # type: ignore[type-abstract]
 
     def runtime_driver(
         self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
     ) -> RuntimeDriver:
         found = found or choose(RUNTIME, settings.runtime_driver)
-        hook = self._only_hook(found)
-        return self._made(found, RuntimeDriver, hook, settings, environ)  # type: ignore[type-abstract]
+        return self._made(found, RuntimeDriver, settings, environ)  # type: ignore[type-abstract]
 
     def gateway(self, settings: Settings, environ: Mapping[str, str], found: Found | None = None) -> Gateway:
         found = found or choose(GATEWAY, GATEWAY.only)
-        hook = self._only_hook(found)
-        return self._made(found, Gateway, hook, settings, environ)  # type: ignore[type-abstract]
+        return self._made(found, Gateway, settings, environ)  # type: ignore[type-abstract]
 
     def commands(self, found: Iterable[Found] | None = None) -> Registry:
         """Load all installed command plugins. Returns the handlers that they registered."""
@@ -253,15 +250,8 @@ class Plugins:
             log.debug("%s plugin %s failed", found.kind.name, found.name, exc_info=True)
             raise PluginError(f"{found.label} failed: {type(error).__name__}: {error}") from error
 
-    def _made(
-        self,
-        found: Found,
-        kind: type[Product],
-        hook: Callable[..., object],
-        settings: Settings,
-        environ: Mapping[str, str],
-    ) -> Product:
-        made = self._call(found, hook, settings=settings, environ=environ)
+    def _made(self, found: Found, kind: type[Product], settings: Settings, environ: Mapping[str, str]) -> Product:
+        made = self._call(found, self._only_hook(found), settings=settings, environ=environ)
         if not isinstance(made, kind):
             raise PluginError(f"{found.label} made {type(made).__name__}, must be {kind.__name__}")
         return made
