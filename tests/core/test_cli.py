@@ -182,7 +182,7 @@ def test_a_switch_can_be_turned_on_and_off(monkeypatch, flag, value):
 def test_help_says_what_it_is_how_to_start_and_what_the_exit_codes_mean():
     result = agent("--help")
     assert result.returncode == 0
-    for text in ("Start an agent:\n", "docker-agent check", "Exit codes:", *options.GROUPS, *cli.commands):
+    for text in ("start an agent:\n", "docker-agent check", "Exit codes:", *options.GROUPS, *cli.commands):
         assert text in result.stdout, text
     assert not result.stderr
 
