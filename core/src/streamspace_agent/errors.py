@@ -158,8 +158,8 @@ class CommandFailed(AgentError):
     ``code`` is a stable word for machines (``insufficient_memory``, ``image_not_found``): lower-case letters, digits
     and underscores. ``message`` is a sentence for people, with numbers where there are any.
 
-    Use a code of :data:`COMMAND_CODES` where one fits. The core itself acts on one of them: ``not_running``, raised by a
-    driver's ``connect``, means that the session does not run, rather than that it does not answer. All other codes
+    Use a code of :data:`COMMAND_CODES` where one fits. The core itself acts on one of them: ``not_running``, raised by
+    a driver's ``connect``, means that the session does not run, rather than that it does not answer. All other codes
     are passed on unchanged.
     """
 
@@ -203,4 +203,4 @@ class Injected(Exception):
 
 
 class Overlap(AssertionError):
-    """Two simulated leaders acted at the same time, or epochs did not rise; see :mod:`streamspace_agent.testing`."""
+    """Two simulated leaders acted at the same time, or epochs did not rise."""
