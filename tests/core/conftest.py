@@ -19,6 +19,7 @@ from streamspace_agent.leadership import Leadership
 from streamspace_agent.plugins import COMMANDS, Plugins, installed
 from streamspace_devplane import DevPlane
 from streamspace_devplane import Settings as PlaneSettings
+from tests.core.journal_file import JournalFile
 from tests.core.memory_driver import AGENT, MemoryDriver
 
 
@@ -65,8 +66,9 @@ def make_settings(tmp_path, plane):
 class Running:
     """One tenure with everything real but the engine."""
 
-    def __init__(self, tenure, link, elector, lease, task):
+    def __init__(self, tenure, link, journal, journal_file, elector, lease, task):
         self.tenure, self.link, self.elector, self.lease, self.task = tenure, link, elector, lease, task
+        self.journal, self.journal_file = journal, journal_file
 
     async def kill(self):
         """End without any of the good manners: as SIGKILL would, the journal keeps what it has."""
@@ -89,9 +91,10 @@ def lead(make_settings, driver):
         trust = Trust(settings)
         link = Link(settings, keys, trust, rng, Registrar(settings, keys, trust, rng))
         registry = Plugins().commands([found for found in installed(COMMANDS) if found.name == "sessions"])
-        journal = Journal(settings.agent_dir / FILE, lease.epoch)
+        file = JournalFile(settings.agent_dir / FILE)
+        journal = Journal(file.path, lease.epoch)
         tenure = Leadership(settings, lease, journal, driver, registry, link, None, Faults({}), Counters(), 60.0)
-        running = Running(tenure, link, elector, lease, asyncio.create_task(tenure.run()))
+        running = Running(tenure, link, journal, file, elector, lease, asyncio.create_task(tenure.run()))
         try:
             yield running
         finally:

@@ -13,6 +13,7 @@ import pytest
 
 from streamspace_agent import leadership
 from streamspace_agent.journal import Journal, Message
+from tests.core.journal_file import JournalFile
 from tests.core.memory_driver import AGENT
 
 SECRET = "hunter2-of-ann"
@@ -32,7 +33,7 @@ async def test_a_commands_payload_is_forgotten_with_its_end_and_its_answer_is_no
     journal.receive("c", "start_session", {"sessionId": "s", "environment": {"VNC_PW": SECRET}})
     assert SECRET.encode() in on_disk(path)
     journal.finish("c", Message("complete", {"commandId": "c", "result": {}}))
-    (row,) = journal._read("SELECT payload, answer_type FROM commands")
+    (row,) = JournalFile(path).rows("SELECT payload, answer_type FROM commands")
     assert row == ("{}", "complete")
     await journal.checkpoint(all_of_it=True)
     assert SECRET.encode() not in on_disk(path)
@@ -45,8 +46,7 @@ async def test_what_an_earlier_version_kept_is_forgotten_too(path):
     journal = Journal(path, 1)
     journal.receive("old", "start_session", {})
     journal.finish("old", Message("complete", {}))
-    with journal._write() as database:
-        database.execute("UPDATE commands SET payload = ?", (f'{{"password": "{SECRET}"}}',))
+    JournalFile(path).rows("UPDATE commands SET payload = ?", f'{{"password": "{SECRET}"}}')
     await journal.prune()
     await journal.checkpoint(all_of_it=True)
     assert SECRET.encode() not in on_disk(path)
@@ -144,6 +144,6 @@ async def test_what_an_earlier_version_kept_is_forgotten_beside_other_work(path)
     while not task.done():
         await asyncio.sleep(0)
         longest, last = max(longest, time.thread_time() - last), time.thread_time()
-    assert journal._read("SELECT count(*), max(payload) FROM commands") == [(10_000, "{}")]
+    assert JournalFile(path).rows("SELECT count(*), max(payload) FROM commands") == [(10_000, "{}")]
     assert longest < 0.1  # seconds of the processor in one go
     journal.close()

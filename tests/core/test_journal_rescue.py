@@ -11,6 +11,7 @@ import pytest
 
 from streamspace_agent.errors import JournalError, LeaseLost
 from streamspace_agent.journal import Journal, Message
+from tests.core.journal_file import JournalFile
 
 COMMANDS = 200
 PAGE = 4096
@@ -93,7 +94,7 @@ def leave_a_damaged_journal_with_a_log(path, tmp_path):
     """As a killed process leaves it: the last command stands in the write-ahead log only."""
     journal = Journal(tmp_path / "other" / "journal.db", 1)
     fill(journal)
-    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    JournalFile(tmp_path / "other" / "journal.db").rows("PRAGMA wal_checkpoint(TRUNCATE)")
     journal.receive("last", "stop_session", {"sessionId": "s1"})
     for suffix in ("", "-wal"):
         shutil.copy(tmp_path / f"other/journal.db{suffix}", f"{path}{suffix}")

@@ -6,6 +6,7 @@ from contextlib import closing
 import pytest
 
 from streamspace_agent.journal import Journal, Message, sessions_with_open_commands
+from tests.core.journal_file import JournalFile
 from tests.core.memory_driver import AGENT
 
 DEEP = '{"sessionId": "s1", "ignored": ' + "[" * 5000 + "]" * 5000 + "}"
@@ -15,7 +16,7 @@ DEEP = '{"sessionId": "s1", "ignored": ' + "[" * 5000 + "]" * 5000 + "}"
 async def test_an_open_command_that_cannot_be_read_is_failed_by_the_next_leader(plane, lead, tmp_path, payload):
     async with lead() as running:
         await plane.wait_agent(AGENT)
-        path = running.tenure._journal._path
+        path = running.journal_file.path
     with closing(sqlite3.connect(path)) as db:
         insert = "INSERT INTO commands (id, action, payload, received) VALUES (?, 'start_session', ?, 0)"
         db.execute(insert, ("bad", payload))
@@ -37,7 +38,7 @@ async def test_an_open_command_that_cannot_be_read_is_failed_by_the_next_leader(
 def test_a_message_that_cannot_be_read_holds_up_no_other(tmp_path):
     journal = Journal(tmp_path / "journal.db", 1)
     journal.put(Message("failed", {"commandId": "a", "error": "x"}))
-    journal._db.execute("INSERT INTO outbox (type, payload) VALUES ('status', ?)", (DEEP,))
+    JournalFile(tmp_path / "journal.db").rows("INSERT INTO outbox (type, payload) VALUES ('status', ?)", DEEP)
     journal.put(Message("failed", {"commandId": "b", "error": "x"}))
     assert [message.payload.get("commandId") for _, message in journal.pending(0)] == ["a", None, "b"]
     journal.close()
@@ -47,7 +48,7 @@ def test_a_kept_answer_that_cannot_be_read_is_a_failure(tmp_path):
     journal = Journal(tmp_path / "journal.db", 1)
     journal.receive("a", "stop_session", {"sessionId": "s"})
     journal.finish("a", Message("complete", {"commandId": "a", "result": {}}))
-    journal._db.execute("UPDATE commands SET answer = ?", (DEEP,))
+    JournalFile(tmp_path / "journal.db").rows("UPDATE commands SET answer = ?", DEEP)
     known = journal.receive("a", "stop_session", {"sessionId": "s"})
     assert known.answer.type == "failed"
     assert known.answer.payload["error"].startswith("journal_unreadable: ")
@@ -57,8 +58,8 @@ def test_a_kept_answer_that_cannot_be_read_is_a_failure(tmp_path):
 def test_the_clean_up_reads_past_what_cannot_be_read(tmp_path):
     journal = Journal(tmp_path / "journal.db", 1)
     journal.receive("a", "stop_session", {"sessionId": "s"})
-    journal._db.execute(
-        "INSERT INTO commands (id, action, payload, received) VALUES ('bad', 'start_session', ?, 0)", (DEEP,)
+    JournalFile(tmp_path / "journal.db").rows(
+        "INSERT INTO commands (id, action, payload, received) VALUES ('bad', 'start_session', ?, 0)", DEEP
     )
     journal.close()
     assert "s" in sessions_with_open_commands(tmp_path / "journal.db")

@@ -361,7 +361,7 @@ async def test_a_failure_is_told_once_however_many_leaders_see_it(plane, lead, d
     driver.held.pop("s1")
     async with lead() as running:
         await _until(lambda: running.tenure.reconciler.engine.up)
-        assert running.tenure._journal.announced() == {}
+        assert running.journal.announced() == {}
     assert await plane.events(seq, type="status") == []
 
 

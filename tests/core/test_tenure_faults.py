@@ -3,7 +3,6 @@ late."""
 
 import asyncio
 from collections import deque
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,16 +18,6 @@ from streamspace_agent.sessions import reconciler
 from tests.core.memory_driver import AGENT
 
 
-@contextmanager
-def unwritable(running):
-    database = running.tenure._journal._db
-    database.execute("PRAGMA query_only = 1")
-    try:
-        yield
-    finally:
-        database.execute("PRAGMA query_only = 0")
-
-
 async def statuses(plane, session_id):
     told = [e["payload"] for e in await plane.events(type="status")]
     return [payload["state"] for payload in told if payload["sessionId"] == session_id]
@@ -41,7 +30,7 @@ async def test_a_journal_that_cannot_be_written_refuses_new_commands_and_keeps_w
         command = await plane.start_session(session_id="a")
         await plane.wait_command(command, "ack")
         await until(lambda: running.tenure.outbox.waiting == 0)
-        with unwritable(running):
+        with running.journal_file.refuses():
             row = await plane.wait_command(await plane.start_session(session_id="b"), "failed")
             assert row["error"].startswith("journal_unavailable: STATE_DIR: cannot write the journal")
             await plane.send_frame(AGENT, '{"type": 1, "payload": {"commandId": "m"}}')
@@ -59,7 +48,7 @@ async def test_a_death_that_could_not_be_journalled_is_reported_with_the_next_co
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session(session_id="a"))
         await until(lambda: running.tenure.outbox.waiting == 0)
-        with unwritable(running):
+        with running.journal_file.refuses():
             driver.die("a", "exit code 3")
             await until(lambda: "states wait to be reported" in caplog.text)
         await running.tenure.reconciler.reconcile()
@@ -74,7 +63,7 @@ async def test_a_state_that_could_not_be_queued_is_told_with_the_next_comparison
         await plane.wait_session("a", state="running")
         await running.tenure.board.send("a", Progress("waiting"))
         await plane.wait_session("a", state="pending")
-        with unwritable(running), pytest.raises(JournalError):
+        with running.journal_file.refuses(), pytest.raises(JournalError):
             await running.tenure.reconciler.reconcile()
         await running.tenure.reconciler.reconcile()
         await plane.wait_session("a", state="running")
@@ -87,7 +76,7 @@ async def test_what_a_command_reported_counts_as_told_only_once_it_is_written(pl
         await plane.wait_agent(AGENT)
         command = await plane.start_session(session_id="a")
         await until(lambda: running.tenure.sessions.pending == {"a"})
-        with unwritable(running):
+        with running.journal_file.refuses():
             driver.hold["a"].set()
             await until(lambda: f"the outcome of command {command} waits" in caplog.text)
             assert running.tenure.reconciler.sessions == {}
@@ -101,18 +90,11 @@ async def test_what_was_delivered_but_not_forgotten_is_not_sent_again_after_a_re
     async with lead() as running:
         await plane.wait_agent(AGENT)
         command = await plane.start_session(session_id="a")
-        original = running.tenure._journal.delivered
-
-        def fail(up_to):
-            with unwritable(running):
-                original(up_to)
-
-        running.tenure._journal.delivered = fail
-        await plane.wait_command(command)
-        await until(lambda: running.tenure.outbox.waiting == 0)
-        await plane.set_faults(cut={})
-        await until(lambda: running.link.status.connections == 2)
-        running.tenure._journal.delivered = original
+        with running.journal_file.refuses("DELETE ON outbox"):
+            await plane.wait_command(command)
+            await until(lambda: running.tenure.outbox.waiting == 0)
+            await plane.set_faults(cut={})
+            await until(lambda: running.link.status.connections == 2)
         await plane.wait_command(await plane.stop_session("a"))
         row = await plane.command(command)
         assert (row["acks"], row["completes"]) == (1, 1)
@@ -340,7 +322,7 @@ async def test_an_interrupted_command_that_is_given_up_is_cleaned_up(plane, lead
         command = await plane.start_session(session_id="a")
         await plane.wait_command(command, "ack")
         await until(lambda: running.tenure.dispatcher.running == 1)
-        running.tenure._journal._db.execute("UPDATE commands SET attempts = 3")
+        running.journal_file.rows("UPDATE commands SET attempts = 3")
         await running.kill()
     driver.queue = asyncio.Queue()
     async with lead():
@@ -357,12 +339,11 @@ async def test_a_journal_that_is_damaged_while_it_is_used_ends_the_tenure_and_is
         await plane.wait_agent(AGENT)
         await plane.wait_command(await plane.start_session(session_id="a"))
         await until(lambda: running.tenure.outbox.waiting == 0)
-        journal = running.tenure._journal
-        for statement in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):
-            journal._db.execute(f"PRAGMA {statement}")
-        page = journal._db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'open_commands'").fetchone()[0]
-        journal._db.execute("PRAGMA shrink_memory")
-        with journal._path.open("r+b") as file:
+        file = running.journal_file
+        file.rows("UPDATE tenure SET epoch = epoch")  # after another's change its own connection reads the file anew
+        file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page,),) = file.rows("SELECT rootpage FROM sqlite_master WHERE name = 'open_commands'")
+        with file.path.open("r+b") as file:
             file.seek((page - 1) * 4096)
             file.write(b"\xff" * 4096)
         command = await plane.stop_session("a")
@@ -439,12 +420,11 @@ async def test_an_odd_answer_of_the_engines_ends_no_leadership(plane, lead, driv
 async def test_old_answers_are_forgotten_in_a_short_leadership_too(plane, lead, monkeypatch):
     monkeypatch.setattr(leadership, "FIRST_PRUNE", 0.1)
     async with lead() as running:
-        journal = running.tenure._journal
+        journal = running.journal
         journal.receive("old", "stop_session", {})
         journal.finish("old", Message("complete", {"commandId": "old"}))
-        with journal._write() as database:
-            database.execute("UPDATE commands SET received = 0 WHERE id = 'old'")
-        await until(lambda: not journal._read("SELECT id FROM commands WHERE id = 'old'"))
+        running.journal_file.rows("UPDATE commands SET received = 0 WHERE id = 'old'")
+        await until(lambda: not running.journal_file.rows("SELECT id FROM commands WHERE id = 'old'"))
 
 
 def refused(plane_row):
