@@ -11,7 +11,7 @@ from streamspace_agent.election.elector import Elector
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.errors import PreflightError
 from streamspace_elect_file.backend import FileBackend
-from streamspace_elect_file.fence import Fence
+from streamspace_elect_file.fencing import Fence
 
 
 def say(*words):

@@ -18,8 +18,8 @@ from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightErr
 from streamspace_agent.plugins import ELECTION, Plugins, choose
 from streamspace_elect_file import backend as module
 from streamspace_elect_file.backend import FileBackend
-from streamspace_elect_file.entry import Entry, read, write
-from streamspace_elect_file.place import Mount, in_container, judge_mount, mount_of
+from streamspace_elect_file.file_format import FileRecord, read, write
+from streamspace_elect_file.preflight import Mount, in_container, mount_of, mount_problems
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def make(path):
 
     yield make
     for backend in made:
-        backend._let_go()
+        backend._close()
 
 
 def me(name="me", floor=0, agent_id="agent-1"):
@@ -127,7 +127,7 @@ async def test_a_renewal_notices_that_the_file_or_the_descriptor_is_gone(make, p
         path.with_name("x").write_bytes(path.read_bytes())
         path.with_name("x").rename(path)
     else:
-        holder._let_go()
+        holder._close()
     with pytest.raises(LeaseLost):
         await holder.renew(grant)
 
@@ -249,28 +249,30 @@ async def test_a_read_only_disk_is_named_by_preflight_and_by_the_attempt(read_on
         await one.acquire(me(), None)
 
 
-ENTRY = Entry(Record("agent-1", "host-1-ab", "n.1", 7, 3, 0, host="h", container_id="", since="now"), 11, 22, "then")
+ENTRY = FileRecord(
+    Record("agent-1", "host-1-ab", "n.1", 7, 3, 0, host="h", container_id="", since="now"), 11, 22, "then"
+)
 
 
 def test_a_torn_record_is_seen_as_none():
     longer = replace(ENTRY, record=replace(ENTRY.record, holder="another-much-longer-name", epoch=8)).encode()
     shorter = ENTRY.encode()
-    assert Entry.decode(shorter) == ENTRY
+    assert FileRecord.decode(shorter) == ENTRY
     for cut in range(1, len(longer)):
         torn = longer[:cut] + shorter[cut:]
-        assert Entry.decode(torn) in {None, ENTRY} or torn.startswith(longer[:cut])
+        assert FileRecord.decode(torn) in {None, ENTRY} or torn.startswith(longer[:cut])
         if cut < len(shorter) - 1:
-            assert Entry.decode(torn) is None
+            assert FileRecord.decode(torn) is None
 
 
 def test_what_a_longer_record_left_behind_the_checksum_is_ignored():
-    assert Entry.decode(ENTRY.encode() + b"leftover\ncheck: 00000000\n") == ENTRY
+    assert FileRecord.decode(ENTRY.encode() + b"leftover\ncheck: 00000000\n") == ENTRY
 
 
 @given(st.binary(max_size=600))
 def test_whatever_stands_in_the_file_reading_it_never_fails(data):
-    Entry.decode(data)
-    Entry.decode(ENTRY.encode()[:-20] + data)
+    FileRecord.decode(data)
+    FileRecord.decode(ENTRY.encode()[:-20] + data)
 
 
 def test_a_shorter_record_leaves_nothing_of_a_longer_one(path):
@@ -290,7 +292,7 @@ LOCAL = Mount("/", "/", "ext4", "/dev/sda1")
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "9p", "virtiofs", "fuse.sshfs", "fuse", "fakeowner"])
 @pytest.mark.parametrize("contained", [True, False])
 def test_file_systems_on_which_two_can_hold_the_lock_are_refused_by_name(kind, contained):
-    [problem] = judge_mount(Path("/locks/a.lock"), Mount("/", "/locks", kind, "server:/x"), contained=contained)
+    [problem] = mount_problems(Path("/locks/a.lock"), Mount("/", "/locks", kind, "server:/x"), contained=contained)
     assert problem.fatal
     assert kind in problem.message
     assert "LOCK_FILE_PATH" in problem.fix
@@ -298,16 +300,16 @@ def test_file_systems_on_which_two_can_hold_the_lock_are_refused_by_name(kind, c
 
 def test_a_containers_own_layer_is_refused_and_a_hosts_root_is_not():
     overlay = Mount("/", "/", "overlay", "overlay")
-    [problem] = judge_mount(Path("/var/run/streamspace/a.lock"), overlay, contained=True)
+    [problem] = mount_problems(Path("/var/run/streamspace/a.lock"), overlay, contained=True)
     assert problem.fatal
     assert "own layer" in problem.message
-    assert list(judge_mount(Path("/var/run/a.lock"), LOCAL, contained=False)) == []
+    assert list(mount_problems(Path("/var/run/a.lock"), LOCAL, contained=False)) == []
 
 
 def test_a_volume_is_accepted_and_a_containers_own_tmpfs_is_worth_a_warning():
     volume = Mount("/var/lib/docker/volumes/locks/_data", "/var/run/streamspace", "ext4", "/dev/sda1")
-    assert list(judge_mount(Path("/var/run/streamspace/a.lock"), volume, contained=True)) == []
-    [problem] = judge_mount(Path("/run/a.lock"), Mount("/", "/run", "tmpfs", "tmpfs"), contained=True)
+    assert list(mount_problems(Path("/var/run/streamspace/a.lock"), volume, contained=True)) == []
+    [problem] = mount_problems(Path("/run/a.lock"), Mount("/", "/run", "tmpfs", "tmpfs"), contained=True)
     assert not problem.fatal
 
 

@@ -16,8 +16,8 @@ from streamspace_agent.election import Record
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.plugins import ELECTION, Plugins, choose
 from streamspace_elect_file.backend import FileBackend
-from streamspace_elect_file.entry import Entry
-from streamspace_elect_file.fence import Fence
+from streamspace_elect_file.fencing import Fence
+from streamspace_elect_file.file_format import FileRecord
 
 NOWHERE = "unix:///nonexistent/docker.sock"
 HOLD = """
@@ -52,7 +52,7 @@ def holder(path):
             )
             stack.callback(process.kill)
             assert process.stdout.readline() == b"ready\n"
-            path.write_bytes(Entry(record(), path.stat().st_ino, process.pid, "now").encode())
+            path.write_bytes(FileRecord(record(), path.stat().st_ino, process.pid, "now").encode())
             return process
 
         yield start
@@ -116,7 +116,7 @@ def test_a_file_without_a_record_or_of_a_dead_process_ends_nobody(path, holder):
     stop(process)
     path.write_bytes(b"")
     assert Fence(NOWHERE).end(path, record(), still) == ""
-    path.write_bytes(Entry(record(), path.stat().st_ino, 2**22 - 1, "now").encode())
+    path.write_bytes(FileRecord(record(), path.stat().st_ino, 2**22 - 1, "now").encode())
     assert Fence(NOWHERE).end(path, record(), still) == ""
     assert process.poll() is None
 

@@ -13,7 +13,7 @@ import pytest
 
 from streamspace_agent.election.status import SILENCE_ALARM
 from streamspace_elect_file.backend import CHECK_EVERY, SETTLE
-from streamspace_elect_file.entry import Entry
+from streamspace_elect_file.file_format import FileRecord
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,7 @@ async def test_a_frozen_leader_is_not_followed_and_goes_on_when_it_thaws(start, 
     await stays_silent(standby, 3)
     leader.signal(signal.SIGCONT)
     await stays_silent(standby, 2)
-    assert Entry.decode(path.read_bytes()).record.epoch == leader.epoch
+    assert FileRecord.decode(path.read_bytes()).record.epoch == leader.epoch
 
 
 async def test_a_frozen_leader_is_killed_by_a_standby_where_the_operator_allows_it(start, path):
@@ -203,7 +203,7 @@ async def test_of_twenty_candidates_with_one_hostname_exactly_one_leads(start, p
     others = [r for r in replicas if r is not winner]
     results = await asyncio.gather(*(r.hear("leads", 2) for r in others), return_exceptions=True)
     assert all(isinstance(result, TimeoutError) for result in results)
-    assert Entry.decode(path.read_bytes()).record.epoch == winner.epoch
+    assert FileRecord.decode(path.read_bytes()).record.epoch == winner.epoch
 
 
 async def test_a_new_file_is_only_led_after_a_deleted_ones_leader_would_have_noticed(start, path):

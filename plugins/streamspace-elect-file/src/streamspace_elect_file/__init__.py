@@ -1,4 +1,4 @@
-"""Leader election through a lock file: one host, one kernel, no clock."""
+"""Leader election through a lock file, for replicas on one host: the hook. The backend is in :mod:`.backend`."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from streamspace_agent import hookimpl
 from streamspace_agent.config import Settings
 from streamspace_agent.election import ElectionBackend
 from streamspace_elect_file.backend import FileBackend
-from streamspace_elect_file.fence import Fence
+from streamspace_elect_file.fencing import Fence
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""The lock: ``flock`` on one file. The kernel's lock is the truth, the text in the file tells about it."""
+"""Election by ``flock`` on one file. The kernel's lock decides; the text in the file only informs."""
 
 import asyncio
 import contextlib
@@ -16,28 +16,29 @@ from typing import ClassVar
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
 from streamspace_agent.private import open_private
-from streamspace_elect_file import place
-from streamspace_elect_file.entry import Entry, read, write
-from streamspace_elect_file.fence import Fence
+from streamspace_elect_file import preflight
+from streamspace_elect_file.fencing import Fence
+from streamspace_elect_file.file_format import FileRecord, open_to_read, read, read_path, write
 
 log = logging.getLogger(__name__)
 
-# A holder looks this often whether its file is still the one at the path.
+# Seconds between two checks of a holder that its file is still the one at the path.
 CHECK_EVERY = 1.0
 
-# A file that is missing, empty or a copy may mean that a leader still holds the lock of one that was deleted. It notices
-# within CHECK_EVERY, and its work has stopped 1 s later (the elector's grace); the rest is for a slow machine.
+# Seconds before a file without a record of its own (missing, empty or a copy) is trusted: a leader may still hold the
+# lock of a deleted one. It notices within CHECK_EVERY, and its work stops within the elector's grace of 1 s; the rest
+# is for a slow machine.
 SETTLE = CHECK_EVERY + 1.0 + 0.5
 
-# A waiter tries the lock this often: a takeover then takes 34 ms at the median and 54 ms at most (20 measured), and
-# a whole standby uses 0.5 % of a core. A blocked flock would wake in 1.3 ms, but could not be cancelled.
+# Seconds between two tries of a waiter: a takeover then takes 34 ms at the median and 54 ms at most (20 measured), and
+# a whole standby uses 0.5 % of a core. A blocking flock would return in 1.3 ms, but could not be cancelled.
 POLL = 0.05
 
-# Not for everybody: whoever can open a file can also lock it, even for reading only. The group, Docker's under systemd, may look.
+# Whoever can open a file can lock it, even for reading only. The group, which is Docker's under systemd, may read.
 MODE = 0o640
 
-# A lock that nobody writes about for this long is somebody's who is no agent: an agent writes as soon as it has it.
-STRANGE_AFTER = 5.0
+# Seconds after which a lock without a live agent's record is reported: an agent writes as soon as it has the lock.
+REPORT_FOREIGN_LOCK = 5.0
 
 
 class FileBackend(ElectionBackend):
@@ -45,17 +46,19 @@ class FileBackend(ElectionBackend):
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset({Guarantee.ONE_HOST, Guarantee.ENDS_BY_ITSELF})
 
     def __init__(self, path: Path, agent_id: str, *, fence: Fence | None = None) -> None:
-        """``fence`` ends a frozen leader; None leaves that to people."""
+        """``fence`` ends a frozen leader; None leaves that to the operator."""
         self._path = path
         self._agent_id = agent_id
         self._fence = fence
         self._descriptor: int | None = None
+        """The locked file."""
         self._held: Record | None = None
-        self._bare_since: float | None = None
-        self._mute = False
-        self._strange_since: float | None = None
-        # A child forked without exec would inherit the lock and keep it beyond our death.
-        os.register_at_fork(after_in_child=_forgetter(weakref.ref(self)))
+        """The record that was written under the lock; None while it is too early for one."""
+        self._no_record_since: float | None = None
+        self._foreign_lock_since: float | None = None
+        self._write_failed = False
+        # A child that was forked without exec would inherit the lock and keep it after this process has ended.
+        os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
 
     @property
     def timing(self) -> Timing:
@@ -63,182 +66,172 @@ class FileBackend(ElectionBackend):
 
     async def preflight(self) -> list[Problem]:
         try:
-            problems = place.judge(self._path)
+            problems = preflight.problems(self._path)
             if not any(problem.fatal for problem in problems):
                 with contextlib.suppress(FileNotFoundError):
-                    problems += self._foreign(self._look()[0])
+                    problems += self._other_agent(read_path(self._path)[0])
         except OSError as error:
             raise self._unavailable(error) from error
         return problems
 
     async def observe(self) -> Record | None:
         try:
-            entry, inode = self._look()
+            found, file = read_path(self._path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unavailable(error) from error
-        self._refuse_foreign(entry)
-        if entry is None or entry.inode != inode:
-            return None
-        return entry.record
+        self._refuse_other_agent(found)
+        return found.record if found is not None and found.inode == file.st_ino else None
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         del seen  # the kernel decides
         if self._held is not None:
             if self._held.nonce == me.nonce:
                 return Grant(self._held, self._descriptor)
-            self._let_go()
+            self._close()
         try:
             return self._take(me) or Held(await self.observe())
         except OSError as error:
-            self._let_go()
+            self._close()
             raise self._unavailable(error) from error
         except PreflightError:
-            self._let_go()
+            self._close()
             raise
 
     def _take(self, me: Candidate) -> Grant | None:
-        """Lock, look, write, in this order; None if somebody else holds it, or it is too early. Raises OSError."""
-        descriptor = self._locked()
+        """Lock, read, write, in this order; None if another holds the lock, or it is too early. Raises OSError."""
+        descriptor = self._lock()
         if descriptor is None:
             return None
-        entry, inode = read(descriptor), os.fstat(descriptor).st_ino
-        self._refuse_foreign(entry)
-        # With the lock held: whose file was deleted before this one was made, has then had the time to notice. Who
-        # waits first and locks afterwards misses a leader that came and lost its file in between.
-        if (entry is None or entry.inode != inode) and not self._settled():
+        found, inode = read(descriptor), os.fstat(descriptor).st_ino
+        self._refuse_other_agent(found)
+        # Wait with the lock held: the leader of a file that was deleted before this one was created then has the time
+        # to notice. Waiting first and locking afterwards would miss a leader that came and lost its file in between.
+        if (found is None or found.inode != inode) and not self._settled():
             return None
         record = Record(
             agent_id=me.agent_id,
             holder=me.instance,
             nonce=me.nonce,
-            epoch=max(entry.record.epoch if entry else 0, me.epoch_floor) + 1,
+            epoch=max(found.record.epoch if found else 0, me.epoch_floor) + 1,
             sequence=1,
             lease_ms=0,
             host=me.host,
             container_id=me.container_id,
-            since=_wall(),
+            since=_now(),
         )
-        write(descriptor, Entry(record, inode, os.getpid(), _wall()))
-        self._held, self._mute = record, False
+        write(descriptor, FileRecord(record, inode, os.getpid(), _now()))
+        self._held, self._write_failed = record, False
         return Grant(record, descriptor)
 
-    def _locked(self) -> int | None:
-        """The file at the path, locked by this replica, before now or now; None if it is somebody else's."""
+    def _lock(self) -> int | None:
+        """Return the file at the path, locked by this replica before or now; None if another holds the lock."""
         if self._descriptor is not None:
-            if self._in_place(self._descriptor):
+            if self._is_at_path(self._descriptor):
                 return self._descriptor
-            self._let_go()
-        # The last folder only: a misspelt path must fail, not become another lock, and with it a second leader.
+            self._close()
+        # The last folder only: a misspelt path must fail, or it would be another lock and make a second leader.
         self._path.parent.mkdir(exist_ok=True)
         descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, MODE)
         try:
-            if not _lock(descriptor):
-                self._wonder(read(descriptor))
-            elif self._in_place(descriptor):
-                self._descriptor, self._bare_since, self._strange_since = descriptor, None, None
+            if not _try_lock(descriptor):
+                self._report_foreign_lock(read(descriptor))
+            elif self._is_at_path(descriptor):
+                self._descriptor, self._no_record_since, self._foreign_lock_since = descriptor, None, None
         finally:
             if self._descriptor != descriptor:
                 os.close(descriptor)
         return self._descriptor
 
-    def _wonder(self, entry: Entry | None) -> None:
-        """The lock is somebody else's. Say so, once, where that is no agent's, by what the file says: it would be waited for in silence."""
-        if entry is not None and not entry.record.released and Path(f"/proc/{entry.pid}").exists():
-            self._strange_since = None
+    def _report_foreign_lock(self, found: FileRecord | None) -> None:
+        """Log once that no agent holds the lock, as far as the file says: it would be waited for in silence."""
+        if found is not None and not found.record.released and Path(f"/proc/{found.pid}").exists():
+            self._foreign_lock_since = None
             return
         now = asyncio.get_running_loop().time()
-        self._strange_since = self._strange_since or now
-        if STRANGE_AFTER <= now - self._strange_since < math.inf:
-            self._strange_since = math.inf
+        self._foreign_lock_since = self._foreign_lock_since or now
+        if REPORT_FOREIGN_LOCK <= now - self._foreign_lock_since < math.inf:
+            self._foreign_lock_since = math.inf
             log.warning(
-                "LOCK_FILE_PATH: %s is locked by a process that writes nothing to it, so by no agent: `fuser %s` shows which",
+                "LOCK_FILE_PATH: %s is locked by a process that writes nothing to it, so by no agent: "
+                "`fuser %s` shows which",
                 self._path,
                 self._path,
             )
 
     async def renew(self, grant: Grant) -> Grant:
-        descriptor = self._mine(grant)
+        descriptor = self._descriptor_of(grant)
         if descriptor is None:
-            raise LeaseLost(f"the lock on {self._path} was let go")
+            raise LeaseLost(f"the lock on {self._path} was released")
         try:
-            if not self._in_place(descriptor):
+            if not self._is_at_path(descriptor):
                 raise LeaseLost(f"{self._path} was deleted or replaced, which lets a second leader in: leave it alone")
-            if not _lock(descriptor):
-                raise LeaseLost(f"the lock on {self._path} is somebody else's")
+            if not _try_lock(descriptor):
+                raise LeaseLost(f"another process holds the lock on {self._path}")
         except OSError as error:
             raise self._unavailable(error) from error
         record = replace(grant.record, sequence=grant.record.sequence + 1)
-        self._tell(descriptor, record)
+        self._write(descriptor, record)
         self._held = record
         return Grant(record, descriptor)
 
     async def release(self, grant: Grant) -> None:
-        descriptor = self._mine(grant)
+        descriptor = self._descriptor_of(grant)
         if descriptor is not None:
-            self._tell(descriptor, replace(grant.record, sequence=grant.record.sequence + 1, released=True))
-            self._let_go()
+            self._write(descriptor, replace(grant.record, sequence=grant.record.sequence + 1, released=True))
+            self._close()
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         del record
-        if (
-            self._descriptor is not None and self._held is None
-        ):  # locked by us, but without a record of its own: it is only too early
-            await asyncio.sleep(min(POLL, timeout))
+        if self._descriptor is not None and self._held is None:
+            await asyncio.sleep(min(POLL, timeout))  # this replica holds the lock: it only has to wait until SETTLE
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+            descriptor = open_to_read(self._path)
         except OSError:
             await asyncio.sleep(min(POLL, timeout))
             return
         try:
             while (left := deadline - loop.time()) > 0:
                 await asyncio.sleep(min(POLL, left))
-                if not self._in_place(descriptor) or _lock(descriptor):
+                if not self._is_at_path(descriptor) or _try_lock(descriptor):
                     return
         except OSError as error:
             raise self._unavailable(error) from error
         finally:
-            os.close(descriptor)  # and with it the lock, which only told that it can be had
+            os.close(descriptor)  # and the lock with it, which only showed that it is free
 
     async def fence(self, record: Record) -> str:
         if self._fence is None:
             return ""
 
         def silent() -> bool:
-            entry, inode = self._look()
-            return entry is not None and entry.inode == inode and entry.record == record
+            found, file = read_path(self._path)
+            return found is not None and found.inode == file.st_ino and found.record == record
 
         return await asyncio.to_thread(self._fence.end, self._path, record, silent)
 
     async def aclose(self) -> None:
-        """Leaves the lock to the process's end: work may still be running under it."""
+        """Does nothing: the lock ends with the process, since work may still be running under it."""
 
-    def _mine(self, grant: Grant) -> int | None:
+    def _descriptor_of(self, grant: Grant) -> int | None:
         held = self._held
         return self._descriptor if held is not None and grant.record.same_tenure(held) else None
 
-    def _look(self) -> tuple[Entry | None, int]:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            return read(descriptor), os.fstat(descriptor).st_ino
-        finally:
-            os.close(descriptor)
-
     def _settled(self) -> bool:
         now = asyncio.get_running_loop().time()
-        if self._bare_since is None:
-            self._bare_since = now
+        if self._no_record_since is None:
+            self._no_record_since = now
             log.info(
                 "%s holds no record of its own: waiting %.1f s, in case a leader's file was deleted", self._path, SETTLE
             )
-        return now - self._bare_since >= SETTLE
+        return now - self._no_record_since >= SETTLE
 
-    def _in_place(self, descriptor: int) -> bool:
-        """Is the open file still the one at the path?"""
+    def _is_at_path(self, descriptor: int) -> bool:
+        """Whether the open file is still the one at the path."""
         mine = os.fstat(descriptor)
         try:
             there = self._path.stat()
@@ -246,46 +239,49 @@ class FileBackend(ElectionBackend):
             return False
         return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
-    def _tell(self, descriptor: int, record: Record) -> None:
-        """Write the record for the others. A full disk takes no lock away: it is said once and borne."""
+    def _write(self, descriptor: int, record: Record) -> None:
+        """Write the record for the others. The lock outlives a full disk, so a failure is only logged, and once."""
         try:
-            write(descriptor, Entry(record, os.fstat(descriptor).st_ino, os.getpid(), _wall()))
+            write(descriptor, FileRecord(record, os.fstat(descriptor).st_ino, os.getpid(), _now()))
         except OSError as error:
-            if not self._mute:
+            if not self._write_failed:
                 log.warning(
                     "cannot write to %s: %s; this replica goes on leading, the others see no sign of it",
                     self._path,
                     error.strerror,
                 )
-            self._mute = True
+            self._write_failed = True
         else:
-            self._mute = False
+            self._write_failed = False
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
+        """Release the lock by closing the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = self._held = None
 
-    def _foreign(self, entry: Entry | None) -> list[Problem]:
-        if entry is None or entry.record.agent_id == self._agent_id:
+    def _other_agent(self, found: FileRecord | None) -> list[Problem]:
+        if found is None or found.record.agent_id == self._agent_id:
             return []
         return [
             Problem(
-                f"LOCK_FILE_PATH: {self._path} belongs to agent {entry.record.agent_id}, this is agent {self._agent_id}: two agents cannot share a lock file",
-                "set LOCK_FILE_PATH=/var/run/streamspace/{agent_id}.lock for both, or delete the file if that agent is gone",
+                f"LOCK_FILE_PATH: {self._path} belongs to agent {found.record.agent_id}, this is agent "
+                f"{self._agent_id}: two agents cannot share a lock file",
+                "set LOCK_FILE_PATH=/var/run/streamspace/{agent_id}.lock for both, "
+                "or delete the file if that agent is gone",
             )
         ]
 
-    def _refuse_foreign(self, entry: Entry | None) -> None:
-        for problem in self._foreign(entry):
+    def _refuse_other_agent(self, found: FileRecord | None) -> None:
+        for problem in self._other_agent(found):
             raise PreflightError(f"{problem.message}; {problem.fix}")
 
     def _unavailable(self, error: OSError) -> BackendUnavailable:
         return BackendUnavailable(f"LOCK_FILE_PATH: {self._path}: {error.strerror or error}")
 
 
-def _lock(descriptor: int) -> bool:
-    """Take the lock if it is free or ours already."""
+def _try_lock(descriptor: int) -> bool:
+    """Take the lock. True if it was free, or held by this descriptor already."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -293,13 +289,13 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _forgetter(backend: "weakref.ref[FileBackend]") -> Callable[[], None]:
-    def forget() -> None:
+def _closer(backend: "weakref.ref[FileBackend]") -> Callable[[], None]:
+    def close() -> None:
         if instance := backend():
-            instance._let_go()  # noqa: SLF001 - closes the child's copy only, the parent's lock stays
+            instance._close()  # noqa: SLF001 - closes the child's copy only, the parent's lock stays
 
-    return forget
+    return close
 
 
-def _wall() -> str:
+def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,23 +1,24 @@
-"""What stands in the lock file: for ``cat`` first, for the other replicas second.
+"""The text in the lock file: readable with ``cat``, and read by the other replicas.
 
-The first line is the leader's instance id, the rest ``key: value``. The last line is a checksum: the file is
-written in place (replacing it would be a second lock), so a reader has to see whether it read half of two texts.
+The first line is the leader's instance id, the rest are ``key: value``. The last line is a checksum: the file is
+written in place (replacing it would make a second lock), so a reader has to notice that it read a half-written text.
 """
 
 import os
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from streamspace_agent.election import Record
 
 LIMIT = 8192
-"""Bytes read at most. A record has some 400; whatever else the file holds is not ours to load."""
+"""The most bytes that are read. A record has about 400."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """``inode`` is that of the file the text was written to: in a copy it is another's, and proves nothing."""
+class FileRecord:
+    """A record as written to a file. ``inode`` is that file's: in a copy it differs, and the record proves nothing."""
 
     record: Record
     inode: int
@@ -47,7 +48,7 @@ class Entry:
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
-        """None if this is not a whole record. What a longer text left behind the checksum is ignored."""
+        """Return None if this is not a whole record. The rest of an older text behind the checksum is ignored."""
         text, mark, rest = data.partition(b"check: ")
         if not mark or rest[:8] != f"{zlib.crc32(text):08x}".encode():
             return None
@@ -71,20 +72,33 @@ class Entry:
             return None
 
 
-def read(descriptor: int) -> Entry | None:
-    """The file's record, read again while a writer is in the middle of it."""
+def read(descriptor: int) -> FileRecord | None:
+    """Return the file's record. Reads again while a writer has written half of it."""
     for _ in range(5):
         data = os.pread(descriptor, LIMIT, 0)
-        entry = Entry.decode(data)
-        if entry or not data:
-            return entry
+        found = FileRecord.decode(data)
+        if found or not data:
+            return found
     return None
 
 
-def write(descriptor: int, entry: Entry) -> None:
-    """In place, then cut to length: at no moment is the file without an epoch. Raises OSError."""
-    data = entry.encode()
+def read_path(path: Path) -> tuple[FileRecord | None, os.stat_result]:
+    """Return the record of the file at the path, and the status of that file. Raises OSError."""
+    descriptor = open_to_read(path)
+    try:
+        return read(descriptor), os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_to_read(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def write(descriptor: int, record: FileRecord) -> None:
+    """Write in place, then cut to length, so that the file holds an epoch at every moment. Raises OSError."""
+    data = record.encode()
     written = os.pwrite(descriptor, data, 0)
     if written != len(data):
-        raise OSError(28, os.strerror(28))  # ENOSPC: a short write says so only at the next try
+        raise OSError(28, os.strerror(28))  # ENOSPC: after a short write, only the next one would fail with it
     os.ftruncate(descriptor, len(data))

@@ -1,4 +1,4 @@
-"""Can a lock at this path be seen by every replica, and by one kernel only? Answered from the mount table."""
+"""Checks that every replica can see and write the lock file, and that one kernel alone grants its lock."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from streamspace_agent.private import foreign
 
 VARIABLE = "LOCK_FILE_PATH"
 
-# Where flock may be granted twice: by a server, by another guest's kernel, or by a program that ignores it.
-# fakeowner and virtiofs are Docker Desktop's bind mounts.
+# File systems on which flock may be granted twice: by a server, by another guest's kernel, or by a program that
+# ignores it. fakeowner and virtiofs are Docker Desktop's bind mounts.
 _SHARED = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "coda", "lustre", "gfs2", "ocfs2"}
     | {"virtiofs", "fakeowner", "vboxsf", "prl_fs", "vmhgfs", "fuse", "fuseblk"}
@@ -43,7 +43,7 @@ def _plain(text: str) -> str:
 
 
 def mount_of(path: Path, table: str) -> Mount | None:
-    """The most specific mount above a resolved path; of two at one point the later, which covers the other."""
+    """The most specific mount above a resolved path. Of two at one point it is the later, which covers the other."""
     found: Mount | None = None
     for mount in mounts(table):
         if path.is_relative_to(mount.point) and (found is None or len(mount.point) >= len(found.point)):
@@ -52,52 +52,53 @@ def mount_of(path: Path, table: str) -> Mount | None:
 
 
 def in_container(table: str, root: Path = Path("/")) -> bool:
-    """The kernel's tables say so, or a marker does: a marker alone also lies in disks that were made from an image."""
+    """Whether the kernel's tables say so, or a marker on an overlay: a disk made from an image holds the marker too."""
     top = mount_of(Path("/"), table)
     marked = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
     return bool(container_id()) or (marked and top is not None and top.kind in {"overlay", "fuse.fuse-overlayfs"})
 
 
-def judge(path: Path) -> list[Problem]:
-    """Everything that speaks against a lock file at this path, on this host as it is now."""
+def problems(path: Path) -> list[Problem]:
+    """Everything that is wrong with a lock file at this path, on this host as it is now."""
     if path.is_symlink():
         return [Problem(f"{VARIABLE}: {path} is a symbolic link, which is not followed", "remove it, or name the file")]
     path = path.resolve()
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    return [*judge_mount(path, mount_of(path, table), contained=in_container(table)), *judge_access(path)]
+    return [*mount_problems(path, mount_of(path, table), contained=in_container(table)), *access_problems(path)]
 
 
-def judge_mount(path: Path, mount: Mount | None, *, contained: bool) -> Iterator[Problem]:
-    """What the file system says against a lock there."""
+def mount_problems(path: Path, mount: Mount | None, *, contained: bool) -> Iterator[Problem]:
+    """What is wrong with the file system at the path."""
     if mount is None:
         return
     if mount.kind in _SHARED or mount.kind.startswith("fuse."):
         yield Problem(
-            f"{VARIABLE}: {path} is on {mount.kind} ({mount.source}), where two hosts can both be given the lock",
+            f"{VARIABLE}: {path} is on {mount.kind} ({mount.source}), where two hosts can both get the lock",
             f"set {VARIABLE} to a file on a local disk, or LEADER_ELECTION_BACKEND=redis for replicas on several hosts",
         )
     elif contained and mount.point == "/":
         yield Problem(
-            f"{VARIABLE}: {path} is in this container's own layer ({mount.kind}), which no other replica sees: each would lead",
+            f"{VARIABLE}: {path} is in this container's own layer ({mount.kind}), which no other replica sees: "
+            "each would lead",
             f"mount one volume or host folder into every replica at {path.parent}",
         )
     elif contained and mount.kind == "tmpfs" and mount.root == "/":
         yield Problem(
-            f"{VARIABLE}: {path} is on a tmpfs at {mount.point}; if it is this container's own, each replica would lead",
+            f"{VARIABLE}: {path} is on a tmpfs at {mount.point}: if it is this container's own, each would lead",
             f"mount one volume or host folder into every replica at {path.parent}",
             fatal=False,
         )
 
 
-def judge_access(path: Path) -> Iterator[Problem]:
-    """Can the file be made and written, as this user? Changes nothing."""
+def access_problems(path: Path) -> Iterator[Problem]:
+    """What keeps this user from creating and writing the file. Changes nothing."""
     try:
         found = path.stat()
     except FileNotFoundError:
-        yield from _judge_folder(path)
+        yield from _folder_problems(path)
         return
     except OSError as error:
-        yield Problem(f"{VARIABLE}: cannot look at {path}: {error.strerror}", f"let {_user()} enter {path.parent}")
+        yield Problem(f"{VARIABLE}: cannot read {path}: {error.strerror}", f"let {_user()} enter {path.parent}")
         return
     if not stat.S_ISREG(found.st_mode):
         yield Problem(f"{VARIABLE}: {path} is not a regular file", f"set {VARIABLE} to the path of a file")
@@ -107,20 +108,21 @@ def judge_access(path: Path) -> Iterator[Problem]:
             "run every replica as the same user, or give the file to it",
         )
     elif words := foreign(found):
-        # Root may only be looking, for an agent that runs as another user.
+        # Root may only be running a check, for an agent that runs as another user.
         yield Problem(f"{VARIABLE}: {path}: {words}", "run every replica as the same user", fatal=os.geteuid() != 0)
 
 
-def _judge_folder(path: Path) -> Iterator[Problem]:
+def _folder_problems(path: Path) -> Iterator[Problem]:
     folder = path.parent if path.parent.exists() else path.parent.parent
     if not folder.exists():
         yield Problem(
-            f"{VARIABLE}: {path} cannot be made: there is no folder {folder}",
-            f"check the path, and create the folder where it is right: install -d -o {os.geteuid()} {path.parent}",
+            f"{VARIABLE}: {path} cannot be created: there is no folder {folder}",
+            f"check the path; if it is right, create the folder: install -d -o {os.geteuid()} {path.parent}",
         )
     elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         yield Problem(
-            f"{VARIABLE}: {path} cannot be made: {folder} is not a folder that {_user()} may write to{_read_only(folder)}",
+            f"{VARIABLE}: {path} cannot be created: {folder} is not a folder that {_user()} may write to"
+            f"{_read_only(folder)}",
             f"create the folder and give it to the agent: install -d -o {os.geteuid()} {path.parent}",
         )
 
