@@ -1,4 +1,4 @@
-"""Leader election through Redis: the hook. The work is in :mod:`streamspace_elect_redis.backend`."""
+"""Leader election through Redis: the hook. The backend is in :mod:`.backend`."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from streamspace_agent.election import ElectionBackend
 @hookimpl
 def create_election_backend(settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
     """See :func:`streamspace_agent.plugins.hookspecs.create_election_backend`."""
-    # redis takes 0.1 s to import: only who chose it pays
+    # Importing redis takes 0.1 s, which only its users should pay.
     from streamspace_elect_redis.backend import RedisBackend  # noqa: PLC0415
 
     return RedisBackend.from_settings(settings, environ)

@@ -1,4 +1,4 @@
-"""The lease in Redis: each step one Lua script, each answer yes, no or cannot tell."""
+"""The lease in Redis. Each step is one Lua script, and each outcome yes, no or unknown."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +11,20 @@ from streamspace_agent.election.certificate import Certificates
 from streamspace_agent.election.timing import check, profile_of, scaled
 from streamspace_agent.errors import BackendUnavailable, ConfigError, LeaseLost
 from streamspace_elect_redis import preflight, scripts
-from streamspace_elect_redis.connection import Connector, Wire
+from streamspace_elect_redis.connection import CommandConnection, Connector
 from streamspace_elect_redis.listener import Listener
-from streamspace_elect_redis.scripts import Look
+from streamspace_elect_redis.scripts import StepResult
 from streamspace_elect_redis.url import Address, parse
 
 DEFAULTS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 RENEWALS = 3
-"""This many, each as slow as allowed, must fit into the time that a leader may act."""
+"""How many renewals, each as slow as allowed, must fit into the time that a leader may act."""
 
 COPIED = "copied "
-"""Before a nonce: the record was not written on this server since it became primary, and a newer one may be lost.
-Neither its release nor its holder's death nor its being our own says then that nobody leads; only time does."""
+"""Prefix of a nonce: the record was written before this server became primary, and a newer one may be lost. Its
+release, its holder's death or its being this replica's own then do not prove that nobody leads; only time does."""
 FOREIGN = "foreign "
-"""Before the leader key's value, as a nonce: the key was set by something that writes no record."""
+"""Prefix of the leader key's value, as a nonce: the key was set by a program that writes no record."""
 
 
 class RedisBackend(ElectionBackend):
@@ -49,16 +49,16 @@ class RedisBackend(ElectionBackend):
         self._wall_clock = wall_clock
         self._keys = scripts.keys(agent_id)
         self._connector = Connector(address, timing.call_timeout, max(1.0, lease / 2))
-        self._wire = Wire(self._connector.connect, str(address), timing.call_timeout)
+        self._connection = CommandConnection(self._connector.connect, str(address), timing.call_timeout)
         self._listener = Listener(self._connector.connect, self._keys[0])
         self._empty = ""
-        """The history in which no record was last seen; "" after a record."""
+        """The history in which the store last had no record; "" once it had one."""
         self._replaced = False
-        """An empty store took the place of an empty store, and a record may have been written to the first."""
+        """An empty store was replaced by another empty one. A record may have been written in between."""
 
     @classmethod
     def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigError with everything that is wrong."""
+        """Raises ConfigError with every problem."""
         problems: list[str] = []
         address, timing = Address(), DEFAULTS
         try:
@@ -66,8 +66,7 @@ class RedisBackend(ElectionBackend):
         except ConfigError as error:
             problems += error.problems
         try:
-            chosen = scaled(DEFAULTS, settings.lease_duration, profile_of(environ))
-            timing = check(chosen, RENEWALS)
+            timing = check(scaled(DEFAULTS, settings.lease_duration, profile_of(environ)), RENEWALS)
         except ConfigError as error:
             problems += error.problems
         if problems:
@@ -92,15 +91,15 @@ class RedisBackend(ElectionBackend):
         }
         revision = seen.revision if seen else self._empty
         fields = [text for item in written.items() for text in item]
-        look = await self._step(scripts.ACQUIRE, me.nonce, lease_ms, me.epoch_floor, revision, *fields)
-        record = self._see(look)
-        return Grant(record) if look.answer == "granted" and record else Held(record)
+        result = await self._step(scripts.ACQUIRE, me.nonce, lease_ms, me.epoch_floor, revision, *fields)
+        record = self._note(result)
+        return Grant(record) if result.answer == "granted" and record else Held(record)
 
     async def renew(self, grant: Grant) -> Grant:
         record = grant.record
-        look = await self._step(scripts.RENEW, record.nonce, record.epoch, record.lease_ms)
-        renewed = self._see(look)
-        if look.answer == "lost" or renewed is None:
+        result = await self._step(scripts.RENEW, record.nonce, record.epoch, record.lease_ms)
+        renewed = self._note(result)
+        if result.answer == "lost" or renewed is None:
             raise LeaseLost(f"{self._keys[0]} {_describe(renewed)}")
         return Grant(renewed)
 
@@ -108,7 +107,7 @@ class RedisBackend(ElectionBackend):
         await self._step(scripts.RELEASE, grant.record.nonce, grant.record.epoch)
 
     async def observe(self) -> Record | None:
-        return self._see(await self._step(scripts.OBSERVE))
+        return self._note(await self._step(scripts.OBSERVE))
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
         del record
@@ -121,34 +120,36 @@ class RedisBackend(ElectionBackend):
 
     async def aclose(self) -> None:
         await self._listener.aclose()
-        await self._wire.aclose()
+        await self._connection.aclose()
         await self._connector.aclose()
 
-    async def _step(self, script: str, *arguments: str | int) -> Look:
-        reply: Sequence[object] = await self._wire.run(script, self._keys, *arguments)
+    async def _step(self, script: str, *arguments: str | int) -> StepResult:
+        reply: Sequence[object] = await self._connection.run_script(script, self._keys, *arguments)
         try:
-            return Look.of(reply)
+            return StepResult.of(reply)
         except ValueError as error:
             raise BackendUnavailable(f"redis: {error}") from error
 
-    def _see(self, look: Look) -> Record | None:
-        record = self._record(look)
+    def _note(self, result: StepResult) -> Record | None:
+        record = self._record_in(result)
         if record is None:
-            self._replaced = self._replaced or self._empty not in {"", look.history}
-            self._empty = look.history
-            # Not "no record, as before": the core must begin its wait anew.
-            return self._unknown(look, "(unknown)", COPIED) if self._replaced else None
+            self._replaced = self._replaced or self._empty not in {"", result.history}
+            self._empty = result.history
+            # Must differ from "no record, as before", so that the core restarts its wait.
+            return self._placeholder(result, "(unknown)", COPIED) if self._replaced else None
         self._empty, self._replaced = "", False
         return record
 
-    def _record(self, look: Look) -> Record | None:
-        fields = look.fields
-        if look.shown is not None and look.shown != fields.get("holder"):
-            # Its remaining TTL makes each look differ, so the core waits until the key is gone, and then a whole lease.
-            return replace(self._unknown(look, look.shown, FOREIGN + look.shown), sequence=max(0, look.ttl_ms))
+    def _record_in(self, result: StepResult) -> Record | None:
+        fields = result.fields
+        if result.shown is not None and result.shown != fields.get("holder"):
+            # With the remaining TTL each observation differs: the core waits for the key to go, and then a whole lease.
+            return replace(
+                self._placeholder(result, result.shown, FOREIGN + result.shown), sequence=max(0, result.ttl_ms)
+            )
         if not fields:
             return None
-        trusted = fields.get("history") == look.history
+        trusted = fields.get("history") == result.history
         try:
             return Record(
                 agent_id=fields["agent_id"],
@@ -161,15 +162,15 @@ class RedisBackend(ElectionBackend):
                 host=fields["host"],
                 container_id=fields["container_id"],
                 since=fields["since"],
-                revision=look.revision,
+                revision=result.revision,
             )
         except (KeyError, ValueError) as error:
             raise BackendUnavailable(
                 f"redis: {self._keys[1]} is not a record of this agent: delete the key ({error!r})"
             ) from error
 
-    def _unknown(self, look: Look, holder: str, nonce: str) -> Record:
-        return Record(self._agent_id, holder, nonce, look.epoch, 0, 0, revision=look.revision)
+    def _placeholder(self, result: StepResult, holder: str, nonce: str) -> Record:
+        return Record(self._agent_id, holder, nonce, result.epoch, 0, 0, revision=result.revision)
 
 
 def _describe(record: Record | None) -> str:

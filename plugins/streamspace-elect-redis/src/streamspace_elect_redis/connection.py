@@ -1,4 +1,4 @@
-"""Connections to Redis that never retry on their own, and whose set-up outlives the call that began it."""
+"""Connections to Redis that never retry by themselves. Setting one up may outlast the call that began it."""
 
 import asyncio
 import socket
@@ -15,20 +15,16 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyErr
 from streamspace_agent.errors import BackendUnavailable
 from streamspace_elect_redis.url import Address, Login
 
-# A peer that vanished without a word is noticed after 10 + 3 x 3 s, where nothing else is sent: while only listening.
+# A server that vanished without closing is noticed after 10 + 3 x 3 s by a connection that only listens.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
 
-PATIENCE, LEFTOVER_PATIENCE = 0.5, 0.1
-"""The parts of its time that a call waits for a connection that it began to set up, or that an earlier one did. What is
-left after more may be too short for a store so slow, and a call that times out costs the connection."""
-
-
-class SetupLate(RedisError):
-    """The connection stands, and nothing was sent on it."""
+SETUP_SHARE, LEFTOVER_SETUP_SHARE = 0.5, 0.1
+"""How much of its time a call waits for a connection that it began to set up, or that an earlier call did. After more
+than that, the rest may be too short for a store so slow, and a call that times out costs the connection."""
 
 
 class Connector:
-    """Makes connections to the server that ``address`` means now."""
+    """Makes connections to the server that ``address`` leads to now."""
 
     def __init__(self, address: Address, call_timeout: float, setup_timeout: float) -> None:
         self.address = address
@@ -46,7 +42,7 @@ class Connector:
             "password": login.password,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
-            "retry": Retry(NoBackoff(), 0),  # the default makes one call last longer than a lease
+            "retry": Retry(NoBackoff(), 0),  # the default makes a call last longer than a lease
             "decode_responses": True,
             "encoding_errors": "replace",
             # RESP2 and no library name: no round trip before the first command but AUTH and SELECT
@@ -83,10 +79,10 @@ class Connector:
             await self._sentinel.aclose()
 
 
-class Wire:
-    """One connection for one caller at a time. A call that is given up closes it, so that no answer is taken for another's.
+class CommandConnection:
+    """One connection, for one caller at a time. A cancelled call closes it, so that no answer reaches the wrong call.
 
-    Setting up may take longer than a call may: it goes on behind a call that was given up, for the next to find it done.
+    Setting it up may take longer than a call may. It goes on after a call was cancelled, and the next one uses it.
     """
 
     def __init__(
@@ -103,10 +99,10 @@ class Wire:
         """The server's answer. Raises RedisError, OSError or TimeoutError."""
         async with asyncio.timeout(self._timeout), self._lock:
             began = asyncio.get_running_loop().time()
-            patience = self._timeout * (LEFTOVER_PATIENCE if self._setup else PATIENCE)
+            limit = self._timeout * (LEFTOVER_SETUP_SHARE if self._setup else SETUP_SHARE)
             connection = await self._connected()
-            if asyncio.get_running_loop().time() - began > patience:
-                raise SetupLate("connected just now, too late for this call")
+            if asyncio.get_running_loop().time() - began > limit:
+                raise RedisError("connected just now, too late for this call")
             await connection.send_command(*words)
             try:
                 return await connection.read_response()
@@ -114,8 +110,8 @@ class Wire:
                 await self._drop()  # the next connection may find the new primary
                 raise
 
-    async def run(self, script: str, keys: tuple[str, ...], *arguments: str | int) -> Any:
-        """Run a script. Raises BackendUnavailable for everything but its answer."""
+    async def run_script(self, script: str, keys: tuple[str, ...], *arguments: str | int) -> Any:
+        """Return the script's answer. Raises BackendUnavailable if there is none."""
         try:
             return await self.call("EVAL", script, len(keys), *keys, *arguments)
         except (RedisError, OSError) as error:
@@ -126,7 +122,7 @@ class Wire:
             return self._connection
         if self._setup is None:
             self._setup = asyncio.create_task(self._connect())
-            self._setup.add_done_callback(_noted)
+            self._setup.add_done_callback(_retrieve)
         try:
             self._connection = await asyncio.shield(self._setup)
         finally:
@@ -149,19 +145,21 @@ class Wire:
         await self._drop()
 
 
-def _noted(task: "asyncio.Task[AbstractConnection]") -> None:
+def _retrieve(task: "asyncio.Task[AbstractConnection]") -> None:
     if not task.cancelled():
-        task.exception()  # a set-up that nobody waits for any more may fail in silence: the next call tries again
+        task.exception()  # asyncio would warn of it; nobody waits for this set-up, and the next call tries again
 
 
 def explain(error: BaseException, timeout: float) -> str:
-    """A line for people, without credentials; ``timeout`` in seconds."""
+    """Describe an error in one line, without credentials; ``timeout`` in seconds."""
     if isinstance(error, TimeoutError) or not str(error):
         return f"no answer within {timeout * 1000:.0f} ms"
-    if isinstance(
-        error, MasterNotFoundError
-    ):  # its own text shows how each Sentinel's client was made, logins included
-        return "no Sentinel names a primary for the service (none answers, the login is refused, or the service is unknown)"
+    if isinstance(error, MasterNotFoundError):
+        # Its own text shows how each Sentinel's client was made, logins included.
+        return (
+            "no Sentinel names a primary for the service "
+            "(none answers, the login is refused, or the service is unknown)"
+        )
     text = " ".join(str(error).split())
     if isinstance(error, AuthenticationError | NoPermissionError):
         return f"login or permission refused, see REDIS_URL: {text}"

@@ -1,4 +1,4 @@
-"""Wakes the waiters when a lease is released or taken: a subscription that mends itself."""
+"""Wakes a waiter when the lease is released or taken, by a subscription that reconnects."""
 
 import asyncio
 import logging
@@ -9,10 +9,12 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from streamspace_agent.backoff import Backoff
+
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
-"""Seconds between tries to subscribe. Without a subscription a waiter only looks less often than it could."""
+"""Seconds between tries to subscribe. Without a subscription a waiter only notices a change later."""
 
 
 class Listener:
@@ -34,7 +36,7 @@ class Listener:
         self._heard.clear()
 
     async def _listen(self) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(base=FIRST_PAUSE, cap=LONGEST_PAUSE, least=0.5)
         while True:
             try:
                 connection = await self._connect()
@@ -42,14 +44,13 @@ class Listener:
                     connection.socket_timeout = None  # the next message may be days away
                     await connection.send_command("SUBSCRIBE", self._channel)
                     while await connection.read_response():
-                        pause = FIRST_PAUSE
+                        backoff.failures = 0
                         self._heard.set()
                 finally:
                     await connection.disconnect(nowait=True)
             except (RedisError, OSError) as error:
                 log.debug("no wake-ups from redis: %s", " ".join(str(error).split()))
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE, pause * 2)
+            await asyncio.sleep(backoff.delay())
 
     async def aclose(self) -> None:
         if self._task:

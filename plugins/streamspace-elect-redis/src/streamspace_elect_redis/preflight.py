@@ -1,4 +1,4 @@
-"""What keeps a Redis server from carrying a lease, or makes it a poor place for one. Changes nothing in it."""
+"""Checks that a Redis server can carry a lease, and warns of settings that endanger one. Changes nothing in it."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ async def problems(connector: Connector, keys: tuple[str, str, str]) -> list[Pro
         async with asyncio.timeout(TIMEOUT):
             connection = await connector.connect()
             try:
-                return await _look(connection, name, keys, sentinel=bool(connector.address.service))
+                return await _check(connection, name, keys, sentinel=bool(connector.address.service))
             finally:
                 await connection.disconnect(nowait=True)
     except (AuthenticationError, NoPermissionError) as error:
@@ -49,7 +49,7 @@ def _refused(name: str, error: Exception) -> Problem:
     return Problem(f"redis at {name} refuses the login from REDIS_URL: {text}", LOGIN)
 
 
-async def _look(
+async def _check(
     connection: AbstractConnection, name: str, keys: tuple[str, str, str], *, sentinel: bool
 ) -> list[Problem]:
     info = await _info(connection)
@@ -65,7 +65,10 @@ async def _look(
     found += _memory(info, name)
     if info.get("aof_enabled") == "0":
         text = f"redis at {name} keeps no append-only file: after a restart it may not know who led"
-        fix = "set appendonly yes there, or accept that leadership pauses for one lease after such a restart; epochs rise all the same"
+        fix = (
+            "set appendonly yes there, or accept that leadership pauses for one lease after such a restart; "
+            "epochs rise all the same"
+        )
         found.append(Problem(text, fix, fatal=False))
     return found
 
@@ -116,5 +119,8 @@ def _memory(info: dict[str, str], name: str) -> list[Problem]:
     if policy == "noeviction" or info.get("maxmemory", "0") == "0":
         return []
     text = f"redis at {name} has maxmemory-policy {policy}: when memory runs short it may drop the leader's record"
-    fix = "set maxmemory-policy noeviction, or point REDIS_URL at a Redis that is no cache; a lost record deposes the leader for one lease"
+    fix = (
+        "set maxmemory-policy noeviction, or point REDIS_URL at a Redis that is no cache; "
+        "a lost record deposes the leader for one lease"
+    )
     return [Problem(text, fix, fatal=False)]

@@ -1,14 +1,14 @@
-"""The atomic steps, in Lua, and what they answer. Sent whole each time: 2 KB, and one round trip whatever the server forgot.
+"""The atomic steps as Lua scripts, and their results. A script is sent whole each time: 2 KB, always one round trip.
 
-Three keys hold one lease, their names made so that a Redis Cluster keeps them in one slot:
+Three keys hold one lease. Their names put them into one slot of a Redis Cluster:
 
-* ``streamspace:agent:leader:ID``: the leader's instance id, with the lease as its TTL. For people, and for programs
-  that go by the documented key; nothing is decided by its TTL, which runs on the server's wall clock.
+* ``streamspace:agent:leader:ID``: the leader's instance id, with the lease as its TTL. For people and for programs that
+  read the documented key. Its TTL decides nothing, since it runs on the server's wall clock.
 * ``{streamspace:agent:leader:ID}:record``: a hash with the fields of ``Record``, and ``history``.
 * ``{streamspace:agent:leader:ID}:epoch``: the last epoch granted. Neither of the two expires.
 
 ``history`` is the replication id (``master_replid``) under which a record was written. Redis gives itself a new one at
-every start and at every promotion of a replica, so a record with another one came from a copy, and a newer may be lost.
+every start and at every promotion of a replica. A record with another id came from a copy, and a newer one may be lost.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ local function look(answer)
   local last = redis.call('GET', epoch)
   return {answer, here, redis.call('GET', leader), redis.call('PTTL', leader), redis.call('HGETALL', record), last}
 end
--- Somebody who knows only the documented key: a program that is not ours, or an operator.
+-- Set by a program that knows only the documented key, or by an operator.
 local foreign = shown and not (r and r.holder == shown)
 local function ours() return r and r.nonce == ARGV[1] and r.epoch == ARGV[2] and r.released == '0' end
 """
@@ -70,13 +70,14 @@ return look('renewed')
 # ARGV: nonce, epoch
 _RELEASE = """
 if not ours() then return look('lost') end
-redis.call('HSET', record, 'released', '1', 'sequence', string.format('%.0f', tonumber(r.sequence) + 1), 'history', here)
+redis.call('HSET', record, 'released', '1', 'sequence', string.format('%.0f', tonumber(r.sequence) + 1),
+  'history', here)
 if shown == r.holder then redis.call('DEL', leader) end
 redis.call('PUBLISH', leader, 'released')
 return look('released')
 """
 
-# Which of the steps' commands the server would refuse to this user. Changes nothing. Before Redis 7.0 nobody can be asked.
+# Which of the steps' commands the server would refuse to this user. Changes nothing. Needs Redis 7.0; empty before.
 PERMISSIONS = """
 local refused = {}
 if not redis.acl_check_cmd then return refused end
@@ -101,8 +102,8 @@ def keys(agent_id: str) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a step answered: its outcome, and what stood in the store after it."""
+class StepResult:
+    """A step's outcome, and what the store holds after it."""
 
     answer: str
     history: str
@@ -112,19 +113,17 @@ class Look:
     epoch: int
 
     @classmethod
-    def of(cls, reply: Sequence[object]) -> "Look":
-        """Raises ValueError for what is not an answer of ours."""
+    def of(cls, reply: Sequence[object]) -> "StepResult":
+        """Read a script's answer. Raises ValueError for any other."""
         match reply:
             case [str(answer), str(history), str() | None as shown, int(ttl), list(flat), str() | None as last]:
                 texts = [str(item) for item in flat]
                 fields = dict(zip(texts[::2], texts[1::2], strict=True))
                 return cls(answer, history, shown, ttl, fields, int(last) if last and last.isdecimal() else 0)
-        raise ValueError("the store's answer is not one of the election scripts")
+        raise ValueError("the answer is not that of an election script")
 
     @property
     def revision(self) -> str:
-        """What ACQUIRE compares; the record's place in history included, so that a change of store is a change."""
-        names = ("nonce", "epoch", "sequence")
-        return " ".join(
-            [self.history, *(self.fields.get(name, "") for name in names)] if self.fields else [self.history]
-        )
+        """What ACQUIRE compares. It holds the replication id, so that a change of the store counts as a change."""
+        names = ("nonce", "epoch", "sequence") if self.fields else ()
+        return " ".join([self.history, *(self.fields.get(name, "") for name in names)])

@@ -1,4 +1,4 @@
-"""Where Redis is and how to log in: ``REDIS_URL`` and the ``REDIS_TLS_*`` files."""
+"""The address of Redis and the login: ``REDIS_URL`` and the ``REDIS_TLS_*`` files."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Exactly one of ``path`` (a socket), ``service`` (found through the Sentinels in ``hosts``) or one host is meant."""
+    """Exactly one of ``path`` (a socket), ``service`` (found through the Sentinels in ``hosts``) or one host."""
 
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""
@@ -50,7 +50,7 @@ class Address:
 
 
 def parse(url: str | None, environ: Mapping[str, str]) -> Address:
-    """Raises ConfigError with every problem, none of which shows a part of the URL that may be a password."""
+    """Raises ConfigError with every problem. None of them shows a part of the URL that may be a password."""
     if not url:
         raise ConfigError(
             [f"REDIS_URL is not set: the redis election backend needs it, for example REDIS_URL={EXAMPLE}"]
