@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from streamspace_devplane.catalogue import Unfit, decode, load_folder
+from streamspace_devplane.catalogue import decode, load_folder
+from streamspace_devplane.errors import InvalidTemplate
 
 CATALOGUE = Path(__file__).parents[3] / "tests/data/catalogue"
 LEAST = """
@@ -92,7 +93,7 @@ def test_anchors_and_merges_are_resolved() -> None:
     [
         ("", "it holds no map"),
         ("- 1", "it holds no map"),
-        ("a: [", "it is no YAML"),
+        ("a: [", "it is not YAML"),
         (LEAST.replace("Template", "Session"), "its kind is 'Session', not 'Template'"),
         (LEAST.replace("v1alpha1", "v1"), "its apiVersion is 'stream.space/v1'"),
         (LEAST.replace("{name: t}", "{}"), "metadata.name is missing"),
@@ -112,7 +113,7 @@ def test_anchors_and_merges_are_resolved() -> None:
     ],
 )
 def test_what_is_no_template_is_refused(text: str, reason: str) -> None:
-    with pytest.raises(Unfit, match=reason):
+    with pytest.raises(InvalidTemplate, match=reason):
         decode(text)
 
 
@@ -126,7 +127,7 @@ def test_subfolders_are_read_and_other_files_and_git_are_not(tmp_path: Path) -> 
     made = load_folder(tmp_path)
     assert list(made) == ["t"]
     assert len(made.refused) == 1
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
         load_folder(tmp_path / "nowhere")
 
 

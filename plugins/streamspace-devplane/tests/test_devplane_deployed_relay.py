@@ -211,7 +211,7 @@ async def test_a_stop_signal_wakes_the_one_that_has_waited_longest() -> None:
     stop.send()
     assert ended == [Routine.ACTIVITY, Routine.PING]
     stop.send()
-    assert stop.unheard == 1
+    assert stop.pending == 1
     late: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
     assert stop.wait(late, first=False)
     assert late.result() is None

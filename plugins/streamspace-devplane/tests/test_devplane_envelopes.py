@@ -7,7 +7,8 @@ import pytest
 
 from streamspace_devplane import DevPlane
 from streamspace_devplane.agents import envelopes
-from streamspace_devplane.agents.envelopes import Unreadable, decode
+from streamspace_devplane.agents.envelopes import decode
+from streamspace_devplane.errors import Unreadable
 
 from .conftest import Agent
 

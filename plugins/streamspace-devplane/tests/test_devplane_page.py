@@ -147,7 +147,7 @@ async def all_of(page: ClientConnection) -> None:
 
 async def test_a_feed_ends_with_its_page_and_with_the_plane(plane: DevPlane, agent: Agent) -> None:
     def feeds() -> int:
-        return sum("Live._feed" in str(task) or "Live._tell" in str(task) for task in asyncio.all_tasks())
+        return sum("Live._feed" in str(task) or "Live._send" in str(task) for task in asyncio.all_tasks())
 
     async def none_is_left() -> bool:
         return feeds() == 0

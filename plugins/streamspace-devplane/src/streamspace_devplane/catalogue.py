@@ -1,7 +1,7 @@
-"""A folder of template files, read as the deployed control plane's catalogue sync reads it.
+"""Reads a folder of template files as the deployed control plane's catalogue sync does.
 
-It decodes each file into known keys of fixed types. Keys that it does not know vanish, and a value of another type fails
-the whole file, which is skipped in silence there, and told here.
+It decodes each file into known keys of fixed types. Unknown keys vanish, and a value of another type makes the file
+invalid: the deployed one skips it silently, this one says why.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from streamspace_devplane.errors import InvalidTemplate
 from streamspace_devplane.templates import Manifest
 
 VERSIONS = ("stream.space/v1alpha1", "stream.streamspace.io/v1alpha1")
@@ -21,15 +22,11 @@ KINDS: dict[type[yaml.Node], str] = {yaml.MappingNode: "a map", yaml.SequenceNod
 
 
 class Catalogue(dict[str, Manifest]):
-    """Templates by name; `refused` says of each file that is none why, in a sentence that begins with its path."""
+    """Templates by name; `refused` has a message for each file that is not a template, which begins with its path."""
 
     def __init__(self) -> None:
         super().__init__()
         self.refused: list[str] = []
-
-
-class Unfit(Exception):
-    """A file is no template; `str()` says why."""
 
 
 class Loader(yaml.SafeLoader):
@@ -49,7 +46,7 @@ for _tag, _pattern, _first in (
 
 
 class Decoder:
-    """What a Go type makes of YAML; `empty` is its zero, which stands for `null` and for what is not there."""
+    """Decodes a YAML node as a Go type does; `empty` makes the zero value, for `null` and for a missing key."""
 
     def __init__(self, name: str, empty: Callable[[], Any], read: Callable[[yaml.Node, str], Any]) -> None:
         self.name = name
@@ -63,7 +60,9 @@ class Decoder:
             return self._read(node, path)
         except TypeError:
             kind = KINDS.get(type(node)) or node.tag.rpartition(":")[2]
-            raise Unfit(f"{path} has to be {self.name}, not {kind} (line {node.start_mark.line + 1})") from None
+            raise InvalidTemplate(
+                f"{path} has to be {self.name}, not {kind} (line {node.start_mark.line + 1})"
+            ) from None
 
 
 def scalar(node: yaml.Node, *tags: str) -> str:
@@ -128,7 +127,7 @@ def map_of(item: Decoder) -> Decoder:
 
 
 def record(fields: dict[str, Decoder], *, pointer: bool = False) -> Decoder:
-    """A field whose name ends in `?` is left out where it is empty."""
+    """A map with these fields; one whose name ends in `?` is left out if it is empty."""
 
     def read(node: yaml.Node, path: str) -> dict[str, Any]:
         there = dict(pairs(node))
@@ -180,10 +179,10 @@ TEMPLATE = record(
 
 
 def check_aliases(node: Any, above: set[int], done: set[int]) -> None:
-    """Refuse a node that is a part of itself; `above` are those that the node lies in. (What nodes hold, lists too.)"""
+    """Refuse a node, or a list of nodes, that contains itself. `above` holds the ids of the nodes around it."""
     if isinstance(node, yaml.CollectionNode):
         if id(node) in above:
-            raise Unfit(f"an anchor's value contains itself (line {node.start_mark.line + 1})")
+            raise InvalidTemplate(f"an anchor's value contains itself (line {node.start_mark.line + 1})")
         if id(node) not in done:
             above.add(id(node))
             check_aliases(node.value, above, done)
@@ -195,42 +194,42 @@ def check_aliases(node: Any, above: set[int], done: set[int]) -> None:
 
 
 def decode(text: str) -> Manifest:
-    """The manifest that is sent to agents. Raises `Unfit`."""
+    """The manifest that is sent to agents. Raises `InvalidTemplate`."""
     try:
         node = yaml.compose(text, Loader)
         check_aliases(node, set(), set())
     except yaml.YAMLError as error:
-        raise Unfit(f"it is no YAML: {' '.join(str(error).split())}") from None
+        raise InvalidTemplate(f"it is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise Unfit("it is nested too deep") from None
+        raise InvalidTemplate("it is nested too deep") from None
     if not isinstance(node, yaml.MappingNode):
-        raise Unfit("it holds no map")
+        raise InvalidTemplate("it holds no map")
     manifest: Manifest = TEMPLATE(node, "")
     if manifest["kind"] != "Template":
-        raise Unfit(f"its kind is {manifest['kind']!r}, not 'Template'")
+        raise InvalidTemplate(f"its kind is {manifest['kind']!r}, not 'Template'")
     if manifest["apiVersion"] not in VERSIONS:
-        raise Unfit(f"its apiVersion is {manifest['apiVersion']!r}, not {VERSIONS[0]!r}")
+        raise InvalidTemplate(f"its apiVersion is {manifest['apiVersion']!r}, not {VERSIONS[0]!r}")
     for path, value in (
         ("metadata.name", manifest["metadata"]["name"]),
         ("spec.displayName", manifest["spec"]["displayName"]),
         ("spec.baseImage", manifest["spec"]["baseImage"]),
     ):
         if not value:
-            raise Unfit(f"{path} is missing")
+            raise InvalidTemplate(f"{path} is missing")
     return manifest
 
 
 def load_folder(folder: Path | str) -> Catalogue:
-    """All `.yaml` and `.yml` files under it. Raises `OSError` where there is no such folder."""
+    """Read all `.yaml` and `.yml` files under a folder. Raises `OSError` if there is no such folder."""
     root, catalogue = Path(folder), Catalogue()
     if not root.is_dir():
-        raise NotADirectoryError(f"{root} is no folder")
+        raise NotADirectoryError(f"{root} is not a folder")
     for file in sorted(root.rglob("*")):
         if file.suffix.lower() not in (".yaml", ".yml") or ".git" in file.relative_to(root).parts or not file.is_file():
             continue
         try:
             manifest = decode(file.read_text())
-        except (Unfit, UnicodeDecodeError) as reason:
+        except (InvalidTemplate, UnicodeDecodeError) as reason:
             catalogue.refused.append(f"{file}: {reason}; the catalogue sync skips it")
         else:
             catalogue[manifest["metadata"]["name"]] = manifest

@@ -1,4 +1,4 @@
-"""The operator's side of the API as Python: what tests and the command line call."""
+"""The operator's API as Python, for tests and the command line."""
 
 import asyncio
 import binascii
@@ -11,14 +11,11 @@ import pybase64
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from streamspace_devplane.errors import PlaneError
 from streamspace_devplane.settings import LABEL
 from streamspace_devplane.store import Row
 
 WHERE = "--url or STREAMSPACE_DEVPLANE_URL names one, such as http://127.0.0.1:8000"
-
-
-class PlaneError(Exception):
-    """The control plane refused a request, cannot be reached, or did not get into the state waited for."""
 
 
 def is_json(answer: httpx.Response) -> bool:
@@ -26,16 +23,16 @@ def is_json(answer: httpx.Response) -> bool:
 
 
 class ViewerConnection(ClientConnection):
-    """`recv`, `send` and iteration are of bytes.
+    """A viewer's WebSocket as a stream of RFB bytes, for both kinds of relay.
 
-    The deployed relay carries base64 in text frames, a repaired one bytes in binary frames. Servers of RFB speak first,
-    so the first frame that comes says which of them it is; what is sent before goes out as bytes.
+    The deployed relay sends base64 in text frames, a repaired one bytes in binary frames. RFB servers speak first, so
+    the first frame says which relay it is; anything sent before goes out as bytes.
     """
 
     as_text = False
 
     async def recv(self, decode: bool | None = None) -> bytes:  # type: ignore[override]  # noqa: ARG002 - always bytes
-        """The next bytes that came; never none, for a relay may pass on empty messages too."""
+        """The next bytes; empty messages are skipped."""
         while True:
             message = await super().recv()
             if isinstance(message, str):
@@ -43,7 +40,7 @@ class ViewerConnection(ClientConnection):
                 try:
                     message = pybase64.b64decode(message, validate=True)
                 except binascii.Error:
-                    continue  # an agent sent it so, and no viewer could read it
+                    continue  # no viewer could read what the agent sent
             if message:
                 return message
 
@@ -54,11 +51,11 @@ class ViewerConnection(ClientConnection):
 
 
 class PlaneClient:
-    """Talks to a running control plane at `url`. Waits are bounded: on time-out they raise `PlaneError` with what was last seen."""
+    """A client of the control plane at `url`. A wait that times out raises `PlaneError` with what was last seen."""
 
     def __init__(self, url: str = "") -> None:
         self.url = url
-        # Connections are given up before the server does that (uvicorn after 5 s): a request sent at that moment fails.
+        # Idle connections are closed before the server closes them (uvicorn does after 5 s), as a request then fails.
         limits = httpx.Limits(keepalive_expiry=2.0)
         self._http = httpx.AsyncClient(timeout=90, trust_env=False, verify=False, limits=limits)  # noqa: S501 - loopback, own certificates
 
@@ -70,7 +67,7 @@ class PlaneClient:
 
     @property
     def ws_url(self) -> str:
-        """What an agent takes as CONTROL_PLANE_URL."""
+        """The agent's CONTROL_PLANE_URL."""
         return "ws" + self.url.removeprefix("http")
 
     async def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
@@ -83,7 +80,7 @@ class PlaneClient:
             raise PlaneError(
                 f"no control plane answers at {self.url} ({error!r}); is `streamspace-devplane serve` running there?"
             ) from error
-        # A failure of the plane's own goes round what marks its answers.
+        # The middleware that labels answers does not see those of uncaught exceptions.
         if LABEL not in answer.headers and answer.status_code != 500:
             raise PlaneError(f"what answers at {self.url} is no dev plane; {WHERE}")
         if answer.is_error:
@@ -95,14 +92,14 @@ class PlaneClient:
     # Agents
 
     async def issue_key(self, agent_id: str) -> str:
-        """A key with which this agent may register and connect."""
+        """A key with which the agent may register and connect."""
         return str((await self.call("POST", f"/agents/{agent_id}/key"))["apiKey"])
 
     async def bootstrap_key(self) -> str:
         return str((await self.call("POST", "/bootstrap-key"))["apiKey"])
 
     async def approve(self, agent_id: str) -> str:
-        """The agent's own key, which it gets from its operator alone."""
+        """Approve an agent; returns its own key, which only its operator can give it."""
         return str((await self.call("POST", f"/agents/{agent_id}/approve"))["apiKey"])
 
     async def reject(self, agent_id: str) -> None:
@@ -119,8 +116,9 @@ class PlaneClient:
     async def wait_agent(
         self, agent_id: str, *, status: str = "online", told: str | None = None, timeout: float = 20
     ) -> Row:
-        """`online` means connected, too: a registration alone makes an agent look online. `told` is what its latest
-        heartbeat said of itself, such as `draining`.
+        """The agent once it has this status; `online` includes a connection, which a registration alone has not.
+
+        `told` is the status in its last heartbeat, such as `draining`.
         """
         wanted = {"status": status, "connected": "True" if status == "online" else None, "toldStatus": told}
         return await self._wait(f"/agents/{agent_id}", wanted, timeout)
@@ -128,11 +126,11 @@ class PlaneClient:
     # Sessions
 
     async def start_session(self, template: str = "desktop", **wish: Any) -> str:
-        """The command's id; keywords are those of `bodies.StartSession` (`session_id`, `user`, `memory`, `manifest`, ...)."""
+        """Returns the command's id. The keywords are those of `web.bodies.StartSession` (`session_id`, `user`, ...)."""
         return str((await self.launch(template, **wish))["commandId"])
 
     async def launch(self, template: str = "desktop", **wish: Any) -> Row:
-        """As `start_session`, with the whole answer: `sessionId`, `commandId`, `agentId`."""
+        """As `start_session`; returns the whole answer: `sessionId`, `commandId`, `agentId`."""
         answer: Row = await self.call("POST", "/sessions", {"template": template, **wish})
         return answer
 
@@ -146,7 +144,7 @@ class PlaneClient:
         return await self._session_command(session_id, "wake", {})
 
     async def forget_session(self, session_id: str) -> None:
-        """Drop a session whose start was refused or waits for its agent; no agent is told."""
+        """Drop a session whose start was refused or still waits; no agent is notified."""
         await self.call("DELETE", f"/sessions/{quote(session_id)}")
 
     async def _session_command(self, session_id: str, verb: str, extra: Row) -> str:
@@ -163,18 +161,18 @@ class PlaneClient:
     async def wait_session(
         self, session_id: str, *, state: str | None = None, vnc_ready: bool | None = None, timeout: float = 20
     ) -> Row:
-        """`state` may name several, separated by commas."""
+        """The session once it has this state; `state` may be several, separated by commas."""
         wanted = {"state": state, "vncReady": None if vnc_ready is None else str(vnc_ready)}
         return await self._wait(f"/sessions/{session_id}", wanted, timeout)
 
     async def open_viewer(self, session_id: str) -> ViewerConnection:
-        """A viewer's WebSocket: RFB bytes both ways; the caller closes it."""
+        """Open a viewer's WebSocket, which carries RFB both ways. The caller closes it."""
         viewer = await connect(
             f"{self.ws_url}/api/v1/sessions/{session_id}/vnc",
             subprotocols=[Subprotocol("binary")],
             compression=None,
             max_size=None,
-            ping_interval=None,  # browsers send no pings, and the deployed relay takes them ill
+            ping_interval=None,  # browsers send no pings, and the deployed relay may crash after one
             create_connection=ViewerConnection,
         )
         assert isinstance(viewer, ViewerConnection)
@@ -183,16 +181,16 @@ class PlaneClient:
     # Commands, frames, events, switches
 
     async def send_command(self, agent_id: str, action: str, payload: Row, command_id: str | None = None) -> str:
-        """Any command, well-formed or not; an id used before is sent again."""
+        """Send any command, valid or not. A command id that was used before is sent again."""
         body = {"action": action, "payload": payload, "commandId": command_id}
         return str((await self.call("POST", f"/agents/{agent_id}/commands", body))["commandId"])
 
     async def send_message(self, agent_id: str, kind: str, payload: Row) -> None:
-        """Any envelope, such as `shutdown` or `ping`."""
+        """Send any envelope, such as `shutdown` or `ping`."""
         await self.call("POST", f"/agents/{agent_id}/messages", {"type": kind, "payload": payload})
 
     async def send_frame(self, agent_id: str, text: str) -> None:
-        """A raw text frame, malformed or not."""
+        """Send any text frame, valid or not."""
         await self.call("POST", f"/agents/{agent_id}/frames", {"text": text})
 
     async def commands(self) -> list[Row]:
@@ -204,7 +202,7 @@ class PlaneClient:
         return row
 
     async def wait_command(self, command_id: str, state: str = "completed", timeout: float = 20) -> Row:
-        """The command once it is in `state` (several may be named, separated by commas)."""
+        """The command once it has this state; `state` may be several, separated by commas."""
         return await self._wait(f"/commands/{command_id}", {"state": state}, timeout)
 
     async def events(
@@ -223,7 +221,7 @@ class PlaneClient:
         return rows
 
     async def set_faults(self, **switches: Any) -> Row:
-        """`set_faults(drop={"types": ["ack"], "count": 1}, delay=None)`: only the named ones change."""
+        """Change the named switches: `set_faults(drop={"types": ["ack"], "count": 1}, delay=None)`."""
         row: Row = await self.call("POST", "/faults", switches)
         return row
 
@@ -231,7 +229,7 @@ class PlaneClient:
         await self.call("DELETE", "/faults")
 
     async def nest_agent(self, nested: bool) -> None:
-        """Whether registration answers carry the agent object under `agent`."""
+        """Choose whether registrations are answered with the agent nested under `agent`."""
         await self.call("POST", "/flags", {"nestAgent": nested})
 
     async def diagnostics(self) -> Row:
@@ -244,7 +242,7 @@ class PlaneClient:
         while (left := deadline - time.monotonic()) > 0:
             try:
                 seen = await self.call("GET", path, timeout=min(left, 30), **wanted)
-            except PlaneError as error:  # not there yet, or the plane is being restarted
+            except PlaneError as error:  # it does not exist yet, or the plane restarts
                 seen = str(error)
                 await asyncio.sleep(0.05)
                 continue

@@ -1,16 +1,17 @@
-"""Where the deployed control plane would have died: told loudly, while this one goes on."""
+"""Records what would have crashed the deployed control plane; this one goes on."""
 
 import json
 import logging
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
 from streamspace_devplane.store import Store
 
 LOG = logging.getLogger(__name__)
 VARIABLE = "STREAMSPACE_DEVPLANE_CRASHES"
-"""Names a file that gets a line of JSON for each crash, of all planes of this process and its children."""
+"""The environment variable that names a file, which gets a line of JSON for each crash of any plane."""
 
 
 class Crashes:
@@ -21,13 +22,13 @@ class Crashes:
         self.file = file if file is not None else os.environ.get(VARIABLE)
 
     def note(self, cause: str, session_id: str, agent_id: str) -> None:
-        told = {"cause": cause, "sessionId": session_id, "agentId": agent_id}
+        crash = {"cause": cause, "sessionId": session_id, "agentId": agent_id}
         self.counters["controlPlaneCrashes"] += 1
-        self.last = told
+        self.last = crash
         LOG.error(
             "the deployed control plane would have crashed here: %s (session %s, agent %s)", cause, session_id, agent_id
         )
-        self.store.log(agent_id, "plane", "crash", told)
+        self.store.log(agent_id, "plane", "crash", crash)
         if self.file:
-            with open(self.file, "a", encoding="utf-8") as file:  # noqa: PTH123 - one short write, which others may follow
-                file.write(json.dumps({"time": time.time(), **told}) + "\n")
+            with Path(self.file).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": time.time(), **crash}) + "\n")

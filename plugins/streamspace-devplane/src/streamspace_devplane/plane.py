@@ -18,14 +18,15 @@ from streamspace_devplane.templates import TEMPLATES, Manifest
 from streamspace_devplane.web.app import build
 from streamspace_devplane.web.novnc import find as find_novnc
 
-STOP_PATIENCE = 0.5  # seconds for goodbyes; a peer that does not read would make a stop wait for ever
+STOP_TIMEOUT = 0.5  # seconds for close handshakes: a peer that does not read would hold up a stop for ever
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class DevPlane(PlaneClient):
-    """`async with DevPlane(db=path) as plane:`; keeps its database, port and switches over `stop()` and `start()`.
+    """`async with DevPlane(db=path) as plane:`. It keeps its database, port and fault switches over `stop` and `start`.
 
-    `templates` are those that can be started by name; `novnc` is noVNC's folder, found by itself where a package put it.
+    `templates` are those that can be started by name. `novnc` is the folder of noVNC; by default the one that a package
+    installed.
     """
 
     def __init__(
@@ -85,18 +86,18 @@ class DevPlane(PlaneClient):
             await asyncio.sleep(0.005)
 
     async def stop(self, *, abruptly: bool = False) -> None:
-        """Close all links (code 1012), or tear them as a killed process would, and free the port."""
+        """Close all links (code 1012), or cut them as a killed process would, and free the port."""
         if self._server is None or self._serving is None:
             return
         self.hub.stopping.set()
         self.hub.listening.set()
-        self.hub.store.note_change()  # who waits for a change looks up, and sees that it is over
+        self.hub.store.note_change()  # wakes those who wait for a change, so that they see that it stops
         if abruptly:
             for link in list(self.hub.links.values()):
                 link.cut()
         self._server.should_exit = True
-        await asyncio.wait({self._serving}, timeout=STOP_PATIENCE)
-        self._server.tear_all()
+        await asyncio.wait({self._serving}, timeout=STOP_TIMEOUT)
+        self._server.abort_all()
         await self._serving
         self._server = self._serving = None
         self.hub.store.close()
@@ -109,8 +110,8 @@ class DevPlane(PlaneClient):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With Nagle's algorithm a pong waits up to 40 ms for an acknowledgement. A Go server switches it off, and so does
-    # asyncio, but only on sockets that were made with their protocol named.
+    # With Nagle's algorithm a pong waits for up to 40 ms. Go switches it off, and so does asyncio, but only for sockets
+    # that were made with an explicit protocol.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""A control plane in a process of its own, for benchmarks and for tests that kill it."""
+"""A control plane in its own process, for benchmarks and for tests that kill it."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ from typing import Self
 from streamspace_devplane.client import PlaneClient
 from streamspace_devplane.settings import Settings
 
-START_PATIENCE = 30.0
-STOP_PATIENCE = 10.0
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
 
 
 class DevPlaneProcess(PlaneClient):
-    """As `DevPlane`, but run as `streamspace-devplane serve` with its files in `state_dir`."""
+    """As `DevPlane`, but run as `streamspace-devplane serve`, with its files in `state_dir`."""
 
     def __init__(self, state_dir: Path | str, port: int = 0, *, settings: Settings | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class DevPlaneProcess(PlaneClient):
         )  # fmt: skip
         assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), START_PATIENCE)
+            line = await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT)
             self.url = json.loads(line)["url"]
         except BaseException:
             await self.stop(abruptly=True)
@@ -57,20 +57,20 @@ class DevPlaneProcess(PlaneClient):
         self.port = int(self.url.rpartition(":")[2])
 
     async def stop(self, *, abruptly: bool = False) -> None:
-        """SIGTERM, or SIGKILL when `abruptly` or when it does not end in time."""
+        """Send SIGTERM, or SIGKILL if `abruptly` or if it does not end in time."""
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
             process.send_signal(signal.SIGKILL if abruptly else signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), STOP_PATIENCE)
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
             except TimeoutError:
                 process.kill()
         await process.wait()
 
     async def restart(self, down_for: float = 0.0, *, abruptly: bool = False) -> None:
-        """State, keys and port stay."""
+        """Stop and start it, with the same state, keys and port."""
         await self.stop(abruptly=abruptly)
         await asyncio.sleep(down_for)
         await self.start()

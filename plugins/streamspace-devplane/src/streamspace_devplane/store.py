@@ -1,4 +1,4 @@
-"""What the control plane remembers, in SQLite, so that it survives a restart on the same file."""
+"""The control plane's database, in SQLite: it survives a restart on the same file."""
 
 import asyncio
 import hashlib
@@ -20,8 +20,8 @@ LATER_COLUMNS = {"screen": "TEXT NOT NULL DEFAULT 'vnc'", "last_activity": "REAL
     "streaming_port": "INTEGER NOT NULL DEFAULT 5900",
 }
 LATER_AGENT_COLUMNS = {"told_status": "TEXT"}
-PRUNE_EVERY = 20  # parts of what is kept: so much more may stand there until it is pruned again
-ROUTINE = "type IN ('heartbeat', 'ping', 'pong')"  # signs of life, and readings with them
+PRUNE_EVERY = 20  # events are pruned whenever 1/20 more than `events_kept` have been added
+ROUTINE = "type IN ('heartbeat', 'ping', 'pong')"  # messages that come all the time
 COMMAND_STEPS = {
     "ack": ("acks", "acked_at"),
     "completed": ("completes", "finished_at"),
@@ -39,7 +39,7 @@ def camel(name: str) -> str:
 
 
 def shape(row: sqlite3.Row) -> Row:
-    """A row as the API shows it: camelCase, JSON columns parsed."""
+    """A row as the API shows it: names in camelCase, JSON columns parsed."""
     shaped: Row = {}
     for name in row.keys():  # noqa: SIM118 - iterating a sqlite3.Row gives its values
         value = row[name]
@@ -52,9 +52,9 @@ def shape(row: sqlite3.Row) -> Row:
 def set_up(db: sqlite3.Connection) -> None:
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=OFF")  # outlives a killed process, which is all a test asks
+    db.execute("PRAGMA synchronous=OFF")  # survives a killed process, which is enough for tests
     db.executescript(resources.files(__package__).joinpath("schema.sql").read_text())
-    for table, columns in (("sessions", LATER_COLUMNS), ("agents", LATER_AGENT_COLUMNS)):  # an older file
+    for table, columns in (("sessions", LATER_COLUMNS), ("agents", LATER_AGENT_COLUMNS)):  # missing in an older file
         there = {column["name"] for column in db.execute(f"PRAGMA table_info({table})")}
         for name, kind in columns.items():
             if name not in there:
@@ -63,19 +63,20 @@ def set_up(db: sqlite3.Connection) -> None:
 
 
 class Store:
-    """All calls are quick and made from the event loop's thread. `changed` is set, and replaced, at each change, but
-    not for the bytes of viewers, which nobody waits for.
+    """All calls are quick, and made from the event loop's thread only.
+
+    `changed` is set, and replaced, at each change; not for `vnc_data`, which nobody waits for.
     """
 
     def __init__(self, path: Path | str, events_kept: int | None = None) -> None:
         self.events_kept = events_kept
-        if path != ":memory:":  # it holds keys, and may lie in a folder that others can look into
+        if path != ":memory:":  # it holds keys, and its folder may be open to others
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             Path(path).chmod(0o600)
         self.db = sqlite3.connect(path, isolation_level=None)
         try:
             set_up(self.db)
-        except sqlite3.Error:  # it is no database, or somebody else's
+        except sqlite3.Error:  # it is not a database, or not ours
             self.db.close()
             raise
         self.changed = asyncio.Event()
@@ -113,34 +114,36 @@ class Store:
         return key
 
     def key_owner(self, key: str) -> tuple[bool, str | None]:
-        """(known, agent id); a known key without an agent id is a bootstrap key."""
+        """(Whether the key is known, its agent id). A known key without an agent id is a bootstrap key."""
         found = self.db.execute("SELECT agent_id FROM api_keys WHERE hash = ?", (key_hash(key),)).fetchone()
         return (False, None) if found is None else (True, found["agent_id"])
 
     # Agents
 
     def has_key(self, agent_id: str) -> bool:
-        """Was a key issued for it, whether it has registered or not?"""
+        """Whether a key was issued for the agent, registered or not."""
         return self.row("SELECT 1 FROM api_keys WHERE agent_id = ?", agent_id) is not None
 
     def agent(self, agent_id: str) -> Row | None:
         return self.row("SELECT * FROM agents WHERE agent_id = ?", agent_id)
 
     def save_agent(self, request: Row, approval: str) -> None:
-        """Insert, or update what the agent tells of itself; a known agent keeps its approval, and is `online` at once."""
+        """Insert or update an agent. A known one keeps its approval, and is `online` at once."""
         self.change(
             "INSERT INTO agents (agent_id, id, platform, region, capacity, metadata, approval, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent_id) DO UPDATE SET platform = excluded.platform,"
             " region = excluded.region, capacity = excluded.capacity, metadata = excluded.metadata, status = 'online'",
             request["agentId"], str(uuid.uuid4()), request["platform"], request.get("region"),
-            json.dumps(request.get("capacity") or {}), json.dumps(request.get("metadata") or {}), approval, time.time(),
+            json.dumps(request.get("capacity") or {}), json.dumps(request.get("metadata") or {}),
+            approval, time.time(),
         )  # fmt: skip
 
     # Commands
 
     def add_command(self, command_id: str, agent_id: str, action: str, payload: Row, session_id: str | None) -> None:
         self.change(
-            "INSERT INTO commands (command_id, agent_id, session_id, action, payload, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO commands (command_id, agent_id, session_id, action, payload, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             command_id, agent_id, session_id, action, json.dumps(payload), time.time(),
         )  # fmt: skip
 
@@ -155,17 +158,16 @@ class Store:
         )  # fmt: skip
 
     def pending(self, agent_id: str | None = None) -> list[Row]:
-        """The commands that were never sent, of one agent or of all."""
+        """The commands that were not sent yet, of one agent or of all."""
         return self.rows(
             "SELECT * FROM commands WHERE agent_id = COALESCE(?, agent_id) AND state = 'pending' ORDER BY seq", agent_id
         )
 
     def ask_state(self, session_id: str, state: str, *before: str) -> None:
-        """A person asked for it: the session is on its way to that state, if it is in one of those before."""
-        self.change(
-            f"UPDATE sessions SET state = ?, status_at = ? WHERE session_id = ? AND state IN ({', '.join('?' * len(before))})",  # noqa: S608 - question marks
-            state, time.time(), session_id, *before,
-        )  # fmt: skip
+        """Set the state that a person asked for, such as `hibernating`, if the session is in one of those `before`."""
+        marks = ", ".join("?" * len(before))
+        sql = f"UPDATE sessions SET state = ?, status_at = ? WHERE session_id = ? AND state IN ({marks})"  # noqa: S608 - question marks
+        self.change(sql, state, time.time(), session_id, *before)
 
     def touch(self, session_id: str) -> None:
         """Note that somebody used the session."""
@@ -175,11 +177,11 @@ class Store:
         self.change("UPDATE commands SET state = 'sent', sent_at = ? WHERE command_id = ?", time.time(), command_id)
 
     def mark(self, command_id: str, state: str, error: str | None = None, result: Any = None) -> bool:
-        """Write an `ack`, `completed` or `failed`, over whatever was there, and count it."""
+        """Set `ack`, `completed` or `failed`, and count it. Returns whether the command exists."""
         counter, moment = COMMAND_STEPS[state]
         return self.change(
-            f"UPDATE commands SET state = ?, error = COALESCE(?, error), result = COALESCE(?, result), {moment} = ?,"  # noqa: S608 - own constants
-            f" {counter} = {counter} + 1 WHERE command_id = ?",
+            "UPDATE commands SET state = ?, error = COALESCE(?, error), result = COALESCE(?, result),"  # noqa: S608 - own constants
+            f" {moment} = ?, {counter} = {counter} + 1 WHERE command_id = ?",
             state, error, None if result is None else json.dumps(result), time.time(), command_id,
         ) > 0  # fmt: skip
 
@@ -193,7 +195,7 @@ class Store:
     # Events
 
     def log(self, agent_id: str | None, direction: str, kind: str, payload: Row) -> None:
-        """Remember an event; many are written at once, since a VNC stream makes thousands a second."""
+        """Add an event. They are written in batches, because a VNC stream makes thousands a second."""
         self._events.append((time.time(), agent_id, direction, kind, json.dumps(payload, default=str)))
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(0.02, self.flush)
@@ -217,7 +219,7 @@ class Store:
             self.note_change()
 
     def _prune(self) -> None:
-        """Drop the oldest events. Viewers' bytes, thousands a second, do not drive out what agents say."""
+        """Drop the oldest events. `vnc_data`, thousands a second, does not displace other messages."""
         self._unpruned = 0
         if self.events_kept is None:
             return
@@ -229,7 +231,7 @@ class Store:
             )
 
     def events(self, after: int = 0, limit: int = 1000, **equal: str | None) -> list[Row]:
-        """Events with a sequence number above `after`, oldest first; filters: `agent_id`, `direction`, `type`."""
+        """Events with a sequence number above `after`, oldest first. Filters: `agent_id`, `direction`, `type`."""
         self.flush()
         chosen = {name: value for name, value in equal.items() if value is not None}
         where = "".join(f" AND {name} = ?" for name in chosen)
@@ -237,27 +239,28 @@ class Store:
         return self.rows(sql, after, *chosen.values(), limit)
 
     def log_since(self, after: int, limit: int, routine_limit: int) -> tuple[list[Row], int]:
-        """The newest events above `after`, oldest first, for people, without the bytes of viewers; and where to go on.
+        """The newest events above `after` for the page, oldest first, without `vnc_data`, and the last number.
 
-        What comes all the time (`ROUTINE`) has a limit of its own: it never drives out the rest.
+        Routine messages have a limit of their own, so that they do not displace the others.
         """
         self.flush()
         last = self.db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
         newest = "SELECT * FROM events WHERE seq > ? AND type != 'vnc_data' AND {} ORDER BY seq DESC LIMIT ?"
-        sql = f"SELECT * FROM ({newest.format('NOT ' + ROUTINE)}) UNION ALL SELECT * FROM ({newest.format(ROUTINE)}) ORDER BY seq"  # noqa: S608 - own constants
+        halves = (newest.format(f"NOT {ROUTINE}"), newest.format(ROUTINE))
+        sql = "SELECT * FROM ({}) UNION ALL SELECT * FROM ({}) ORDER BY seq".format(*halves)  # noqa: S608 - own constants
         return self.rows(sql, after, limit, after, routine_limit), int(last)
 
     def session_log(self, session_id: str, limit: int) -> list[Row]:
-        """The last messages about one session, oldest first, without the bytes of its viewers."""
+        """The last messages about one session, oldest first, without `vnc_data`."""
         self.flush()
-        sql = (  # in the words of the index events_of_session
+        sql = (  # matches the index events_of_session
             "SELECT * FROM events WHERE CASE WHEN json_valid(payload) THEN json_extract(payload, '$.sessionId') END = ?"
             " AND type != 'vnc_data' ORDER BY seq DESC LIMIT ?"
         )
         return self.rows(sql, session_id, limit)[::-1]
 
     def readings(self, agent_id: str, session_id: str, limit: int) -> list[Row]:
-        """What the last heartbeats of its agent say that one session uses, oldest first: time, cpu, memory."""
+        """What the session used, by its agent's last heartbeats, oldest first: time, cpu, memory."""
         self.flush()
         sql = "SELECT time, payload FROM events WHERE type = 'heartbeat' AND agent_id = ? ORDER BY seq DESC LIMIT ?"
         found = []

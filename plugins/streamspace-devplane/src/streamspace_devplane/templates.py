@@ -1,4 +1,4 @@
-"""Sample applications, in the three shapes in which templates come."""
+"""Sample templates, and the forms in which a template may arrive at an agent."""
 
 import base64
 import binascii
@@ -69,7 +69,7 @@ WEB_PROTOCOLS = frozenset({"http", "https", "ws", "wss", "websocket"})
 
 
 def in_form(manifest: Manifest, form: ManifestForm) -> Manifest | str:
-    """The three forms in which a manifest may arrive at an agent."""
+    """A manifest in one of the three forms in which it may arrive at an agent."""
     if form == "object":
         return manifest
     text = json.dumps(manifest)
@@ -77,8 +77,9 @@ def in_form(manifest: Manifest, form: ManifestForm) -> Manifest | str:
 
 
 def screen(manifest: Any) -> str:
-    """What a session of this template shows itself by: `vnc` (a viewer can be offered), `web` (its server speaks HTTP,
-    as KasmVNC does) or `none`. A manifest that cannot be read says nothing against VNC.
+    """How a session of this template is viewed: `vnc`, `web` (over HTTP, as KasmVNC) or `none`.
+
+    A manifest that cannot be read counts as `vnc`.
     """
     manifest = read_manifest(manifest)
     spec = manifest.get("spec") if isinstance(manifest, dict) else None
@@ -92,7 +93,7 @@ def screen(manifest: Any) -> str:
 
 
 def read_manifest(text: Any) -> Any:
-    """The object in one of the forms of `in_form`; `None` where there is none."""
+    """The manifest in any of the forms of `in_form`; `None` if the text is none of them."""
     if not isinstance(text, str):
         return text
     for form in (text, _decoded(text)):

@@ -3,9 +3,10 @@
 What the deployed proxy does (all of it was seen in a running one):
 
 * It compresses with gzip what it passes to a browser that accepts gzip (all do), and keeps the answer's headers;
-  WebSockets and answers to ``Accept: text/event-stream`` are excepted. An answer with a Content-Length then arrives broken;
-  a Content-Length of 1 to 9 bytes ends the whole control plane (``net/http: abort Handler``). A Content-Encoding of the
-  answer's own is kept although the body is compressed once more. A chunked answer without either header arrives whole.
+  WebSockets and answers to ``Accept: text/event-stream`` are excepted. An answer with a Content-Length then arrives
+  broken; a Content-Length of 1 to 9 bytes ends the whole control plane (``net/http: abort Handler``). The answer's
+  own Content-Encoding is kept although the body is compressed once more. A chunked answer without either header arrives
+  whole.
 * A body that does not end as announced ends the control plane, chunked or with a Content-Length: because the session's
   server or the agent died, or because the client left.
 * 30 s after a request came, everything ends. Without an answer, the connection is closed; a body under way ends the

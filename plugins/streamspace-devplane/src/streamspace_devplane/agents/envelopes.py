@@ -1,4 +1,4 @@
-"""The one envelope of the wire, read as strictly as the real control plane reads it."""
+"""The wire's envelope, read as strictly as the deployed control plane reads it."""
 
 import json
 import math
@@ -7,6 +7,8 @@ import time
 from typing import Any, NamedTuple
 
 import pybase64
+
+from streamspace_devplane.errors import Unreadable
 
 AGENT_TYPES = frozenset(
     {"heartbeat", "ack", "complete", "failed", "status", "vnc_ready", "vnc_data", "vnc_error", "pong"}
@@ -28,9 +30,9 @@ FIELDS: dict[str, type] = {
     "platformMetadata": dict,
     "result": dict,
 }
-"""What a payload's fields have to be, or null: a typed reader throws a message away that is otherwise."""
+"""The types of a payload's fields, which may also be null: Go rejects a message with any other."""
 SURROGATE = re.compile("[\ud800-\udfff]")
-DEEPEST = 200
+MAX_DEPTH = 200
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 VNC_DATA, DATA, END = b'{"type":"vnc_data",', b'"data":"', b'"}}'
@@ -43,15 +45,11 @@ class Envelope(NamedTuple):
     payload: dict[str, Any]
 
 
-class Unreadable(Exception):
-    """A message the control plane throws away whole; `str()` is the diagnostics counter it goes under."""
-
-
-def _no_number(name: str) -> None:
+def _reject(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _whole(digits: str) -> int:
+def _int64(digits: str) -> int:
     if not -(2**63) <= (number := int(digits)) < 2**63:
         raise Unreadable("badPayload")
     return number
@@ -63,14 +61,14 @@ def _finite(digits: str) -> float:
     return number
 
 
-STRICT = json.JSONDecoder(parse_constant=_no_number, parse_int=_whole, parse_float=_finite)
+STRICT = json.JSONDecoder(parse_constant=_reject, parse_int=_int64, parse_float=_finite)
 
 
 def strict_json(text: str | bytes) -> Any:
-    """What may be kept and shown again: JSON as Go reads it. Raises `Unreadable`.
+    """Parse JSON as Go does, so that it can be stored and shown again. Raises `Unreadable`.
 
-    Numbers that no Go type holds are refused; half of a surrogate pair becomes U+FFFD. Go's limit for the depth is 10,000,
-    Python's own depends on who calls: this one is far below it.
+    Numbers that no Go type holds are refused; half of a surrogate pair becomes U+FFFD. Go limits the depth to 10,000;
+    Python's own limit depends on the caller's stack, so this one is far below it.
     """
     try:
         text = text if isinstance(text, str) else text.decode()
@@ -79,13 +77,13 @@ def strict_json(text: str | bytes) -> Any:
             value = STRICT.decode(SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     except (ValueError, RecursionError):
         raise Unreadable("notJson") from None
-    if text.count("{") + text.count("[") > DEEPEST and deeper(value, DEEPEST):
+    if text.count("{") + text.count("[") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise Unreadable("notJson")
     return value
 
 
-def deeper(value: Any, limit: int) -> bool:
-    """Are there more than so many levels of objects and arrays?"""
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether it has more than `limit` levels of objects and arrays."""
     level = [value]
     for _ in range(limit + 1):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
@@ -96,7 +94,7 @@ def deeper(value: Any, limit: int) -> bool:
 
 
 def timestamp(now_ns: int | None = None) -> str:
-    """RFC 3339 with nanoseconds and trailing zeros cut, as Go prints it."""
+    """RFC 3339 with nanoseconds, without trailing zeros, as Go prints it."""
     seconds, nanos = divmod(time.time_ns() if now_ns is None else now_ns, 1_000_000_000)
     fraction = f".{nanos:09d}".rstrip("0").rstrip(".")
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
@@ -107,9 +105,9 @@ def encode(kind: str, payload: dict[str, Any]) -> str:
 
 
 def decode(text: str | bytes) -> Envelope:
-    """Exactly one envelope; anything else raises `Unreadable`. Unlike the other way, several in one frame are refused.
+    """Parse exactly one envelope; raises `Unreadable`. (Agents may not pack several into a frame.)
 
-    The `data` of a `vnc_data` is bytes where it was plain base64, else what JSON makes of it.
+    The `data` of a `vnc_data` becomes bytes if it is plain base64, and else stays as JSON has it.
     """
     fast = _vnc_data(text) if isinstance(text, bytes) and text.startswith(VNC_DATA) else None
     return fast or _parsed(text)
@@ -137,7 +135,7 @@ def _parsed(text: str | bytes) -> Envelope:
 
 
 def _vnc_data(text: bytes) -> Envelope | None:
-    """The same as `decode`, but JSON sees only what is round the data: strict base64 holds nothing that ends a string."""
+    """As `decode`, but only what surrounds the data is parsed as JSON: no character of base64 can end a string."""
     start = text.find(DATA, 0, HEAD_LIMIT) + len(DATA)
     if start < len(DATA) or not text.endswith(END):
         return None
@@ -146,22 +144,22 @@ def _vnc_data(text: bytes) -> Envelope | None:
     except ValueError:
         return None
     envelope = _parsed(text[:start] + END)
-    if envelope.payload.get("data") != "":  # it was some other data
+    if envelope.payload.get("data") != "":  # "data" stood somewhere else
         return None
     envelope.payload["data"] = data
     return envelope
 
 
 def shown(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload as the event log keeps it: VNC bytes cut to their first 32 characters, with their length."""
+    """The payload as the event log keeps it: of VNC data the first 32 characters, and the length."""
     data = payload.get("data")
     if kind == "vnc_data" and isinstance(data, bytes):
-        return {**payload, "data": pybase64.b64encode_as_string(data[:24]), "dataLength": coded_length(data)}
+        return {**payload, "data": pybase64.b64encode_as_string(data[:24]), "dataLength": base64_length(data)}
     if kind != "vnc_data" or not isinstance(data, str):
         return payload
     return {**payload, "data": data[:32], "dataLength": len(data)}
 
 
-def coded_length(data: bytes) -> int:
-    """Characters of its base64."""
+def base64_length(data: bytes) -> int:
+    """The length of its base64."""
     return -(-len(data) // 3) * 4

@@ -1,4 +1,4 @@
-"""Fault switches: how a test makes the control plane, or the wire, misbehave."""
+"""Fault switches, by which a test makes the control plane or the network misbehave."""
 
 import random
 import time
@@ -14,16 +14,16 @@ class Switch(BaseModel):
 
 
 class Selector(Switch):
-    """Which envelopes a switch is about, and how often it strikes."""
+    """Which envelopes a switch acts on, and how often."""
 
     direction: Literal["both", "to_agent", "from_agent"] = "both"
     types: list[str] = []
-    """Envelope types; none named means all."""
+    """Envelope types; empty means all."""
     probability: float = Field(1.0, ge=0, le=1)
     count: int | None = Field(None, ge=0)
-    """How many more times it strikes; `None` is without end."""
+    """How many more times it acts; `None` is without limit."""
 
-    def strikes(self, direction: str, kind: str, dice: random.Random) -> bool:
+    def acts_on(self, direction: str, kind: str, dice: random.Random) -> bool:
         if self.direction not in ("both", direction) or (self.types and kind not in self.types) or self.count == 0:
             return False
         if self.probability < 1 and dice.random() >= self.probability:
@@ -35,7 +35,7 @@ class Selector(Switch):
 
 class Delay(Selector):
     seconds: float = Field(ge=0)
-    """Each envelope arrives so much later; order among equally delayed ones is kept."""
+    """Each envelope arrives this much later; equally delayed ones stay in order."""
 
 
 class Drop(Selector):
@@ -54,7 +54,7 @@ class Pack(Switch):
 
 
 class Cut(Switch):
-    """Tear the link, without a closing handshake, now (`after=0`) or after so many envelopes, counted both ways."""
+    """Cut the link without a closing handshake: now (`after=0`), or after so many envelopes, counted both ways."""
 
     after: int = Field(0, ge=0)
     agent_id: str | None = None
@@ -62,7 +62,7 @@ class Cut(Switch):
 
 class Timed(Switch):
     seconds: float | None = Field(None, gt=0)
-    """How long it lasts; `None` until it is switched off."""
+    """How long it lasts; `None`: until it is switched off."""
     since: float = Field(default_factory=time.monotonic, exclude=True)
 
     def over(self) -> bool:
@@ -70,7 +70,7 @@ class Timed(Switch):
 
 
 class Refuse(Timed):
-    """Answer agents with an HTTP status instead of service; `connection` resets their connections instead."""
+    """Answer agents with an HTTP status; `connection` resets their connections instead."""
 
     status: int | Literal["connection"] = 503
     retry_after: int | None = None
@@ -79,19 +79,19 @@ class Refuse(Timed):
 
 
 class Blackhole(Timed):
-    """Agents' connections, old and new, are accepted, but nothing is read and nothing answered."""
+    """Accept agents' connections, but read and answer nothing on them, old or new."""
 
 
 class CloseSecond(Switch):
-    """A second connection of an agent closes the first; its cleanup then also closes the second, with this probability."""
+    """A second connection of an agent closes the first. The cleanup of the first then closes the second as well."""
 
     probability: float = Field(1.0, ge=0, le=1)
     seconds: float = Field(0.05, ge=0)
-    """How long after connecting."""
+    """How long after the second has connected."""
 
 
 class Faults(Switch):
-    """All switches; `None` is off. Set them at any time: they act from the next message or request on."""
+    """All switches; `None` is off. They may be set at any time, and act from the next message or request on."""
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -109,17 +109,17 @@ class Faults(Switch):
             setattr(self, name, None)
 
     def expire(self) -> None:
-        """Switch off what has lasted its time."""
+        """Switch off what has lasted for its time."""
         if self.refuse and self.refuse.over():
             self.refuse = None
         if self.blackhole and self.blackhole.over():
             self.blackhole = None
 
     def deliveries(self, direction: str, kind: str, dice: random.Random) -> Iterator[float]:
-        """One delay in seconds for each time this envelope is to be delivered; none when it is dropped."""
-        if self.drop and self.drop.strikes(direction, kind, dice):
+        """The delays in seconds after which this envelope arrives: none if it is dropped, two if it is duplicated."""
+        if self.drop and self.drop.acts_on(direction, kind, dice):
             return
-        delay = self.delay.seconds if self.delay and self.delay.strikes(direction, kind, dice) else 0.0
+        delay = self.delay.seconds if self.delay and self.delay.acts_on(direction, kind, dice) else 0.0
         yield delay
-        if self.duplicate and self.duplicate.strikes(direction, kind, dice):
+        if self.duplicate and self.duplicate.acts_on(direction, kind, dice):
             yield delay

@@ -1,4 +1,4 @@
-"""What happens to messages: agents' links, commands on their way, and what agents report."""
+"""The hub of all messages: agents' links, commands to agents, and what agents report."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from streamspace_devplane.templates import TEMPLATES, Manifest
 
 
 class Hub(State):
-    """The running control plane, without its HTTP."""
+    """The running control plane, without its HTTP side."""
 
     def __init__(
         self, store: Store, settings: Settings, faults: Faults, templates: Mapping[str, Manifest] = TEMPLATES
@@ -33,7 +33,7 @@ class Hub(State):
     # Commands
 
     def command(self, agent_id: str, action: str, payload: Row, *, command_id: str | None = None) -> str:
-        """Send a command to a connected agent; else it fails at once, or waits where commands are kept."""
+        """Send a command. If its agent is not connected, it fails at once, or waits (`keep_commands`)."""
         command_id = command_id or f"cmd-{uuid.uuid4()}"
         session_id = payload.get("sessionId")
         self.store.add_command(
@@ -43,7 +43,7 @@ class Hub(State):
         return command_id
 
     def dispatch(self, agent_id: str | None = None) -> None:
-        """Deal with the commands that are pending, of one agent or of all."""
+        """Send or refuse the pending commands, of one agent or of all."""
         for row in self.store.pending(agent_id):
             link = self.links.get(row["agentId"])
             if link is None or link.closing:
@@ -70,7 +70,7 @@ class Hub(State):
     # Links
 
     async def serve(self, link: Link) -> None:
-        """Own a link from its handshake to its end."""
+        """Serve a link from its handshake to its end."""
         agent_id = link.agent_id
         first = self.links.get(agent_id)
         self.relay.opened(link)
@@ -102,7 +102,7 @@ class Hub(State):
             asyncio.get_running_loop().call_later(switch.seconds, link.close, "closed by the cleanup of the first")
 
     def apply_faults(self) -> None:
-        """Put into effect the switches that act on open links."""
+        """Apply the switches that act on open links."""
         if self.stopping.is_set():
             return
         if self.faults.blackhole and self.listening.is_set():
@@ -120,7 +120,7 @@ class Hub(State):
                 if cut.agent_id in (None, agent_id):
                     link.cut()
 
-    # What agents say
+    # Messages
 
     def sent(self, link: Link, kind: str, payload: Row) -> None:
         if kind != "vnc_data" or self.settings.log_vnc_data:
@@ -151,7 +151,7 @@ class Hub(State):
         data = payload.get("data")
         self.counters["vncMessages"] += 1
         if isinstance(data, str | bytes):
-            self.counters["vncBase64Bytes"] += len(data) if isinstance(data, str) else envelopes.coded_length(data)
+            self.counters["vncBase64Bytes"] += len(data) if isinstance(data, str) else envelopes.base64_length(data)
         if self.settings.log_vnc_data:
             self.store.log(link.agent_id, "from_agent", "vnc_data", envelopes.shown("vnc_data", payload))
 
@@ -160,8 +160,8 @@ class Hub(State):
         status = payload.get("status")
         active = payload.get("activeSessions")
         self.store.change(
-            "UPDATE agents SET status = 'online', told_status = ?, active_sessions = ?, capacity = COALESCE(?, capacity),"
-            " heartbeat_at = ? WHERE agent_id = ?",
+            "UPDATE agents SET status = 'online', told_status = ?, active_sessions = ?,"
+            " capacity = COALESCE(?, capacity), heartbeat_at = ? WHERE agent_id = ?",
             status if isinstance(status, str) else None,
             active if isinstance(active, int) else 0,
             json.dumps(payload["capacity"]) if isinstance(payload.get("capacity"), dict) else None,
@@ -175,9 +175,10 @@ class Hub(State):
 
     def _status(self, link: Link, payload: Row) -> None:
         session_id, state = payload.get("sessionId"), payload.get("state")
-        place = payload.get("platformMetadata")
-        place = place if isinstance(place, dict) else {}
-        name = place.get("podName")
+        metadata = payload.get("platformMetadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        pod = metadata.get("podName")
+        viewable = payload.get("vncReady") and payload.get("vncPort")
         if state not in envelopes.SESSION_STATES:
             self.counters["unknownState"] += 1
             return
@@ -185,8 +186,9 @@ class Hub(State):
         known = self.store.change(
             "UPDATE sessions SET state = ?, vnc_ready = ?, vnc_port = COALESCE(?, vnc_port), platform_metadata = ?,"
             " pod_name = ?, url = ?, statuses = statuses + 1, status_at = ?, last_activity = ? WHERE session_id = ?",
-            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(place), name if isinstance(name, str) else "",
-            f"/api/v1/sessions/{session_id}/vnc" if payload.get("vncReady") and payload.get("vncPort") else "", now, now, session_id,
+            state, bool(payload.get("vncReady")), payload.get("vncPort"), json.dumps(metadata),
+            pod if isinstance(pod, str) else "",
+            f"/api/v1/sessions/{session_id}/vnc" if viewable else "", now, now, session_id,
         )  # fmt: skip
         if not known:
             self.counters["unknownSession"] += 1

@@ -1,4 +1,4 @@
-"""One agent's WebSocket: reading, writing, pings, and the faults in between."""
+"""One agent's WebSocket: reads, writes, pings, and applies the fault switches."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from streamspace_devplane.agents import envelopes
 from streamspace_devplane.agents.faults import Faults
 from streamspace_devplane.agents.wire import Wire
+from streamspace_devplane.errors import Unreadable
 from streamspace_devplane.settings import Settings
 
-CLOSE_PATIENCE = 5.0
+CLOSE_TIMEOUT = 5.0  # seconds
 PACK_BYTES = 8 * 1024**2
 
 
 class Peer(Protocol):
-    """What a link needs of the control plane that it belongs to."""
+    """What a link needs from the control plane that it belongs to."""
 
     settings: Settings
     faults: Faults
@@ -38,7 +39,7 @@ class Peer(Protocol):
 
 
 class Link:
-    """Runs from the accepted handshake to the end of the connection, whoever ends it."""
+    """Lives from the accepted handshake to the end of the connection."""
 
     def __init__(self, peer: Peer, agent_id: str, socket: WebSocket, wire: Wire) -> None:
         self._peer = peer
@@ -46,7 +47,7 @@ class Link:
         self.wire = wire
         self.last_heartbeat = time.monotonic()
         self.closing: str | None = None
-        """Why the control plane ends this link, once it does."""
+        """Why the control plane ends this link; None while it does not."""
         self._socket = socket
         self._outgoing: deque[str] = deque()
         self._wake = asyncio.Event()
@@ -73,19 +74,19 @@ class Link:
                 raise error
 
     def close(self, reason: str) -> None:
-        """End the link with a proper WebSocket close, or without one if the agent does not take it."""
+        """Close the WebSocket, or abort the connection if the agent does not answer the close."""
         self.closing = self.closing or reason
         self._wake.set()
-        asyncio.get_running_loop().call_later(CLOSE_PATIENCE, self.wire.abort)
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.wire.abort)
 
     def cut(self) -> None:
-        """End the link as a broken network does."""
+        """End the link as a broken network would."""
         self.closing = self.closing or "cut"
         self.wire.abort()
         self._ended.set()
 
     def send(self, kind: str, payload: dict[str, Any]) -> None:
-        """Queue one envelope for the agent, through the fault switches."""
+        """Queue one envelope for the agent, as the fault switches let it pass."""
         if self._ended.is_set():
             return
         for delay in self._peer.faults.deliveries("to_agent", kind, self._peer.dice):
@@ -93,17 +94,17 @@ class Link:
             self._later(delay, self.send_raw, envelopes.encode(kind, payload))
 
     def send_raw(self, frame: str) -> None:
-        """Queue text as it is."""
+        """Queue a text frame as it is."""
         self._outgoing.append(frame)
         self._wake.set()
 
     @property
     def takes_more(self) -> bool:
-        """Whether there is a place for what viewers send; the real control plane never waits for one."""
+        """Whether the send buffer has room. The deployed control plane never waits for room."""
         return len(self._outgoing) < self._peer.settings.send_buffer
 
     async def room(self) -> None:
-        """Wait until the agent took most of what is queued: a viewer must not outrun it."""
+        """Wait until the send buffer has room, so that a viewer cannot send faster than the agent takes it."""
         while not self.takes_more and not self._ended.is_set():
             self._room.clear()
             await self._room.wait()
@@ -123,7 +124,7 @@ class Link:
             text = message.get("text") or message.get("bytes") or b""
             try:
                 envelope = envelopes.decode(text)
-            except envelopes.Unreadable as reason:
+            except Unreadable as reason:
                 self._peer.unreadable(self, str(reason), text)
                 continue
             for delay in self._peer.faults.deliveries("from_agent", envelope.type, self._peer.dice):
@@ -157,8 +158,9 @@ class Link:
                 return
 
     def _packed(self) -> list[str]:
-        """As the real one does: all that waits at this moment leaves as one message. The real one sends that in small parts,
-        so that an agent need not hold it whole; here, what is long leaves in several.
+        """Take all that waits, to be sent as one message, as the deployed control plane does.
+
+        That one sends a long message in small fragments, so that no agent has to hold it; here it becomes several.
         """
         frames: list[str] = []
         size = 0
@@ -178,7 +180,7 @@ class Link:
                     await self._wake.wait()
 
     async def _keep_alive(self) -> None:
-        """Ping, and give up on an agent that neither answers nor pings by itself."""
+        """Ping the agent, and drop it if it neither answers nor pings by itself."""
         loop = asyncio.get_running_loop()
         settings = self._peer.settings
         next_ping = loop.time() + settings.ping_interval

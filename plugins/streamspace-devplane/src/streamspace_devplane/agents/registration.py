@@ -1,4 +1,4 @@
-"""Agents' way in: registration, keys, approval, and the WebSocket's door."""
+"""How agents get in: registration, keys, approval, and the WebSocket's handshake."""
 
 import json
 import re
@@ -11,10 +11,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from streamspace_devplane.agents.envelopes import NOT_JSON, Unreadable, strict_json
+from streamspace_devplane.agents.envelopes import NOT_JSON, strict_json
 from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.agents.link import Link
 from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
+from streamspace_devplane.errors import Refused, Unreadable
 from streamspace_devplane.input_filter import suspicion
 from streamspace_devplane.store import Row
 
@@ -28,7 +29,7 @@ KEY_SHAPE = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Capacity(BaseModel):
-    """Wrong types fail, as they do in Go; other keys are ignored."""
+    """A wrong type fails the request, as in Go; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     maxSessions: StrictInt | None = None  # noqa: N815 - names of the wire
@@ -45,25 +46,15 @@ class Registration(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class Refused(Exception):
-    def __init__(self, status: int, error: str, details: str | list[str], **more: Any) -> None:
-        super().__init__(error)
-        self.status = status
-        self.body = {"error": error, "details": details, **more}
-
-    def answer(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status)
-
-
 class RateLimit:
-    """So many requests in any 60 seconds from one address."""
+    """Limits the requests from one address in any 60 seconds."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._times: dict[str, deque[float]] = {}
 
     def wait(self, client: str) -> float:
-        """0 when the request may pass, else the seconds to the next that may."""
+        """0 if the request may pass, else the seconds until one may."""
         now = time.monotonic()
         times = self._times.setdefault(client, deque())
         while times and times[0] <= now - 60:
@@ -78,7 +69,10 @@ Kind = Literal["certificate", "key", "bootstrap"]
 
 
 def identity(hub: Hub, connection: HTTPConnection, agent_id: str) -> Kind:
-    """By what the caller is that agent: the certificate's CN, the agent's own key, or the shared bootstrap key."""
+    """What proves the caller's identity: the certificate's CN, the agent's own key, or the shared bootstrap key.
+
+    Raises `Refused`.
+    """
     wire: Wire = connection.scope[SCOPE_KEY]
     if wire.common_name is not None:
         if wire.common_name != agent_id:
@@ -102,7 +96,7 @@ def identity(hub: Hub, connection: HTTPConnection, agent_id: str) -> Kind:
 
 
 class AgentEndpoints:
-    """The two agent endpoints. `nest_agent` answers registrations with the agent under `agent`."""
+    """The two endpoints for agents. With `nest_agent`, registrations are answered with the agent under `agent`."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -115,7 +109,7 @@ class AgentEndpoints:
             status, body = self._registered(request, await request.body())
         except Refused as refused:
             self.hub.store.log(None, "plane", "register_refused", {"status": refused.status, **refused.body})
-            return refused.answer()
+            return JSONResponse(refused.body, refused.status)
         return JSONResponse(body, status)
 
     def _limit(self, connection: HTTPConnection) -> None:
@@ -161,7 +155,7 @@ class AgentEndpoints:
             self._admit(socket, agent_id)
         except Refused as refused:
             self.hub.store.log(agent_id, "plane", "connect_refused", {"status": refused.status, **refused.body})
-            await socket.send_denial_response(refused.answer())
+            await socket.send_denial_response(JSONResponse(refused.body, refused.status))
             return
         await socket.accept()
         await self.hub.serve(Link(self.hub, agent_id, socket, socket.scope[SCOPE_KEY]))
@@ -183,7 +177,7 @@ class AgentEndpoints:
 
 
 def _named(body: bytes) -> str:
-    """The agent id in a body that may be no registration at all."""
+    """The agent id in a body that may be anything."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

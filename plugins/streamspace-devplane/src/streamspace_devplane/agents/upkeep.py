@@ -1,4 +1,4 @@
-"""What the control plane does by the clock: stale agents, stuck sessions, switches that have lasted their time."""
+"""Periodic work: closes stale links, deals with stuck sessions, and ends fault switches whose time is over."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from streamspace_devplane.store import Row
 
 
 async def upkeep(hub: Hub) -> None:
-    """Run as long as the control plane does."""
+    """Runs as long as the control plane does."""
     settings = hub.settings
     last_stale = last_sweep = time.monotonic()
     hub.dispatch()

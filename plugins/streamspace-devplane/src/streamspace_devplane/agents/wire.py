@@ -1,4 +1,4 @@
-"""uvicorn with the things it does not offer: the client's certificate, the raw transport, and pings in their place."""
+"""Extends uvicorn: the application sees the client's certificate, the transport, and pings in order with messages."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from streamspace_devplane.agents import envelopes
 SCOPE_KEY = "streamspace.wire"
 AGENTS = "/api/v1/agents/"
 PONG = "streamspace.pong"
-"""Stands between a connection's messages where a pong is due."""
+"""The type of a queued message that stands for a pong to be sent."""
 
 
 class Wire:
@@ -42,7 +42,7 @@ class Wire:
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing that is written now can arrive."""
+        """Whether nothing can be written any more."""
         return self._transport.is_closing()
 
     def ping(self) -> None:
@@ -55,7 +55,7 @@ class Wire:
             self._transport.write(data)
 
     def abort(self) -> None:
-        """Tear the connection without any goodbye."""
+        """End the connection without any close handshake."""
         self._transport.abort()
 
     def stop_reading(self) -> None:
@@ -94,7 +94,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.app = with_wire(self.app, self.wire)
 
     def handle_connect(self, event: Any) -> None:
-        """The limit for messages is for agents: neither viewers' WebSockets nor those of web sessions have one."""
+        """Only agents' messages have a size limit, not those of viewers and web sessions."""
         if not event.path.startswith(AGENTS):
             self.conn.max_message_size = None
         super().handle_connect(event)
@@ -102,13 +102,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
-            self.handshake_complete = True  # uvicorn takes a refusal for no answer, and complains
+            self.handshake_complete = True  # else uvicorn logs an error: it does not take a refusal for an answer
 
     def handle_ping(self) -> None:
-        """A ping is answered once the application has taken all messages before it.
+        """Answer a ping once the application has taken all messages before it.
 
-        The real control plane reads frames one by one, so its pong proves that it has handled what came before; uvicorn
-        would answer at once, with messages still in its queue.
+        The deployed control plane reads frames one by one, so its pong proves that it has handled what came before.
+        uvicorn would answer at once, with messages still in its queue.
         """
         self.wire.last_sign = self.loop.time()
         if self.wire.on_ping:
@@ -116,7 +116,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.queue.put_nowait({"type": PONG, "bytes": b"".join(self.conn.data_to_send())})  # type: ignore[typeddict-item]
 
     def handle_text(self, event: Frame) -> None:
-        """Screens stay bytes: nobody needs them as text, and what is read of them is checked there."""
+        """VNC data is passed on as bytes: nobody needs it as text, and `envelopes` checks it."""
         if event.fin and event.data[: len(envelopes.VNC_DATA)] == envelopes.VNC_DATA:
             self.handle_bytes(event)
         else:
@@ -128,14 +128,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 class Server(uvicorn.Server):
-    """Leaves signals to whoever owns the event loop."""
+    """A uvicorn server that leaves signals to the owner of the event loop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def tear_all(self) -> None:
-        """End what connections are left, without any goodbye."""
+    def abort_all(self) -> None:
+        """End the connections that are left, without any close handshake."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
@@ -147,7 +147,7 @@ def server(app: Any, *, max_message: int, tls: ssl.SSLContext | None) -> Server:
         ws=WebSocketProtocol,
         ws_max_size=max_message,
         ws_per_message_deflate=False,
-        ws_ping_interval=None,  # the link pings by itself: pings of the agent count as signs of life too
+        ws_ping_interval=None,  # the link sends pings itself, because the agent's pings count as signs of life too
         ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         log_config=None,
         access_log=False,

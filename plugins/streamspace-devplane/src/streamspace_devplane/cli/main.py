@@ -1,4 +1,4 @@
-"""`streamspace-devplane`: serve, and drive what serves."""
+"""The command `streamspace-devplane`: serve, and control a plane that runs."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,8 @@ import click
 from streamspace_devplane.agents.envelopes import ENDED
 from streamspace_devplane.cli.serve import serve
 from streamspace_devplane.cli.view import copy_to_tcp
-from streamspace_devplane.client import PlaneClient, PlaneError
+from streamspace_devplane.client import PlaneClient
+from streamspace_devplane.errors import PlaneError
 from streamspace_devplane.store import Row
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -72,20 +73,21 @@ def table(rows: list[Row], *columns: str) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-async def report(client: PlaneClient, told: Row, wait: bool, as_json: bool) -> None:
+async def report(client: PlaneClient, command: Row, wait: bool, as_json: bool) -> None:
+    """Print what became of a command, given by its row or the answer that named it."""
     if wait:
-        told = await client.wait_command(told["commandId"], "completed,failed", timeout=600)
+        command = await client.wait_command(command["commandId"], "completed,failed", timeout=600)
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(command))
     else:
-        row = told if wait else await client.command(told["commandId"])
-        waits = row["state"] == "pending"
-        state = f"waits for agent {told['agentId']}, which is not connected" if waits else row["state"]
-        click.echo(f"{told['sessionId']}: command {told['commandId']} {state}")
-        told = row
-    if told.get("state") == "failed":
-        by = "the agent reports" if told["sentAt"] else f"it was not sent to agent {told['agentId']}"
-        raise click.ClickException(f"{by}: {told['error']}")
+        if not wait:
+            command = await client.command(command["commandId"])
+        waits = command["state"] == "pending"
+        state = f"waits for agent {command['agentId']}, which is not connected" if waits else command["state"]
+        click.echo(f"{command['sessionId']}: command {command['commandId']} {state}")
+    if command.get("state") == "failed":
+        by = "the agent reports" if command["sentAt"] else f"it was not sent to agent {command['agentId']}"
+        raise click.ClickException(f"{by}: {command['error']}")
 
 
 def variable(pair: str) -> tuple[str, str]:
@@ -104,9 +106,9 @@ def session_name(_: click.Context, __: click.Parameter, name: str | None) -> str
 
 
 def reason(session: Row) -> str | None:
-    """Why it is as it is, in one line: in the words of the agent, or of the plane that gave up on it."""
-    told = session["platformMetadata"].get("reason") or session["startError"]
-    return " ".join(str(told).split()) if told else None
+    """The reason for a session's state in one line, from the agent or the plane."""
+    given = session["platformMetadata"].get("reason") or session["startError"]
+    return " ".join(str(given).split()) if given else None
 
 
 @main.command()
@@ -134,24 +136,23 @@ def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish
 
     async def work(client: PlaneClient) -> None:
         if agent := body.get("agent_id"):
-            await client.call(
-                "GET", f"/agents/{quote(agent, safe='')}"
-            )  # a command for one that never comes would wait
+            # Fails if there is no such agent, whose command would wait for ever.
+            await client.call("GET", f"/agents/{quote(agent, safe='')}")
         await report(client, await client.launch(**body), wait, as_json)
 
     perform(click.get_current_context(), work)
 
 
 def session_command(verb: str, summary: str, *options: Callable[[Any], Any]) -> None:
-    """`options` are flags named as keys of the command's payload; those that are given are sent with it."""
+    """Add a command. `options` are flags named as keys of the command's payload, which are sent if given."""
 
     def command(session: str, wait: bool, as_json: bool, **extra: bool) -> None:
         async def work(client: PlaneClient) -> None:
-            told = {name: True for name, given in extra.items() if given}
+            payload = {name: True for name, given in extra.items() if given}
             state = (await client.session(session))["state"]
-            if verb != "stop" and state in ENDED:  # stop also takes what an ended one has kept
+            if verb != "stop" and state in ENDED:  # a stop also deletes the volumes of an ended one
                 raise PlaneError(f"session {session!r} is {state}: there is nothing to {verb}, start it anew")
-            await report(client, await client.call("POST", f"/sessions/{session}/{verb}", told), wait, as_json)
+            await report(client, await client.call("POST", f"/sessions/{session}/{verb}", payload), wait, as_json)
 
         perform(click.get_current_context(), work)
 

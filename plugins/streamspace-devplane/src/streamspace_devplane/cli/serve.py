@@ -1,4 +1,4 @@
-"""`streamspace-devplane serve`: run the control plane until a signal."""
+"""The command `streamspace-devplane serve`: runs the control plane until a signal."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ def settings_from(pairs: tuple[str, ...]) -> Settings:
 
 
 def checked_agents(_context: click.Context, _option: click.Parameter, agents: tuple[str, ...]) -> tuple[str, ...]:
-    """Each names the file of its key, beside that of the bootstrap key."""
+    """Each id is part of a file name: its key's, beside the bootstrap key's."""
     for agent in agents:
         if not 3 <= len(agent) <= 100 or "/" in agent or agent == BOOTSTRAP:
             raise click.BadParameter(f"{agent!r} is no agent id: 3 to 100 characters, without '/', not {BOOTSTRAP!r}")
@@ -62,7 +62,7 @@ def template_in(file: Path) -> tuple[str, Manifest]:
 
 
 def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    """`None` if none of them is given. With `client_ca`, agents may show a certificate (its CN: their id) instead of a key."""
+    """The TLS context, if any. With `client_ca`, agents may use a certificate instead of a key; its CN is their id."""
     if cert is None:
         if key or client_ca:
             raise click.UsageError(f"{'--tls-key' if key else '--client-ca'} has no effect without --tls-cert")
@@ -75,7 +75,7 @@ def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> 
             hint = "--client-ca"
             context.load_verify_locations(client_ca)
             context.verify_mode = ssl.CERT_OPTIONAL
-    except OSError as error:  # ssl's errors too
+    except OSError as error:  # including ssl.SSLError
         what = client_ca if hint == "--client-ca" else f"{cert} with the key in {key or cert}"
         raise click.BadParameter(f"cannot use {what}: {error}; PEM is needed", param_hint=hint) from None
     return context
@@ -83,7 +83,7 @@ def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> 
 
 @contextlib.contextmanager
 def only_one(state_dir: Path) -> Iterator[None]:
-    """Make the directory, and keep it from other planes for the time of the block: they would send each other's commands."""
+    """Create the directory and lock it for the block: two planes with one database would send each other's commands."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (state_dir / "lock").open("w")
@@ -100,14 +100,14 @@ def only_one(state_dir: Path) -> Iterator[None]:
 
 
 def write_key(path: Path, key: str) -> None:
-    """Readable by its owner only, from the first moment on."""
+    """Write a file that is never readable by others."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(key + "\n")
 
 
 def key_in_file(plane: DevPlane, path: Path, agent_id: str | None) -> str:
-    """The key of that file if this plane knows it, else a new one written there."""
+    """The key in a file if this plane knows it, else a new one, which is written there."""
     if path.exists():
         key = path.read_text().strip()
         if plane.hub.store.key_owner(key) == (True, agent_id):
@@ -118,7 +118,7 @@ def key_in_file(plane: DevPlane, path: Path, agent_id: str | None) -> str:
 
 
 class UntilEof(asyncio.Protocol):
-    """Ends when the other end of standard input is gone: whoever started this has ended, however it did."""
+    """Sets `ended` at the end of standard input: the process that started this one has ended."""
 
     def __init__(self, ended: asyncio.Event) -> None:
         self.ended = ended
@@ -141,8 +141,8 @@ async def run(
         bootstrap_file = state_dir / f"{BOOTSTRAP}.key"
         bootstrap = key_in_file(plane, bootstrap_file, None)
         if as_json:
-            told = {"url": plane.url, "controlPlaneUrl": plane.ws_url, "bootstrapKeyFile": str(bootstrap_file)}
-            click.echo(json.dumps({**told, "agentKeyFiles": {agent: str(file) for agent, file in files.items()}}))
+            addresses = {"url": plane.url, "controlPlaneUrl": plane.ws_url, "bootstrapKeyFile": str(bootstrap_file)}
+            click.echo(json.dumps({**addresses, "agentKeyFiles": {agent: str(file) for agent, file in files.items()}}))
         else:
             click.echo(f"StreamSpace {BANNER}\n")
             click.echo(f"  page                {plane.url}/")

@@ -1,4 +1,4 @@
-"""A session's VNC stream on a loopback TCP port, for viewers that know nothing of WebSockets."""
+"""Offers a session's VNC stream on a loopback TCP port, for VNC viewers."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ CHUNK = 65_536
 
 
 async def copy_to_tcp(client: PlaneClient, session_id: str, port: int) -> asyncio.Server:
-    """Listen on 127.0.0.1; each connection is a viewer of its own."""
+    """Listen on 127.0.0.1; each connection is a viewer."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        left = contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError)  # as either side may
+        left = contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError)  # either side may leave
         with contextlib.closing(writer), left:
             async with await client.open_viewer(session_id) as viewer:
                 jobs = [asyncio.create_task(to_tcp(viewer, writer)), asyncio.create_task(from_tcp(viewer, reader))]

@@ -1,4 +1,4 @@
-"""The operator's JSON API: sessions, commands, agents, events, fault switches."""
+"""The operator's JSON API: agents, sessions, commands, events, fault switches."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ from streamspace_devplane.web.bodies import (
 )
 from streamspace_devplane.web.streaming import streaming
 
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60.0  # seconds
 STATES = SESSION_STATES | {"starting", "hibernating", "waking", "terminating"}
 
 
@@ -104,12 +104,12 @@ class Api:
         link = self.hub.links.get(agent_id)
         if link and approval == "rejected":
             link.close("rejected")
-        # As the deployed one: whoever approves gets the agent's own key, and brings it there.
+        # As in the deployed one, the administrator gets the agent's key, and has to hand it on.
         key = {"apiKey": self.store.issue_key(agent_id)} if approval == "approved" else {}
         return JSONResponse({**(self.store.agent(agent_id) or {}), **key})
 
     async def forget_agent(self, request: Request) -> Response:
-        """Drop an agent that is not connected, with its sessions, its keys and what waits for it; it may register anew."""
+        """Drop an agent that is not connected, with its sessions, keys and waiting commands. It may register again."""
         agent_id = request.path_params["agent"]
         if self.store.agent(agent_id) is None:
             raise HTTPException(404, f"no agent {agent_id!r} has registered")
@@ -132,7 +132,7 @@ class Api:
         return JSONResponse({"commandId": command_id}, 201)
 
     def _command(self, agent_id: str, action: str, payload: Row, command_id: str | None = None) -> str:
-        """The one way in for commands; a command id given twice is sent twice, to show that the agent notices."""
+        """Send a command. One whose id was used before is sent again, so that tests see what the agent does."""
         if command_id and self.store.command(command_id):
             self._link(agent_id).send("command", {"commandId": command_id, "action": action, "payload": payload})
             return command_id
@@ -163,10 +163,10 @@ class Api:
         return JSONResponse(list(self.hub.templates.values()))
 
     async def sessions(self, _: Request) -> Response:
-        """The oldest first; `startError` is why the last start of one was refused."""
+        """All sessions, the oldest first; `startError` is why the last start was refused."""
         sql = (
-            "SELECT *, (SELECT error FROM commands WHERE session_id = sessions.session_id AND action = 'start_session'"
-            " ORDER BY seq DESC LIMIT 1) AS start_error FROM sessions ORDER BY created_at"
+            "SELECT *, (SELECT error FROM commands WHERE session_id = sessions.session_id"
+            " AND action = 'start_session' ORDER BY seq DESC LIMIT 1) AS start_error FROM sessions ORDER BY created_at"
         )
         return JSONResponse(self.store.rows(sql))
 
@@ -186,21 +186,22 @@ class Api:
             agent_id, now = wish.agent_id or self._choose_agent(), time.time()
             manifest = read_manifest(payload["templateManifest"])
             kind = streaming(manifest)
-            # One that still waits for its agent would be sent to it.
+            # An earlier start that still waits for its agent must not be sent any more.
             self.store.change(
                 "DELETE FROM commands WHERE session_id = ? AND action = 'start_session' AND state = 'pending'",
                 session_id,
             )
             self.store.change(
-                "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at, screen,"
-                " streaming_protocol, streaming_port) VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)",
-                session_id, agent_id, wish.user, wish.template, now, now, screen(manifest), kind.protocol, kind.port,
+                "INSERT OR REPLACE INTO sessions (session_id, agent_id, user, template, state, created_at, status_at,"
+                " screen, streaming_protocol, streaming_port) VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)",
+                session_id, agent_id, wish.user, wish.template, now, now,
+                screen(manifest), kind.protocol, kind.port,
             )  # fmt: skip
         command_id = self._command(agent_id, "start_session", payload, wish.command_id)
         return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)
 
     def _holder(self, session_id: str, wanted: str | None) -> str | None:
-        """The agent of a session that is not over: another start of it goes there, or there would be two of it."""
+        """The agent of a session that is not over: another start goes there too, or the session might run twice."""
         row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
         if row is None or row["state"] in ENDED or self._untouched(row, "failed"):
             return None
@@ -211,7 +212,7 @@ class Api:
         return str(row["agentId"])
 
     def _untouched(self, session: Row, *states: str) -> bool:
-        """Did no agent report on it, and are its starts in these states: `failed` (refused) or `pending` (not sent)?"""
+        """Whether no agent has reported on it, and all its starts are in `states`: `failed` (refused), `pending`."""
         starts = self.store.rows(
             "SELECT state FROM commands WHERE session_id = ? AND action = 'start_session' AND created_at >= ?",
             session["sessionId"], session["createdAt"],
@@ -219,7 +220,7 @@ class Api:
         return not session["statuses"] and bool(starts) and all(start["state"] in states for start in starts)
 
     def _choose_agent(self) -> str:
-        """The connected agent with the fewest sessions, else any approved one: its command waits."""
+        """The connected agent with the fewest sessions, else any approved one."""
         known = self.store.rows("SELECT * FROM agents ORDER BY active_sessions, agent_id")
         rows = [row for row in known if row["approval"] == "approved"]
         if not rows:
@@ -228,8 +229,9 @@ class Api:
         return str((connected or rows)[0]["agentId"])
 
     async def forget(self, request: Request) -> Response:
-        """Drop a session that no agent ever held, for its start was refused, or waits for its agent and then never gets
-        there. All others end by `stop`.
+        """Drop a session that no agent ever held, because its start was refused or still waits.
+
+        All others are ended by `stop`.
         """
         session_id = request.path_params["session"]
         row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
@@ -251,7 +253,10 @@ class Api:
         return await self._session_command(request, "wake_session", "waking", "hibernated")
 
     async def _session_command(self, request: Request, action: str, state: str, *before: str) -> Response:
-        """The session is set to be on its way first. (The deployed one sends nothing where it is in none of `before`.)"""
+        """Set the session's state, if it is in one of `before`, and send a command.
+
+        (The deployed one sends nothing in any other state.)
+        """
         session_id = request.path_params["session"]
         row = self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)
         if row is None:
@@ -266,7 +271,7 @@ class Api:
     # Commands and events
 
     async def commands(self, request: Request) -> Response:
-        """The newest, in the order of their sending."""
+        """The newest commands, in the order in which they were sent."""
         limit = int(number(request, "limit", 1000))
         return JSONResponse(self.store.rows("SELECT * FROM commands ORDER BY seq DESC LIMIT ?", limit)[::-1])
 
@@ -275,7 +280,7 @@ class Api:
         return JSONResponse(row)
 
     async def _awaited(self, request: Request, look: Callable[[], Row | None], *columns: str) -> Row:
-        """The row, once its columns have the values asked for (`?state=running&timeout=5`); else as it is at the end."""
+        """The row once its columns have the wanted values (`?state=running&timeout=5`), or as it is at the timeout."""
         wanted = {name: request.query_params[name].split(",") for name in columns if name in request.query_params}
         deadline = time.monotonic() + min(LONGEST_WAIT, number(request, "timeout", 0))
         while True:
@@ -322,7 +327,7 @@ class Api:
         return JSONResponse(self.hub.faults.model_dump(by_alias=True))
 
     async def set_faults(self, request: Request) -> Response:
-        """Only the switches named change; `null` switches one off."""
+        """Change the named switches only; `null` switches one off."""
         wish = await body_of(Faults, request)
         for name in wish.model_fields_set:
             setattr(self.hub.faults, name, getattr(wish, name))
@@ -344,7 +349,7 @@ class Api:
 
 
 def no_agent(waiting: list[str]) -> str:
-    """Why nobody can take a session."""
+    """Why no agent can take a session."""
     if not waiting:
         return "no agent has registered yet; start one, or name an agentId"
     return (

@@ -1,4 +1,4 @@
-"""The whole control plane as one ASGI application."""
+"""The control plane as an ASGI application."""
 
 import asyncio
 import contextlib
@@ -18,20 +18,20 @@ from streamspace_devplane.agents.upkeep import upkeep
 from streamspace_devplane.web import pages
 from streamspace_devplane.web.api import Api
 from streamspace_devplane.web.live import Live
-from streamspace_devplane.web.middleware import Labelled, Misbehaviour, SameOrigin
+from streamspace_devplane.web.middleware import FaultSwitches, Labelled, SameOrigin
 from streamspace_devplane.web.proxy import WebProxy
 from streamspace_devplane.web.vnc import VncEndpoint
 
 
 async def explain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404 and pages.asked_for(request):
-        return pages.nothing_here()
+    if error.status_code == 404 and pages.wants_page(request):
+        return pages.not_found()
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
 def build(hub: Hub, endpoints: AgentEndpoints, novnc: Path | None) -> Starlette:
-    web = WebProxy(hub)
+    proxy = WebProxy(hub)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -42,7 +42,7 @@ def build(hub: Hub, endpoints: AgentEndpoints, novnc: Path | None) -> Starlette:
             clock.cancel()
             await asyncio.gather(clock, return_exceptions=True)
             await hub.relay.stop()
-            await web.aclose()
+            await proxy.aclose()
 
     viewers = VncEndpoint(hub)
     return Starlette(
@@ -51,12 +51,12 @@ def build(hub: Hub, endpoints: AgentEndpoints, novnc: Path | None) -> Starlette:
             WebSocketRoute("/api/v1/agents/connect", endpoints.connect),
             WebSocketRoute("/api/v1/sessions/{session}/vnc", viewers.vnc),
             WebSocketRoute("/api/v1/vnc/{session}", viewers.vnc),  # the deployed one's own path
-            *web.routes(),
+            *proxy.routes(),
             *Api(endpoints).routes(),
             *Live(hub).routes(),
             *pages.routes(novnc),
         ],
-        middleware=[Middleware(Labelled), Middleware(SameOrigin), Middleware(Misbehaviour, hub=hub)],
+        middleware=[Middleware(Labelled), Middleware(SameOrigin), Middleware(FaultSwitches, hub=hub)],
         exception_handlers={HTTPException: explain},
         lifespan=lifespan,
     )

@@ -1,4 +1,4 @@
-"""What operators may send, checked."""
+"""The bodies of API requests, validated."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,13 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from streamspace_devplane.agents.envelopes import NOT_JSON, Unreadable, strict_json
+from streamspace_devplane.agents.envelopes import NOT_JSON, strict_json
+from streamspace_devplane.errors import Unreadable
 from streamspace_devplane.store import Row
 from streamspace_devplane.templates import Manifest, ManifestForm, in_form
 
 T = TypeVar("T", bound=BaseModel)
-LARGEST = 2.0**53
+LARGEST = 2.0**53  # integers up to here are exact
 
 
 class Body(BaseModel):
@@ -22,7 +23,7 @@ class Body(BaseModel):
 
 
 class StartSession(Body):
-    """What to start; all but `template` has a default. `extra` is laid over the finished payload as it is."""
+    """What to start. The keys of `extra` are added to the finished payload, or replace its own."""
 
     template: str = "desktop"
     manifest: Any = None
@@ -33,7 +34,7 @@ class StartSession(Body):
     user: str = "dev"
     memory: str | None = "2Gi"
     cpu: str | None = "1000m"
-    """As the deployed one sends them where nobody asked for anything; `null` leaves them out, which it never does."""
+    """What the deployed one sends if nobody asks for anything else; `null` leaves them out, which it never does."""
     nested_resources: bool = False
     """Send `resources: {memory, cpu}` instead of the two keys."""
     environment: dict[str, str] | None = None
@@ -76,7 +77,7 @@ class RawCommand(Body):
 
 
 class RawFrame(Body):
-    """Sent to the agent as one text frame, whatever it is."""
+    """A text frame for an agent, valid or not."""
 
     text: str
 
@@ -93,7 +94,7 @@ class PlaneFlags(Body):
 
 
 class Extra(RootModel[dict[str, Any]]):
-    """Further keys of a command's payload, such as `deletePVC`."""
+    """More keys of a command's payload, such as `deletePVC`."""
 
 
 async def body_of(model: type[T], request: Request) -> T:
@@ -109,7 +110,7 @@ async def body_of(model: type[T], request: Request) -> T:
 
 
 def number(request: Request, name: str, default: float) -> float:
-    """Of a query; finite, and as an integer within the 64 bits of the database."""
+    """A number of the query; finite, and small enough for the database."""
     text = request.query_params.get(name, "")
     try:
         value = float(text or default)

@@ -1,5 +1,6 @@
-"""What a person sees in place of a web session's page that cannot be had: the viewer's page, which says why, leads back, and goes on
-by itself. Only the body differs from the answer that anybody else gets; its status stays.
+"""What a person sees if a web session's page cannot be shown: the viewer's page, which says why, and tries again.
+
+Only the body differs from the answer that a program gets; the status is the same.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from streamspace_devplane.web.pages import STATIC
 
 
 def navigates(connection: HTTPConnection) -> bool:
-    """Does somebody look at this address with a browser? Parts of a page, and programs, are answered as by the deployed one."""
+    """Whether a person opens this address in a browser. Programs and parts of pages get the deployed one's answer."""
     headers = connection.headers
     return (
         connection.scope.get("method") == "GET"
@@ -22,16 +23,16 @@ def navigates(connection: HTTPConnection) -> bool:
     )
 
 
-def is_no_page(status: int, headers: Mapping[str, str]) -> bool:
-    """Is it an answer of a gateway's or proxy's on the way, not of the session's own server?"""
+def is_from_gateway(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether an answer is a gateway's or proxy's on the way, not the session's own server's."""
     kind = headers.get("content-type", "")
     if status in {502, 503, 504} and not kind.startswith("text/html"):
         return True
     return status >= 400 and kind.startswith("text/plain") and "no-store" in headers.get("cache-control", "")
 
 
-def shown(connection: HTTPConnection, answer: Response) -> Response:
-    """`answer`, or the page in its place."""
+def for_person(connection: HTTPConnection, answer: Response) -> Response:
+    """`answer`, or the page instead of it for a person with a browser."""
     return page(answer.status_code) if navigates(connection) else answer
 
 

@@ -1,6 +1,7 @@
-"""What the page shows, pushed over a WebSocket: the state of everything when it changes, the log as it grows.
+"""Pushes what the page shows over a WebSocket: the state whenever it changes, and the event log as it grows.
 
-Not as server-sent events: a browser opens six HTTP connections to a host and no more, and six open pages would freeze it.
+It does not use server-sent events because a browser opens only six HTTP connections to a host: six open pages would
+block it.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ from streamspace_devplane.agents.envelopes import ENDED
 from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.store import Row
 
-BREATH = 0.2  # seconds between two looks: what changes faster is merged
-LINES = 400  # of the log at once, the newest; a page shows no more
-ROUTINE_LINES = 100  # beside them, of what comes all the time
+INTERVAL = 0.2  # seconds between two messages: faster changes are merged
+LINES = 400  # of the log in one message, the newest: a page shows no more
+ROUTINE_LINES = 100  # of routine messages, besides
 MAX_SEQ = 2**63 - 1  # the database's largest number
-ENDED_SHOWN = 20
+ENDED_SHOWN = 20  # sessions of each ended state
 SESSION_LINES = 200
 
 
@@ -38,16 +39,16 @@ class Live:
         ]
 
     async def live(self, socket: WebSocket) -> None:
-        """Messages `{"state": ...}` (see `state`) and `{"log": rows, "last": seq}` (rows of the event log, oldest first).
+        """Send `{"state": ...}` (see `state`) and `{"log": rows, "last": seq}` (events, the oldest first).
 
-        `?after=SEQ` begins the log where an earlier connection ended; `?session=ID` tells of that session only, and no log.
+        `?after=SEQ` continues the log of an earlier connection. `?session=ID` sends that session only, and no log.
         """
         after, session_id = socket.query_params.get("after", ""), socket.query_params.get("session")
         await socket.accept()
         jobs = [
             asyncio.create_task(job)
             for job in (
-                self._tell(socket, self._feed(min(int(after), MAX_SEQ) if after.isdecimal() else 0, session_id)),
+                self._send(socket, self._feed(min(int(after), MAX_SEQ) if after.isdecimal() else 0, session_id)),
                 self._left(socket),
             )
         ]
@@ -63,7 +64,7 @@ class Live:
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone already
                 await socket.close(1012)
 
-    async def _tell(self, socket: WebSocket, feed: AsyncIterator[str]) -> None:
+    async def _send(self, socket: WebSocket, feed: AsyncIterator[str]) -> None:
         async for message in feed:
             await socket.send_text(message)
 
@@ -83,16 +84,21 @@ class Live:
                 rows, after = self.store.log_since(after, LINES, ROUTINE_LINES)
                 if rows:
                     yield json.dumps({"log": rows, "last": after})
-            await asyncio.sleep(BREATH)  # each look costs the process that carries the screens
+            await asyncio.sleep(INTERVAL)  # building a message costs the process that relays VNC data
             await changed.wait()
 
     def state(self, session_id: str | None = None) -> dict[str, Any]:
-        """Agents with the number of connections they have made and the time of the last one's end, sessions with `lastCommand`, `lastStart` and the mark of
-        their latest viewer (`?viewer=` of its address), and what would have crashed the deployed control plane. Of sessions that are over, the latest;
-        `unseen` counts the others of each state; `keeps`: commands wait for agents that are away. With an id, that session only, however long it has been over.
+        """Everything that the page shows, or with an id that session only.
+
+        * `agents`, each with the number of its connections (`links`) and the end of the last one (`leftAt`)
+        * `sessions`, each with `lastCommand`, `lastStart` and the mark of its latest viewer (`?viewer=`); of ended ones
+          only the latest
+        * `unseen`: how many more there are of each ended state
+        * `crashes`: what would have crashed the deployed control plane
+        * `keeps`: whether commands wait for agents that are not connected
         """
         agents = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
-        sessions = self._of(session_id) if session_id is not None else self._latest()
+        sessions = self._one(session_id) if session_id is not None else self._latest()
         last = self.store.last_command
         return {
             "agents": [
@@ -118,22 +124,22 @@ class Live:
             "unseen": {state: max(0, self._count(state) - ENDED_SHOWN) for state in ENDED},
         }
 
-    def _of(self, session_id: str) -> list[Row]:
+    def _one(self, session_id: str) -> list[Row]:
         return self.store.rows("SELECT * FROM sessions WHERE session_id = ?", session_id)
 
     def _latest(self) -> list[Row]:
-        there = self.store.rows(
+        live = self.store.rows(
             "SELECT * FROM sessions WHERE state NOT IN ('failed', 'terminated') ORDER BY created_at DESC"
         )
         sql = "SELECT * FROM sessions WHERE state = ? ORDER BY created_at DESC LIMIT ?"
         failed, terminated = (self.store.rows(sql, state, ENDED_SHOWN) for state in ENDED)
-        return sorted(there + failed, key=lambda row: row["createdAt"], reverse=True) + terminated
+        return sorted(live + failed, key=lambda row: row["createdAt"], reverse=True) + terminated
 
     def _count(self, state: str) -> int:
         return int(self.store.db.execute("SELECT COUNT(*) FROM sessions WHERE state = ?", (state,)).fetchone()[0])
 
     async def log(self, request: Request) -> Response:
-        """What is known of one session: its last commands and messages, and the last `readings` of its use; the newest last."""
+        """The last commands, events and usage `readings` of one session, the newest last."""
         session_id = request.path_params["session"]
         if (session := self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)) is None:
             return JSONResponse({"error": f"no session {session_id!r}"}, 404)

@@ -1,6 +1,6 @@
-"""What protects the plane from web pages of others, and its own page from what agents and users say.
+"""ASGI middleware: headers that protect the page, protection from other web pages, and the switches for agents.
 
-A plane on loopback trusts whoever can reach it, and every web page that the developer has open can.
+The plane trusts everybody who can reach it on loopback, and so can any web page that is open in a browser.
 """
 
 import ipaddress
@@ -15,11 +15,11 @@ from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
 from streamspace_devplane.settings import LABEL
 
-AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # these ask for a key, which no page has
+AGENT_PATHS = ("/api/v1/agents/register", "/api/v1/agents/connect")  # they need a key, which no page has
 WEB_SESSIONS = "/api/v1/http/"
 HEADERS = {
     LABEL: "development only",
-    # Scripts and styles from here only, none inline: text that slipped through could still not run.
+    # No inline scripts or styles: text of agents and users that was not escaped could still not run.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,14 +31,13 @@ HEADERS = {
 
 
 class Labelled:
-    """ASGI middleware: every answer says what this is, and what a browser may do with it."""
+    """Adds `HEADERS` to every answer; to those of web sessions only the label, as their own server decides the rest."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        # What a session's own web server says of its pages holds for them.
         headers = self.headers[:1] if scope.get("path", "").startswith(WEB_SESSIONS) else self.headers
 
         async def labelled(message: Any) -> None:
@@ -50,7 +49,7 @@ class Labelled:
 
 
 class SameOrigin:
-    """ASGI middleware: refuses what a browser sends on behalf of a page that is not ours."""
+    """Refuses requests that a browser sends for a page of another origin."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -59,7 +58,7 @@ class SameOrigin:
         if scope["type"] in ("http", "websocket") and scope["path"] not in AGENT_PATHS:
             headers = Headers(scope=scope)
             try:
-                problem, status = stranger(headers), 403
+                problem, status = foreign_origin(headers), 403
             except ValueError:
                 problem, status = f"Host {headers.get('host')!r} or Origin {headers.get('origin')!r} is no address", 400
             if problem:
@@ -78,11 +77,11 @@ def as_denial(send: Any) -> Any:
     return denied
 
 
-def stranger(headers: Headers) -> str | None:
-    """Why a request is not of our own page (or of no page at all, as a tool's); `None` if it is.
+def foreign_origin(headers: Headers) -> str | None:
+    """Why a request is refused; `None` for those of our own page, and of tools.
 
-    A name of somebody else's that resolves to this machine (DNS rebinding) would be an origin of its own kind: only
-    addresses and `localhost` are taken. Raises `ValueError` where a header holds no address at all.
+    Only addresses and `localhost` are accepted as host, because any name may resolve to this machine (DNS rebinding).
+    Raises `ValueError` if a header holds no address at all.
     """
     host = headers.get("host", "")
     name = urlsplit(f"//{host}").hostname or ""
@@ -102,15 +101,15 @@ def is_address(name: str) -> bool:
     return True
 
 
-async def tear(wire: Wire, receive: Any) -> None:
-    """End a request by ending its connection; returns once uvicorn knows, so that it expects no answer."""
+async def abort(wire: Wire, receive: Any) -> None:
+    """Abort a request's connection; returns once uvicorn knows, as it would expect an answer otherwise."""
     wire.abort()
     while not (await receive())["type"].endswith(".disconnect"):
         pass
 
 
-class Misbehaviour:
-    """ASGI middleware for the switches that act before an agent's request is looked at."""
+class FaultSwitches:
+    """Applies the switches `blackhole` and `refuse` to agents' requests."""
 
     def __init__(self, app: Any, hub: Hub) -> None:
         self.app = app
@@ -128,7 +127,7 @@ class Misbehaviour:
             self.hub.apply_faults()
             await self.hub.listening.wait()
             if self.hub.stopping.is_set():
-                await tear(wire, receive)
+                await abort(wire, receive)
                 return
         refuse = faults.refuse
         if not refuse or path not in refuse.paths:
@@ -136,7 +135,7 @@ class Misbehaviour:
             return
         self.hub.store.log(None, "plane", "refused_by_switch", {"path": path, "status": refuse.status})
         if refuse.status == "connection":
-            await tear(wire, receive)
+            await abort(wire, receive)
             return
         headers = {} if refuse.retry_after is None else {"Retry-After": str(refuse.retry_after)}
         answer = JSONResponse({"error": "refused by a fault switch"}, refuse.status, headers)

@@ -1,4 +1,4 @@
-"""Where noVNC is on this machine: its files are not part of this distribution."""
+"""Finds noVNC on this machine: its files are not part of this distribution."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ HELP = (
 
 
 def is_novnc(folder: Path) -> bool:
-    """Whether it holds noVNC's ES modules, which a browser can load as they are."""
+    """Whether the folder holds noVNC as ES modules, which a browser loads directly."""
     return (folder / "core" / "rfb.js").is_file()
 
 

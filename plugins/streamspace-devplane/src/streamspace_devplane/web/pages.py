@@ -1,4 +1,4 @@
-"""What a browser sees: two pages, a third where there is nothing, their modules, and noVNC where it is installed. Nothing is made from anybody's input."""
+"""Serves the pages, their scripts, and noVNC if it is installed. Nothing is rendered from input."""
 
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ def page(name: str) -> Any:
     return shown
 
 
-def asked_for(request: Request) -> bool:
-    """Does somebody look at this address with a browser? A program, and whoever asks the API, is answered in JSON."""
+def wants_page(request: Request) -> bool:
+    """Whether a person opens this address in a browser. The API, and programs, are answered in JSON."""
     return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
 
 
-def nothing_here() -> Response:
+def not_found() -> Response:
     return FileResponse(STATIC / "missing.html", 404, media_type="text/html; charset=utf-8")
 
 

@@ -1,7 +1,7 @@
-"""The control plane's way to web sessions: `/api/v1/http/SESSION/...`, any method, WebSockets too.
+"""The reverse proxy to web sessions: `/api/v1/http/SESSION/...`, any method, WebSockets too.
 
-A reverse proxy that asks `http://SESSION.streamspace.svc.cluster.local:PORT/...` under that name. On Kubernetes the name
-is a service's; elsewhere it is the operator who makes it resolve, as `Settings.web_gateway` does here.
+It asks `http://SESSION.streamspace.svc.cluster.local:PORT/...`, with that name as Host. On Kubernetes it is the name of
+a service; elsewhere the operator makes it resolve, as `Settings.web_gateway` does here.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 
 from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
+from streamspace_devplane.errors import TooLong
 from streamspace_devplane.input_filter import refusal
 from streamspace_devplane.web import error_page, proxy_faults
 from streamspace_devplane.web.middleware import WEB_SESSIONS, as_denial
@@ -33,8 +34,8 @@ HOP_BY_HOP = frozenset(
     {"connection", "proxy-connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"}
     | {"transfer-encoding", "upgrade"}
 )
-CONNECT_PATIENCE = 30.0
-AS_IN_GO = "/$&+,:;=@-_.~"  # what Go's net/url leaves as it is in a path
+CONNECT_TIMEOUT = 30.0
+SAFE_IN_PATH = "/$&+,:;=@-_.~"  # what Go's net/url does not escape in a path
 ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(?::(?P<port>\d{1,5}))?")
 
 
@@ -47,7 +48,7 @@ def parse_address(text: str) -> tuple[str, int | None]:
 
 
 class Target:
-    """Where one request goes."""
+    """The server and path that a request is sent on to."""
 
     def __init__(self, row: dict[str, Any], gateway: str | None, scope: Any) -> None:
         self.row = row
@@ -58,7 +59,7 @@ class Target:
         self.authority = f"{self.name}:{port}"
         path = scope["path"].removeprefix(f"{WEB_SESSIONS}{session_id}") or "/"
         query = quote(scope["query_string"], safe=string.punctuation)
-        self.path = quote(path, safe=AS_IN_GO) + (f"?{query}" if query else "")
+        self.path = quote(path, safe=SAFE_IN_PATH) + (f"?{query}" if query else "")
 
     @property
     def url(self) -> httpx.URL:
@@ -104,21 +105,21 @@ class WebProxy:
         request = Request(scope, receive)
         target = self._target(request)
         if isinstance(target, Response):
-            await error_page.shown(request, target)(scope, receive, send)
+            await error_page.for_person(request, target)(scope, receive, send)
             return
         body = Body(request)
-        way = Way()
-        exchange = asyncio.create_task(self._exchange(request, body, target, way, send))
+        progress = Progress()
+        exchange = asyncio.create_task(self._exchange(request, body, target, progress, send))
         leaving = asyncio.create_task(body.left())
         try:
             limit = proxy_faults.limit(self.hub)
             await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=limit)
             if exchange.done():
                 exchange.result()
-            elif leaving.done() and way.under_way:
+            elif leaving.done() and progress.under_way:
                 proxy_faults.crash(self.hub, target.row, "the browser left in the middle of an answer")
             elif not leaving.done():
-                if way.under_way:
+                if progress.under_way:
                     proxy_faults.crash(self.hub, target.row, f"an answer was under way after {limit:g} s")
                 abort(request)
         finally:
@@ -126,42 +127,42 @@ class WebProxy:
                 task.cancel()
             await asyncio.gather(exchange, leaving, return_exceptions=True)
 
-    async def _exchange(self, request: Request, body: "Body", target: Target, way: "Way", send: Any) -> None:
+    async def _exchange(self, request: Request, body: "Body", target: Target, progress: "Progress", send: Any) -> None:
         asked = httpx.Request(
             request.method,
             target.url,
             headers=[("host", target.authority), *_passed_on(request)],
             content=body.stream() if body.there else None,
-            extensions={"timeout": {"connect": CONNECT_PATIENCE}},
+            extensions={"timeout": {"connect": CONNECT_TIMEOUT}},
         )
         try:
             answer = await self._transport.handle_async_request(asked)
         except httpx.TransportError as error:
-            await error_page.shown(request, _unreachable(error))(request.scope, request.receive, send)
+            await error_page.for_person(request, _unreachable(error))(request.scope, request.receive, send)
             return
         except ClientDisconnect:
             return
-        if error_page.navigates(request) and error_page.is_no_page(answer.status_code, answer.headers):
+        if error_page.navigates(request) and error_page.is_from_gateway(answer.status_code, answer.headers):
             await answer.aclose()
             await error_page.page(answer.status_code)(request.scope, request.receive, send)
             return
         headers = [(name, value) for name, value in answer.headers.raw if name.lower().decode() not in HOP_BY_HOP]
-        shaped = proxy_faults.passing(self.hub, request, answer.status_code, headers)
-        way.under_way = True
+        passed = proxy_faults.answer_for(self.hub, request, answer.status_code, headers)
+        progress.under_way = True
         try:
-            await send({"type": "http.response.start", "status": answer.status_code, "headers": shaped.headers})
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": passed.headers})
             async for data in answer.aiter_raw():
-                await send({"type": "http.response.body", "body": shaped.feed(data), "more_body": True})
-            way.under_way = False
-            last = shaped.end()
+                await send({"type": "http.response.body", "body": passed.feed(data), "more_body": True})
+            progress.under_way = False
+            last = passed.end()
             if last is None:
                 abort(request)
             else:
                 await send({"type": "http.response.body", "body": last})
-        except (httpx.TransportError, proxy_faults.TooLong) as error:
-            way.under_way = False
+        except (httpx.TransportError, TooLong) as error:
+            progress.under_way = False
             proxy_faults.crash(self.hub, target.row, f"an answer did not end as announced: {error!r}")
-            abort(request)  # half an answer must not look like a whole one
+            abort(request)  # so that half an answer does not look like a whole one
         except OSError:
             pass  # the browser has left
         finally:
@@ -187,7 +188,7 @@ class WebProxy:
                 compression=None,
                 max_size=None,
                 ping_interval=None,
-                open_timeout=CONNECT_PATIENCE,
+                open_timeout=CONNECT_TIMEOUT,
                 proxy=None,
             )
         except (OSError, InvalidHandshake, EOFError) as error:
@@ -204,10 +205,9 @@ class WebProxy:
                 server.transport.abort()
 
 
-class Way:
-    """Whether an answer has begun and is not over."""
-
+class Progress:
     under_way = False
+    """Whether an answer has begun and is not over."""
 
 
 def abort(connection: HTTPConnection) -> None:
@@ -216,7 +216,7 @@ def abort(connection: HTTPConnection) -> None:
 
 
 class _App:
-    """Starlette takes a function for an endpoint of its own kind, and an object for an application."""
+    """Makes an ASGI application of a method: Starlette would take a plain function for an endpoint."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -226,7 +226,7 @@ class _App:
 
 
 def _passed_on(connection: HTTPConnection) -> list[tuple[str, str]]:
-    """The headers that go on, and who asked."""
+    """The headers that are passed on, and X-Forwarded-For."""
     named = {name.strip().lower() for name in connection.headers.get("connection", "").split(",")}
     gone = HOP_BY_HOP | named | {"host", "x-forwarded-for", "expect"}
     came = [*connection.headers.getlist("x-forwarded-for"), connection.client.host if connection.client else ""]
@@ -237,7 +237,7 @@ def _passed_on(connection: HTTPConnection) -> list[tuple[str, str]]:
 
 
 class Body:
-    """A request's body on its way, and the word that whoever sent it has left, which comes behind it."""
+    """A request's body, and the message behind it that the browser has left."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -258,7 +258,7 @@ class Body:
 
 
 def _unreachable(error: Exception) -> Response:
-    """In the words of the deployed one, JSON under the wrong type."""
+    """As the deployed one answers: JSON with the wrong type."""
     if isinstance(error, httpx.ConnectError | OSError) and "refused" in _all_of(error):
         message = "The session is still starting. Please wait and try again."
         text = f'{{"error": "Session service not ready", "message": "{message}"}}'
@@ -271,7 +271,7 @@ def _all_of(error: BaseException | None) -> str:
 
 
 def _refusal(error: Exception) -> Response:
-    """What a server that wants no WebSocket answered, or why there is no answer."""
+    """The answer of a server that refused a WebSocket, or why there is none."""
     if isinstance(error, InvalidStatus):
         answer = error.response
         headers: Iterable[tuple[str, str]] = answer.headers.raw_items()

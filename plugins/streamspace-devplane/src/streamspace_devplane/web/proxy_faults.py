@@ -1,4 +1,4 @@
-"""What the deployed web proxy makes of answers: it compresses them under headers that were true before, and dies of broken ones."""
+"""The faults of the deployed web proxy: it compresses answers but keeps their headers, and dies of broken ones."""
 
 import zlib
 from collections.abc import Iterable
@@ -6,19 +6,16 @@ from collections.abc import Iterable
 from starlette.requests import Request
 
 from streamspace_devplane.agents.hub import Hub
+from streamspace_devplane.errors import TooLong
 
 Headers = list[tuple[bytes, bytes]]
 ABORT = "net/http: abort Handler"
 GZIP_HEAD = 10
-"""Bytes that are written before any of the body: what has less room ends the process."""
-
-
-class TooLong(Exception):
-    """More than the answer's Content-Length allows."""
+"""Bytes that gzip writes before the body: an answer that has no room for them ends the process."""
 
 
 class Plain:
-    """An answer on its way to the browser, as a good proxy passes it."""
+    """An answer, as a proxy without faults passes it on."""
 
     def __init__(self, headers: Headers) -> None:
         self.headers = headers
@@ -27,7 +24,7 @@ class Plain:
         return data
 
     def end(self) -> bytes | None:
-        """The last bytes; None where they are fewer than announced."""
+        """The last bytes; `None` if the answer is shorter than announced."""
         return b""
 
 
@@ -60,13 +57,11 @@ class Compressed(Plain):
         if self._left == float("inf"):
             return packed
         self._left -= len(packed)
-        return (
-            packed if self._left == 0 else None
-        )  # what is too long is not written, and what is missing ends the connection
+        return packed if self._left == 0 else None
 
 
-def passing(hub: Hub, request: Request, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Plain:
-    """How an answer passes on to the browser that sent `request`."""
+def answer_for(hub: Hub, request: Request, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Plain:
+    """How the answer to `request` is passed on."""
     accepted = "gzip" in request.headers.get("accept-encoding", "")
     if hub.settings.relay == "repaired" or not accepted or "text/event-stream" in request.headers.get("accept", ""):
         return Plain([*headers])
@@ -74,11 +69,11 @@ def passing(hub: Hub, request: Request, status: int, headers: Iterable[tuple[byt
 
 
 def limit(hub: Hub) -> float | None:
-    """Seconds from a request to its end, whatever is under way."""
+    """Seconds after which a request is ended, whatever is under way; `None` for never."""
     return hub.settings.web_time_limit if hub.settings.relay == "deployed" else None
 
 
 def crash(hub: Hub, row: dict[str, object], why: str) -> None:
-    """A body did not end as announced: the deployed one has died, a repaired one has passed it on."""
+    """Called when a body does not end as announced, which the deployed one does not survive."""
     if hub.settings.relay == "deployed":
         hub.crashes.note(f"{ABORT}: {why}", str(row["sessionId"]), str(row["agentId"] or ""))

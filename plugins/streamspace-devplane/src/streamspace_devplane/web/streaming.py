@@ -1,9 +1,9 @@
-"""What the deployed control plane takes a session for, before anything of it runs: by its image's name, else its first port."""
+"""The streaming protocol that the deployed control plane assumes: by the image's name, else by the first port."""
 
 from typing import Any, NamedTuple
 
 WEB = frozenset({"selkies", "guacamole", "kasm"})
-"""Protocols for which a browser asks over HTTP, through the control plane's proxy."""
+"""The protocols of web sessions, which a browser reaches through the control plane's proxy."""
 
 
 class Streaming(NamedTuple):
@@ -13,7 +13,7 @@ class Streaming(NamedTuple):
 
 
 IMAGES = {
-    "linuxserver/": Streaming("selkies", 3000, "/websockify"),  # whatever it listens on
+    "linuxserver/": Streaming("selkies", 3000, "/websockify"),  # whatever port it really has
     "kasmweb/": Streaming("selkies", 6901, "/websockify"),
     "guacamole/": Streaming("guacamole", 8080, "/guacamole"),
     "x2go": Streaming("x2go", 22),

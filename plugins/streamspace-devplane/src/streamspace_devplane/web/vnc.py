@@ -1,4 +1,4 @@
-"""The endpoint for viewers' WebSockets: who is let in. The relay serves those who are."""
+"""The endpoint for viewers' WebSockets: decides who is let in, and hands them to the relay."""
 
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
@@ -24,13 +24,13 @@ class VncEndpoint:
             await self._deny(socket, 503, f"agent {row['agentId']!r} is not connected")
         elif row["streamingProtocol"] in WEB:
             await socket.send_denial_response(self._session_url(row))
-        elif hindrance := self.hub.relay.hindrance(row):
-            await self._deny(socket, 409, hindrance)
+        elif refusal := self.hub.relay.refusal(row):
+            await self._deny(socket, 409, refusal)
         else:
             self.hub.viewers[session_id] = socket.query_params.get("viewer", "")
             self.hub.store.note_change()
             await socket.accept(subprotocol="binary" if "binary" in socket.scope["subprotocols"] else None)
-            # A link that ended meanwhile would never close it, for it has closed the viewers it knew.
+            # If the link has ended meanwhile, it has closed the viewers that it knew, but not this one.
             link = self.hub.links.get(row["agentId"])
             if link is None:
                 await socket.close(1011, LINK_GONE)
@@ -38,10 +38,10 @@ class VncEndpoint:
                 await self.hub.relay.serve(socket, link, session_id)
 
     def _session_url(self, row: Row) -> JSONResponse:
-        told = {"session_id": row["sessionId"], "protocol": row["streamingProtocol"]}
+        session = {"session_id": row["sessionId"], "protocol": row["streamingProtocol"]}
         if not row["url"]:
-            return JSONResponse({"error": "Session URL not yet available", **told, "retry_after": 5}, 202)
-        return JSONResponse({"type": "http_session", **told, "url": row["url"], "port": row["streamingPort"]}, 200)
+            return JSONResponse({"error": "Session URL not yet available", **session, "retry_after": 5}, 202)
+        return JSONResponse({"type": "http_session", **session, "url": row["url"], "port": row["streamingPort"]}, 200)
 
     async def _deny(self, socket: WebSocket, status: int, error: str) -> None:
         await socket.send_denial_response(JSONResponse({"error": error}, status))

@@ -1,4 +1,4 @@
-"""How viewers' bytes get from and to an agent: as the deployed control plane does it, or a repaired one."""
+"""Relays of VNC data between viewers and agents: the deployed control plane's, and a repaired one's."""
 
 from typing import Protocol
 
@@ -9,28 +9,28 @@ from streamspace_devplane.store import Row
 
 
 class Relay(Protocol):
-    """One for the whole control plane; all calls are made from the event loop's thread."""
+    """The contract of a relay. A control plane has one, and calls it from the event loop's thread only."""
 
     def opened(self, link: Link) -> None:
-        """An agent's connection was accepted; nothing has arrived on it yet."""
+        """Called when an agent's connection was accepted, before anything arrives on it."""
 
     def closed(self, link: Link) -> None:
-        """That connection has ended, and nothing more arrives on it."""
+        """Called when that connection has ended."""
 
     def receive(self, link: Link, kind: str, payload: Row) -> None:
-        """The agent sent `vnc_ready`, `vnc_data` or `vnc_error`; the `data` of `vnc_data` is bytes where it was plain base64."""
+        """Called with each `vnc_ready`, `vnc_data` and `vnc_error`. `data` is bytes if it was plain base64."""
 
     def status(self, link: Link, session_id: str, state: str) -> None:
-        """The agent reported the session's state, which is written already."""
+        """Called when the agent has reported a session's state, which is stored already."""
 
-    def hindrance(self, session: Row, /) -> str | None:
-        """Why this session, whose agent is connected, has no viewer now; `None` lets one in."""
+    def refusal(self, session: Row, /) -> str | None:
+        """Why a viewer of this session, whose agent is connected, is refused; `None` if it is not."""
 
     async def serve(self, socket: WebSocket, link: Link, session_id: str) -> None:
-        """Own a viewer's accepted WebSocket until it is over, whoever ends it."""
+        """Serve a viewer's accepted WebSocket until its end."""
 
     def waiting(self, link: Link) -> int:
-        """Messages of that agent that no viewer has taken."""
+        """The number of the agent's messages that no viewer has taken."""
 
     async def stop(self) -> None:
-        """The control plane ends: nothing runs afterwards, and nobody is told."""
+        """End everything that runs; nobody is notified."""

@@ -1,8 +1,8 @@
-"""The viewer relay of the deployed control plane, with all its faults: what it loses, forgets and dies of.
+"""The viewer relay of the deployed control plane, with all its faults.
 
-Each agent's connection has one queue for all its sessions, which only relays empty. Each viewer has a relay, and each
-relay takes whatever comes next, passes on what is its own session's, and throws away the rest. See the README for what
-follows from that.
+Each agent's connection has one queue for all its sessions, which only relays empty. Each viewer has a relay of its own,
+which takes whatever message comes next, passes on those of its session, and throws the others away. The README says
+what follows from that.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from streamspace_devplane.store import Row
 
 
 class DeployedRelay:
-    """`active` is the control plane's own idea of who views what; it is wrong whenever a relay outlives its viewer."""
+    """`active` is what the control plane believes who views what: wrong whenever a relay outlives its viewer."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self.active: dict[str, Viewing] = {}
         self.viewings: set[Viewing] = set()
-        """Relays that run, those of viewers long gone too."""
+        """The relays that run, including those of viewers that have left."""
         self._queues: dict[Link, Messages] = {}
 
     def opened(self, link: Link) -> None:
         self._queues[link] = Messages(self._state.settings.viewer_queue)
 
     def closed(self, link: Link) -> None:
-        del self._queues[link]  # relays go on waiting on it
+        del self._queues[link]  # relays still wait on it
 
     def waiting(self, link: Link) -> int:
         return len(self._queues[link].waiting)
@@ -39,7 +39,7 @@ class DeployedRelay:
     def status(self, link: Link, session_id: str, state: str) -> None:
         pass
 
-    def hindrance(self, _session: Row, /) -> str | None:
+    def refusal(self, _session: Row, /) -> str | None:
         return None
 
     def receive(self, link: Link, kind: str, payload: Row) -> None:
@@ -57,7 +57,7 @@ class DeployedRelay:
         await viewing.run()
 
     def _returned(self, viewing: Viewing) -> None:
-        """A relay has ended. Another viewer's entry goes with its own, and the agent's present connection is told."""
+        """A relay has ended: drop the session's entry, even another viewer's, and tell the agent."""
         self.viewings.discard(viewing)
         self.active.pop(viewing.session_id, None)
         link = self._state.links.get(viewing.agent_id)

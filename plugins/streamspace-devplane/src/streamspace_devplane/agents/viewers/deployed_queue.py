@@ -1,4 +1,4 @@
-"""What the deployed control plane's routines wait on: an agent's queue of messages, and a viewer's stop signal."""
+"""The two Go channels of the deployed relay: an agent's queue of messages, and a viewer's stop signal."""
 
 import asyncio
 import enum
@@ -9,14 +9,14 @@ from streamspace_devplane.store import Row
 
 Message = tuple[str, Row]
 STOP = None
-"""What a relay takes instead of a message once the stop signal is its own."""
+"""What a relay takes instead of a message if it gets the stop signal."""
 Taken = asyncio.Future[Message | None]
 
 
 class Messages:
-    """`vnc_ready`, `vnc_data` and `vnc_error` of all sessions of one agent's connection; it outlives that connection.
+    """The queue of the `vnc_*` messages of one agent's connection, for all its sessions; it outlives that connection.
 
-    Relays are served in the order in which they came to wait.
+    Relays that wait for a message are served in order.
     """
 
     def __init__(self, limit: int) -> None:
@@ -25,7 +25,7 @@ class Messages:
         self._takers: deque[Taken] = deque()
 
     def put(self, message: Message) -> bool:
-        """`False`: it was full, and the message is lost."""
+        """Returns `False` if the queue is full: the message is lost."""
         while self._takers:
             taker = self._takers.popleft()
             if not taker.done():
@@ -37,7 +37,7 @@ class Messages:
         return True
 
     def take(self, taker: Taken) -> bool:
-        """Whether it has a message now; if not, it waits in line for one."""
+        """Give `taker` a message, or let it wait in line for one; returns whether it has one now."""
         if self.waiting:
             taker.set_result(self.waiting.popleft())
             return True
@@ -46,7 +46,7 @@ class Messages:
 
 
 class Routine(enum.Enum):
-    """Who waits for a viewer's stop signal."""
+    """The routines that wait for a viewer's stop signal."""
 
     RELAY = "relay"
     PING = "ping"
@@ -54,19 +54,19 @@ class Routine(enum.Enum):
 
 
 class StopSignal:
-    """One signal wakes one routine, the one that has waited longest. (It is an unbuffered channel with three receivers.)"""
+    """An unbuffered channel with three receivers: each signal wakes one routine, the one that has waited longest."""
 
     def __init__(self, ended: Callable[[Routine], None]) -> None:
         self._ended = ended
         self._line = deque((Routine.PING, Routine.ACTIVITY))
         self._relay: Taken | None = None
-        self.unheard = 0
-        """Signals that wait for somebody to take them."""
+        self.pending = 0
+        """Signals that no routine has taken yet."""
 
     def wait(self, taker: Taken, *, first: bool) -> bool:
-        """The relay waits, at the end of the line or before all others; whether a signal was there already."""
-        if self.unheard:
-            self.unheard -= 1
+        """Let the relay wait, at the end of the line or as the first; returns whether a signal was there already."""
+        if self.pending:
+            self.pending -= 1
             taker.set_result(STOP)
             return True
         self.leave(Routine.RELAY)
@@ -75,12 +75,12 @@ class StopSignal:
         return False
 
     def leave(self, routine: Routine) -> None:
-        """It does something else now, such as to ping."""
+        """A routine does something else now, such as to ping."""
         if routine in self._line:
             self._line.remove(routine)
 
     def again(self, routine: Routine) -> None:
-        """It waits again, behind all others."""
+        """A routine waits again, behind all others."""
         self.leave(routine)
         self._line.append(routine)
 
@@ -90,7 +90,7 @@ class StopSignal:
             if routine is not Routine.RELAY:
                 self._ended(routine)
                 return
-            if self._relay and not self._relay.done():  # else it has a message, and waits no longer
+            if self._relay and not self._relay.done():  # else it has got a message meanwhile
                 self._relay.set_result(STOP)
                 return
-        self.unheard += 1
+        self.pending += 1

@@ -1,4 +1,4 @@
-"""One viewer of the deployed relay: the four routines that serve it, and what becomes of them when it leaves."""
+"""One viewer of the deployed relay: the four routines that serve it, and how each ends."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,14 +10,11 @@ from starlette.websockets import WebSocket
 from streamspace_devplane.agents.state import State
 from streamspace_devplane.agents.viewers.deployed_queue import STOP, Message, Messages, Routine, StopSignal
 from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
-
-
-class WriteFailed(Exception):
-    """The viewer's socket took a message no more; `str()` says why."""
+from streamspace_devplane.errors import WriteFailed
 
 
 def as_go_text(data: bytes) -> str:
-    """Go writes each byte that is no UTF-8 as a replacement character of its own."""
+    """Decode as Go does: each invalid byte becomes a replacement character of its own."""
     parts, start = [], 0
     while start < len(data):
         try:
@@ -30,7 +27,7 @@ def as_go_text(data: bytes) -> str:
 
 
 class Viewing:
-    """From the accepted WebSocket until its relay returns, which may be long after the viewer left."""
+    """Lives from the accepted WebSocket until its relay returns, which may be long after the viewer left."""
 
     def __init__(
         self,
@@ -41,7 +38,7 @@ class Viewing:
         session_id: str,
         returned: Callable[["Viewing"], None],
     ) -> None:
-        """`returned` is called once, when its relay has ended."""
+        """`returned` is called once, when the relay has ended."""
         self._state = state
         self._returned = returned
         self.socket = socket
@@ -50,10 +47,10 @@ class Viewing:
         self.agent_id = agent_id
         self.session_id = session_id
         self.reading = True
-        """Whether the routine that reads from the viewer runs."""
+        """Whether the routine that reads from the viewer still runs."""
         self.writing = False
         self.deadline: float | None = None
-        """Of every write from the first ping on; it is never taken back."""
+        """The deadline of all writes, set by each ping and never cleared."""
         self.stop = StopSignal(self._ended)
         self._crashed = False
         self._loop = asyncio.get_running_loop()
@@ -65,12 +62,12 @@ class Viewing:
         self.wire.on_ping = self._pinged
 
     async def run(self) -> None:
-        """Returns when the WebSocket is over; the relay may go on."""
+        """Runs until the WebSocket is over; the relay may go on."""
         left = await self._read()
         self.reading = False
         if not self._routines[Routine.RELAY].done():
             self.stop.send()
-        # Where only the reading failed, the relay still writes.
+        # If only the reading failed, the relay still writes.
         while not left:
             left = (await self.socket.receive())["type"] == "websocket.disconnect"
 
@@ -82,7 +79,7 @@ class Viewing:
         await self._routines[Routine.RELAY]
 
     def _ended(self, routine: Routine) -> None:
-        """It took the stop signal that was meant for all."""
+        """A routine took the stop signal that was meant for all."""
         self._state.counters[f"viewerStopTakenBy{routine.value.title()}"] += 1
         self._routines[routine].cancel()
 
@@ -94,7 +91,7 @@ class Viewing:
             handled += 1
             if cause := await self._handle(*message):
                 break
-            await asyncio.sleep(0)  # other relays of this agent get their turn
+            await asyncio.sleep(0)  # so that other relays of this agent get their turn
         else:
             cause = None
             self._state.counters["viewerStopTakenByRelay"] += 1
@@ -102,13 +99,13 @@ class Viewing:
 
     async def _next(self, *, first: bool) -> Message | None:
         taker: asyncio.Future[Message | None] = self._loop.create_future()
-        both = self.stop.unheard and self.queue.waiting
+        both = self.stop.pending and self.queue.waiting
         if (both and self._state.dice.random() < 0.5) or not self.queue.take(taker):  # Go chooses at random
             self.stop.wait(taker, first=first)
         return await taker
 
     async def _handle(self, kind: str, payload: dict[str, Any]) -> str | None:
-        """Why the relay returns, if it does."""
+        """Returns why the relay ends, if it does."""
         counters = self._state.counters
         if payload.get("sessionId") != self.session_id:
             counters["vncThrownAway"] += kind == "vnc_data"
@@ -137,7 +134,7 @@ class Viewing:
                 await self.socket.send_text(text)
         except TimeoutError:
             raise WriteFailed("it did not read until the write deadline that a ping set") from None
-        except Exception as error:  # whatever a server makes of a connection that broke
+        except Exception as error:  # uvicorn raises several for a broken connection
             raise WriteFailed(f"its connection broke: {error!r}") from error
         finally:
             self.writing = False
@@ -152,7 +149,7 @@ class Viewing:
         if cause and alive:
             self._crash(f"send on closed channel: its relay returned while the viewer was connected, after {cause}")
 
-    # Beside it
+    # Pings and activity
 
     async def _ping(self) -> None:
         while True:
@@ -169,7 +166,7 @@ class Viewing:
         self._set_deadline("the answer to the viewer's ping")
 
     def _set_deadline(self, what: str) -> bool:
-        """Whether the viewer's socket can be written to now."""
+        """Returns whether the viewer's socket can be written to."""
         self.deadline = self._loop.time() + self._state.settings.viewer_write_wait
         if self.writing and not self.wire.is_closing:
             self._crash(f"concurrent write to websocket connection: {what} while a write to the viewer was blocked")
@@ -186,7 +183,10 @@ class Viewing:
     # From the viewer to the agent
 
     async def _read(self) -> bool:
-        """Until it fails: the viewer left (`True`) or was silent for too long, or the agent takes no more."""
+        """Read until it fails; returns whether that was because the viewer left.
+
+        Else the viewer was silent for too long, or the agent's send buffer was full.
+        """
         last = self._loop.time()
         while True:
             deadline = max(last, self.wire.last_sign) + self._state.settings.viewer_read_wait
@@ -202,7 +202,7 @@ class Viewing:
             last = self._loop.time()
             if not self._pass_on(message.get("text"), message.get("bytes")):
                 return False
-            await asyncio.sleep(0)  # the agent's connection takes it
+            await asyncio.sleep(0)  # so that the agent's connection can send it
 
     def _pass_on(self, text: str | None, data: bytes | None) -> bool:
         if text is None:

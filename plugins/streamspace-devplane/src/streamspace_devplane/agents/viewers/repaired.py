@@ -1,4 +1,4 @@
-"""The relay of a repaired control plane: each session's messages wait for its own viewer, and nothing can crash."""
+"""The viewer relay of a repaired control plane: each session's data waits for its own viewer."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ REASON_LIMIT = 120  # a WebSocket close frame holds 125 bytes, two of them the c
 
 
 class RepairedRelay:
-    """A queue per session within 256 places for each agent, `vnc_close` for every viewer that left, binary frames."""
+    """Sends `vnc_close` for every viewer that leaves, and binary frames to viewers."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -38,7 +38,7 @@ class RepairedRelay:
         if state != "running":
             self.queues[link].forget(session_id)
 
-    def hindrance(self, session: Row, /) -> str | None:
+    def refusal(self, session: Row, /) -> str | None:
         return None if session["vncReady"] else "the session's VNC is not ready"
 
     def receive(self, link: Link, kind: str, payload: Row) -> None:
@@ -47,9 +47,10 @@ class RepairedRelay:
             case "vnc_data":
                 self._data(queue, session_id, payload.get("data"))
             case "vnc_ready":
-                queue.fresh(str(session_id))
+                queue.reopen(str(session_id))
                 self._state.store.change(
-                    "UPDATE sessions SET vnc_ready = 1, vnc_port = COALESCE(?, vnc_port), pod_name = COALESCE(?, pod_name) WHERE session_id = ?",
+                    "UPDATE sessions SET vnc_ready = 1, vnc_port = COALESCE(?, vnc_port),"
+                    " pod_name = COALESCE(?, pod_name) WHERE session_id = ?",
                     payload.get("vncPort"), payload.get("podName"), session_id,
                 )  # fmt: skip
             case "vnc_error":
@@ -71,7 +72,7 @@ class RepairedRelay:
     async def serve(self, socket: WebSocket, link: Link, session_id: str) -> None:
         queue = self.queues[link]
         older = queue.viewers.get(session_id)
-        if older:  # a VNC connection serves one viewer: the newer takes the place of the older
+        if older:  # a VNC connection serves one viewer: the newer one replaces the older
             self._leave(queue, link, older, "another viewer connected")
         viewer = queue.join(session_id)
         jobs = [
@@ -79,7 +80,7 @@ class RepairedRelay:
             for job in (
                 self._to_viewer(socket, queue, viewer),
                 self._from_viewer(socket, link, viewer),
-                viewer.gone.wait(),  # also while its socket takes nothing
+                viewer.gone.wait(),  # ends it even while its socket takes nothing
             )
         ]
         try:
@@ -103,7 +104,7 @@ class RepairedRelay:
 
     async def _from_viewer(self, socket: WebSocket, link: Link, viewer: Viewer) -> None:
         async for data in socket.iter_bytes():
-            if viewer.closed is not None:  # the agent was told that it left: it would take this for the next one's
+            if viewer.closed is not None:  # the agent has got vnc_close, and would take this for the next viewer's
                 return
             link.send("vnc_data", {"sessionId": viewer.session_id, "data": pybase64.b64encode_as_string(data)})
             await link.room()

@@ -1,14 +1,14 @@
-"""VNC bytes on their way from one agent to its viewers: one small queue for all of them, which drops in silence."""
+"""VNC data on its way from one agent to its viewers: one bounded queue for all, which drops what does not fit."""
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 
-GREETING = b"RFB"  # with which every VNC server begins
+GREETING = b"RFB"  # the first bytes of every VNC server
 
 
 class Viewer:
-    """One viewer's place; closed by a reason, which the viewer's WebSocket is then told."""
+    """One viewer of a session. It is closed with a reason, which its WebSocket is closed with."""
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
@@ -24,7 +24,7 @@ class Viewer:
 
 
 class ViewerQueue:
-    """Lives as long as one agent's link. Data for a session without a viewer waits here for one, in the shared space."""
+    """Lives as long as one agent's link. Data for a session without a viewer waits here for one."""
 
     def __init__(self, limit: int, counters: Counter[str]) -> None:
         self.limit = limit
@@ -49,24 +49,24 @@ class ViewerQueue:
         if viewer:
             viewer.ready.set()
 
-    def fresh(self, session_id: str) -> None:
-        """The agent announced a new VNC connection: what follows belongs to the next viewer."""
+    def reopen(self, session_id: str) -> None:
+        """Called when the agent has announced a new VNC connection: its data is for the next viewer."""
         self._left.discard(session_id)
 
     def forget(self, session_id: str) -> None:
         waiting = self._waiting.pop(session_id, deque())
         self.size -= len(waiting)
-        waiting.clear()  # a viewer may be in the middle of it
+        waiting.clear()  # `stream` may be iterating over it
 
     def join(self, session_id: str) -> Viewer:
-        """A place for a viewer; one that was there before has left."""
+        """Add a viewer of a session that has none."""
         viewer = self.viewers[session_id] = Viewer(session_id)
         if self._waiting.get(session_id):
             viewer.ready.set()
         return viewer
 
     def leave(self, viewer: Viewer, reason: str) -> bool:
-        """Whether the viewer had still been there. What was on its way to it is of no use to the next one."""
+        """Remove a viewer, and the data on its way to it. Returns whether it was still there."""
         viewer.close(reason)
         if self.viewers.get(viewer.session_id) is not viewer:
             return False
@@ -76,7 +76,7 @@ class ViewerQueue:
         return True
 
     async def stream(self, viewer: Viewer) -> AsyncIterator[bytes]:
-        """The bytes for this viewer, until it is closed."""
+        """The data for this viewer, until it is closed."""
         while viewer.closed is None:
             await viewer.ready.wait()
             viewer.ready.clear()

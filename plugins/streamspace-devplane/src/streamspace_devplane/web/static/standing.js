@@ -25,7 +25,7 @@ export const runningOn = (agentId, sessions) =>
 const isFull = ({ agentId, capacity }, sessions) => runningOn(agentId, sessions) >= (capacity.maxSessions ?? Infinity);
 
 // Why a start at this agent would not even begin; empty where it would. `keeps`: commands wait for agents that are away.
-export function hindrance(agent, { sessions, keeps }) {
+export function refusal(agent, { sessions, keeps }) {
   if (!agent.connected) return keeps ? "" : "away";
   if (agent.toldStatus === "draining") return "changing its leader";
   return isFull(agent, sessions) ? "full" : "";
@@ -36,7 +36,7 @@ export function nobodyTakes(state) {
   const { agents } = state;
   const approved = agents.filter((agent) => agent.approval === "approved");
   const waiting = agents.filter((agent) => agent.approval === "pending");
-  const why = approved.map((agent) => hindrance(agent, state));
+  const why = approved.map((agent) => refusal(agent, state));
   if (why.includes("")) return "";
   if (why.includes("full")) return "Every agent runs as many sessions as it may: stop or hibernate one first.";
   if (why.includes("changing its leader") || approved.some(changesLeader)) return "The agent is changing its leader; a session can be started in a moment.";

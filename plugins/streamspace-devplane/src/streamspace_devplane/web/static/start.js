@@ -1,7 +1,7 @@
 // The dialog that starts a session.
 import { $, complain, el, forgive, openDialog, press, say, show } from "./dom.js";
 import { call } from "./plane.js";
-import { hindrance, nobodyTakes } from "./standing.js";
+import { refusal, nobodyTakes } from "./standing.js";
 
 let templates = [];
 
@@ -36,7 +36,7 @@ async function open() {
   $("start-agent").replaceChildren(
     el("option", { value: "" }, "any"),
     ...agents().map((agent) => {
-      const why = hindrance(agent, latest());
+      const why = refusal(agent, latest());
       const text = agent.connected ? why : why || "away: it would wait";
       return el("option", { value: agent.agentId, disabled: Boolean(why) }, text ? `${agent.agentId} (${text})` : agent.agentId);
     }));

@@ -3,7 +3,7 @@ import { Channel } from "./channel.js";
 import { $, press, say, show } from "./dom.js";
 import { call, follow, pathOf, socketTo } from "./plane.js";
 import { changesLeader } from "./standing.js";
-import { hindrance } from "./web.js";
+import { refusal } from "./web.js";
 import { notStarted, noView, plain, stateName, toneOf, webPage } from "./words.js";
 
 // The control plane shows this page in place of a web session's own, at its address, while that cannot be had.
@@ -148,7 +148,7 @@ function openWeb(page) {
 async function tryWeb(page = webPage(latest.session)) {
   if (asking) return;
   asking = true;
-  closed = await hindrance(inPlace ? location.pathname + location.search : page);
+  closed = await refusal(inPlace ? location.pathname + location.search : page);
   if (!closed) { // and no other question on the way out: who leaves in the middle of its answer ends the deployed control plane
     if (inPlace) location.reload();
     else location.replace(page);

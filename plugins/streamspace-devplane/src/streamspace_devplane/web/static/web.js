@@ -1,7 +1,7 @@
 // Whether a web session's own page can be had now. The control plane's proxy and the agent's gateway answer in its place where not.
 
 // Empty where it can be had, else why not. What its own server says of itself, a wish for a password too, is for people to see.
-export async function hindrance(address) {
+export async function refusal(address) {
   let answer;
   let text = "";
   try {
