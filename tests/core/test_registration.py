@@ -302,5 +302,5 @@ def test_a_connection_that_was_closed_soon_is_made_again_at_once_but_only_once()
     ],
 )
 def test_what_a_refusal_says_is_told_in_one_line(body, said):
-    assert Reply.of(400, {}, json.dumps(body).encode()).said == said
-    assert len(Reply.of(400, {}, json.dumps({"error": "x" * 10**5, "details": ["y" * 10**5]}).encode()).said) < 400
+    assert Reply.of(400, {}, json.dumps(body).encode()).message == said
+    assert len(Reply.of(400, {}, json.dumps({"error": "x" * 10**5, "details": ["y" * 10**5]}).encode()).message) < 400

@@ -149,7 +149,7 @@ def _clock(answer: Reply) -> Finding:
 
 def _said(answer: Reply) -> str:
     """The reason of a refusal on one line, after a colon; "" if there is none."""
-    text = answer.said
+    text = answer.message
     if not text and answer.text.lstrip().startswith("<"):
         text = "an HTML page"  # whose source tells people nothing
     text = text or redact(" ".join(answer.text[:1000].split()))[:200]

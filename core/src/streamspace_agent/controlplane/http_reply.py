@@ -19,7 +19,7 @@ MAX_REPLY = 256 * 1024
 """Limit of a reply's body in bytes; an agent object takes about one thousand."""
 MAX_WAIT = 300.0
 """The longest time in seconds that a server can make this agent wait."""
-MAX_SAID = 300
+MAX_MESSAGE = 300
 REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 
 
@@ -47,10 +47,10 @@ class Reply:
         return any(isinstance(self.body.get(key), str) and self.body[key] for key in ("error", "approvalStatus"))
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """The reply's message for people, in one line: its ``error``, ``message`` and ``details``, if any."""
         parts = dict.fromkeys(_line(self.body.get(key)) for key in ("error", "message", "details"))
-        return protocol.cut(": ".join(filter(None, parts)), MAX_SAID)
+        return protocol.cut(": ".join(filter(None, parts)), MAX_MESSAGE)
 
     @property
     def wait(self) -> float:
@@ -66,14 +66,14 @@ class Reply:
             target = urljoin(url, location).partition("?")[0]
         except ValueError:
             target = location
-        return protocol.cut(_line(target.removesuffix(path)), MAX_SAID)
+        return protocol.cut(_line(target.removesuffix(path)), MAX_MESSAGE)
 
     def refusal(self, url: str, path: str) -> str:
         """``HTTP 403: the reason``; for a redirect, its target and the setting to change."""
         if target := self.redirect(url, path):
             fix = "if that is the control plane, set CONTROL_PLANE_URL to it"
             return f"HTTP {self.status}, a redirect to {target}, which is not followed: {fix}"
-        return f"HTTP {self.status}{self.said and ': ' + self.said}"
+        return f"HTTP {self.status}{self.message and ': ' + self.message}"
 
 
 def read(response: urllib3.BaseHTTPResponse, timeout: float) -> Reply:
@@ -95,10 +95,10 @@ def _line(value: object) -> str:
     if isinstance(value, dict):
         value = [f"{key}: {item}" for key, item in list(value.items())[:10]]
     if isinstance(value, list):
-        value = "; ".join(item[:MAX_SAID] for item in value[:10] if isinstance(item, str))
+        value = "; ".join(item[:MAX_MESSAGE] for item in value[:10] if isinstance(item, str))
     if not isinstance(value, str):
         return ""
-    text = " ".join(value[: 4 * MAX_SAID].split())
+    text = " ".join(value[: 4 * MAX_MESSAGE].split())
     return redact(text if text.isprintable() else ascii(text)[1:-1])
 
 

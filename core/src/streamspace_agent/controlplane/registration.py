@@ -166,7 +166,7 @@ class Registrar:
         if reply.status in {401, 403, 404}:
             if self._keys.fall_back():
                 return 0.0, f"the kept key was refused; {AGAIN}", logging.WARNING
-            problem = key_refused(self._settings, reply.status, reply.said, has_key=bool(self._keys.current))
+            problem = key_refused(self._settings, reply.status, reply.message, has_key=bool(self._keys.current))
         if not self.known:
             raise Refused(problem)
         # It was accepted before: an outage or a restored database is likelier than an intended removal.
@@ -174,7 +174,7 @@ class Registrar:
         return pause, f"{problem}; it was accepted before, so it goes on asking", logging.ERROR
 
 
-def key_refused(settings: Settings, status: int, said: str, *, has_key: bool) -> str:
+def key_refused(settings: Settings, status: int, message: str, *, has_key: bool) -> str:
     """The message for a refused key. A 404 may mean an unknown key, or that no control plane answers at this URL."""
     cause = "AGENT_API_KEY was not accepted"
     if not has_key:
@@ -184,7 +184,7 @@ def key_refused(settings: Settings, status: int, said: str, *, has_key: bool) ->
         cause = f"CONTROL_PLANE_URL is wrong, or {cause}"
         answer = f"HTTP 404 to POST {settings.http_url}{PATH}"
         check = "check CONTROL_PLANE_URL first, then the key, and that it belongs to this AGENT_ID"
-    return f"{cause} for agent {settings.agent_id}: {answer}{said and ': ' + said}; {check}"
+    return f"{cause} for agent {settings.agent_id}: {answer}{message and ': ' + message}; {check}"
 
 
 def reason(error: BaseException) -> str:

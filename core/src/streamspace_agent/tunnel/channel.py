@@ -146,7 +146,7 @@ class Channel:
 
     @property
     def quiet_for(self) -> float:
-        """Seconds since the server last sent anything; 0 while something still waits for the viewer."""
+        """Seconds since the server's last bytes arrived and were sent on; 0 while some wait."""
         return 0.0 if self._stream.waiting else self._clock.now() - max(self._last_arrived, self.last_sent)
 
     @property

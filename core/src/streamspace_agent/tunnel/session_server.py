@@ -101,7 +101,7 @@ class SessionServer:
         self._idle = asyncio.Event()
         self._idle.set()
         self.working = self._client_first
-        """Whether the last connection succeeded, greeting included."""
+        """Whether the last connection found the server there: it sent a greeting or a refusal."""
         self.greeting: bytes | None = b"" if self._client_first else None
         """Its last greeting; None before the first."""
 
