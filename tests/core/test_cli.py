@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from streamspace_agent import __version__
 from streamspace_agent.cli import options
-from streamspace_agent.cli.main import Given, cli
+from streamspace_agent.cli.main import cli
+from streamspace_agent.cli.parsing import GivenSettings
 from streamspace_agent.config import Settings, is_secret
 from streamspace_agent.controlplane.link import LinkStatus
 from streamspace_agent.election.status import ElectionStatus, Role
@@ -115,7 +116,7 @@ def given(monkeypatch, *arguments, **environ):
     if result.exception:
         raise result.exception
     (only,) = seen
-    assert isinstance(only, Given)
+    assert isinstance(only, GivenSettings)
     return only
 
 

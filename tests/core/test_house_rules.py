@@ -1,4 +1,4 @@
-"""Rules of CONTRIBUTING.md for the core's code that no linter checks."""
+"""Rules of CONTRIBUTING.md for the code that no linter checks."""
 
 import ast
 from collections.abc import Iterator
@@ -54,8 +54,13 @@ def module_state(source: str) -> Iterator[str]:
                 yield from {name} & top
 
 
-def test_every_exception_of_the_core_is_defined_in_errors():
-    found = {name: [*exception_classes(source)] for name, source in SOURCES.items() if name != "errors.py"}
+PACKAGES = [CORE, *sorted((Path(__file__).resolve().parents[2] / "plugins").glob("streamspace-*/src/*/"))]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_exception_is_defined_in_the_errors_module_of_its_package(package):
+    sources = {path.relative_to(package).as_posix(): path.read_text() for path in package.rglob("*.py")}
+    found = {name: [*exception_classes(source)] for name, source in sources.items() if name != "errors.py"}
     assert {name: classes for name, classes in found.items() if classes} == {}
 
 

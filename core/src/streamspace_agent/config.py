@@ -48,15 +48,9 @@ class Place(BaseModel):
     def _passes_filter(cls, value: str) -> str:
         """The control plane's input filter answers 400 to a query with ``--`` in it, and to a path with ``../``."""
         if "--" in value:
-            raise ValueError(
-                "must not contain two dashes in a row: the control plane's filter takes them for SQL "
-                "and refuses the agent"
-            )
+            raise ValueError("must not contain two dashes in a row: the control plane's filter takes them for SQL")
         if value.endswith(".."):
-            raise ValueError(
-                "must not end with two dots: the control plane's filter takes the agent's address for a way out "
-                "of a folder, so that nobody could approve it"
-            )
+            raise ValueError("must not end with two dots: the control plane's filter would refuse its approval")
         return value
 
     @field_validator("state_dir", "lock_file_path", check_fields=False)

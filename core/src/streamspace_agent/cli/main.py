@@ -5,125 +5,17 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamspace_agent import __version__, logs
 from streamspace_agent.cli import exit_codes, options
-from streamspace_agent.config import Place, Settings, load, load_place
-from streamspace_agent.config_warnings import empty_key_file, misspelt
+from streamspace_agent.cli.parsing import GivenSettings, SettingsGroup
+from streamspace_agent.config import Settings
 from streamspace_agent.errors import AgentError, ConfigError
-
-if TYPE_CHECKING:
-    from streamspace_agent.plugins import Kind
-
-
-class Given:
-    """The options of settings that were given, whether before or after the command."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def take(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep the parameters that are settings, and return the command's own."""
-        self.values |= {name: value for name, value in parameters.items() if name in _NAMES and value is not None}
-        return {name: value for name, value in parameters.items() if name not in _NAMES}
-
-    def settings(self, *, offline: bool = False) -> tuple[Settings, dict[str, str]]:
-        """Load the settings, and the environment for the plugins' own. ``offline``: no control plane is needed.
-
-        Raises ConfigError with everything that is wrong, including plugins that are not installed.
-        """
-        plain, environ = options.merge(self.values, os.environ)
-        if offline:
-            plain["control_plane_url"] = "ws://none.invalid"
-        try:
-            settings = load(environ, plain)
-        except ConfigError as error:
-            raise ConfigError(
-                [*error.problems, *misspelt(Settings, environ, plain), *self._missing_plugins()]
-            ) from None
-        if not offline and (problems := [*empty_key_file(settings, environ)]):
-            raise ConfigError(problems)
-        logs.hide_settings(settings)
-        return settings, environ
-
-    def chosen(self) -> dict["Kind", str]:
-        """The chosen plugins' names, even if the settings are wrong."""
-        from streamspace_agent.plugins import ELECTION, GATEWAY, RUNTIME
-
-        chosen = {RUNTIME: self.choice(RUNTIME.variable)}
-        if self.choice("ENABLE_HA").lower() in {"1", "true", "yes", "on", "t", "y"}:
-            chosen[ELECTION] = self.choice(ELECTION.variable)
-        if self.choice(GATEWAY.variable) not in {"", options.default_text("web_gateway")}:
-            chosen[GATEWAY] = GATEWAY.only
-        return chosen
-
-    def _missing_plugins(self) -> Iterator[str]:
-        from streamspace_agent.plugins import choose
-
-        for kind, name in self.chosen().items():
-            try:
-                choose(kind, name)
-            except AgentError as error:
-                yield str(error)
-
-    def choice(self, name: str) -> str:
-        """A setting's value as given, even if other settings are wrong."""
-        field = name.lower()
-        given = self.values.get(field)
-        return str((os.environ.get(name, "") if given is None else given) or options.default_text(field)).strip()
-
-    def place(self) -> Place:
-        plain, environ = options.merge(self.values, os.environ)
-        try:
-            return load_place(environ, plain)
-        except ConfigError as error:
-            raise ConfigError([*error.problems, *misspelt(Place, environ, plain)]) from None
-
-
-SETTINGS_NOTE = 'Settings are options as well: see "docker-agent --help".'
-_HIDDEN = options.setting_options(hidden=True)
-_NAMES = {option.name for option in _HIDDEN}
-
-
-class SettingsCommand(click.Command):
-    """A command that accepts every setting as an option. ``docker-agent --help`` lists them; its own help does not."""
-
-    def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
-        self.epilog = SETTINGS_NOTE
-        self.params += _HIDDEN
-
-    def invoke(self, ctx: click.Context) -> Any:
-        ctx.params = ctx.ensure_object(Given).take(ctx.params)
-        return super().invoke(ctx)
-
-
-class Group(click.Group):
-    command_class = SettingsCommand
-
-    def invoke(self, ctx: click.Context) -> Any:
-        ctx.params = ctx.ensure_object(Given).take(ctx.params)
-        return super().invoke(ctx)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(self.commands)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        self.format_commands(ctx, formatter)
-        options.write_settings(formatter, self.params, ctx)
-        own = [p.get_help_record(ctx) for p in self.get_params(ctx) if not isinstance(p, options.SettingOption)]
-        with formatter.section("Other"):
-            formatter.write_dl([record for record in own if record], col_max=28)
-        with formatter.section("Exit codes"):
-            formatter.write_dl(exit_codes.EXIT_CODES)
-
 
 HELP = """Run desktop sessions on this Docker host for a StreamSpace control plane.
 
@@ -144,7 +36,7 @@ Options may be given before or after the command. "docker-agent COMMAND --help" 
 
 
 @click.group(
-    cls=Group,
+    cls=SettingsGroup,
     help=HELP,
     params=list(options.setting_options()),
     invoke_without_command=True,
@@ -168,7 +60,7 @@ def print_json(value: object) -> None:
 
 @cli.command(short_help="Run the agent (the default).")
 @click.pass_obj
-def run(given: Given) -> None:
+def run(given: GivenSettings) -> None:
     """Run the agent until it is told to stop. This is the default command.
 
     SIGTERM and Ctrl-C stop it: running commands get DRAIN_TIMEOUT to finish, sessions run on. A second signal ends the
@@ -177,7 +69,7 @@ def run(given: Given) -> None:
     execute(given)
 
 
-def execute(given: Given) -> None:
+def execute(given: GivenSettings) -> None:
     try:
         settings, environ = given.settings()
     except ConfigError as error:
@@ -223,7 +115,7 @@ async def _run_and_leave(settings: Settings, environ: Mapping[str, str]) -> None
 @cli.command(short_help="Find what keeps an agent from working here.")
 @json_option
 @click.pass_obj
-def check(given: Given, *, as_json: bool) -> None:
+def check(given: GivenSettings, *, as_json: bool) -> None:
     """Find everything that keeps an agent from working here, and show how to fix it.
 
     Checks the settings, plugins, engine, state folder, control plane (host name, connection, certificate, key,
@@ -266,7 +158,7 @@ def check(given: Given, *, as_json: bool) -> None:
 @cli.command("plugins", short_help="List the installed plugins and whether they load.")
 @json_option
 @click.pass_obj
-def list_plugins(given: Given, *, as_json: bool) -> None:
+def list_plugins(given: GivenSettings, *, as_json: bool) -> None:
     """List the installed plugins, mark the chosen ones (*), and say why one cannot be loaded.
 
     Each plugin is loaded to find out; "docker-agent check" says whether the chosen ones work with these settings. Exits
@@ -290,7 +182,7 @@ def list_plugins(given: Given, *, as_json: bool) -> None:
 @cli.command(short_help="Show this agent's replicas on this host.")
 @json_option
 @click.pass_obj
-def status(given: Given, *, as_json: bool) -> None:
+def status(given: GivenSettings, *, as_json: bool) -> None:
     """Show every replica of the agent on this host: its role, its connection, its sessions and its problems.
 
     Needs AGENT_ID and STATE_DIR only. Exits with 0 if one of them is a leader that is connected to the control plane,
@@ -313,7 +205,7 @@ def status(given: Given, *, as_json: bool) -> None:
 @click.option("--ready", is_flag=True, help="Check whether it is ready to do its work, not only whether it is alive.")
 @json_option
 @click.pass_obj
-def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
+def healthcheck(given: GivenSettings, *, ready: bool, as_json: bool) -> None:
     """Check whether the agent in this container is alive, for HEALTHCHECK and probes.
 
     An agent that cannot reach its control plane is alive: a restart would not help. Exits with 0 if it is alive (with
@@ -336,7 +228,7 @@ def healthcheck(given: Given, *, ready: bool, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Remove them without asking.")
 @json_option
 @click.pass_obj
-def gc(given: Given, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def gc(given: GivenSettings, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove leftovers of crashes: containers, volumes and networks of this agent that belong to no session.
 
     Lists them and asks before it removes them. Without a terminal, it removes nothing unless --yes is given. Volumes

@@ -1,6 +1,6 @@
 """The metrics: one table, filled from a snapshot at the time of the scrape."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +27,21 @@ class Row:
     labels: tuple[str, ...] = ()
 
 
-def _one(value: float | None) -> Values:
-    return [((), value)]
+def _gauge(name: str, text: str, value: Callable[[Snapshot], float | None]) -> Row:
+    return Row(name, "gauge", text, lambda s: [((), value(s))])
+
+
+def _counter(name: str, text: str, value: Callable[[Snapshot], float]) -> Row:
+    return Row(name, "counter", text, lambda s: [((), value(s))])
+
+
+def _counts(name: str, text: str, label: str, counts: Callable[[Snapshot], Mapping[str, int]]) -> Row:
+    """A counter for each value of one label."""
+    return Row(name, "counter", text, lambda s: [((value,), count) for value, count in counts(s).items()], (label,))
+
+
+def _commands(s: Snapshot) -> Values:
+    return [((action, outcome), n) for action, outcomes in s.commands.done.items() for outcome, n in outcomes.items()]
 
 
 TABLE = (
@@ -46,60 +59,30 @@ TABLE = (
         lambda s: [((r,), s.role == r) for r in Role],
         ("role",),
     ),
-    Row(
-        "epoch",
-        "gauge",
-        "Epoch of the current leadership, as far as this replica knows",
-        lambda s: _one(s.election.epoch or None),
-    ),
-    Row(
-        "leader_gained",
-        "counter",
-        "Times this replica became leader, by reason",
-        lambda s: [((reason,), count) for reason, count in s.election.gained.items()],
-        ("reason",),
-    ),
-    Row(
-        "leader_lost",
-        "counter",
-        "Times this replica stopped being leader, by reason",
-        lambda s: [((reason,), count) for reason, count in s.election.lost.items()],
-        ("reason",),
-    ),
-    Row(
-        "leader_seconds",
-        "counter",
-        "Seconds that this replica has been leader, all its leaderships together",
-        lambda s: _one(s.election.seconds_as_leader),
-    ),
-    Row("election_store_up", "gauge", "1 while the election store answers", lambda s: _one(not s.election.store_error)),
-    Row(
+    _gauge("epoch", "Epoch of the current leadership, as far as known", lambda s: s.election.epoch or None),
+    _counts("leader_gained", "Times this replica became leader, by reason", "reason", lambda s: s.election.gained),
+    _counts("leader_lost", "Times this replica stopped being leader, by reason", "reason", lambda s: s.election.lost),
+    _counter("leader_seconds", "Seconds as leader, all leaderships together", lambda s: s.election.seconds_as_leader),
+    _gauge("election_store_up", "1 while the election store answers", lambda s: not s.election.store_error),
+    _gauge(
         "leader_silence_seconds",
-        "gauge",
         "On a standby: seconds since the leader last showed a sign of life",
-        lambda s: _one(s.election.leader_silence),
+        lambda s: s.election.leader_silence,
     ),
-    Row(
+    _gauge(
         "leader_frozen",
-        "gauge",
         "On a standby: 1 while the leader keeps its lock but seems frozen",
-        lambda s: _one(s.election.leader_frozen),
+        lambda s: s.election.leader_frozen,
     ),
-    Row(
+    _gauge(
         "lease_renewed_age_seconds",
-        "gauge",
         "On the leader: seconds since the lease was last renewed",
-        lambda s: _one(s.election.renewed_age),
+        lambda s: s.election.renewed_age,
     ),
-    Row("link_up", "gauge", "1 while connected to the control plane", lambda s: _one(s.link.connected)),
-    Row(
-        "link_reconnects",
-        "counter",
-        "Connections to the control plane after the first",
-        lambda s: _one(s.link.reconnects),
-    ),
-    Row("heartbeat_age_seconds", "gauge", "Seconds since the last heartbeat was sent", lambda s: _one(s.heartbeat_age)),
-    Row("engine_up", "gauge", "1 while the container engine answers", lambda s: _one(s.engine.up)),
+    _gauge("link_up", "1 while connected to the control plane", lambda s: s.link.connected),
+    _counter("link_reconnects", "Connections to the control plane after the first", lambda s: s.link.reconnects),
+    _gauge("heartbeat_age_seconds", "Seconds since the last heartbeat was sent", lambda s: s.heartbeat_age),
+    _gauge("engine_up", "1 while the container engine answers", lambda s: s.engine.up),
     Row(
         "sessions",
         "gauge",
@@ -107,19 +90,9 @@ TABLE = (
         lambda s: [((state,), s.sessions.get(state, 0)) for state in SessionState],
         ("state",),
     ),
-    Row("commands_running", "gauge", "Commands that are running", lambda s: _one(s.commands.running)),
-    Row("commands_open", "gauge", "Commands received that have no result yet", lambda s: _one(s.commands.open)),
-    Row(
-        "commands",
-        "counter",
-        "Commands that ended, by action and outcome",
-        lambda s: [
-            ((action, outcome), count)
-            for action, outcomes in s.commands.done.items()
-            for outcome, count in outcomes.items()
-        ],
-        ("action", "outcome"),
-    ),
+    _gauge("commands_running", "Commands that are running", lambda s: s.commands.running),
+    _gauge("commands_open", "Commands received that have no result yet", lambda s: s.commands.open),
+    Row("commands", "counter", "Commands that ended, by action and outcome", _commands, ("action", "outcome")),
     Row(
         "gateway_listening",
         "gauge",
@@ -127,20 +100,12 @@ TABLE = (
         lambda s: [((address,), not error) for address, error in s.gateway.addresses.items()],
         ("address",),
     ),
-    Row("gateway_connections", "gauge", "Open connections to the web gateway", lambda s: _one(s.gateway.connections)),
-    Row(
-        "gateway_requests",
-        "counter",
-        "Requests to the web gateway that ended, by outcome",
-        lambda s: [((outcome,), count) for outcome, count in s.gateway.requests.items()],
-        ("outcome",),
-    ),
-    Row(
-        "outbox_messages", "gauge", "Messages that the control plane has not acknowledged yet", lambda s: _one(s.outbox)
-    ),
-    Row("loop_tick_age_seconds", "gauge", "Seconds since the main loop last turned", lambda s: _one(s.loop_tick_age)),
-    Row("alive", "gauge", "1 while the main loop turns", lambda s: _one(s.alive)),
-    Row("ready", "gauge", "1 while this replica serves its purpose", lambda s: _one(not s.unready())),
+    _gauge("gateway_connections", "Open connections to the web gateway", lambda s: s.gateway.connections),
+    _counts("gateway_requests", "Requests to the web gateway that ended", "outcome", lambda s: s.gateway.requests),
+    _gauge("outbox_messages", "Messages that the control plane has not acknowledged yet", lambda s: s.outbox),
+    _gauge("loop_tick_age_seconds", "Seconds since the main loop last turned", lambda s: s.loop_tick_age),
+    _gauge("alive", "1 while the main loop turns", lambda s: s.alive),
+    _gauge("ready", "1 while this replica serves its purpose", lambda s: not s.unready()),
 )
 """All metrics. :func:`full_name` adds the prefix, and ``_total`` to counters."""
 
