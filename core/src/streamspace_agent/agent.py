@@ -1,4 +1,4 @@
-"""The process: choose plugins, stand for election, lead, step down, stand again, until told to stop."""
+"""The process: loads the plugins, stands for election, leads, gives leadership back, and stands again until stopped."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamspace_agent import __version__, health, logs, plugins
+from streamspace_agent.backoff import Backoff
 from streamspace_agent.commands.capacity import Capacity
 from streamspace_agent.commands.counters import Counters
 from streamspace_agent.config import Settings
@@ -44,33 +45,34 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 TICK = 0.25
-"""Seconds between two signs of life that the main loop gives the elector and the watchdog."""
+"""Seconds between two signs of life that the main loop gives the elector and the service manager's watchdog."""
 LINK_PATIENCE = 45.0
 """Seconds without a link after which a leader lets another replica try: by then the control plane calls the agent
-stale. Doubled with each tenure in a row that never had a link: then it is the control plane that is away."""
+stale. Doubled with each leadership in a row that never had a link: then it is the control plane that is away."""
 MAX_LINK_PATIENCE = 900.0
 HOLD_OFF = 10.0
-"""Seconds for which a leader that gave up lets the others go first."""
+"""Seconds for which a leader that gave up stands back, so that another replica is elected first. Doubled each time in a
+row that it could not use its journal, up to MAX_HOLD_OFF."""
 MAX_HOLD_OFF = 60.0
-"""The same for one that could not use its journal, doubled each time up to this: as long as a disk may have room unnoticed."""
+"""Seconds for which a disk that has room again may stay unnoticed."""
 JOURNAL_PATIENCE = 60.0
-"""Seconds that a disk may take over the opening of the journal; a leader that waits for ever keeps the others from leading."""
+"""Seconds that the journal may take to open: a leader that waits for ever keeps others from leading."""
 BRIEF = 2.0
-"""Seconds: what ended a leadership sooner than this, unasked, may end the next one as well."""
+"""Seconds: what ended a leadership sooner than this, without a request to stop, may end the next one as well."""
 BRIEF_HOLD_OFF = 1.0
-"""The pause after such a one, doubled each time in a row up to MAX_HOLD_OFF."""
+"""Seconds to stand back after a brief leadership, doubled each time in a row up to MAX_HOLD_OFF."""
 SECOND_SIGNAL = 130
 """Exit code when a second signal ends the drain."""
 KEPT_HEAP = 4 * 1024**2
-"""Bytes of one block that is freed at the start: after it, glibc keeps freed memory of up to twice its size for the next large
-buffers. Otherwise it returns what is free from 256 KiB on to the kernel, and fetches it again for the next message, page by
-page: three quarters of the time of a full tunnel (mallopt(3), M_TRIM_THRESHOLD)."""
+"""Bytes of one block that is freed at the start: from then on glibc keeps up to twice as much freed memory for the
+next large buffers. Without it, glibc returns free memory from 256 KiB on to the kernel and fetches it again for the
+next message, page by page: three quarters of the time of a full tunnel (mallopt(3), M_TRIM_THRESHOLD)."""
 
 
 async def run(settings: Settings, environ: Mapping[str, str]) -> int:
     """Run the agent until SIGTERM or SIGINT, or the control plane's ``shutdown``. Returns the exit code.
 
-    A second signal ends the process at once. Raises AgentError for what ends it otherwise.
+    A second signal ends the process at once. Raises AgentError where the agent cannot run or go on.
     """
     bytes(KEPT_HEAP)  # never touched, so it costs nothing
     agent = Agent(settings, environ)
@@ -114,11 +116,11 @@ class Agent:
         self._link = Link(settings, keys, trust, rng, Registrar(settings, keys, trust, rng))
         self._notify = Notifier(environ)
         self._counters = Counters.of(self._registry.actions)
-        self._tenure: Leadership | None = None
+        self._leadership: Leadership | None = None
         self._link_patience = LINK_PATIENCE
-        self._hindrance = ""
-        self._hindered = 0
-        self._brief = 0
+        self._backoff_reason = ""
+        self._journal_backoff = Backoff(base=HOLD_OFF, cap=MAX_HOLD_OFF, least=1.0)
+        self._brief_backoff = Backoff(base=BRIEF_HOLD_OFF, cap=MAX_HOLD_OFF, least=1.0)
         self._stopping = asyncio.Event()
         self._signalled = False
         self._stop_reason = ""
@@ -133,12 +135,12 @@ class Agent:
         self.stop(signal.Signals(number).name)
 
     def stop(self, reason: str) -> None:
-        """Drain, hand leadership over, and let :meth:`run` return."""
+        """Begin to stop: hand leadership over, then let :meth:`run` return."""
         self._stop_reason = self._stop_reason or reason
         self._stopping.set()
         self._notify.stopping()
-        if self._tenure is not None:
-            self._tenure.shut_down(reason)
+        if self._leadership is not None:
+            self._leadership.shut_down(reason)
 
     async def run(self) -> None:
         log.info("starting version %s, control plane %s", __version__, self._settings.control_plane_url)
@@ -168,12 +170,12 @@ class Agent:
         log.info("stopped: %s", self._stop_reason)
 
     async def _preflight(self) -> None:
-        """Raise PreflightError when the election store can never work here; one that is away may yet come."""
+        """Raise PreflightError where the election store can never work here. A store that is away may come back."""
         problems = unheeded(self._settings, self._backend.timing)
         try:
             problems += await self._elector.preflight()
         except BackendUnavailable as error:
-            log.warning("the election store is away, standing for election all the same: %s", error)
+            log.warning("the election store is away: standing for election all the same: %s", error)
         for problem in problems:
             if not problem.fatal:
                 log.warning("%s: %s", problem.message, problem.fix)
@@ -188,9 +190,10 @@ class Agent:
             await self._lead(lease, stopping)
 
     async def _stand(self) -> Lease:
-        """Wait until this replica leads, in an epoch above all that its journal has seen.
+        """Wait until this replica leads, in an epoch above every one that its journal has seen.
 
-        A clock that was ahead leaves a high epoch there, which neither the corrected clock nor a store that forgot it exceeds.
+        A clock that was ahead leaves a high epoch in the journal. Neither the corrected clock nor a store that forgot
+        that epoch would exceed it.
         """
         seen = await asyncio.to_thread(highest_epoch, self._settings.agent_dir / FILE)
         return await self._elector.lead(above=seen)
@@ -203,20 +206,21 @@ class Agent:
         except TimeoutError:
             patience = format_seconds(JOURNAL_PATIENCE)
             raise JournalError(
-                f"STATE_DIR: the journal {path} is not open after {patience}: look after its disk (dmesg), or set STATE_DIR to another"
+                f"STATE_DIR: the journal {path} is not open after {patience}: "
+                "look after its disk (dmesg), or set STATE_DIR to another"
             ) from None
 
     async def _lead(self, lease: Lease, stopping: "asyncio.Task[bool]") -> None:
-        """One tenure, from a fresh lease to its release."""
+        """Lead once, from a fresh lease to its release."""
         logs.set_epoch(lease.epoch)
-        reason, hold_off, firm = "the tenure could not begin", 0.0, False
+        reason, hold_off, until_expired = "the leadership could not begin", 0.0, False
         connections = self._link.status.connections
         began = time.monotonic()
         try:
             if (journal := await _unless(stopping, self._journal(lease))) is None:
                 reason = self._stop_reason
                 return
-            self._tenure = Leadership(
+            self._leadership = Leadership(
                 self._settings,
                 lease,
                 journal,
@@ -228,44 +232,44 @@ class Agent:
                 self._counters,
                 self._link_patience if self._settings.enable_ha else None,
             )
-            self._hindrance, self._hindered = "", 0
+            self._backoff_reason, self._journal_backoff.failures = "", 0
             if self._stopping.is_set():
-                self._tenure.shut_down(self._stop_reason)
-            reason = await self._tenure.run()
-            if self._tenure.ends_agent:
+                self._leadership.shut_down(self._stop_reason)
+            reason = await self._leadership.run()
+            if self._leadership.ends_agent:
                 self.stop(reason)
             if self._link.status.connections > connections:
                 self._link_patience = LINK_PATIENCE
-            elif self._tenure.gave_up:
+            elif self._leadership.gave_up:
                 self._link_patience = min(MAX_LINK_PATIENCE, 2 * self._link_patience)
-            if self._tenure.gave_up:
+            if self._leadership.gave_up:
                 hold_off = HOLD_OFF
             else:
-                hold_off, firm = self._brief_pause(lease, began, reason), True
+                hold_off, until_expired = self._brief_pause(lease, began, reason), True
         except LeaseLost as error:
             reason = str(error)
-            hold_off, firm = self._brief_pause(lease, began, reason), True
+            hold_off, until_expired = self._brief_pause(lease, began, reason), True
         except JournalError as error:  # of this replica's disk: another's may be better, and this one's may heal
-            reason, firm = "it cannot use its journal", True
-            hold_off = _doubled(HOLD_OFF, self._hindered)
-            self._hindrance, self._hindered = str(error), self._hindered + 1
-            log.error("cannot lead: %s; giving leadership back, trying again in %s", error, format_seconds(hold_off))  # noqa: TRY400 - the cause is known
+            reason, until_expired = "it cannot use its journal", True
+            hold_off, self._backoff_reason = self._journal_backoff.delay(), str(error)
+            log.error(  # noqa: TRY400 - the cause is known
+                "cannot lead: %s; giving leadership back, trying again in %s", error, format_seconds(hold_off)
+            )
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._tenure = None
-            await self._elector.resign(lease, reason, hold_off=hold_off, until_expired=firm)
+            self._leadership = None
+            await self._elector.resign(lease, reason, hold_off=hold_off, until_expired=until_expired)
             logs.set_epoch(None)
 
     def _brief_pause(self, lease: Lease, began: float, reason: str) -> float:
-        """Seconds to stand back after a leadership that ended almost at once though nobody asked for it; 0 after any other."""
+        """Seconds to stand back after a leadership that ended at once without a request to stop; 0 after any other."""
         lasted = time.monotonic() - began
         if lasted >= BRIEF or self._stopping.is_set():
-            self._brief = 0
+            self._brief_backoff.failures = 0
             return 0.0
-        pause = _doubled(BRIEF_HOLD_OFF, self._brief)
-        self._brief += 1
+        pause = self._brief_backoff.delay()
         log.error(
             "leadership of epoch %d ended after %s: %s; standing for election again in %s",
             lease.epoch,
@@ -288,7 +292,7 @@ class Agent:
 
     def snapshot(self) -> health.Snapshot:
         """The state of this replica. Called from other threads: reads only what may be read there."""
-        election, tenure = self._elector.status(), self._tenure
+        election, leadership = self._elector.status(), self._leadership
         return health.Snapshot(
             agent_id=self._settings.agent_id,
             instance=self._identity.instance,
@@ -300,31 +304,28 @@ class Agent:
             role=Role.DRAINING if self._stopping.is_set() else election.role,
             election=election,
             link=replace(self._link.status),
-            engine=replace(tenure.reconciler.engine) if tenure else EngineStatus(),
+            engine=replace(leadership.reconciler.engine) if leadership else EngineStatus(),
             gateway=self._gateway.status() if self._gateway else GatewayStatus(),
-            heartbeat_age=time.monotonic() - tenure.heartbeats.last if tenure and tenure.heartbeats.last else None,
-            sessions=tenure.sessions.count_by_state() if tenure else {},
+            heartbeat_age=time.monotonic() - leadership.heartbeats.last
+            if leadership and leadership.heartbeats.last
+            else None,
+            sessions=leadership.sessions.count_by_state() if leadership else {},
             capacity=Capacity.of(self._settings).as_payload(),
             commands=health.Commands(
-                running=tenure.dispatcher.running if tenure else 0,
-                open=tenure.dispatcher.waiting if tenure else 0,
+                running=leadership.dispatcher.running if leadership else 0,
+                open=leadership.dispatcher.waiting if leadership else 0,
                 done=self._counters.by_action(),
             ),
-            outbox=tenure.outbox.waiting if tenure else 0,
-            hindrance=self._hindrance,
+            outbox=leadership.outbox.waiting if leadership else 0,
+            hindrance=self._backoff_reason,
             loop_tick_age=time.monotonic() - self._ticked,
             plugins=self._plugins,
             health_address=self._endpoint.address if self._endpoint else "",
         )
 
 
-def _doubled(first: float, times: int) -> float:
-    """``first`` doubled so many times, up to MAX_HOLD_OFF."""
-    return min(MAX_HOLD_OFF, first * 2.0 ** min(times, 16))
-
-
 async def _unless(stopping: "asyncio.Task[bool]", work: Coroutine[Any, Any, Result]) -> Result | None:
-    """The result of ``work``; None if the agent was told to stop before there was one. A hanging store keeps nobody."""
+    """The result of ``work``; None if the agent was told to stop first. A store that hangs does not delay the stop."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)

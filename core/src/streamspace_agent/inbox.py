@@ -1,4 +1,4 @@
-"""Handles each message from the control plane: hands it to the part that it is for, and refuses what is of no use."""
+"""Handles each message from the control plane: passes it to the part that it is for, or refuses it."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +18,10 @@ Send = Callable[[str, Mapping[str, Any]], Awaitable[bool]]
 
 
 class Inbox:
-    """The messages of one leadership. ``send`` sends what is of no use later; ``on_shutdown`` gets the control plane's reason."""
+    """The messages of one leadership.
+
+    ``send`` sends a message now or drops it. ``on_shutdown`` is called with the control plane's reason.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class Inbox:
         if isinstance(message, protocol.Malformed):
             log.warning("dropped a malformed message: %s: %s", message.reason, logs.redact(message.text)[:300])
             await self._refuse(message.command_id, f"malformed_message: {message.reason}")
-            if message.session_id:  # a stream with a hole in it is of no use any more
+            if message.session_id:  # part of this viewer's stream is lost: the viewer is closed
                 await self._tunnels.data({"sessionId": message.session_id, "data": NOT_BASE64})
         elif message.type == "vnc_data":
             await self._tunnels.data(message.payload)
@@ -73,7 +76,7 @@ class Inbox:
         await self._refuse(protocol.usable_id(payload.get("commandId")), problem)
 
     async def _refuse(self, command_id: str, problem: str) -> None:
-        """Answer what never became a command; at least over this connection where the journal cannot keep the answer."""
+        """Answer what never became a command; over this connection only if the journal cannot keep the answer."""
         if not command_id:
             return
         answer = Message("failed", protocol.failed(command_id, problem))

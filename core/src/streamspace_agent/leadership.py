@@ -52,24 +52,24 @@ log = logging.getLogger(__name__)
 
 PRUNE_EVERY = 3600.0
 FIRST_PRUNE = 30.0
-"""Seconds from a leadership's beginning to its first look at what may be forgotten: it may be over within the hour, each time."""
+"""Seconds from a leadership's beginning to its first pruning: each leadership may last less than an hour."""
 CHECKPOINT_EVERY = 5.0
 HEAD_START = 0.5
-"""Seconds that the engine waits at most for the link: its SDK is loaded at the first call (a standby has no use for it), and
-that would make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
+"""Seconds that the first call of the engine waits for the link, at most: that call loads the engine's SDK, and would
+make a takeover 0.1 to 0.3 s longer until the control plane sees a leader."""
 CLOSE_PATIENCE = 15.0
-"""Seconds that a hand-over waits for the disk to close the journal, whose next leader would find it locked."""
+"""Seconds that a hand-over waits for the journal to close, since the next leader would find it locked."""
 LAST_PATIENCE = 0.2
-"""The same where the lease is over: the process is ended soon if it does not let go."""
+"""The same once the lease is over: the watchdog ends a process that goes on for longer."""
 FLUSH_TIMEOUT = 5.0
-"""Seconds that a hand-over waits for the control plane to take the last results; the rest stays in the journal."""
+"""Seconds that a hand-over waits until the last results are acknowledged; the rest stays in the journal."""
 
 
 class Leadership:
     """All that one leader runs, and the link's :class:`~streamspace_agent.controlplane.link.Peer`.
 
-    A command's way: link, :class:`Inbox`, :class:`Dispatcher` (with :class:`Answers` and the journal), :class:`Executor`, its handler, the
-    journal again, :class:`Outbox`, link.
+    A command's way: link, :class:`Inbox`, :class:`Dispatcher` (which records it with :class:`Answers` in the journal),
+    :class:`Executor`, its handler, :class:`Answers` again, :class:`Outbox`, link.
     """
 
     def __init__(
@@ -85,16 +85,19 @@ class Leadership:
         counters: Counters,
         link_patience: float | None,
     ) -> None:
-        """``journal`` is closed here. ``link_patience``: seconds without a link after which leadership is given up; None for never."""
+        """``journal`` is closed by :meth:`run`.
+
+        ``link_patience`` is the seconds without a link after which leadership is given up; None for never.
+        """
         if settings.enable_ha and journal.previous_epoch != lease.follows:
             journal.doubt()  # another host's replica led in between
         self._settings, self.lease, self._journal, self._driver, self._link = settings, lease, journal, driver, link
         self.link_patience = link_patience
         self._began = time.monotonic()
         self.ends_agent = False
-        """The hand-over is for good: the control plane asked this agent to shut down."""
+        """Set if the control plane asked this agent to shut down: the process ends after the hand-over."""
         self.gave_up = False
-        """It ended for want of a link: another replica may have one."""
+        """Set if it ended for want of a link: another replica may have one."""
         self._shutdown: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         # What is sent, and what is shared
@@ -224,7 +227,7 @@ class Leadership:
         self.shut_down(f"the control plane asked for it: {reason}")
 
     async def _give_up_without_link(self) -> None:
-        """No zombie leaders: one that cannot reach the control plane lets another replica try."""
+        """Hand over once the control plane has been out of reach for too long: another replica may reach it."""
         while self.link_patience is not None:
             status = self._link.status
             down = 0.0 if status.connected else time.monotonic() - max(status.down_since, self._began)
@@ -237,7 +240,7 @@ class Leadership:
 
     async def _hand_over(self) -> None:
         self.heartbeats.draining = True
-        with contextlib.suppress(TimeoutError):  # a socket that takes nothing keeps nobody from handing over
+        with contextlib.suppress(TimeoutError):  # a blocked socket must not prevent the hand-over
             async with asyncio.timeout(FLUSH_TIMEOUT):
                 await self.heartbeats.beat()
         await self.dispatcher.drain(self._settings.drain_timeout)
@@ -249,10 +252,10 @@ class Leadership:
                     await self.outbox.flushed()
             except TimeoutError:
                 log.warning(
-                    "the control plane did not take %s in time: what it did not take stays in the journal",
+                    "the control plane did not acknowledge %s in time: what is left stays in the journal",
                     counted(self.outbox.waiting, "message"),
                 )
-        await self._link.finish()  # a command on its way is refused by the next leader, not lost
+        await self._link.finish()  # still receives and refuses a command on its way; the next leader sends the answer
 
     async def _prune_now_and_then(self) -> None:
         due = time.monotonic() + FIRST_PRUNE
@@ -314,7 +317,7 @@ def _task(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
 
 
 async def _send_or_drop(link: Link, lease: Lease, kind: str, payload: Mapping[str, Any]) -> bool:
-    """Send what is of no use later: dropped when there is no connection."""
+    """Send what is of no use later: it is dropped when there is no connection."""
     try:
         lease.require()
         await link.send(kind, payload)

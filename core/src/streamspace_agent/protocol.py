@@ -16,17 +16,17 @@ from streamspace_agent.errors import TooDeep, TooLarge
 from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 
 START, STOP, HIBERNATE, WAKE = "start_session", "stop_session", "hibernate_session", "wake_session"
-"""Actions of commands about sessions."""
+"""The actions of commands about sessions."""
 MAX_FRAME = 524_288
 """Bytes; the control plane closes the connection on anything larger."""
 MAX_TEXT = 4_000
-"""Characters of an error or reason that goes to the control plane."""
+"""Characters of an error or reason that is sent to the control plane."""
 MAX_ID = 256
-"""Characters of a command id; a longer one cannot be a real one, and could not be answered inside a frame."""
+"""Characters of a command id. A longer one is no real one, and its answer could exceed a frame."""
 MAX_SHOWN = 1_000
-"""Characters that are kept of what is no envelope."""
+"""Characters that are kept of an invalid message."""
 MAX_DEPTH = 64
-"""Objects and arrays inside one another; what is deeper could not be read back from the journal."""
+"""Objects and arrays inside one another. Deeper ones could not be read back from the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Envelope:
 class Malformed:
     """A piece of a frame that is no envelope; ``text`` is its beginning, at most :data:`MAX_SHOWN` characters.
 
-    ``command_id`` is set where one could still be read, ``session_id`` where it was a viewer's data for that session.
+    ``command_id`` is set if one could still be read, ``session_id`` if the piece was a viewer's data for that session.
     """
 
     reason: str
@@ -49,7 +49,7 @@ class Malformed:
 
 
 def parse(text: str, max_depth: int = MAX_DEPTH) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, or nested deeper than that many objects and arrays."""
+    """The value of a JSON text. Raises ValueError if it is invalid or nested deeper than ``max_depth``."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -67,7 +67,7 @@ def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def envelope(piece: str) -> Envelope | Malformed:
-    """One envelope; what is none comes out as :class:`Malformed`, never as an exception."""
+    """The envelope in a piece of a frame; :class:`Malformed` if it is none. Never raises."""
     shown = piece[:MAX_SHOWN]
     try:
         value = parse(piece)
@@ -93,7 +93,7 @@ def _command_id(value: object) -> str:
 
 
 def usable_id(value: object) -> str:
-    """A command's or session's id as text, "" for what cannot be one."""
+    """A command's or session's id as text; "" for a value that cannot be one."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     return text if len(text) <= MAX_ID and text.isprintable() else ""
 
@@ -117,7 +117,7 @@ def timestamp() -> str:
 
 
 def cut(text: str, limit: int = MAX_TEXT) -> str:
-    """The text, or its beginning and a note of how much is missing."""
+    """The text; if it is too long, its beginning and how much is missing."""
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} characters more)"
 
 
@@ -151,14 +151,14 @@ def status(session: Session) -> dict[str, Any]:
 
 
 def announced(payload: Mapping[str, Any]) -> str:
-    """What a ``status`` payload writes at the control plane, for comparison with a later one: first what changes, then the place."""
+    """What a ``status`` payload writes, to compare it with a later one: state, readiness, port and place."""
     place = payload.get("platformMetadata", {}).get("podName") or ""
     state = f"{payload.get('state')} {'ready' if payload.get('vncReady') else 'unready'}"
     return f"{state} {payload.get('vncPort') or 0} {place}"
 
 
 def pending(session_id: str, step: Progress, epoch: int) -> dict[str, Any]:
-    """The ``status`` payload of a session under way, with its progress for people."""
+    """The ``status`` payload of a start or wake in progress, with its step."""
     progress: dict[str, Any] = {"phase": step.phase}
     if step.total:
         progress |= {"currentBytes": step.current, "totalBytes": step.total, "percent": step.percent}
@@ -187,7 +187,7 @@ def started(session: Session) -> dict[str, Any]:
 
 
 def _spoken(session: Session) -> dict[str, str]:
-    """What was found to be spoken on ``vncPort``, ``vnc`` or ``http``: known of a session that runs and was seen usable."""
+    """The protocol that was found on ``vncPort``, ``vnc`` or ``http``; known once the session was seen usable."""
     known = _usable(session) and session.ready_check in {ReadyCheck.VNC, ReadyCheck.HTTP}
     return {"protocol": str(session.ready_check)} if known else {}
 
@@ -197,7 +197,7 @@ def _usable(session: Session) -> bool:
 
 
 def vnc_data(session_id: str, data: bytes | memoryview) -> bytes:
-    """The frame of one ``vnc_data`` message, in UTF-8. Written by hand: JSON would only look for what base64 never holds."""
+    """The frame of one ``vnc_data`` message, in UTF-8. Not made by ``json``, which would search base64 for escapes."""
     head = f'{{"type":"vnc_data","timestamp":"{timestamp()}","payload":{{"sessionId":{json.dumps(session_id)},"data":"'
     frame = b"".join((head.encode(), pybase64.b64encode(data), b'"}}'))
     if len(frame) > MAX_FRAME:

@@ -12,8 +12,9 @@ from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A control-plane command as received; ``payload`` is unchecked JSON. ``attempt`` counts from 1, a resume after
-    a crash is the next one. ``epoch`` is the leader's that runs this attempt.
+    """A control-plane command as received; ``payload`` is unchecked JSON.
+
+    ``attempt`` counts from 1, and a resume after a crash is the next one. ``epoch`` is that of the leader that runs it.
     """
 
     id: str
@@ -24,7 +25,7 @@ class Command:
 
     @property
     def lane(self) -> str:
-        """Commands of one lane run one after another, in the order received: those of one session."""
+        """The queue that the command belongs to: those of one session run one after another, in the order received."""
         return str(self.payload.get("sessionId") or f"command:{self.id}")
 
 
@@ -41,20 +42,20 @@ class Context(Protocol):
         """
 
     def progress(self, session_id: str, step: Progress) -> None:
-        """Show a step to people as a ``pending`` status; may be dropped or merged, never blocks."""
+        """Show a step to people as a ``pending`` status. Steps may be dropped or merged. Never blocks."""
 
     def report(self, session: Session) -> None:
-        """Report a session's state. Goes out before the command's own result, in order, and outlives a crash."""
+        """Report a session's state. It is sent before the command's own result, in order, and survives a crash."""
 
 
 Handler = Callable[[Command, Context], Awaitable[Mapping[str, Any]]]
 """Runs one command to its end and returns the ``result`` for the control plane (JSON, well under 512 KiB).
 
-Raise :exc:`~streamspace_agent.errors.CommandFailed` with a sentence for an administrator; anything else is reported
-as an internal error without its details. A handler may be cancelled (lease lost, drain) wherever it waits, and run again by a
-later leader with the same command: it must be idempotent, complete what was left half done, and let a cancellation through
-at once. It must not block the event loop. It calls ``require_lease`` immediately before *each* effect of its own: an answer is
-worth something for moments, not for the length of a download.
+Raise :exc:`~streamspace_agent.errors.CommandFailed` with a sentence for an administrator; any other exception is
+reported as an internal error without its details. A handler may be cancelled (lease lost, drain) wherever it waits,
+and a later leader may run it again with the same command: it must be idempotent, complete what was left half done,
+and let a cancellation through at once. It must not block the event loop. It calls ``require_lease`` immediately
+before *each* effect of its own: the lease may end during a download.
 """
 
 
@@ -76,9 +77,9 @@ class Register(Protocol):
     ) -> None:
         """Let ``handler`` run the commands with this ``action``.
 
-        A command under way in the same lane is cancelled and failed when its action is among ``interrupts``: a stop need not
-        wait for a start. ``abandon`` cleans up after a command of this action that was cancelled so, or by a
-        shutdown; it has 10 seconds.
+        It cancels and fails a command of the same session that waits or runs, if the action of that one is among
+        ``interrupts``: a stop need not wait for a start. ``abandon`` cleans up after a command of this action that
+        was cancelled in this way or by a shutdown; it has 10 seconds.
         """
 
 
@@ -89,7 +90,7 @@ class Registry:
         self._handlers: dict[str, Registered] = {}
 
     def register_for(self, plugin: str) -> Register:
-        """The ``register`` callback for one plugin, whose name an error can then tell."""
+        """The ``register`` callback for one plugin, whose name appears in errors."""
 
         def register(
             action: str, handler: Handler, *, interrupts: Collection[str] = (), abandon: Handler | None = None

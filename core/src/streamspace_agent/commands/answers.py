@@ -24,14 +24,17 @@ class Answers:
         self._repeats = repeats
 
     def received(self, command_id: str, action: str, payload: Mapping[str, Any]) -> Entry | None:
-        """Record and acknowledge a command. One received before is returned; its answer goes out again. Raises JournalError."""
+        """Record and acknowledge a command. Returns one received before, whose answer goes out again; else None.
+
+        Raises JournalError.
+        """
         known = self._journal.receive(command_id, action, payload)
         self._repeats.arrived(command_id)
         self._outbox.wake()
         return known
 
     def refused(self, command_id: str, answer: Message) -> None:
-        """Queue the answer of what never became a command. Raises JournalError."""
+        """Queue the answer to a message that never became a command. Raises JournalError."""
         self._repeats.arrived(command_id, answer)
         self._outbox.put(answer)
 
@@ -46,7 +49,10 @@ class Answers:
             self._journal.begin(job.command.id)
 
     async def finish(self, job: Job, answer: Message) -> None:
-        """Close the command, and queue its reports and then its answer, all or nothing. An internal command has no answer."""
+        """Close the command, and queue its reports and then its answer, all or nothing.
+
+        An internal command has no answer.
+        """
         command_id, messages = job.command.id, [report.message for report in job.reports]
         if job.internal:
             await _persist(f"what {command_id} did waits", lambda: self._journal.finish_internal(command_id, messages))

@@ -1,4 +1,4 @@
-"""What the sessions of this agent may use together, and refusals that say why."""
+"""The capacity that the sessions of this agent share: admits a session, or refuses it with numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +24,8 @@ class Demand:
 class Capacity:
     """Admits sessions up to ``MAX_SESSIONS``, ``MAX_CPU`` (cores) and ``MAX_MEMORY`` (bytes here).
 
-    Running and pending sessions count, hibernated ones that freed their memory do not. Starts under way hold a
-    reservation, so that many at once cannot pass together where one fits.
+    Running and pending sessions count; hibernated ones that freed their memory do not. A start or wake in progress
+    holds a reservation, so that several at once cannot pass where only one fits.
     """
 
     max_sessions: int
@@ -38,15 +38,17 @@ class Capacity:
         return cls(settings.max_sessions, settings.max_cpu, int(settings.max_memory * GIB))
 
     def held(self) -> Mapping[str, Demand]:
-        """The reservations of now, to be asked for before the engine is asked what it shows."""
+        """The reservations that are held now. Ask for them before asking the engine for its sessions."""
         return dict(self._reserved)
 
     @contextmanager
     def reserve(
         self, session_id: str, demand: Demand, sessions: Iterable[Session], held: Mapping[str, Demand]
     ) -> Iterator[None]:
-        """Hold room for one session while it starts. ``sessions`` is what the engine shows; it may not show a start yet that
-        came to its end meanwhile: ``held`` does, the reservations from before.
+        """Hold room for one session while it starts.
+
+        ``sessions`` is what the engine shows; a start that ended meanwhile may be missing there, so ``held`` has the
+        reservations from before the engine was asked.
 
         Raises CommandFailed with code ``max_sessions``, ``insufficient_cpu`` or ``insufficient_memory``.
         """
@@ -67,7 +69,8 @@ class Capacity:
         if memory + demand.memory > self.max_memory:
             raise CommandFailed(
                 "insufficient_memory",
-                f"needs {format_bytes(demand.memory)}, {format_bytes(max(0, self.max_memory - memory))} free of {format_bytes(self.max_memory)}; {room}",
+                f"needs {format_bytes(demand.memory)}, {format_bytes(max(0, self.max_memory - memory))} free "
+                f"of {format_bytes(self.max_memory)}; {room}",
             )
         self._reserved[session_id] = demand
         try:
@@ -85,7 +88,7 @@ class Capacity:
 
 
 def occupies(session: Session) -> bool:
-    """Does the session hold CPU and memory now? A paused one keeps its memory: drivers report it in ``details``."""
+    """Whether the session holds memory now. A paused one does: drivers report that in ``details``."""
     if session.state is SessionState.HIBERNATED:
         return bool(session.details.get("paused"))
     return session.state in {SessionState.RUNNING, SessionState.PENDING}

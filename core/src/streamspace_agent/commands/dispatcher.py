@@ -29,12 +29,12 @@ from streamspace_agent.units import counted, format_bytes
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
-"""Commands that may wait for their turn; one more is refused in its turn, and of twice as many at once."""
+"""Commands that may wait for their turn. Those beyond are refused in their turn; beyond twice as many, at once."""
 MAX_WAITING_SIZE = 8 * 1024**2
-"""Characters of JSON in the payloads of all commands that wait. Each may take up to 16 bytes of memory (empty lists do); a real
-payload has a few thousand."""
+"""Characters of JSON in the payloads of all commands that wait. Each may take up to 16 bytes of memory (empty lists
+do); a real payload has a few thousand."""
 MAX_ATTEMPTS = 3
-"""A command that was running at so many crashes is failed, not tried again: it may be what kills the agent."""
+"""A command that was running at this many crashes is failed, not tried again: it may be what kills the agent."""
 
 
 class Dispatcher:
@@ -79,8 +79,8 @@ class Dispatcher:
     def receive(self, payload: Mapping[str, Any]) -> None:
         """Take one ``command`` message: journal and acknowledge it, then let it run. Never waits.
 
-        Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken. Raises CommandFailed
-        where so many commands wait that not even a refusal can.
+        Raises JournalError: unjournalled work could be done twice or be lost, so the command is not taken. Raises
+        CommandFailed where so many commands wait that not even a refusal can.
         """
         command_id, body = protocol.usable_id(payload.get("commandId")), payload.get("payload")
         if not command_id:
@@ -90,7 +90,7 @@ class Dispatcher:
         action = protocol.cut(action if action.isprintable() else ascii(action), 200)
         content = body if isinstance(body, dict) else {}
         size = len(json.dumps(content))
-        if busy := self._busy(size):  # it will be refused: nothing of it is needed but whose turn it waits for
+        if busy := self._busy(size):  # it will be refused: all it needs is the session whose turn it waits for
             session_id = protocol.usable_id(content.get("sessionId"))
             content, size = {"sessionId": session_id} if session_id else {}, 0
         if (known := self._answers.received(command_id, action, content)) is not None:
@@ -110,7 +110,7 @@ class Dispatcher:
         self._admit(self._job(Command(command_id, action, content, self._epoch), problem, size))
 
     def _busy(self, size: int) -> str:
-        """Why a command with a payload of that size cannot wait as well, "" where it can."""
+        """Why there is no room for one more command with a payload of that size; "" if there is."""
         waiting = self.waiting
         if waiting >= 2 * MAX_WAITING:
             raise CommandFailed("busy", f"{waiting} commands are waiting already")
@@ -216,7 +216,7 @@ class Dispatcher:
         return True
 
     def _show_queued(self, command: Command) -> None:
-        """Show a start that waits for a slot as a step like any other: the control plane takes a session that is silent for minutes for stuck."""
+        """Show that a start waits for a slot: the control plane takes a silent session for stuck."""
         session = self._sessions.get(command.lane)
         if command.action in {START, WAKE} and (session is None or session.state is not SessionState.RUNNING):
             others = counted(self._concurrency, "other command")

@@ -19,7 +19,7 @@ from streamspace_agent.journal import Message
 log = logging.getLogger(__name__)
 
 ENGINE_PATIENCE = 60.0
-"""Seconds that a command waits for an engine that is away (a restart of the Docker daemon takes some) before it fails."""
+"""Seconds that a command waits for an engine that is away (a restart of the Docker daemon takes some)."""
 ABANDON_TIMEOUT = 10.0
 """Seconds for the clean-up after a command that was cancelled."""
 
@@ -28,7 +28,7 @@ MakeContext = Callable[[list[Report]], Context]
 
 
 class Executor:
-    """Runs the commands of one leadership; when each runs is the dispatcher's business."""
+    """Runs the commands of one leadership. The dispatcher decides when."""
 
     def __init__(self, answers: Answers, make_context: MakeContext, counters: Counters, faults: Faults) -> None:
         self._answers = answers
@@ -49,8 +49,8 @@ class Executor:
     async def fail(self, job: Job) -> None:
         """Clean up after a job that was refused or cancelled, and answer it with its problem.
 
-        A refused one as well: an earlier leader may have begun it; and the control plane shows a session in progress that nobody else
-        would end.
+        A refused job needs it as well: an earlier leader may have begun it, and the control plane shows a session in
+        progress that nobody else would end.
         """
         job.reports.clear()
         if job.registered is not None and job.registered.abandon is not None:

@@ -10,17 +10,18 @@ from streamspace_agent.journal import Message
 
 
 class JobState(Enum):
-    """Where a job stands: WAITING, then RUNNING, then it is answered; or REFUSED from the start; or CANCELLED at any time.
+    """The state of a job: WAITING, then RUNNING; or REFUSED from the start; or CANCELLED at any time.
 
-    A job that is REFUSED or CANCELLED is answered as failed, with its ``problem``. Only the dispatcher cancels a job. A job whose task is
-    cancelled while the state is RUNNING belongs to a leadership that ends: it stays open in the journal, for the next leader.
+    A RUNNING job ends with its handler's answer. A REFUSED or CANCELLED one is answered as failed, with its
+    ``problem``. Where the leadership ends first, the job's task is cancelled without a change of state, and the
+    command stays open in the journal for the next leader.
     """
 
     WAITING = auto()
     """For its turn behind other commands of its session, for a slot, or for the engine's first answer."""
     RUNNING = auto()
     REFUSED = auto()
-    """Its handler never runs: the action or payload is of no use, or too many commands wait. It still waits for its turn."""
+    """Its handler never runs: the action or payload is invalid, or too many commands wait. Answered in its turn."""
     CANCELLED = auto()
     """A command that interrupts it came, or the agent shuts down."""
 
@@ -67,7 +68,7 @@ class Job:
 
     @property
     def needs_slot(self) -> bool:
-        """What interrupts others frees room and takes none: no stop waits for slow starts, nor do the jobs that stand before it."""
+        """A command that interrupts others takes no slot, nor do the jobs before it: no stop waits for slow starts."""
         return not (self.interrupts or self.fails or self.hurried)
 
     def hurry(self) -> None:

@@ -1,7 +1,8 @@
-"""Answers that the control plane may have overwritten, sent again once.
+"""Sends answers again, once, that the control plane may have overwritten.
 
-It writes ``sent`` after a command went out, and so over an answer that was faster: the command then stays ``sent`` for ever. An answer
-that comes again is simply written again. What took longer than :data:`QUICK` seconds cannot have been overwritten.
+The control plane writes ``sent`` after it has sent a command. If the answer was faster, that overwrites it, and the
+command stays ``sent`` for ever. An answer that comes again is written again. An answer that took longer than
+:data:`QUICK` seconds cannot have been overwritten.
 """
 
 import asyncio
@@ -20,30 +21,30 @@ QUICK = 2.0
 AFTER = 3.0
 """Seconds from a command's arrival until it is answered again."""
 MOST = 4096
-"""Commands remembered at a time; of more, the oldest are not answered again."""
+"""Commands that are remembered at a time. Beyond that, the oldest are not answered again."""
 AT_A_TIME = 100
-"""Answers queued in one step: the journal's write holds up everything else."""
+"""Answers queued in one step: a write to the journal blocks the event loop."""
 LATELY = 30.0
-"""Seconds before the end of the last leader, or this process's start, within which a command may have come and been answered quickly."""
+"""Seconds before this leadership within which a command may have come and been answered quickly."""
 
 
 class Repeats:
-    """Those of one tenure; kept in memory, and made again from the journal by the next tenure."""
+    """The repeats of one leadership: kept in memory, and made again from the journal by the next leadership."""
 
     def __init__(self, journal: Journal, outbox: Outbox) -> None:
         self._journal = journal
         self._outbox = outbox
         self._arrived: OrderedDict[str, tuple[float, Message | None]] = OrderedDict()
-        """Command id -> when it came, and its answer where the journal does not know it."""
+        """By command id: when it came, and its answer if the journal does not have it."""
         self._more = asyncio.Event()
 
     def recover(self) -> None:
-        """Answer again what came shortly before this tenure."""
+        """Plan to answer again what came shortly before this leadership."""
         for command_id in self._journal.received_since(time.time() - LATELY, MOST):
             self.arrived(command_id)
 
     def arrived(self, command_id: str, answer: Message | None = None) -> None:
-        """A command came; ``answer`` is that of one which the journal does not keep."""
+        """Note that a command came. ``answer`` is given where the journal does not have it."""
         self._arrived.pop(command_id, None)
         self._arrived[command_id] = (time.monotonic(), answer)
         if len(self._arrived) > MOST:
@@ -51,13 +52,13 @@ class Repeats:
         self._more.set()
 
     def answered(self, command_id: str) -> None:
-        """It has its answer; one that came late is good as it is."""
+        """Note that a command was answered. A late answer need not be repeated."""
         came, _ = self._arrived.get(command_id, (time.monotonic(), None))
         if time.monotonic() - came > QUICK:
             self._arrived.pop(command_id, None)
 
     async def run(self) -> None:
-        """Answer again when it is time, until cancelled."""
+        """Answer again what is due, until cancelled."""
         complaint = ""
         while True:
             self._more.clear()
@@ -75,12 +76,12 @@ class Repeats:
                 await asyncio.sleep(AFTER)
 
     def flush(self) -> None:
-        """Answer again at once whatever waits for it: this tenure ends. Raises JournalError."""
+        """Answer again at once all that is left, since this leadership ends. Raises JournalError."""
         while self._arrived:
             self._repeat(time.monotonic())
 
     def _repeat(self, until: float) -> None:
-        """Queue again the answers of the oldest commands that came before ``until``, an ``ack`` for those that have none."""
+        """Queue again the oldest answers to commands that came before ``until``; an ``ack`` where there is none."""
         due: dict[str, Message | None] = {}
         for command_id, (came, answer) in self._arrived.items():
             if came > until or len(due) == AT_A_TIME:

@@ -25,7 +25,7 @@ async def start(command: Command, context: Context) -> Mapping[str, Any]:
     session_id = _named(command, context)
     try:
         session = await _started(command, context, session_id)
-    except (CommandFailed, RuntimeDriverError) as error:  # where nothing came of the start, nothing else would tell
+    except (CommandFailed, RuntimeDriverError) as error:  # nothing else reports a session that never came to be
         context.report(await _after_failure(context, session_id, str(error)))
         raise
     context.report(session)
@@ -33,7 +33,7 @@ async def start(command: Command, context: Context) -> Mapping[str, Any]:
 
 
 def _named(command: Command, context: Context) -> str:
-    """The id of the session to start. One that no engine takes is reported failed: nothing else would end it at the control plane."""
+    """The id of the session to start. One that no engine accepts is reported as failed: nothing else would do it."""
     try:
         return templates.session_id(command.payload)
     except CommandFailed as error:
@@ -56,7 +56,7 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
 
 
 def _limited(spec: SessionSpec, settings: Settings) -> SessionSpec:
-    """Without a limit of its own a session could take the whole host from the others, and would count as nothing."""
+    """Apply SESSION_CPU and SESSION_MEMORY: without limits it could use the whole host, and count as nothing."""
     return replace(
         spec, cpu=spec.cpu or settings.session_cpu or None, memory=spec.memory or settings.session_memory or None
     )
@@ -112,7 +112,7 @@ async def wake(command: Command, context: Context) -> Mapping[str, Any]:
 
 
 async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]:
-    """A start that was cancelled leaves nothing but its volumes; a session that it only found, or was waking, stays as it is."""
+    """Remove what a cancelled start made, but for volumes. A session that it only found or was waking stays."""
     try:
         session_id = _named(command, context)
     except CommandFailed:
@@ -127,7 +127,7 @@ async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]
 
 
 async def abandon_wake(command: Command, context: Context) -> Mapping[str, Any]:
-    """A wake that was cancelled leaves the session as the engine shows it."""
+    """Report the session as a cancelled wake has left it."""
     try:
         session_id = templates.session_id(command.payload)
     except CommandFailed:
@@ -138,7 +138,7 @@ async def abandon_wake(command: Command, context: Context) -> Mapping[str, Any]:
 
 
 async def _after_failure(context: Context, session_id: str, reason: str) -> Session:
-    """What to report once a command has failed: the session as it is, or that it failed."""
+    """What to report after a command failed: the session as it is, or that it failed."""
     try:
         session = await context.driver.inspect(session_id)
     except RuntimeDriverError:
@@ -149,7 +149,7 @@ async def _after_failure(context: Context, session_id: str, reason: str) -> Sess
 
 
 def _impossible_id(command: Command) -> str:
-    """A session id that no engine takes, where it can at least be told back: no such session can be there. "" for none."""
+    """A session id that no engine accepts, if it can at least be reported: no such session can exist. "" for none."""
     return protocol.usable_id(command.payload.get("sessionId"))
 
 

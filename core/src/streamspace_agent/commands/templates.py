@@ -1,7 +1,7 @@
 """From a ``start_session`` payload to a checked :class:`~streamspace_agent.runtime.SessionSpec`.
 
-The control plane's payloads are taken as leniently as it writes them (unknown keys, numbers as strings, a manifest
-as an object, JSON text or base64 of it); what cannot be meant is refused with a sentence.
+Payloads are read as leniently as the control plane writes them (unknown keys, numbers as strings, a manifest as an
+object, JSON text or base64 of it). Invalid values are refused with an error code and a message.
 """
 
 import base64
@@ -36,7 +36,7 @@ _WEB = frozenset({"http", "https", "ws", "wss", "websocket"})
 
 
 def _text(value: Any) -> Any:
-    """Where the control plane writes null for "nothing", the default is meant; true and false as JSON writes them."""
+    """Text of a JSON value: null stands for the default, and booleans are written as JSON writes them."""
     return "" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
@@ -52,7 +52,7 @@ def _verbatim(value: Any) -> str:
 
 
 Verbatim = Annotated[str, PlainValidator(_verbatim)]
-"""With the white space at its edges: a PEM key needs its last newline."""
+"""Text that keeps the white space at its ends: a PEM key needs its last newline."""
 
 
 def _variables(value: Any) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _variables(value: Any) -> dict[str, str]:
     for name, text in (value or {}).items():
         try:
             made[name] = _verbatim(text)
-        except ValueError as error:  # the first is told, and no other looked for: each takes time
+        except ValueError as error:  # only the first problem is reported: to look for all takes time
             raise ValueError(f"{name[:60]}: {error}") from None
     return made
 
@@ -70,7 +70,7 @@ def _variables(value: Any) -> dict[str, str]:
 _OrEmpty = BeforeValidator(lambda v: {} if v is None else v)
 _OrNone = BeforeValidator(lambda v: [] if v is None else v)
 _OrFalse = BeforeValidator(lambda v: False if v is None else v)
-_FIRST = FailFast()  # one complaint is told; to collect them takes time for each
+_FIRST = FailFast()  # only the first problem is reported: to collect all takes time
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -110,7 +110,7 @@ class _VolumeMount(_Lenient):
 
 
 class _Section(_Lenient):
-    """What a template says of its screen or web page; port 0 is how a control plane in Go writes that none is given."""
+    """A template's section about its screen or web page. A control plane in Go writes port 0 where none is given."""
 
     enabled: Annotated[bool, BeforeValidator(lambda v: True if v is None else v)] = True
     port: Annotated[int | None, BeforeValidator(lambda v: None if v in ("", 0, "0") else v)] = None
@@ -160,13 +160,14 @@ def session_id(payload: Mapping[str, Any]) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool) or not _NAME.fullmatch(text):
         raise CommandFailed(
             "invalid_session_id",
-            f"sessionId {text[:60]!r} cannot be a container's name: use 1 to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+            f"sessionId {text[:60]!r} cannot be a container's name: "
+            "use 1 to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
         )
     return text
 
 
 def session_spec(command: Command) -> SessionSpec:
-    """All that a driver needs, from a ``start_session`` command. Raises CommandFailed for anything impossible."""
+    """All that a driver needs, from a ``start_session`` command. Raises CommandFailed for what is invalid."""
     identity = session_id(command.payload)
     start = _parse(_StartSession, command.payload, "the command")
     template = _parse(_Template, _manifest(command.payload.get("templateManifest")), "templateManifest")
@@ -249,20 +250,20 @@ def _port(number: int, where: str) -> int:
 
 
 def _readiness(spec: _TemplateSpec, ports: tuple[Port, ...]) -> tuple[ReadyCheck, int]:
-    """What is expected on which port: vnc's, kasmvnc's, webapp's, the first TCP port of the list, 5900.
+    """What is expected on which port: that of vnc, kasmvnc or webapp, else the first TCP port of the list, else 5900.
 
     A port's name says nothing: most templates of the public catalogue call one ``vnc`` where HTTP is spoken.
     """
     sections = [s for s in (spec.vnc, spec.kasmvnc, spec.webapp) if s and s.enabled]
     stated = [s.port for s in sections if s.port is not None]
     listed = [p.number for p in ports if p.protocol == "tcp"]
-    if not sections and not listed and (spec.vnc or spec.kasmvnc):  # there is a section, and it says: no desktop
+    if not sections and not listed and (spec.vnc or spec.kasmvnc):  # a section says that there is no desktop
         return ReadyCheck.NONE, 0
     return _expected(spec), _port([*stated, *listed, DEFAULT_VNC_PORT][0], "the port of the screen or web page")
 
 
 def _expected(spec: _TemplateSpec) -> ReadyCheck:
-    """By the first section that is enabled. A name and a guess, and never more than what is tried first."""
+    """What to try first, by the first section that is enabled: a guess, since a section may be wrong."""
     if spec.vnc and spec.vnc.enabled:
         return ReadyCheck.HTTP if spec.vnc.protocol.lower() in _WEB else ReadyCheck.VNC
     # KasmVNC serves its screen over HTTP and WebSocket: it never greets.
@@ -271,7 +272,7 @@ def _expected(spec: _TemplateSpec) -> ReadyCheck:
 
 
 def _asked_path(spec: _TemplateSpec) -> str:
-    """What is asked for where the session speaks HTTP."""
+    """The path to ask for where the session speaks HTTP."""
     page = spec.webapp if spec.webapp and spec.webapp.enabled else None
     path, name = (
         (page.health_check, "healthCheck") if page and page.health_check else (page.path if page else "", "path")
@@ -280,7 +281,8 @@ def _asked_path(spec: _TemplateSpec) -> str:
     if not _URL_PATH.fullmatch(path):
         raise CommandFailed(
             "invalid_template",
-            f"webapp.{name} {path[:60]!r} is not the path of a URL: begin with a slash, write what is not plain ASCII as %XX, at most {MAX_PATH} characters",
+            f"webapp.{name} {path[:60]!r} is not the path of a URL: "
+            f"begin with a slash, write what is not plain ASCII as %XX, at most {MAX_PATH} characters",
         )
     return path
 
@@ -292,7 +294,8 @@ def _memory(text: str) -> int | None:
     if not MIN_MEMORY <= value <= MAX_MEMORY:
         raise CommandFailed(
             "invalid_quantity",
-            f"memory {text} is {format_bytes(float(value))}: a session can have {format_bytes(MIN_MEMORY)} to {format_bytes(MAX_MEMORY)}",
+            f"memory {text} is {format_bytes(float(value))}: "
+            f"a session can have {format_bytes(MIN_MEMORY)} to {format_bytes(MAX_MEMORY)}",
         )
     return int(value)
 

@@ -1,9 +1,10 @@
-"""What must outlive the process: commands received, their results, the agent's own commands while they run (table ``orders``), and
-messages that the control plane has not got yet.
+"""The journal: what must outlive the process, in an SQLite file in ``STATE_DIR``.
 
-SQLite in ``STATE_DIR``, shared by the replicas of one host; only the leader writes. Every write is fenced: the file
-remembers the highest epoch that opened it, and a writer of an older one gets ``LeaseLost``. Writes are durable against the death of the
-process (WAL); the loss of power may cost the last of them, never the file's consistency.
+It holds commands received and their answers, the agent's own commands while they run (in the table ``orders``), and
+messages that the control plane has not acknowledged. The replicas of one host share it; only the leader writes. Every
+write is fenced: the file remembers the highest epoch that opened it, and a writer of an older epoch gets
+``LeaseLost``. A write survives the death of the process (WAL). A loss of power may cost the last writes, never the
+file's consistency.
 """
 
 import asyncio
@@ -28,13 +29,13 @@ log = logging.getLogger(__name__)
 
 FILE = "journal.db"
 KEEP_SECONDS = 7 * 86400.0
-"""How long a finished command's answer is remembered for a repeat of the command."""
+"""Seconds for which the answer of a command is kept, in case the command comes again."""
 
 UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
 MAX_DEPTH = 200
-"""Levels of nesting that are read back: more than are ever taken from the control plane or a driver's result."""
+"""Levels of nesting that are read back: more than are ever accepted from the control plane or a driver."""
 PRUNED = 500
-"""Commands looked through in one step of :meth:`Journal.prune`: those of an earlier version may hold much."""
+"""Commands in one step of :meth:`Journal.prune`: those that an earlier version wrote may be large."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
@@ -63,7 +64,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command in the journal, or an ``internal`` command of the agent's own. ``answer`` is None while it is open."""
+    """A command from the control plane, or an ``internal`` one of the agent. ``answer`` is None while it is open."""
 
     id: str
     action: str
@@ -72,18 +73,18 @@ class Entry:
     answer: Message | None
     internal: bool = False
     readable: bool = True
-    """False where the file holds no payload that can be read: it is empty here."""
+    """False if the payload in the file cannot be read; ``payload`` is empty then."""
 
 
 class Journal:
-    """Open for one tenure of leadership. Not thread-safe: used from the agent's main loop only."""
+    """The journal, open for one leadership. Not thread-safe: used from the agent's main loop only."""
 
     def __init__(self, path: Path, epoch: int) -> None:
         """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost."""
         self._epoch = epoch
         self._path = path
         self.previous_epoch = 0
-        """The one that the file was last opened in, 0 for a new file."""
+        """The epoch in which the file was last opened; 0 for a new file."""
         self._damage: JournalError | None = None
         self._damaged = asyncio.Event()
         try:
@@ -94,24 +95,26 @@ class Journal:
         self._log = WriteAhead(self._db, path)
 
     def _open(self) -> sqlite3.Connection:
-        finish(self._path)  # a rescue that its process did not live to finish
+        finish(self._path)  # a recovery that an earlier process did not complete
         try:
             return self._connect()
         except sqlite3.DatabaseError as error:
             if not disk.damaged(error):
                 raise
             saved = rescue(self._path, _SCHEMA)
-            log.error("STATE_DIR: the journal is broken (%s): %s", disk.line(error), saved)  # noqa: TRY400 - the cause is known
+            log.error(  # noqa: TRY400 - the cause is known
+                "STATE_DIR: the journal is broken (%s): %s", disk.line(error), saved
+            )
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         for suffix in ("", "-wal", "-shm"):
             require_private(self._path.with_name(self._path.name + suffix), create=not suffix)
-        # Opened and closed in threads, used by one at a time all the same.
+        # Threads open and close it, but never two at a time.
         db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA secure_delete=ON")  # payloads hold people's passwords: what is forgotten is gone
-            db.execute("PRAGMA wal_autocheckpoint=0")  # one in the midst of a write: it waits for the disk
+            db.execute("PRAGMA secure_delete=ON")  # payloads hold passwords: what is deleted is overwritten
+            db.execute("PRAGMA wal_autocheckpoint=0")  # a checkpoint inside a commit would wait for the disk
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
@@ -123,7 +126,8 @@ class Journal:
             row = db.execute("SELECT epoch FROM tenure").fetchone()
             if row and row[0] > self._epoch:
                 raise LeaseLost(
-                    f"STATE_DIR: the journal {self._path} was used in epoch {row[0]}, above this leadership's {self._epoch}: "
+                    f"STATE_DIR: the journal {self._path} was used in epoch {row[0]}, "
+                    f"above this leadership's {self._epoch}: "
                     "another replica of this host leads, or its clock was ahead then"
                 )
             self.previous_epoch = row[0] if row else 0
@@ -155,7 +159,10 @@ class Journal:
             raise self._failed("write", error) from error
 
     def receive(self, command_id: str, action: str, payload: Mapping[str, Any]) -> Entry | None:
-        """Remember a new command and its ``ack``. For one seen before, return what is known; its answer goes out again."""
+        """Record a new command and queue its ``ack``.
+
+        A command recorded before is returned; its answer is queued again.
+        """
         with self._write() as db:
             known = self._entry(db, command_id)
             _put(db, [Message("ack", {"commandId": command_id}), *([known.answer] if known and known.answer else [])])
@@ -167,14 +174,17 @@ class Journal:
         return known
 
     def begin(self, command_id: str) -> int:
-        """Count an attempt to run the command; returns its number, from 1."""
+        """Count an attempt to run the command. Returns its number, from 1."""
         with self._write() as db:
             db.execute("UPDATE commands SET attempts = attempts + 1 WHERE id = ?", (command_id,))
             (attempts,) = db.execute("SELECT attempts FROM commands WHERE id = ?", (command_id,)).fetchone()
         return int(attempts)
 
     def finish(self, command_id: str, answer: Message, states: Iterable[Message] = ()) -> None:
-        """Close the command, forget its payload, and queue its states and its answer, all or nothing. Closing it again changes nothing."""
+        """Close the command, forget its payload, and queue its states and its answer, all or nothing.
+
+        Closing it again changes nothing.
+        """
         with self._write() as db:
             changed = db.execute(
                 "UPDATE commands SET answer_type = ?, answer = ?, payload = '{}' WHERE id = ? AND answer_type IS NULL",
@@ -184,7 +194,7 @@ class Journal:
                 _put(db, [*states, answer])
 
     def begin_internal(self, command_id: str, action: str, payload: Mapping[str, Any]) -> None:
-        """Remember a command of the agent's own, and count the attempt."""
+        """Record a command of the agent's own, and count the attempt to run it."""
         with self._write() as db:
             db.execute(
                 "INSERT INTO orders (id, action, payload) VALUES (?, ?, ?)"
@@ -199,7 +209,10 @@ class Journal:
             _put(db, states)
 
     def open_commands(self) -> list[Entry]:
-        """Internal commands begun and not finished, then commands received and not closed: an internal one began before what waits in its lane."""
+        """Internal commands that were begun and not finished, then commands received and not closed.
+
+        An internal command comes first because it began before the commands that wait in its lane.
+        """
         internal = self._read("SELECT id, action, payload, attempts, NULL, NULL FROM orders ORDER BY rowid")
         commands = self._read(f"{_ENTRY} WHERE answer_type IS NULL ORDER BY seq")
         return [replace(_entry(row), internal=True) for row in internal] + [_entry(row) for row in commands]
@@ -218,7 +231,7 @@ class Journal:
         return failure
 
     async def damage(self) -> JournalError:
-        """Wait until the file turns out to be damaged: only the next :class:`Journal` can mend it. Returns what failed."""
+        """Wait until the file turns out to be damaged, and return the error. Only a new :class:`Journal` mends it."""
         await self._damaged.wait()
         assert self._damage is not None
         return self._damage
@@ -238,12 +251,12 @@ class Journal:
         return [(seq, Message(kind, _object(payload) or {})) for seq, kind, payload in rows]
 
     def delivered(self, up_to: int) -> None:
-        """Forget messages that the control plane has taken."""
+        """Delete messages that the control plane has acknowledged."""
         with self._write() as db:
             db.execute("DELETE FROM outbox WHERE seq <= ?", (up_to,))
 
     def last_queued(self) -> int:
-        """Number of the newest message that is queued; 0 where none is."""
+        """The number of the newest queued message; 0 if there is none."""
         ((last,),) = self._read("SELECT coalesce(max(seq), 0) FROM outbox")
         return int(last)
 
@@ -252,29 +265,29 @@ class Journal:
         return int(count)
 
     def announced(self) -> dict[str, str]:
-        """What was last announced of each session (:func:`protocol.announced`), in whatever leadership; "" where that is not known.
+        """What any leadership last announced of each session (:func:`protocol.announced`); "" where that is not known.
 
         A session that was announced as ``terminated`` is not among them.
         """
         return {i: told or "" for i, told in self._read("SELECT id, told FROM sessions")}
 
     def doubt(self) -> None:
-        """Another host's leader may have told the control plane something else since: what it was told is not known any more."""
+        """Mark what was announced as not known: another host's leader may have announced something else since."""
         with self._write() as db:
             db.execute("UPDATE sessions SET told = NULL")
 
     def forget(self, session_ids: Iterable[str]) -> None:
-        """Forget sessions of which the control plane need not be told any more."""
+        """Delete sessions of which nothing has to be announced any more."""
         with self._write() as db:
             db.executemany("DELETE FROM sessions WHERE id = ?", [(session_id,) for session_id in session_ids])
 
     def received_since(self, moment: float, limit: int) -> list[str]:
-        """Ids of the last commands received after this Unix time, the oldest first."""
+        """Ids of the last commands received after this Unix time, oldest first."""
         query = "SELECT id FROM commands WHERE received > ? ORDER BY seq DESC LIMIT ?"
         return [i for (i,) in self._read(query, moment, limit)][::-1]
 
     def answer_again(self, command_ids: Iterable[str], others: Iterable[Message] = ()) -> None:
-        """Queue the answers of these commands once more, an ``ack`` for those that are open; and ``others``."""
+        """Queue the answers of these commands once more (an ``ack`` for those that are open), and ``others``."""
         with self._write() as db:
             for command_id in command_ids:
                 row = db.execute("SELECT answer_type, answer FROM commands WHERE id = ?", (command_id,)).fetchone()
@@ -285,8 +298,9 @@ class Journal:
             _put(db, others)
 
     async def prune(self) -> None:
-        """Forget answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept; some in a step, others have their
-        turn in between.
+        """Delete answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept.
+
+        It works in steps, with room for other tasks in between.
         """
         ((first, last),) = self._read("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM commands")
         for start in range(first, last + 1, PRUNED):
@@ -305,9 +319,9 @@ class Journal:
             await asyncio.sleep(0)
 
     async def checkpoint(self, *, all_of_it: bool = False) -> None:
-        """Move what was written from the log into the file, where there is enough of it, beside the loop: it waits for the disk.
+        """Move the write-ahead log into the file if it is large enough, in a thread because that waits for the disk.
 
-        With ``all_of_it`` nothing stays in the log, as what was forgotten does otherwise.
+        With ``all_of_it`` it is moved whatever its size, so that nothing deleted stays in the log.
         """
         try:
             if all_of_it or self._log.size > WORTH:
@@ -317,31 +331,31 @@ class Journal:
 
     def close(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # closed before
-            self._log.syncing(True)  # the last to close it moves everything into the file
+            self._log.syncing(True)  # the last connection to close moves everything into the file
         self._db.close()
 
     @classmethod
     async def opened(cls, path: Path, epoch: int) -> Self:
-        """As the constructor, in a thread: the whole file is read to see whether it is sound."""
+        """Open the journal in a thread, since the whole file is read to check it. Otherwise as the constructor."""
         return await asyncio.to_thread(cls, path, epoch)
 
     async def aclose(self) -> None:
-        """As :meth:`close`, in a thread: it waits for the disk."""
+        """Close the journal in a thread, since that waits for the disk."""
         await asyncio.to_thread(self.close)
 
 
 def highest_epoch(path: Path) -> int:
-    """The highest epoch that ever used the journal; 0 where that cannot be told. Read only, beside a running agent."""
+    """The highest epoch that ever used the journal; 0 if that is unknown. Reads only, beside a running agent."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
             row = db.execute("SELECT epoch FROM tenure").fetchone()
-    except sqlite3.Error:  # none yet, or one of no use: who opens it to write says so
+    except sqlite3.Error:  # missing or damaged: opening it for writing reports that
         return 0
     return int(row[0]) if row else 0
 
 
 def sessions_with_open_commands(path: Path) -> frozenset[str]:
-    """Session ids that an open command of the journal names. Read only, beside a running agent. Raises JournalError."""
+    """Ids of sessions with an open command. Reads only, beside a running agent. Raises JournalError."""
     if not path.exists():
         return frozenset()
     try:
@@ -366,7 +380,7 @@ def _entry(row: tuple[str, str, str, int, str | None, str | None]) -> Entry:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """None for what is no JSON object, or nested too deep to be read."""
+    """The JSON object of a text; None if it is none, or nested too deep."""
     try:
         value = protocol.parse(text, MAX_DEPTH)
     except (ValueError, TypeError):
@@ -375,7 +389,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _json(payload: Mapping[str, Any]) -> str:
-    """As text what JSON cannot say, as on the wire: a driver's details are its own."""
+    """The JSON text of a payload. Values that JSON does not know become text: a driver's details may be anything."""
     return json.dumps(payload, default=str)
 
 

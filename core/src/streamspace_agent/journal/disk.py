@@ -1,4 +1,4 @@
-"""Why a file in STATE_DIR cannot be used, in words that tell what to do."""
+"""Explains why a file in STATE_DIR cannot be used, and what to do about it."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 LEAST_ROOM = 256 * 1024
-"""Bytes free below which an error of the disk's is put down to a full one: SQLite's files grow in steps."""
+"""Free bytes below which the disk counts as full: SQLite's files grow in steps."""
 
 
 def line(error: Exception) -> str:
@@ -21,7 +21,7 @@ _STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 
 
 
 def cause(path: Path, error: Exception) -> str:
-    """SQLite calls a full disk by many names, so the file system is asked."""
+    """The cause of an error and its remedy. Asks the file system, since SQLite reports a full disk in many ways."""
     if damaged(error):
         return f"it is broken ({line(error)}): the next leader takes over what can be read of it"
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -38,7 +38,10 @@ def cause(path: Path, error: Exception) -> str:
     except OSError:
         return text
     if system.f_flag & os.ST_RDONLY:
-        return f"the file system of {folder} is read-only: remount it writable (dmesg tells whether a disk error made it so), or set STATE_DIR to another"
+        return (
+            f"the file system of {folder} is read-only: "
+            "remount it writable (dmesg tells whether a disk error made it so), or set STATE_DIR to another"
+        )
     if system.f_bavail * system.f_frsize < LEAST_ROOM or system.f_ffree == 0 < system.f_files:
         return f"the disk of {folder} is full: free some room on it, or set STATE_DIR to another"
     if code == sqlite3.SQLITE_IOERR:

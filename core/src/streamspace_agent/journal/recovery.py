@@ -1,7 +1,7 @@
-"""What is taken over of a journal that is damaged. The damaged file is kept, and no step of this loses what the one before had saved.
+"""Recovery of a damaged journal: copies what can be read into a new file, and keeps the damaged one.
 
-Rows that can be read go into a new file beside it, which gets its final name only when it is whole. Only then the damaged one
-steps aside, with its write-ahead log; a process that dies in between leaves that to the next.
+The new file gets its final name only when it is complete. Only then the damaged file is renamed, with its write-ahead
+log. If the process dies in between, the next one completes that, so no step loses what an earlier one has saved.
 """
 
 import json
@@ -28,7 +28,7 @@ class Saved:
     open_commands: int
     messages: int
     whole: bool
-    """Nothing was found unreadable."""
+    """Everything could be read."""
     kept: Path
 
     def __str__(self) -> str:
@@ -38,11 +38,15 @@ class Saved:
             if self.whole
             else "; a command that the control plane shows as acknowledged for long has to be given again"
         )
-        return f"{much} of it went into a new one, {self.open_commands} open commands and {self.messages} undelivered messages among it; the broken one is kept as {self.kept}{lost}"
+        return (
+            f"{much} of it went into a new one, "
+            f"{self.open_commands} open commands and {self.messages} undelivered messages among it; "
+            f"the broken one is kept as {self.kept}{lost}"
+        )
 
 
 def rescue(path: Path, schema: str) -> Saved:
-    """Put a new journal in the damaged one's place. Raises OSError, sqlite3.Error; then the damaged one is still there."""
+    """Replace a damaged journal. Raises OSError or sqlite3.Error; the damaged one is still in its place then."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -58,11 +62,14 @@ def rescue(path: Path, schema: str) -> Saved:
 
 
 def finish(path: Path) -> Path:
-    """Let a rescued journal take the damaged one's place, which steps aside under the name returned. Without one nothing happens."""
+    """Put a complete new journal, if there is one, in the place of the damaged one.
+
+    Returns the name under which the damaged one is kept.
+    """
     aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
     if _rescued(path).exists():
-        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # only an index of the log
-        for suffix in ("-wal", ""):  # the log first: left behind, it would be taken for the new file's
+        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # only the log's index
+        for suffix in ("-wal", ""):  # the log first: SQLite would take it for the new file's
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
         _rescued(path).rename(path)
@@ -74,9 +81,9 @@ def _rescued(path: Path) -> Path:
 
 
 def _copy(path: Path, new: sqlite3.Connection, table: str) -> bool:
-    """True when every row could be read. From both ends, so that one bad page costs no more than its own rows."""
+    """Copy a table from both ends, so that a bad page costs only its own rows. Returns whether every row was read."""
     columns = _TABLES[table]
-    insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of ours
+    insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
     whole = True
     for order in ("ASC", "DESC"):
         try:
@@ -88,15 +95,16 @@ def _copy(path: Path, new: sqlite3.Connection, table: str) -> bool:
             break
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
-                raise  # it may be read, or the new one written, another time
+                raise  # a full or failing disk: try again later
             whole = False
     return whole
 
 
 def _rows(path: Path, table: str, order: str) -> Iterator[tuple[object, ...]]:
-    # Read only: nothing is moved from the log into the damaged file.
+    # Read only, so that nothing is moved from the log into the damaged file.
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as old:
-        there = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}  # an older version's has fewer
+        # A journal of an older version has fewer columns.
+        there = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}
         columns = ", ".join(name if name in there else f"NULL AS {name}" for name in _TABLES[table])
         yield from old.execute(f"SELECT {columns} FROM {table} ORDER BY rowid {order}")  # noqa: S608 - as above
 

@@ -1,8 +1,9 @@
-"""The journal's write-ahead log, emptied so that no commit ever waits for the disk.
+"""The journal's write-ahead log, emptied in such a way that no commit waits for the disk.
 
-A commit writes to the log and syncs nothing, but for one: SQLite begins the log anew in its place once all of it has been moved into the
-file, and syncs that beginning, lest a loss of power leave old and new ones mixed. So here the log is never begun anew in its place. A
-thread moves it, a reader keeps every writer from the beginning meanwhile, and then it is cut to nothing, where there is nothing to mix.
+A commit appends to the log and syncs nothing, with one exception: once all of the log has been moved into the file,
+SQLite overwrites the log from its start, and syncs that start, so that a loss of power cannot mix old and new
+entries. Here the log is therefore never overwritten. A thread moves it into the file, while an open reader keeps
+writers from starting it anew, and then it is truncated.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ from contextlib import closing
 from pathlib import Path
 
 WORTH = 2 * 1024**2
-"""Bytes from which the log is worth the while."""
+"""Bytes from which it is worth while to empty the log."""
 MOST = 20 * WORTH
-"""Bytes that it may come to while writers leave no moment in which it could be emptied; then they wait for the disk, once."""
+"""Bytes that it may grow to while constant writes keep it from being emptied; then they wait for the disk, once."""
 PASSES = 3
-"""Tries to find such a moment: what is written during one is little, and moved by the next."""
+"""Attempts to move all of the log before anything more is written: what is written during one is moved by the next."""
 PATIENCE = 2.0
 """Seconds that the journal's connection waits for another's lock."""
 
@@ -28,7 +29,7 @@ class WriteAhead:
         self._path = path
         self._log = path.with_name(f"{path.name}-wal")
         self.commits = 0
-        """To be counted by whoever writes."""
+        """Counted up by the writer at each commit."""
 
     @property
     def size(self) -> int:
@@ -52,11 +53,11 @@ class WriteAhead:
             self.syncing(False)
 
     def syncing(self, needed: bool) -> None:
-        """Whether what SQLite would sync is synced: not while a log lasts that began as an empty file, which commits only add to."""
+        """Choose whether SQLite syncs. It need not while commits only append to a log that began as an empty file."""
         self._db.execute(f"PRAGMA synchronous={'NORMAL' if needed else 'OFF'}")
 
     async def _moved(self) -> bool:
-        """Move what is there; True where nothing came behind it, so that the log may be cut before anything does."""
+        """Move what is there. Returns whether nothing was written meanwhile, so that the log may be truncated."""
         before = self.commits
         with closing(sqlite3.connect(self._path, timeout=0.0)) as reader:
             reader.execute("BEGIN")

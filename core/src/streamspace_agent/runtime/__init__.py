@@ -1,6 +1,6 @@
-"""The contract between the core and a runtime driver: what runs sessions.
+"""The contract between the core and a runtime driver, which runs the sessions on a container engine.
 
-The engine's own objects are the truth about sessions; a driver keeps nothing that a restart would lose. Nothing here
+The engine's own objects are the only record of sessions: a driver keeps nothing that a restart would lose. Nothing here
 assumes that sessions run on the agent's own host.
 """
 
@@ -25,10 +25,10 @@ class SessionState(StrEnum):
 
 
 class ReadyCheck(StrEnum):
-    """What a session speaks on its port, and so what proves that it can be used.
+    """The protocol on a session's port, and so what proves that the session can be used.
 
-    In a spec it is an expectation, and decides only what is tried first: whichever proof is seen first wins. In a session
-    that is ready it is what was found: VNC, HTTP or NONE, never ANY.
+    In a spec it is an expectation, which only decides what is tried first: the first proof wins. In a session that is
+    ready it is what was found: VNC, HTTP or NONE, never ANY.
     """
 
     VNC = "vnc"
@@ -36,9 +36,9 @@ class ReadyCheck(StrEnum):
     HTTP = "http"
     """HTTP, plain or inside TLS: an answer with a status below 500 was read."""
     ANY = "any"
-    """Not known: to be found out."""
+    """Not known yet."""
     NONE = "none"
-    """No port to ask: running is ready."""
+    """There is no port to ask: a session that runs is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A volume of the session's own, by name (``home`` or the template's name for it), at ``path``."""
+    """A volume of the session, by name (``home`` or the template's name for it), at ``path``."""
 
     name: str
     path: str
@@ -60,12 +60,12 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """All a driver needs to start a session. Made by :mod:`streamspace_agent.commands.templates` from checked input.
+    """All that a driver needs to start a session, made by :mod:`streamspace_agent.commands.templates`.
 
-    ``cpu`` in cores and ``memory`` in bytes, None for no limit. ``port`` is the one that has to prove the session
-    usable: ``ready`` says what is expected there, ``path`` what is asked for over HTTP (see
-    :func:`streamspace_agent.runtime.readiness.wait_ready`). All three are kept with the session, for a later proof.
-    ``epoch`` and ``command_id`` go into the labels of everything made for the session.
+    ``cpu`` is in cores and ``memory`` in bytes; None is no limit. ``port`` is the one that proves the session usable:
+    ``ready`` is the protocol expected there, ``path`` what is asked for over HTTP (see
+    :func:`streamspace_agent.runtime.readiness.wait_ready`). A driver keeps all three with the session, for a later
+    proof. ``epoch`` and ``command_id`` go into the labels of everything made for the session.
     """
 
     session_id: str
@@ -92,13 +92,13 @@ class SessionSpec:
 class Session:
     """A session as the engine shows it now.
 
-    ``place`` names where it runs (the control plane's ``podName``): for Docker the container's name. ``address``
-    is the session's own network address or "". ``port`` is the VNC (or HTTP) port *inside* the session; 0 for none.
-    ``ready`` says that it has been seen usable by this driver object, ``ready_check`` what it was then found to speak;
-    before that, what was found last or is expected. ``reason`` explains ``failed``
-    and any state that a user did not ask for. ``created_at`` is Unix time in seconds. ``details`` goes into ``platformMetadata`` and a result;
-    ``details["paused"]`` is True of a hibernated session that keeps its memory (the mode ``pause``), which then still counts
-    against the agent's capacity.
+    ``place`` names where it runs (the control plane's ``podName``): for Docker the container's name. ``address`` is
+    the session's own network address or "". ``port`` is the VNC (or HTTP) port *inside* the session; 0 for none.
+    ``ready`` is True if this driver object has seen the session usable, and ``ready_check`` is the protocol that it
+    then found; before that, the one found last or expected. ``reason`` explains ``failed`` and any state that a user
+    did not ask for. ``created_at`` is Unix time in seconds. ``details`` goes into ``platformMetadata`` and the
+    command's result; ``details["paused"]`` is True for a hibernated session that keeps its memory (the mode
+    ``pause``), which still counts against the agent's capacity.
     """
 
     session_id: str
@@ -125,12 +125,12 @@ class EventKind(StrEnum):
     """What a :class:`RuntimeEvent` reports."""
 
     ENDED = "ended"
-    """The session ended though nobody asked: ``session`` is its state now, with the reason."""
+    """The session ended by itself: ``session`` is its state now, with the reason."""
     RESYNC = "resync"
     """Events may have been missed (the engine was away): compare with :meth:`RuntimeDriver.sessions`."""
     ENGINE_DOWN = "engine_down"
-    """The engine does not answer: states are unknown until the next RESYNC. ``reason`` says why, and what an operator changes
-    (the setting, the group); told once for each reason of an outage, not for each try."""
+    """The engine does not answer: states are unknown until the next RESYNC. ``reason`` says why, and what an operator
+    has to change (the setting, the group). Sent once for each reason of an outage, not for each try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +144,11 @@ class RuntimeEvent:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step of a start or wake, for people: ``phase`` is ``pulling``, ``creating``, ``starting`` or ``waiting``; the agent's
-    own ``queued`` comes before a driver is asked.
+    """A step of a start or wake, for people.
 
-    While pulling, ``current`` and ``total`` are bytes as far as the registry has told them (0: not known).
+    ``phase`` is ``pulling``, ``creating``, ``starting`` or ``waiting``; the agent itself reports ``queued`` before it
+    calls the driver. While pulling, ``current`` and ``total`` are bytes as far as the registry has reported them (0:
+    not known).
     """
 
     phase: str
@@ -177,17 +178,17 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something under our labels that no session needs. ``kind`` is ``container``, ``volume`` or ``network``."""
+    """An object with the agent's labels that no session needs. ``kind`` is ``container``, ``volume`` or ``network``."""
 
     kind: str
     name: str
     reason: str
     age: float
-    """Seconds since it was made, 0 where the engine does not tell."""
+    """Seconds since it was made; 0 if the engine does not report that."""
 
 
 def _allowed() -> None:
-    """The guard of a driver that nobody elected: everything is allowed."""
+    """The guard of a driver outside an agent: everything is allowed."""
 
 
 class RuntimeDriver(ABC):
@@ -195,7 +196,7 @@ class RuntimeDriver(ABC):
 
     Called on the agent's main event loop, many at a time for different sessions, one at a time for one session.
     Nothing here may block the loop. Cancelling a call must leave the engine in a state that the same call, made
-    again, completes. Errors: :exc:`~streamspace_agent.errors.CommandFailed` for what the user can mend,
+    again, completes. Errors: :exc:`~streamspace_agent.errors.CommandFailed` for what the user can correct,
     :exc:`~streamspace_agent.errors.EngineUnavailable` when the engine is away,
     :exc:`~streamspace_agent.errors.SessionNotFound` where a session is needed and absent.
     """
@@ -205,8 +206,9 @@ class RuntimeDriver(ABC):
     guard: Callable[[], None] = staticmethod(_allowed)
     """Called by the driver immediately before every side effect on the engine, from whatever thread makes it.
 
-    Raises :exc:`~streamspace_agent.errors.LeaseLost` when this agent may not act; the driver then leaves the effect
-    out and lets the error through. Set by the agent; must be quick and safe to call from any thread.
+    Raises :exc:`~streamspace_agent.errors.LeaseLost` if this agent may not act; the driver then skips the effect and
+    lets the error through. Set by the agent at the beginning of each leadership. Quick, and safe to call from any
+    thread.
     """
 
     @property
@@ -215,42 +217,44 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     async def start(self, spec: SessionSpec, report: Report) -> Session:
-        """Make the session run and return once it can be used, with what it was found to speak (see :class:`ReadyCheck`).
+        """Make the session run, and return it once it can be used, with its protocol (see :class:`ReadyCheck`).
 
-        One that speaks neither RFB nor HTTP in time is a CommandFailed whose message says what was tried on which port. A session that already runs is returned as it is; one half made by an interrupted start is completed; a
-        hibernated one is woken; a dead one is made anew on its old volumes. Each of them only for the user whose it is
-        (else CommandFailed), and no other agent's. On failure nothing of this start stays behind except
-        volumes that existed before it.
+        A session that already runs is returned as it is; one that an interrupted start left incomplete is completed;
+        a hibernated one is woken; a dead one is made anew on its old volumes. Any of them must belong to the same
+        user and the same agent (else CommandFailed). A session that speaks neither RFB nor HTTP in time is a
+        CommandFailed whose message says what was tried on which port. After a failure nothing of this start stays
+        behind, except volumes that existed before it.
         """
 
     @abstractmethod
     async def stop(self, session_id: str, *, delete_volumes: bool = False) -> None:
-        """Remove the session, and with ``delete_volumes`` its data. Absent is success."""
+        """Remove the session, and with ``delete_volumes`` its data. A session that does not exist is a success."""
 
     @abstractmethod
     async def hibernate(self, session_id: str) -> Session:
-        """Free what the session uses while keeping its state, by the configured mode. Hibernated is success."""
+        """Free the session's resources and keep its state, by the configured mode. A hibernated one is a success."""
 
     @abstractmethod
     async def wake(self, session_id: str, report: Report) -> Session:
-        """Bring a hibernated (or stopped) session back and return once it can be used. Running is success.
+        """Bring a hibernated or stopped session back, and return once it can be used. A running one is a success.
 
-        What it speaks is found out anew: its image may have changed since.
+        Its protocol is found out anew, since its image may have changed.
         """
 
     @abstractmethod
     async def prove(self, session_id: str) -> Session:
-        """See whether a running session can be used, and what it speaks (see :class:`ReadyCheck`): ``ready`` and
-        ``ready_check`` tell, of this driver object from then on.
+        """Find out whether a running session can be used, and its protocol (see :class:`ReadyCheck`).
 
-        Only looks: it has no effect on the engine, needs no lease, and may run beside any other verb for the session. Waits as
-        long as a start would for the session to become usable; one that does not run, or no longer runs, is returned as
-        it is, at once. Never raises CommandFailed because a session cannot be used.
+        The session that is returned, and later ones of this driver object, have the outcome in ``ready`` and
+        ``ready_check``. It only reads: it has no effect on the engine, needs no lease, and may run beside any other
+        call for the session. It waits as long as a start would for the session to become usable; a session that does
+        not run, or stops running, is returned as it is, at once. Never raises CommandFailed because a session cannot
+        be used.
         """
 
     @abstractmethod
     async def inspect(self, session_id: str) -> Session | None:
-        """The session as the engine shows it, or None."""
+        """The session as the engine shows it; None if there is none."""
 
     @abstractmethod
     async def sessions(self) -> list[Session]:
@@ -258,32 +262,32 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     def events(self) -> AsyncIterator[RuntimeEvent]:
-        """Endless; reconnects by itself with back-off; begins with RESYNC once the engine answers."""
+        """The engine's events, without end. Reconnects by itself; begins with RESYNC once the engine answers."""
 
     @abstractmethod
     async def connect(self, session_id: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a byte stream to a TCP port inside the session, from wherever the agent runs.
 
-        The caller may give the streams' transport a protocol of its own.
-        OSError where nothing listens, CommandFailed (``not_running``) for a session that does not run.
+        The caller may give the streams' transport a protocol of its own. Raises OSError if nothing listens there, and
+        CommandFailed (``not_running``) for a session that does not run.
         """
 
     @abstractmethod
     async def leftovers(self, known: frozenset[str]) -> list[Leftover]:
-        """What lies about under this agent's labels that neither a session nor a command of ``known`` (session ids) needs."""
+        """Objects with this agent's labels that no session needs, nor a command about one of ``known`` (ids)."""
 
     @abstractmethod
     async def remove(self, leftover: Leftover) -> None:
-        """Remove one finding of :meth:`leftovers`; absent is success."""
+        """Remove one finding of :meth:`leftovers`. One that does not exist is a success."""
 
     @abstractmethod
     async def stats(self, session_id: str) -> tuple[float, int] | None:
-        """CPU in cores (average since the last call, or 0.0 at first) and memory in bytes of a running session; else None."""
+        """CPU in cores (average since the last call, or 0.0) and memory in bytes of a running session; else None."""
 
     async def received(self, session_id: str) -> int | None:
-        """Bytes that a running session has received from outside its container since that was started; None where it cannot be told.
+        """Bytes that a running session's container has received since its start; None if they cannot be counted.
 
-        Whether anybody uses a web desktop is judged by it where no gateway sees that: one of which it cannot be told is never
+        They decide whether a web desktop is idle where no gateway sees its use; one without a count is never
         hibernated as idle.
         """
         del session_id
@@ -291,19 +295,19 @@ class RuntimeDriver(ABC):
 
     @abstractmethod
     async def check(self) -> list[Problem]:
-        """Everything an operator should know: engine, API version, disk, address pools, network. Changes and creates nothing.
+        """Problems that an operator should know: engine, API version, disk, address pools, network. Changes nothing.
 
-        With the engine away: one fatal Problem that names the setting and what to do about it. (An EngineUnavailable that is
-        raised instead is shown with general advice.)
+        With the engine away: one fatal Problem that names the setting and what to do about it. (An EngineUnavailable
+        that is raised instead is shown with general advice.)
         """
 
     @abstractmethod
     async def describe(self) -> Mapping[str, str]:
-        """Facts for registration: engine name and version, storage driver, operating system. Names and texts that are not empty.
+        """Facts for the registration, as non-empty texts by name: engine and version, storage driver, operating system.
 
-        Raises EngineUnavailable with the engine away; the agent asks again once it answers.
+        Raises EngineUnavailable with the engine away; the agent asks again once the engine answers.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Free the client; sessions run on."""
+        """Close the client; sessions run on."""

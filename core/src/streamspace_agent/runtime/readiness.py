@@ -1,8 +1,8 @@
-"""Finding out what a session speaks, and so that it can be used, through whatever stream a driver opens.
+"""Readiness probe: finds out which protocol a session speaks, and so that it can be used.
 
-A server of RFB greets whoever connects (RFC 6143, section 7.1.1); one of HTTP waits to be asked. So a connection first listens,
-then asks on the same connection: a server of RFB that is slow to greet still greets, and its greeting is what is read
-first. Nothing else is taken for a proof, and a port's name or number never is.
+An RFB server greets whoever connects (RFC 6143, section 7.1.1); an HTTP server waits for a request. So a probe first
+listens, and then sends a request on the same connection: an RFB server that is slow still greets, and its greeting is
+read first. Nothing else counts as a proof, least of all a port's name or number.
 """
 
 import asyncio
@@ -21,51 +21,53 @@ Connect = Callable[[], Awaitable[Stream]]
 """Opens a new stream to the session's port; OSError while nothing listens there yet."""
 
 FIRST_POLL, POLL, CONNECTED_POLL = 0.005, 0.05, 0.5
-"""Seconds between two tries: a tenth of the time waited so far, within the first two bounds; once something took a connection,
-within the first and the last: some servers count those. A small session answers in milliseconds."""
+"""Seconds between two tries: a tenth of the time waited so far, between the first two bounds; once a connection was
+accepted, between the first and the last, since some servers count connections. A small session answers in
+milliseconds."""
 ANSWER_TIMEOUT = 5.0
-"""Seconds that one open stream may stay silent. A server busy with its start answers late, but on that stream."""
+"""Seconds that an open stream may stay silent. A server that is busy starting answers late, but on that stream."""
 LISTEN = {ReadyCheck.VNC: 1.0, ReadyCheck.ANY: 0.5, ReadyCheck.HTTP: 0.0}
-"""Seconds that the first stream waits for a greeting before it asks, by what is expected.
+"""Seconds that the first stream waits for a greeting before it sends a request, by the protocol expected.
 
-Later ones listen twice as long each: some servers of RFB (LibVNCServer) look whether a client begins with an HTTP request
-before they greet, and close on ours; in a busy start they must get their chance."""
+Each later stream listens twice as long: some RFB servers (LibVNCServer) check for an HTTP request before they greet,
+and close the connection on ours; they need the time when their start is slow."""
 _LATER = 0.5
 
 LOGIN_TIMEOUT = 0.5
-"""Seconds that a server which has greeted may take to let us in; whatever comes of it, the greeting was the proof."""
+"""Seconds for the login at a server that has greeted. The greeting is the proof, whether the login succeeds or not."""
 _MOST_KINDS = 32
-"""Security types that a server may offer; who names more is none of RFB's that we know, and is not waited for."""
+"""Security types that an RFB server offers at most; a longer list is not waited for."""
 
 _NO_PASSWORD = 1
 """The security type None (RFC 6143, section 7.2.1)."""
 _GREETING = 12
-"""Bytes of ``RFB xxx.yyy\\n``. A server that refuses us (TigerVNC, after too many connections without a login) sends it as well."""
+"""Bytes of ``RFB xxx.yyy\\n``. A server that refuses us (TigerVNC, after too many connections without a login) sends
+it as well."""
 _LINE = 1024
-"""Bytes of a first line that are read at most."""
+"""Bytes of a first line that are read, at most."""
 _SILENT = "connected, but nothing was said"
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a session was found to speak (``found``), or None and in ``tried`` what was seen and asked, for people."""
+    """The protocol that was ``found``; or None, and in ``tried`` what was seen and asked, for people."""
 
     found: ReadyCheck | None
     tried: str = ""
 
     def failure(self, port: int, timeout: float) -> str:
-        """The sentence for a session that proved nothing on ``port`` within ``timeout`` seconds."""
+        """The message about a session that proved nothing on ``port`` within ``timeout`` seconds."""
         return (
-            f"no VNC greeting and no usable HTTP answer on port {port} within {format_seconds(timeout)} (READY_TIMEOUT): "
-            f"{self.tried}"
+            f"no VNC greeting and no usable HTTP answer on port {port} "
+            f"within {format_seconds(timeout)} (READY_TIMEOUT): {self.tried}"
         )
 
 
 async def wait_ready(expected: ReadyCheck, connect: Connect, timeout: float, *, path: str = "/") -> Proof:
-    """Try until the session proves what it speaks, or until ``timeout`` seconds have passed.
+    """Try until the session proves its protocol, or until ``timeout`` seconds have passed.
 
-    ``expected`` decides what is tried first, never what counts; NONE is proved at once. ``path`` is asked for over HTTP.
-    Cancel it when the session is known to have ended. Errors of ``connect`` other than OSError come through.
+    ``expected`` decides what is tried first, not what counts; NONE is proved at once. ``path`` is asked for over HTTP.
+    Cancel it when the session is known to have ended. Errors of ``connect`` other than OSError are raised.
     """
     if expected is ReadyCheck.NONE:
         return Proof(ReadyCheck.NONE)
@@ -81,7 +83,7 @@ async def wait_ready(expected: ReadyCheck, connect: Connect, timeout: float, *, 
 
 
 class _Seen(IntEnum):
-    """How telling what was seen is: a server that said something once is described by that, though it be gone later."""
+    """How much an observation tells: the most telling one describes the session, also when later tries see less."""
 
     UNREACHED = 0
     CONNECTED = 1
@@ -90,13 +92,13 @@ class _Seen(IntEnum):
 
 @dataclass(slots=True)
 class _Search:
-    """The tries for one session: what they look for next, and what they have seen."""
+    """The tries for one session: what the next one does, and what they have seen."""
 
     connect: Connect
     path: str
     listen: float
     encrypted: bool = False
-    """The next stream asks inside TLS, as some desktops serve nothing else."""
+    """The next stream asks inside TLS: some desktops serve nothing else."""
     asked: list[str] = field(default_factory=list)
     seen: _Seen = _Seen.UNREACHED
     words: str = "nothing listened there"
@@ -111,7 +113,7 @@ class _Search:
             self.seen, self.words = seen, words
 
     async def attempt(self) -> ReadyCheck | None:
-        """One stream."""
+        """Try once, on a stream of its own."""
         try:
             reader, writer = await self.connect()
         except OSError as error:
@@ -123,7 +125,7 @@ class _Search:
             )
             self._note(_Seen.UNREACHED, why)
             return None
-        if self.seen is _Seen.UNREACHED:  # what an earlier stream came to tells more than what this one may
+        if self.seen is _Seen.UNREACHED:  # an earlier stream tells more than this one may
             self._note(_Seen.CONNECTED, _SILENT)
         encrypted, self.encrypted = self.encrypted, False
         try:
@@ -138,7 +140,7 @@ class _Search:
         except TimeoutError:
             self._note(_Seen.CONNECTED, _SILENT)
         except ssl.SSLError:
-            pass  # it does not speak TLS, or failed at it: what it did when asked plainly tells more
+            pass  # no TLS there, or it failed: the plain try tells more
         except (OSError, EOFError, ValueError):
             self._note(_Seen.CONNECTED, "connected, but the connection was closed without a word")
         finally:
@@ -146,7 +148,7 @@ class _Search:
         return None
 
     async def _heard(self, reader: asyncio.StreamReader) -> bytes | None:
-        """What the server says of itself; None where it waits to be asked."""
+        """What the server sends without being asked; None if it waits for a request."""
         try:
             async with asyncio.timeout(self.listen):
                 if head := await reader.read(_LINE):
@@ -159,7 +161,7 @@ class _Search:
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scheme: str) -> ReadyCheck | None:
         if scheme not in self.asked:
             self.asked.append(scheme)
-        self.encrypted = scheme == "HTTP"  # next time, unless this brings an answer
+        self.encrypted = scheme == "HTTP"  # the next stream, unless this one brings an answer
         async with asyncio.timeout(ANSWER_TIMEOUT):
             if scheme == "HTTPS":
                 await writer.start_tls(_any_certificate())
@@ -167,7 +169,7 @@ class _Search:
         return self._judge(await _line(reader), scheme)
 
     def _judge(self, line: bytes, scheme: str) -> ReadyCheck | None:
-        """A server's first line. Whoever greets speaks RFB, also when our question was quicker than its greeting."""
+        """Judge a server's first line. A greeting means RFB, even if our request was sent before it."""
         if line.startswith(b"RFB ") and len(line) >= _GREETING:
             return ReadyCheck.VNC
         if (status := _status(line)) is None:
@@ -178,12 +180,13 @@ class _Search:
         if status < 500:
             return ReadyCheck.HTTP
         self._note(_Seen.WORDS, f"the last answer had the HTTP status {status}")
-        self.encrypted, self.listen = scheme == "HTTPS", 0.0  # it speaks HTTP already: ask the same way, at once
+        # It speaks HTTP: ask the same way, without listening first.
+        self.encrypted, self.listen = scheme == "HTTPS", 0.0
         return None
 
 
 async def _line(reader: asyncio.StreamReader, head: bytes = b"") -> bytes:
-    """A server's first line as far as it came, at most :data:`_LINE` bytes. TimeoutError where none has begun in time."""
+    """A server's first line as far as it came, at most :data:`_LINE` bytes. TimeoutError if nothing came in time."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while b"\n" not in head and len(head) < _LINE and (piece := await reader.read(_LINE - len(head))):
@@ -196,10 +199,10 @@ async def _line(reader: asyncio.StreamReader, head: bytes = b"") -> bytes:
 
 
 async def _log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, greeting: bytes) -> None:
-    """Log in to a server of RFB that asks for no password, as all session images do, and go no further.
+    """Log in to an RFB server that asks for no password, as all session images do, and do no more.
 
-    TigerVNC counts connections without a login, and after five shuts everybody of that address out, viewers too. One
-    that logs in clears the count, those of earlier agents with it.
+    TigerVNC counts connections without a login, and after five it locks out that address, viewers included. A login
+    clears the count, also that of earlier agents.
     """
     if greeting not in {b"RFB 003.007\n", b"RFB 003.008\n"}:
         return
@@ -209,7 +212,7 @@ async def _log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gr
             (count,) = await reader.readexactly(1)
             if count <= _MOST_KINDS and _NO_PASSWORD in await reader.readexactly(count):
                 writer.write(bytes([_NO_PASSWORD]))
-                if greeting.endswith(b"8\n"):  # RFB 3.7 tells no verdict
+                if greeting.endswith(b"8\n"):  # RFB 3.7 sends no result
                     await reader.readexactly(4)
 
 
@@ -227,7 +230,7 @@ def _status(line: bytes) -> int | None:
 
 
 def _any_certificate() -> ssl.SSLContext:
-    """Nothing is said on this stream but "are you there?", and a desktop signs its own certificate."""
+    """A TLS context that accepts any certificate: desktops sign their own, and the probe sends nothing secret."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

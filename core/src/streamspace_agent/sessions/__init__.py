@@ -1,1 +1,5 @@
-"""What goes on around sessions without a command: reconciling, usage, time limits, reports of progress."""
+"""What happens to sessions without a command.
+
+Here are the comparison with the engine (reconciler), heartbeats, idle times, time limits (timeouts), CPU and memory
+(usage), and the steps of starts (progress).
+"""

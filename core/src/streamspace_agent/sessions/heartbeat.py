@@ -1,7 +1,7 @@
-"""Heartbeats: what keeps the agent online at the control plane, and carries what its sessions use.
+"""Sends heartbeats: they keep the agent online at the control plane, and carry the CPU and memory that sessions use.
 
-One goes out every ``HEALTH_CHECK_INTERVAL``, and one after each round of readings (``USAGE_INTERVAL``): all sessions' readings
-cost the control plane no more than the one row that a heartbeat writes. A ``status`` would write the session's state over a newer one.
+One is sent every ``HEALTH_CHECK_INTERVAL``, and one after each round of readings (``USAGE_INTERVAL``). The readings
+of all sessions cost the control plane only one row; a ``status`` would overwrite a newer state.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.sessions.usage import Usage
 
 SECOND_BEAT = 2.0
-"""Seconds from the first heartbeat of a connection to the next. The first comes before the sessions are adopted and their
-servers have greeted: a host full of them would be shown empty for a whole interval."""
+"""Seconds from the first heartbeat of a connection to the next. The first is sent before sessions are adopted and their
+servers have answered: without a second one, a full host would be shown empty for a whole interval."""
 ROOM = 256 * 1024
-"""Bytes of one heartbeat that readings may take, half of what a message may hold; what does not fit comes with the next."""
+"""Bytes of readings in one heartbeat, half of what a message may hold. What does not fit goes into the next."""
 
 Send = Callable[[str, Mapping[str, Any]], Awaitable[bool]]
 """Sends one message or drops it; returns whether it went out."""
@@ -43,7 +43,7 @@ class Heartbeats:
         self._capacity = capacity
         self._epoch = epoch
         self.draining = False
-        """Reported instead of ``online`` from now on."""
+        """Whether ``draining`` is reported instead of ``online``."""
         self.last = 0.0
         """When the last one went out, by the monotonic clock; 0 for none yet."""
 

@@ -1,11 +1,12 @@
-"""For how long nobody has used a session: the one place where that is decided.
+"""Decides for how long nobody has used a session.
 
-* What comes through the control plane's own viewers is read by the tunnels: a key or the pointer is use (:mod:`.tunnel.rfb`).
-* A web desktop is used past the control plane's link. With a gateway that is seen: it says when a person did something.
-* Without one only the container's network is left to judge by: as long as more than next to nothing comes in, somebody may be
-  using it. Where a driver cannot tell that either, a web desktop never counts as idle.
+* Use through the control plane's viewers is seen by the tunnels: a key or the pointer
+  (:mod:`streamspace_agent.tunnel.rfb`).
+* A web desktop is used past the agent's link. A gateway sees that, and reports it.
+* Without a gateway, the container's network decides: while more than a little comes in, somebody may be using it.
+  Where a driver cannot count that, a web desktop never counts as idle.
 
-What cannot be seen is taken for use: a session may sleep too late, never under somebody's hands.
+What cannot be seen counts as use: a session may be hibernated too late, but not while somebody uses it.
 """
 
 import asyncio
@@ -19,14 +20,14 @@ from streamspace_agent.runtime import ReadyCheck, Session, SessionState
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 30.0
-"""Seconds between two looks at the network counters."""
+"""Seconds between two readings of the network counters."""
 QUIET = 1024
-"""Bytes that may come in between two looks at a session that nobody uses: neighbours asking who has which address, no more. One
-movement of the pointer in a browser makes more."""
+"""Bytes that may come in between two readings of a session that nobody uses, such as ARP requests. One movement of the
+pointer in a browser causes more."""
 
 
 class Idle:
-    """The idle times of one tenure: each session begins it as just used."""
+    """The idle times of one leadership: at its beginning each session counts as just used."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class Idle:
         clock: Clock,
         gateway: Gateway | None,
     ) -> None:
-        """``viewers`` tells for how long nobody has used a session through the control plane's link; ``received`` is the driver's."""
+        """``viewers`` returns the seconds since a session was last used through a viewer."""
         self._sessions = sessions
         self._viewers = viewers
         self._received = received
@@ -58,12 +59,12 @@ class Idle:
             return through_viewers
         now = self._clock.now()
         last_use = self._last_use.setdefault(session_id, now)
-        # By its network no session is idle for longer than has been looked at: in the time since, it may have been used.
+        # By its network a session is idle until the last reading at most: it may have been used since.
         until = now if self._gateway is not None else self._looked.get(session_id, last_use)
         return min(through_viewers, max(0.0, until - last_use))
 
     async def run(self) -> None:
-        """Look now and then at what does not tell by itself, until cancelled."""
+        """Read the network counters or the gateway's state every LOOK_EVERY seconds, until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_EVERY)
@@ -76,7 +77,9 @@ class Idle:
                 del noted[session_id]
         if self._gateway is not None:
             addresses = self._gateway.status().addresses
-            if not addresses or any(addresses.values()):  # who cannot come in is not seen to do anything
+            if not addresses or any(
+                addresses.values()
+            ):  # people who cannot reach the gateway are not seen to use anything
                 for session_id in running:
                     self.saw_input(session_id)
             return
@@ -89,7 +92,7 @@ class Idle:
         before = self._counted.pop(session_id, None)
         try:
             count = await self._received(session_id)
-        except Exception as error:  # noqa: BLE001 - a count that cannot be had is worth no tenure
+        except Exception as error:  # noqa: BLE001 - a count is not worth a leadership
             log.debug("cannot read what came in for session %s: %s", session_id, error)
             return True
         if count is None:

@@ -1,4 +1,4 @@
-"""Progress for people: the latest step of each session under way, sent at most once a second, and at least every 20 s."""
+"""Shows people the latest step of each start or wake, at most once a second and at least every 20 s."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from streamspace_agent.units import format_bytes
 log = logging.getLogger(__name__)
 
 AT_MOST_EVERY = 1.0
-# The control plane's sweep acts on a session after 5 minutes without a status (protocol, section 3).
+# The control plane's sweep acts on a session without a status for 5 minutes (protocol, section 3).
 AT_LEAST_EVERY = 20.0
 LOG_EVERY = 10.0
 
@@ -32,7 +32,7 @@ class _Step:
 
 
 class ProgressBoard:
-    """The steps of one leadership. A step of a session that no command works on is over, however that came."""
+    """The steps of one leadership. A session's step is dropped once no command works on the session."""
 
     def __init__(self, send: Send, sessions: SessionTable, epoch: int) -> None:
         self._send = send
@@ -42,7 +42,7 @@ class ProgressBoard:
         self._more = asyncio.Event()
 
     def show(self, session_id: str, progress: Progress) -> None:
-        """The session is at this step now. Never waits; steps may be merged."""
+        """Note the session's present step. Never waits; steps may be merged."""
         step = self.steps.get(session_id)
         if step is None:
             step = self.steps[session_id] = _Step(progress)
@@ -56,7 +56,7 @@ class ProgressBoard:
         self._more.set()
 
     def done(self, session_id: str) -> None:
-        """Nothing is under way for this session any more: its state is about to be reported."""
+        """Drop the session's step: its state is about to be announced."""
         self.steps.pop(session_id, None)
 
     async def send(self, session_id: str, progress: Progress) -> None:

@@ -1,6 +1,6 @@
-"""Keeps the control plane's view of the sessions true to the engine: adopt, follow events, compare, clean up.
+"""Announces to the control plane what the engine shows: follows events, compares, and removes leftovers.
 
-*To adopt* is to know a session of which the control plane need not be told; *to announce* is to tell it a session's state.
+To announce is to send a session's state. To adopt is to take up a session whose state need not be announced.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from streamspace_agent.units import counted
 log = logging.getLogger(__name__)
 
 READY_PATIENCE = 3.0
-"""Seconds that an adopted session may take to prove that it can be used; later proofs come with later comparisons."""
+"""Seconds in which a session may prove that it can be used, in one comparison; the next one asks again."""
 EVERY = 60.0
-"""Seconds between comparisons of what was reported with what the engine shows."""
+"""Seconds between comparisons of what was announced with what the engine shows."""
 SOON = 5.0
-"""The same while a session runs that could not be used when it was last looked at."""
+"""The same while a running session has not proved that it can be used."""
 
 GONE = "it was removed from the engine, not by this agent"
 NOTHING_CAME = "nothing came of its start; the command's own error says why"
@@ -40,8 +40,8 @@ class EngineStatus:
 class Reconciler:
     """Compares what the engine shows with what was announced, for one leadership.
 
-    ``journal`` knows what was announced, by whichever leadership. ``on_state`` is called with each state that a session turns out to
-    have, before it is announced.
+    ``journal`` holds what any leadership announced. ``on_state`` is called with each new state of a session, before
+    it is announced.
     """
 
     def __init__(
@@ -60,25 +60,25 @@ class Reconciler:
         self.sessions = sessions
         self._on_state = on_state
         self._newer: set[str] = set()
-        """Sessions announced since the running comparison began: what it was shown of them may be older."""
+        """Sessions announced since the current comparison began: what the engine showed it may be older."""
         self._comparing = asyncio.Lock()
         self.engine = EngineStatus()
         self.engine_asked = asyncio.Event()
-        """Set once the engine has answered or has failed to: from then on commands need not wait for its first answer."""
+        """Set once the engine has answered or failed to answer: from then on commands may run."""
         self.facts: Mapping[str, str] = {}
-        """What the engine says of itself; empty until it has answered."""
+        """The engine's description for the registration; empty until it has answered."""
         self.described = asyncio.Event()
-        """Set once it has."""
+        """Set once ``facts`` is known."""
 
     def announcement(self, session: Session) -> Message:
-        """The message that announces a session's state; :meth:`announced` follows once it is in the journal."""
+        """The message that announces a session's state. Call :meth:`announced` once it is in the journal."""
         self._on_state(session)
-        # The epoch of a report is the reporter's, not that of the session's first start.
+        # The epoch is that of this leadership, not that of the session's first start.
         reported = replace(session, epoch=self._lease.epoch, reason=logs.redact(session.reason))
         return Message("status", protocol.status(reported))
 
     def announced(self, session: Session) -> None:
-        """Remember what is announced. Never before it is in the journal: it would not be announced again."""
+        """Note what was announced. Not before it is in the journal: it would not be announced again."""
         self._newer.add(session.session_id)
         self.sessions.pending.discard(session.session_id)
         self._take(session)
@@ -109,7 +109,7 @@ class Reconciler:
             except LeaseLost:
                 raise
             except JournalError as error:
-                if str(error) != complaint:  # once: it may be the log's own disk that is full
+                if str(error) != complaint:  # logged once, since the log's own disk may be full
                     log.warning("states wait to be reported: %s", error)
                 complaint = str(error)
             except RuntimeDriverError as error:
@@ -139,7 +139,7 @@ class Reconciler:
         self.engine_asked.set()
 
     async def _resync(self) -> None:
-        """Raises what the engine says instead of an answer: :meth:`follow` then tries again."""
+        """Compare, at first or after an outage. Raises the engine's errors: :meth:`follow` then tries again."""
         if not self.facts:
             self.facts = await self._driver.describe()
             self.described.set()
@@ -152,7 +152,7 @@ class Reconciler:
         self.engine_asked.set()
 
     async def repeat(self) -> None:
-        """Compare and clean up now and then, until cancelled."""
+        """Compare and remove leftovers every EVERY seconds, or SOON where needed, until cancelled."""
         waited, complaint = 0.0, ""
         while True:
             await asyncio.sleep(SOON)
@@ -171,13 +171,13 @@ class Reconciler:
                 log.warning("cannot compare sessions with the engine: %s", error)
             except LeaseLost:
                 raise
-            except Exception as error:  # an odd answer of the engine's, say: worth a line, not a leadership
+            except Exception as error:  # such as an odd answer of the engine: it must not end the leadership
                 if repr(error) != complaint:
                     log.exception("comparing sessions with the engine failed: trying again later")
                 complaint = repr(error)
 
     async def reconcile(self, *, adopting: bool = False) -> int:
-        """Report what the engine shows and the control plane has not been told. Returns how many states that were."""
+        """Announce what the engine shows and was not announced yet. Returns the number of states announced."""
         async with self._comparing:
             return await self._compare(adopting=adopting)
 
@@ -224,20 +224,20 @@ class Reconciler:
         return changed
 
     def _heard(self, session: Session, announced: Mapping[str, str], *, adopting: bool) -> bool:
-        """The control plane has been told this, and nothing since: to tell it again would write over what a person asked for meanwhile.
+        """Whether this state was the last announced. To announce it again would overwrite what people asked for since.
 
-        A session that another process saw ready has a little longer to prove it to this one.
+        A session that another process saw ready gets a little longer to prove it to this one.
         """
         if session.session_id in self.sessions.pending:
             return False
         now, before = _summary(session), announced.get(session.session_id, "")
         if not adopting:
-            # Where a session is matters between processes; one and the same may learn more of it as it goes.
+            # The place counts only after a change of process: this one may learn more of it as the session runs.
             return now.split()[:2] == before.split()[:2]
         return now == before or (_unproved(session) and _summary(replace(session, ready=True)) == before)
 
     def _log_change(self, session: Session) -> None:
-        """Log a state that came about while nobody looked; at the adoption those that run or sleep are only counted."""
+        """Log a change that no event reported. At the adoption, sessions that run or hibernate are only counted."""
         known = self.sessions.get(session.session_id)
         ended = session.state in {SessionState.FAILED, SessionState.TERMINATED}
         if ended or (known is not None and known.state is not session.state):
@@ -246,7 +246,7 @@ class Reconciler:
                 log.warning("session %s was found %s%s", session.session_id, session.state, why)
 
     async def _proved(self, session: Session) -> Session:
-        """A running session that this process has not seen usable yet, asked to prove it; as it is then."""
+        """Ask a running session that this process has not seen usable to prove it. Returns the session after that."""
         if not _unproved(session):
             return session
         problem = "no answer in time"
@@ -266,7 +266,7 @@ class Reconciler:
         return session
 
     async def _remove_leftovers(self) -> None:
-        # A container that never ran and that no command is about any more is no session.
+        # A container that never ran, without a command for it, is no session.
         real = {i for i, session in self.sessions.items() if session.state is not SessionState.PENDING}
         known = frozenset(real | self.sessions.busy)
         for leftover in await self._driver.leftovers(known):
@@ -280,7 +280,7 @@ def _summary(session: Session) -> str:
 
 
 def _unproved(session: Session) -> bool:
-    """It runs, and nobody has seen yet that it can be used."""
+    """Whether the session runs and was not seen to be usable yet."""
     return session.state is SessionState.RUNNING and not session.ready and session.ready_check is not ReadyCheck.NONE
 
 

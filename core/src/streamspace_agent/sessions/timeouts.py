@@ -1,4 +1,6 @@
-"""Ends sessions by the clock: hibernates the idle, stops those that have lasted their time."""
+"""Enforces time limits: hibernates idle sessions (``idleTimeout``), and stops those past their
+``maxSessionDuration``.
+"""
 
 import asyncio
 import logging
@@ -17,21 +19,21 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 EARLIEST = 1767225600.0
-"""Unix time (2026-01-01) before which no session of this program was made: a clock that said so had not been set yet."""
+"""Unix time (2026-01-01) before which this program made no session: an earlier time means a clock that was not set."""
 RETRY_AFTER = 60.0
 """Seconds until a command of the agent's own that changed nothing is given again."""
 
 RunInternal = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
-"""Runs an action in its session's turn, if it is then still wanted."""
+"""Runs an internal command in its session's turn, if it is still wanted then (``Dispatcher.run_internal``)."""
 
 
 class Timeouts:
-    """Idle means that nobody touched keys or pointer, however many viewers are connected (see :mod:`.rfb`).
+    """The time limits of one leadership.
 
-    The time since a session's first start is read from the engine's own record of it, so that it survives agents; it
-    runs on while the session hibernates. From its first sight on it is counted by a clock that nobody sets, so that no session
-    ends because the wall clock was set; where the two differ, the younger age counts. Idleness is counted from the first sight of a session: a takeover gives it its
-    whole idle time again.
+    A session's age is read from the engine's record of its first start, so that it survives agents; it grows while
+    the session hibernates. From the first time that this leadership sees the session, the age is also counted by a
+    clock that nobody can set, so that setting the wall clock ends no session: the lower age counts. The idle time
+    begins anew with each leadership (see :mod:`.idle`).
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Timeouts:
         self._given: dict[str, tuple[str, float]] = {}
         """The command last given for a session, and when."""
         self._born: dict[tuple[str, str], float] = {}
-        """When a start of a session was, by ``clock.now()``, as it looked at its first sight."""
+        """When a session was started, in ``clock.now()``, as it looked when it was first seen."""
 
     async def run(self) -> None:
         while True:
@@ -56,7 +58,7 @@ class Timeouts:
             self.look()
 
     def look(self) -> None:
-        """Give the commands that are due. Sessions that a command works on are left to it."""
+        """Give the internal commands that are due."""
         now = self._clock.now()
         present = {(session.session_id, session.command_id) for session in self._sessions.values()}
         self._born = {start: born for start, born in self._born.items() if start in present}
@@ -76,14 +78,14 @@ class Timeouts:
         return self._wanted(session_id, action) and now - at < RETRY_AFTER
 
     def _wanted(self, session_id: str, action: str) -> bool:
-        """Whether the command is still due: a person may have come back, or somebody else may have done it."""
+        """Whether the command is still due: a person may have come back, or another command may have done it."""
         session = self._sessions.get(session_id)
         due = self._due(session) if session is not None else None
         return due is not None and due[0] == action
 
     def _age(self, session: Session) -> float:
         now, told = self._clock.now(), self._clock.wall_ms() / 1000 - session.created_at
-        if session.created_at <= EARLIEST or told < 0:  # one of the two clocks was wrong then, or is now
+        if session.created_at <= EARLIEST or told < 0:  # the clock was wrong then, or is wrong now
             told = math.inf
         born = self._born.setdefault((session.session_id, session.command_id), now - (told if told < math.inf else 0.0))
         return min(now - born, told)

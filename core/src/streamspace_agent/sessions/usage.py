@@ -1,6 +1,6 @@
-"""What running sessions use: read now and then, and kept until a heartbeat takes it along.
+"""Reads the CPU and memory that running sessions use, and keeps the newest readings until a heartbeat takes them.
 
-It is for people's eyes and worthless later: of each session only the newest reading is kept, none waits in the outbox.
+Readings are for people and of no use later: none is journalled.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from streamspace_agent.sessions.table import SessionTable
 log = logging.getLogger(__name__)
 
 AT_A_TIME = 4
-"""Readings asked for at once: an engine may take a second for each, and has sessions to start."""
+"""Readings at once: an engine may take a second for each, and has sessions to start."""
 FIGURES = 64
-"""Bytes that a reading takes in a message beside the session's id, at most."""
+"""Bytes of a reading in a message, beside the session's id, at most."""
 
 
 class Usage:
@@ -29,10 +29,10 @@ class Usage:
         self._turn = asyncio.Semaphore(AT_A_TIME)
         self._readings: dict[str, dict[str, float | int]] = {}
         self.fresh = asyncio.Event()
-        """Set after a round of readings, until they are taken."""
+        """Set by a round of readings, until they are taken."""
 
     async def run(self, every: float) -> None:
-        """Read what each running session uses, every so many seconds (0: never), until cancelled."""
+        """Read all sessions every so many seconds (0: never), until cancelled."""
         while True:
             await asyncio.sleep(every or 3600.0)
             if every:
@@ -46,9 +46,9 @@ class Usage:
             self.fresh.set()
 
     def take(self, room: int) -> dict[str, dict[str, float | int]]:
-        """The readings since the last call by session id, up to ``room`` bytes of JSON; the others come first in the next.
+        """Take the readings by session id, up to ``room`` bytes of JSON. Those left come first in the next call.
 
-        ``cpu`` in cores, absent where it is not measured yet, and ``memory`` in bytes.
+        ``cpu`` is in cores, and absent where it is not measured yet; ``memory`` is in bytes.
         """
         self.fresh.clear()
         taken: dict[str, dict[str, float | int]] = {}
@@ -64,7 +64,7 @@ class Usage:
         return taken
 
     def forget(self) -> None:
-        """Drop what was read and not taken."""
+        """Drop the readings that were not taken."""
         self._readings.clear()
         self.fresh.clear()
 
@@ -74,13 +74,13 @@ class Usage:
                 return
             try:
                 reading = await self._driver.stats(session.session_id)
-            except Exception as error:  # noqa: BLE001 - figures are not worth a tenure
+            except Exception as error:  # noqa: BLE001 - a reading is not worth a leadership
                 log.debug("cannot read what session %s uses: %s", session.session_id, error)
                 return
         if reading and self._steady(session):
             cpu, memory = reading
             figures: dict[str, float | int] = {}
-            # A driver's first answer is no average over any time.
+            # A driver's first answer is no average: it has nothing to compare with.
             if session.session_id in self._measured and math.isfinite(cpu) and 0 <= cpu < 1e6:
                 figures["cpu"] = round(cpu, 4)
             if math.isfinite(memory) and 0 <= memory < 2**63:
@@ -89,7 +89,7 @@ class Usage:
             self._readings[session.session_id] = figures
 
     def _steady(self, session: Session) -> bool:
-        """Whether this is still what was last reported: a session that ended or sleeps uses nothing."""
+        """Whether the session still runs as last announced, without a command: only then is a reading worth keeping."""
         return (
             session.state is SessionState.RUNNING
             and self._sessions.get(session.session_id) is session
