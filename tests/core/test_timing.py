@@ -4,7 +4,14 @@ import pytest
 
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Timing
-from streamspace_agent.election.timing import LEAST_CALL_TIMEOUT, LEAST_MARGIN, check, profile_of, scaled, unheeded
+from streamspace_agent.election.timing import (
+    LEAST_CALL_TIMEOUT,
+    LEAST_MARGIN,
+    check,
+    lease_duration_warnings,
+    profile_of,
+    scaled,
+)
 from streamspace_agent.errors import ConfigError
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
@@ -84,14 +91,14 @@ def settings(**more):
     ("timing", "words"), [(REDIS, "ignored by LEADER_ELECTION_BACKEND=x, whose lease is 5s"), (FLOCK, "no meaning")]
 )
 def test_a_lease_duration_that_the_backend_does_not_heed_is_told(timing, words):
-    (problem,) = unheeded(settings(enable_ha=True, lease_duration="20s"), timing)
+    (problem,) = lease_duration_warnings(settings(enable_ha=True, lease_duration="20s"), timing)
     assert words in problem.message
     assert problem.fix == "unset LEASE_DURATION"
     assert not problem.fatal
 
 
 def test_of_a_lease_duration_that_is_heeded_or_not_set_or_without_ha_nothing_is_told():
-    assert unheeded(settings(enable_ha=True, lease_duration="5s"), REDIS) == []
-    assert unheeded(settings(enable_ha=True), REDIS) == []
-    assert unheeded(settings(enable_ha=True), FLOCK) == []
-    assert unheeded(settings(lease_duration="20s"), FLOCK) == []
+    assert lease_duration_warnings(settings(enable_ha=True, lease_duration="5s"), REDIS) == []
+    assert lease_duration_warnings(settings(enable_ha=True), REDIS) == []
+    assert lease_duration_warnings(settings(enable_ha=True), FLOCK) == []
+    assert lease_duration_warnings(settings(lease_duration="20s"), FLOCK) == []

@@ -75,11 +75,11 @@ def test_the_backend_heeds_a_lease_duration(backend):
     code = """if True:
         from streamspace_agent.config import load
         from streamspace_agent.plugins import Plugins
-        from streamspace_agent.election.timing import unheeded
+        from streamspace_agent.election.timing import lease_duration_warnings
         given = {"AGENT_ID": "agent-1", "CONTROL_PLANE_URL": "ws://h", "ENABLE_HA": "true"}
         settings = load({**given, "LEADER_ELECTION_BACKEND": "sqlite", "LEASE_DURATION": "20s"})
         timing = Plugins().election_backend(settings, {}).timing
-        print(timing.lease, timing.renew_every, unheeded(settings, timing))
+        print(timing.lease, timing.renew_every, lease_duration_warnings(settings, timing))
     """
     assert backend.run("-c", code, check=True).stdout == "20.0 4.0 []\n"
 

@@ -27,7 +27,7 @@ from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.lease import Lease
 from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.election.status import Role
-from streamspace_agent.election.timing import unheeded
+from streamspace_agent.election.timing import lease_duration_warnings
 from streamspace_agent.election.trace import Trace
 from streamspace_agent.errors import BackendUnavailable, JournalError, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
@@ -171,7 +171,7 @@ class Agent:
 
     async def _preflight(self) -> None:
         """Raise PreflightError where the election store can never work here. A store that is away may come back."""
-        problems = unheeded(self._settings, self._backend.timing)
+        problems = lease_duration_warnings(self._settings, self._backend.timing)
         try:
             problems += await self._elector.preflight()
         except BackendUnavailable as error:

@@ -1,8 +1,7 @@
-"""Many replicas at once that only stand for election: each that wins says so in its trace, rests a moment, resigns and
-stands again.
+"""Many replicas that only stand for election. Each winner leads for a moment, resigns and stands again.
 
-`python -m tests.faults.nemesis.candidates COUNT`: so many in one process, each with an elector, a backend and threads
-of its own, by the variables of the agents that they compete with. Ends in good order at SIGTERM.
+`python -m tests.faults.nemesis.candidates COUNT` runs that many in one process, each with an elector, a backend and
+threads of its own, with the variables of the agents that they compete with. Ends in good order at SIGTERM.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""What must hold, whatever was broken: judged from the replicas' own records and from what the control plane saw.
+"""Checks what must hold whatever was broken, from the replicas' own traces and from what the control plane saw.
 
-Every function returns the violations it found, as sentences. Times are CLOCK_BOOTTIME, one clock for the machine.
+Every function returns the violations that it found, as sentences. Times are CLOCK_BOOTTIME, one clock for the machine.
 """
 
 import json
@@ -22,7 +22,7 @@ class Tenure:
 
 
 def read(path):
-    """The whole lines of a record; a process that was killed may have left half a one."""
+    """The whole lines of a record. A process that was killed may have left half of one."""
     try:
         lines = path.read_text().split("\n")[:-1]
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def _tenure(instance, epoch, events, deaths):
     begins = [event["boottime"] for event in events if event["event"] == "in"]
     ends = [event["boottime"] for event in events if event["event"] in {"over", "out"}]
     deadlines = [event["deadline"] for event in events if event["deadline"] is not None]
-    # Without an `in` it acted from who knows when.
+    # Without an `in`, nobody knows when it began to act.
     return Tenure(
         instance,
         epoch,
@@ -81,7 +81,7 @@ def epochs_out_of_order(all_tenures):
 
 
 def late_work(all_tenures, work):
-    """Work that an old leader did when a newer one already led."""
+    """Work that an earlier leader did after a later one had begun to lead."""
     begins = sorted((tenure.epoch, tenure.begin) for tenure in all_tenures)
     led = {epoch for epoch, _ in begins}
     found = []
@@ -99,7 +99,7 @@ def late_work(all_tenures, work):
 
 
 def older_accepted(events):
-    """The control plane heard an older epoch after a newer one."""
+    """Heartbeats of an older epoch that the control plane got after those of a newer one."""
     found, highest = [], 0
     for event in events:
         if event["type"] == "heartbeat":
@@ -114,12 +114,11 @@ def older_accepted(events):
 class Commands:
     sent: int
     lost: list
-    """Taken by an agent (it said `ack`, or began), never answered."""
+    """Accepted by an agent (it sent `ack`, or began), but never answered."""
     twice: list
-    """Done to the end twice, or answered in two different ways."""
+    """Completed twice, or answered in two different ways."""
     undelivered: list
-    """The control plane wrote them to a connection behind which nobody read any more; it never sends a command
-    again."""
+    """Written to a connection that nobody read any more. The control plane sends a command only once."""
 
 
 def commands(sent, events, work):

@@ -1,4 +1,4 @@
-"""What a fault is, and those that a process can suffer whatever elects it."""
+"""The faults that any backend's replicas can suffer, and how a round with one is played."""
 
 import asyncio
 import signal
@@ -17,8 +17,8 @@ async def nothing(stage):
 class Fault:
     """`inject` and `heal` take the stage, whose `leader` is who led when the round began.
 
-    With `lasts`, it is healed after so many seconds, however it went; without, once another leads. `quick` ones are in
-    every test run."""
+    With `lasts`, it is healed after so many seconds, whatever happened; without, once another replica leads. `quick`
+    ones are in every test run."""
 
     name: str
     expect: str
@@ -29,7 +29,7 @@ class Fault:
     prepare: Callable = nothing
     """Before the round begins, on a steady stage; leaders may change."""
     leader: str = ""
-    """The name of the replica that has to lead when it strikes; any if empty."""
+    """The name of the replica that has to lead when the fault is injected; any if empty."""
 
 
 def leader_gets(number):
@@ -61,8 +61,7 @@ def freeze(seconds, expect, **more):
 
 
 async def crowd_and_hand_over(stage):
-    """They take turns, a twentieth of a second each, until a standby, which cannot stand at first, has its turn and
-    keeps it."""
+    """The candidates lead in turn, a twentieth of a second each, until a standby, frozen at first, leads for good."""
     await stage.crowd(5, 10)
     for replica in stage.standbys:
         replica.signal(signal.SIGSTOP)

@@ -10,7 +10,7 @@ from pathlib import Path
 from streamspace_agent import hookimpl
 
 RECORD = "NEMESIS_WORK"
-"""Names the file in which every piece of work is written down, with CLOCK_BOOTTIME."""
+"""The variable with the file that records every piece of work, with its CLOCK_BOOTTIME."""
 
 
 @hookimpl
@@ -32,7 +32,7 @@ def record(event, command):
 
 
 async def work(command, context):
-    """Asks for the lease before each step, and sees what is done already: what the contract asks of a handler."""
+    """Calls require_lease before each step, and notices what is done already, as the contract demands of a handler."""
     context.require_lease()
     record("begin", command)
     await asyncio.sleep(float(command.payload.get("seconds", 0)))
@@ -47,7 +47,7 @@ async def work(command, context):
 
 
 async def block(command, context):
-    """The main loop stands still; once, not again in the process that takes the command up."""
+    """Blocks the main loop: once, and not again in the process that resumes the command."""
     if command.attempt == 1:
         until = time.clock_gettime(time.CLOCK_BOOTTIME) + float(command.payload["seconds"])
         while (left := until - time.clock_gettime(time.CLOCK_BOOTTIME)) > 0:
@@ -56,7 +56,7 @@ async def block(command, context):
 
 
 async def fork(command, context):
-    """A child that lives on for a while with every descriptor that it was not kept from inheriting."""
+    """Forks a child that lives on for a while with every descriptor that it has inherited."""
     child = os.fork()
     if child == 0:
         try:  # not time.sleep, which libfaketime breaks in a child; and whatever happens, the child is no second agent
@@ -67,7 +67,7 @@ async def fork(command, context):
 
 
 def install(folder):
-    """Make it importable and known from `folder`, which goes into PYTHONPATH."""
+    """Install the plugin into `folder`, which goes into PYTHONPATH."""
     info = folder / "nemesis_commands-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nemesis-commands\nVersion: 1\n")

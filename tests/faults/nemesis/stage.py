@@ -38,7 +38,7 @@ class Replica:
         raise NotImplementedError
 
     async def revive(self):
-        """Whatever was done to it: it runs."""
+        """Make it run again, whatever was done to it."""
         if self.stopped:
             self.signal(signal.SIGCONT)
 
@@ -49,18 +49,18 @@ class Replica:
         self.stopped = number == signal.SIGSTOP
 
     def died(self):
-        """From now on it did nothing any more."""
+        """Note that it has done nothing since now."""
         if instance := self.instance:
             self.stage.deaths.setdefault(instance, boottime())
 
     @property
     def instance(self):
-        """Of the process that runs now, as soon as it stands for election."""
+        """The instance id of the process that runs now, as soon as it stands for election."""
         return self._last("instance")
 
     @property
     def takes_part(self):
-        """It leads or stands by; one that has handed over and is about to exit does not."""
+        """Whether it leads or stands by. One that has handed over and is about to exit does neither."""
         return self._last("event") in {"standing", "in", "renewed"}
 
     def _last(self, what):
@@ -118,10 +118,10 @@ class Stage:
 
     backend = ""
     one_journal = True
-    """All replicas share a STATE_DIR: whoever leads next takes up what the last one left."""
+    """Whether all replicas share a STATE_DIR, so that the next leader resumes what the last one left."""
 
     def __init__(self, folder, docker_host, *, stream=True, **variables):
-        """`variables` are for all replicas, beside those that the stage sets itself."""
+        """`variables` are given to all replicas, beside those that the stage sets itself."""
         self.folder, self.docker_host, self._more = folder, docker_host, variables
         self.agent_id = f"nemesis-{uuid.uuid4().hex[:8]}"
         self.records = folder / "records"
@@ -190,7 +190,7 @@ class Stage:
     # Candidates
 
     async def crowd(self, processes, each):
-        """So many more candidates join (see :mod:`.candidates`), until `disperse`."""
+        """Start more candidates (see :mod:`.candidates`), until `disperse`."""
         for number in range(processes):
             own = {"PATH": os.environ["PATH"], "STREAMSPACE_TRACE": str(self.records / f"crowd-{number}.jsonl")}
             process = await asyncio.create_subprocess_exec(
@@ -200,7 +200,7 @@ class Stage:
         await self.crowded(processes * each)
 
     async def crowded(self, count):
-        """All of them stand: so many processes take a busy machine minutes to start."""
+        """Wait until all of them stand for election. On a busy machine they take minutes to start."""
         async with asyncio.timeout(3 * SETTLE):
             while len(self._standing()) < count:
                 assert all(process.returncode is None for process in self._crowd), "a candidate ended by itself"
@@ -216,7 +216,7 @@ class Stage:
         return checker.tenures(self._crowds_traces())
 
     async def disperse(self):
-        """The crowd leaves in good order, its traces stay."""
+        """Stop the crowd in good order. Its traces stay."""
         for process in self._crowd:
             process.terminate()
         for process in self._crowd:
@@ -231,7 +231,7 @@ class Stage:
     # Commands
 
     def command(self, action="nemesis_work", **payload):
-        """As the control plane does: at once to whoever is connected, else to who connects next."""
+        """Send a command as the control plane does: at once, or to the next agent that connects."""
         name = f"{action}-{next(self._numbers)}"
         self.sent.append(name)
         return self.plane.hub.command(self.agent_id, action, payload, command_id=name)
@@ -250,7 +250,7 @@ class Stage:
         return checker.tenures(self.traces(), self.deaths)
 
     def connected_epoch(self):
-        """The epoch of the agent that is connected now and has said so; 0 for none."""
+        """The epoch of the agent that is connected now and has sent a heartbeat; 0 for none."""
         if self.agent_id not in self.plane.hub.links:
             return 0
         store = self.plane.hub.store
@@ -265,7 +265,7 @@ class Stage:
         return said["payload"]["epoch"] if said and said["type"] == "heartbeat" else 0
 
     async def steady(self):
-        """Everything runs: one leads and is connected, the others stand by. Sets `leader`; returns its epoch."""
+        """Wait until one replica leads and is connected, and the others stand by. Sets `leader`; returns its epoch."""
         deadline = time.monotonic() + SETTLE
         while True:
             for replica in self.replicas:
@@ -326,7 +326,7 @@ class Stage:
         }
 
     async def settle(self):
-        """Everything runs, and what was taken has had its chance to be answered; the commands' verdict."""
+        """Wait until all run and what was accepted has had time to be answered; return the commands' verdict."""
         self._stream = False
         await self.steady()
         deadline = time.monotonic() + SETTLE

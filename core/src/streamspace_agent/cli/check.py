@@ -26,7 +26,7 @@ from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import reason
 from streamspace_agent.controlplane.tls import tls_context
 from streamspace_agent.election import ElectionBackend, Problem, Record
-from streamspace_agent.election.timing import unheeded
+from streamspace_agent.election.timing import lease_duration_warnings
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
 from streamspace_agent.gateway import names
 from streamspace_agent.health.endpoint import refusal
@@ -254,7 +254,7 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
         return []
     try:
         async with asyncio.timeout(CALL_TIMEOUT):
-            problems = [*unheeded(settings, backend.timing), *await backend.preflight()]
+            problems = [*lease_duration_warnings(settings, backend.timing), *await backend.preflight()]
             fatal = any(problem.fatal for problem in problems)
             record = None if fatal else await backend.observe()
     except (BackendUnavailable, OSError) as error:

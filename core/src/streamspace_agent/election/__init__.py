@@ -202,8 +202,8 @@ class ElectionBackend(ABC):
         """Return when the store may differ from ``record``, at the latest after ``timeout`` seconds.
 
         A store that pushes returns at once on a change; one that cannot may poll or sleep. A release and a takeover
-        must wake a waiter; a renewal need not, since the core observes several times between two renewals. Early returns
-        are allowed, busy loops are not. Must not delay an :meth:`observe` that runs beside it.
+        must wake a waiter; a renewal need not, since the core observes several times between two renewals. Early
+        returns are allowed, busy loops are not. Must not delay an :meth:`observe` that runs beside it.
         """
 
     async def holder_is_dead(self, record: Record) -> Literal[True, False] | None:

@@ -1,6 +1,6 @@
-"""The election of one who runs alone: ``ENABLE_HA`` is off, and the lease never ends.
+"""The election backend of an agent without ``ENABLE_HA``: its lease never ends.
 
-An ordinary backend, so that there is one code path with and without HA.
+It is an ordinary backend, so that there is one code path with and without HA.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A lease's numbers after ``LEASE_DURATION`` and ``LEASE_PROFILE``: scaled as one set, refused when they are unsafe."""
+"""The timing of a lease by ``LEASE_DURATION`` and ``LEASE_PROFILE``: scaled as one set, refused where it is unsafe."""
 
 from collections.abc import Mapping
 from typing import Literal, cast
@@ -12,9 +12,9 @@ Profile = Literal["fast", "steady"]
 
 STEADY = 3.0
 """How much longer a lease is under the profile ``steady``: 15 s for redis, 30 s for swarm, whose managers may need
-10-20 s to elect a leader (measured, see the election documentation)."""
+10-20 s to elect a leader (measured)."""
 
-# What does not get shorter with the lease: the way to a store and back, and the time work needs to stop.
+# Seconds. A short lease shortens neither the round trip to a store nor the time that work needs to stop.
 LEAST_CALL_TIMEOUT = 0.2
 LEAST_MARGIN = 0.25
 
@@ -35,9 +35,9 @@ def profile_of(environ: Mapping[str, str]) -> Profile:
 def scaled(defaults: Timing, lease_duration: float | None, profile: Profile) -> Timing:
     """``defaults`` for a lease of ``lease_duration`` seconds, or of the profile's length if that is None.
 
-    The rest of the set grows and shrinks in proportion, but for the two that have a least value. ``steady`` renews as
-    often as ``fast``: how long a store may be away is what a lease has left at its worst moment, just before a renewal.
-    Where the store itself ends a lease (``defaults.lease`` is None) there is nothing to scale.
+    The other numbers scale in proportion, down to the least call timeout and margin. ``steady`` renews as often as
+    ``fast``: what a lease has left just before a renewal is how long a store may be away. Where the store itself ends a
+    lease (``defaults.lease`` is None) there is nothing to scale.
     """
     if defaults.lease is None:
         return defaults
@@ -55,7 +55,7 @@ def scaled(defaults: Timing, lease_duration: float | None, profile: Profile) -> 
 def check(timing: Timing, factor: int) -> Timing:
     """Return ``timing`` if ``factor`` renewals, each as slow as allowed, fit into the time that a leader may act.
 
-    Fewer, and one lost packet would depose a healthy leader: 2 at least, 3 for a store across a network (see
+    Otherwise one lost packet could depose a healthy leader. Use 2 at least, and 3 for a store across a network (see
     :class:`~streamspace_agent.election.Timing`). Raises ConfigError.
     """
     if timing.lease is None:
@@ -71,8 +71,8 @@ def check(timing: Timing, factor: int) -> Timing:
     raise ConfigError([problem])
 
 
-def unheeded(settings: Settings, timing: Timing) -> list[Problem]:
-    """A warning where ``LEASE_DURATION`` is set and the chosen backend's numbers are others."""
+def lease_duration_warnings(settings: Settings, timing: Timing) -> list[Problem]:
+    """Warn where ``LEASE_DURATION`` is set and the chosen backend's lease is another."""
     if not settings.enable_ha or settings.lease_duration in {None, timing.lease}:
         return []
     chosen = f"LEADER_ELECTION_BACKEND={settings.leader_election_backend}"

@@ -35,7 +35,7 @@ class Store:
 
 @dataclass(slots=True)
 class Link:
-    """One replica's link to the store. ``request`` and ``reply`` are delays in seconds; a cut or lossy one never answers."""
+    """One replica's link to the store. ``request`` and ``reply`` are delays in s, a cut or lossy one is silent."""
 
     request: float = 0.0005
     reply: float = 0.0005
