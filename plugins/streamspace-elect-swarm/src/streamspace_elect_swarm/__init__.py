@@ -1,4 +1,4 @@
-"""Election through a Docker Swarm: the hook only; the docker SDK is not imported before the hook is called."""
+"""Election through a Docker Swarm: the hook. Nothing heavy is imported before it is called."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
-"""The lease as a config object of the Swarm: unique by name, its labels changed version-checked, agreed on by Raft.
+"""The lease as a config object of the Swarm: its name is unique, its labels are changed by version, Raft agrees on it.
 
-Every step reads the config and writes it with the version just read. Only a write that the Swarm accepted proves
-anything: a manager that lost its majority may still answer reads for a while.
+Each step reads the config, and writes it with the version that was read. Only a write that the Swarm accepted proves
+anything: a manager that has lost its majority may answer reads for a while.
 """
 
 import asyncio
@@ -16,32 +16,31 @@ from streamspace_agent.config import Settings
 from streamspace_agent.election import Candidate, ElectionBackend, Grant, Guarantee, Held, Problem, Record, Timing
 from streamspace_agent.election.timing import check, profile_of, scaled
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, RuntimeDriverError
-from streamspace_elect_swarm import labels, preflight
-from streamspace_elect_swarm.certificate import is_dead
+from streamspace_elect_swarm import preflight, service_labels
 from streamspace_elect_swarm.record import DATA, TaskRecord, config_name
-from streamspace_elect_swarm.whoami import Task, whoami
+from streamspace_elect_swarm.tasks import Task, has_ended, own_task
 from streamspace_engine import Down, Engine, follow
 from streamspace_engine.errors import Conflict, NotFound
 
 DEFAULTS = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)
-"""Seconds. A compare-and-set takes 1 ms; what a lease rides out are lost replies and a busy Raft log."""
+"""Seconds. A compare-and-set takes 1 ms; a lease has to outlast lost replies and a busy Raft log."""
 RENEWALS = 2
-"""So many renewals, each as slow as allowed, fit into the time that a leader may act."""
+"""Renewals, each as slow as allowed, that must fit into the time for which a leader may act."""
 
 LOOK_EVERY = 0.15
-"""Seconds between a standby's looks at the leader's task. No event tells of its end: 1.4 ms a look (measured), and a
-SIGKILL shows after 57-109 ms."""
+"""Seconds between a standby's looks at the leader's task, whose end causes no event. A look takes 1.4 ms, and a SIGKILL
+shows after 57-109 ms (measured)."""
 
 SILENCE = 15.0
-"""Seconds without an event after which the stream is opened anew: a leader renews more often, so it may be dead."""
+"""Seconds without an event after which the stream is reopened: a leader renews more often, so it may be dead."""
 
 ATTEMPTS = 4
-"""Writes of one step that may lose a race against another before the step says that it cannot tell."""
+"""Writes of one step that may lose a race before the step reports an unknown outcome."""
 
 
 @asynccontextmanager
 async def _store_errors() -> AsyncIterator[None]:
-    """What an engine refuses, or does not answer, says nothing about the lease."""
+    """Every failure of the engine becomes BackendUnavailable: it says nothing about the lease."""
     try:
         yield
     except RuntimeDriverError as error:
@@ -49,7 +48,7 @@ async def _store_errors() -> AsyncIterator[None]:
 
 
 class SwarmBackend(ElectionBackend):
-    """``container_id`` is this process's own container, as the kernel tells it."""
+    """``container_id`` is the container of this process, according to the kernel."""
 
     name: ClassVar[str] = "swarm"
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset(
@@ -92,13 +91,13 @@ class SwarmBackend(ElectionBackend):
             return None
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
-        task = await self._whoami()
+        task = await self._own_task()
         for _ in range(ATTEMPTS):
             now = await self.observe()
             if now and now.nonce == me.nonce and not now.released:
-                # An earlier try whose answer was lost. Others count from that one: it must be proved anew.
+                # An earlier try whose answer was lost. Others count from that one, so it is confirmed by a new write.
                 grant = await self.renew(Grant(now))
-                self._show(labels.show(self._engine, self._agent_id, task, now.epoch))
+                self._show(service_labels.show(self._engine, self._agent_id, task, now.epoch))
                 return grant
             if (now.revision if now else "") != (seen.revision if seen else ""):
                 return Held(now)
@@ -116,19 +115,19 @@ class SwarmBackend(ElectionBackend):
             )
             granted = await self._write(now, record)
             if granted:
-                self._show(labels.show(self._engine, self._agent_id, task, record.epoch))
+                self._show(service_labels.show(self._engine, self._agent_id, task, record.epoch))
                 return granted
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
     async def renew(self, grant: Grant) -> Grant:
         for _ in range(ATTEMPTS):
-            now = await self._stands()
+            now = await self._current()
             if now is None or now.released or not now.same_tenure(grant.record):
                 self._show(None)
-                self._refuse_the_past(now, grant)
-                stands = f"{now.holder} stands there, epoch {now.epoch}" if now else "it was removed"
+                self._check_age(now, grant)
+                stands = f"{now.holder} holds it, epoch {now.epoch}" if now else "it was removed"
                 raise LeaseLost(f"the config {self.config} is not ours any more: {stands}")
-            # Also where a reply was lost and the record is newer than the grant: only a write of now proves now.
+            # Even if a reply was lost and the record is newer than the grant: only a write proves that we hold it now.
             if renewed := await self._write(now, replace(now, sequence=now.sequence + 1)):
                 return renewed
         raise BackendUnavailable(f"the config {self.config} keeps changing")
@@ -136,9 +135,9 @@ class SwarmBackend(ElectionBackend):
     async def release(self, grant: Grant) -> None:
         self._show(None)
         for _ in range(ATTEMPTS):
-            now = await self._stands()
+            now = await self._current()
             if now is None or now.released or not now.same_tenure(grant.record):
-                self._refuse_the_past(now, grant)
+                self._check_age(now, grant)
                 return
             if await self._write(now, replace(now, sequence=now.sequence + 1, released=True)):
                 return
@@ -165,9 +164,7 @@ class SwarmBackend(ElectionBackend):
 
     @_store_errors()
     async def holder_is_dead(self, record: Record) -> Literal[True, False] | None:
-        if isinstance(record, TaskRecord) and await is_dead(self._engine, record):
-            return True
-        return None
+        return True if isinstance(record, TaskRecord) and await has_ended(self._engine, record) else None
 
     async def aclose(self) -> None:
         self._show(None)
@@ -178,14 +175,14 @@ class SwarmBackend(ElectionBackend):
         await self._engine.aclose()
 
     @_store_errors()
-    async def _whoami(self) -> Task:
+    async def _own_task(self) -> Task:
         if self._task is None:
-            self._task = await whoami(self._engine, self._container_id)
+            self._task = await own_task(self._engine, self._container_id)
         return self._task
 
     @_store_errors()
     async def _write(self, now: TaskRecord | None, record: TaskRecord) -> Grant | None:
-        """The grant if the config still was as ``now`` says, None if somebody was quicker."""
+        """Write ``record`` over ``now``. Returns the grant; None if somebody else wrote first."""
         spec = {"Name": self.config, "Labels": record.labels()}
         try:
             if now is None:
@@ -197,11 +194,11 @@ class SwarmBackend(ElectionBackend):
             return None
         return Grant(record, token=now.version if now else 0)
 
-    async def _stands(self) -> TaskRecord | None:
-        """What stands where a record of ours should. That there is none must be said twice.
+    async def _current(self) -> TaskRecord | None:
+        """The record at present; its absence must be seen twice.
 
         A manager that has just begun to lead answers reads before it has applied all that was agreed on; only writes
-        wait for that (swarmkit, manager/state/raft: caughtUp). A record made just before would look removed.
+        wait for that (swarmkit, manager/state/raft: caughtUp). A record that was written just before would be missing.
         """
         now = await self.observe()
         if now is None:
@@ -209,13 +206,13 @@ class SwarmBackend(ElectionBackend):
             now = await self.observe()
         return now
 
-    def _refuse_the_past(self, now: TaskRecord | None, grant: Grant) -> None:
-        """An answer older than what we wrote says nothing: it is from a manager that is behind the others."""
+    def _check_age(self, now: TaskRecord | None, grant: Grant) -> None:
+        """Raise BackendUnavailable for an answer older than our last write, from a manager that lags behind."""
         if now and isinstance(grant.token, int) and now.version <= grant.token:
             raise BackendUnavailable(f"the config {self.config} was answered from an old copy")
 
     def _show(self, work: Coroutine[None, None, None] | None) -> None:
-        """Tell people, beside the election and never in its way; the last telling ends."""
+        """Run ``work``, which shows people who leads, in the background; the previous one is cancelled."""
         if self._showing:
             self._showing.cancel()
         self._showing = asyncio.create_task(work) if work else None

@@ -5,7 +5,7 @@ from streamspace_agent.errors import PreflightError
 
 
 class Hopeless(PreflightError):
-    """Waiting does not make this host or this store fit for an election."""
+    """The host or the store cannot be used for an election, and waiting does not change that."""
 
     def __init__(self, message: str, fix: str) -> None:
         super().__init__(f"{message}: {fix}")

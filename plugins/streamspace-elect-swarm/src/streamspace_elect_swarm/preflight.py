@@ -1,10 +1,10 @@
-"""What keeps this host from carrying a lease, in words for an operator."""
+"""Checks whether this host can hold a lease of the Swarm, for an operator."""
 
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import BackendUnavailable
 from streamspace_elect_swarm.errors import Hopeless
 from streamspace_elect_swarm.record import TaskRecord, config_name
-from streamspace_elect_swarm.whoami import whoami
+from streamspace_elect_swarm.tasks import own_task
 from streamspace_engine import Engine
 from streamspace_engine.errors import Forbidden, NotFound, Unreachable
 
@@ -14,10 +14,10 @@ OTHERS = "or choose LEADER_ELECTION_BACKEND=file or redis"
 
 
 async def problems(engine: Engine, agent_id: str, container_id: str) -> list[Problem]:
-    """The first problem that is fatal, or all warnings. What may heal is raised."""
+    """The first fatal problem, or all warnings. Raises for what may go away by itself."""
     try:
         await _check_manager(engine)
-        await whoami(engine, container_id)
+        await own_task(engine, container_id)
         await _check_config(engine, agent_id)
         return await _warnings(engine)
     except Hopeless as error:

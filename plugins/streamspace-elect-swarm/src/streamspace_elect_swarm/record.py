@@ -1,4 +1,4 @@
-"""The lease's record as a config object: its name, its labels, and the task behind it."""
+"""The lease's record as a config object: its name and its labels."""
 
 import hashlib
 import re
@@ -14,12 +14,12 @@ PREFIX = "streamspace-leader-"
 MAX_NAME = 64
 _WHOLE = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9]")
 
-DATA = "The lease of a StreamSpace agent. What it says stands in this config's labels.\n"
-"""An engine refuses a config without data; the labels alone can be changed later."""
+DATA = "The lease of a StreamSpace agent. Its record is in this config's labels.\n"
+"""An engine refuses a config without data; only its labels can be changed later."""
 
 
 def config_name(agent_id: str) -> str:
-    """``streamspace-leader-<AGENT_ID>``; of an id that is too long, or ends with a sign, the start and a hash."""
+    """``streamspace-leader-<AGENT_ID>``, shortened and with a hash if the Swarm would not accept that."""
     name = PREFIX + agent_id
     if len(name) <= MAX_NAME and _WHOLE.fullmatch(name):
         return name
@@ -29,7 +29,7 @@ def config_name(agent_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord(Record):
-    """``task`` is the Swarm task whose process holds the lease; ``revision`` is ``<config id>/<version>``."""
+    """``task`` is the Swarm task that holds the lease; ``revision`` is ``<config id>/<version>``."""
 
     task: str = ""
 
@@ -54,7 +54,7 @@ class TaskRecord(Record):
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], agent_id: str) -> Self:
-        """Raises Hopeless for a config that no agent of this id wrote: waiting does not make it one."""
+        """Read a config. Raises Hopeless if no agent of this id wrote it."""
         name = config["Spec"]["Name"]
         fix = f"remove it with 'docker config rm {name}'"
         labels = config["Spec"].get("Labels") or {}

@@ -8,8 +8,8 @@ import uuid
 import pytest
 
 from lab.until import until_sync
-from streamspace_elect_swarm import labels
-from streamspace_elect_swarm.whoami import Task
+from streamspace_elect_swarm import service_labels
+from streamspace_elect_swarm.tasks import Task
 
 from .conftest import candidate, running
 
@@ -19,7 +19,7 @@ AT_ONCE = {"Parallelism": 0, "Delay": 0, "Monitor": SECOND // 2, "FailureAction"
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(labels, "RETRY", 0.2)
+    monkeypatch.setattr(service_labels, "RETRY", 0.2)
 
 
 def _shown(service, agent_id):
@@ -131,7 +131,7 @@ async def test_a_label_that_cannot_be_written_does_not_delay_the_lease(replicas,
     async def stuck(*_):
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr(labels, "show", stuck)
+    monkeypatch.setattr(service_labels, "show", stuck)
     grant = await backend.acquire(candidate(backend), None)
     await backend.release(await backend.renew(grant))
     assert (await backend.observe()).released
@@ -159,7 +159,7 @@ async def test_a_stack_deploys_again_and_leaves_the_lease_alone(
 
 @pytest.mark.parametrize("state", ["updating", "paused", "rollback_started", "rollback_paused", "news"])
 def test_a_service_in_the_middle_of_an_update_is_left_alone(state):
-    assert state in labels.hindrance({"UpdateStatus": {"State": state}, "Spec": {"TaskTemplate": {}}})
+    assert state in service_labels.reason_to_wait({"UpdateStatus": {"State": state}, "Spec": {"TaskTemplate": {}}})
 
 
 async def _lead_as(replicas, task):
