@@ -85,10 +85,8 @@ class SwarmBackend(ElectionBackend):
     @_store_errors()
     async def observe(self) -> TaskRecord | None:
         self._changed.clear()
-        try:
-            return TaskRecord.parse(await self._engine.get(f"/configs/{self.config}"), self._agent_id)
-        except NotFound:
-            return None
+        config = await self._engine.find(f"/configs/{self.config}")
+        return TaskRecord.parse(config, self._agent_id) if config else None
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         task = await self._own_task()

@@ -6,7 +6,7 @@ from streamspace_elect_swarm.errors import Hopeless
 from streamspace_elect_swarm.record import TaskRecord, config_name
 from streamspace_elect_swarm.tasks import own_task
 from streamspace_engine import Engine
-from streamspace_engine.errors import Forbidden, NotFound, Unreachable
+from streamspace_engine.errors import Forbidden, Unreachable
 
 # Docker 17.06, the first whose configs exist: https://docs.docker.com/reference/api/engine/version-history/
 MINIMUM_API = (1, 30)
@@ -18,7 +18,8 @@ async def problems(engine: Engine, agent_id: str, container_id: str) -> list[Pro
     try:
         await _check_manager(engine)
         await own_task(engine, container_id)
-        await _check_config(engine, agent_id)
+        if config := await engine.find(f"/configs/{config_name(agent_id)}"):
+            TaskRecord.parse(config, agent_id)
         return await _warnings(engine)
     except Hopeless as error:
         return [error.problem]
@@ -53,13 +54,6 @@ async def _check_manager(engine: Engine) -> None:
             "LEADER_ELECTION_BACKEND=swarm needs a manager node, this one is a worker",
             "add the placement constraint node.role == manager to the service, or promote the node",
         )
-
-
-async def _check_config(engine: Engine, agent_id: str) -> None:
-    try:
-        TaskRecord.parse(await engine.get(f"/configs/{config_name(agent_id)}"), agent_id)
-    except NotFound:
-        return
 
 
 async def _warnings(engine: Engine) -> list[Problem]:

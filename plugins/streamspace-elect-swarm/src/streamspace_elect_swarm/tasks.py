@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from streamspace_elect_swarm.errors import Hopeless
 from streamspace_elect_swarm.record import TaskRecord
 from streamspace_engine import Engine
-from streamspace_engine.errors import NotFound
 
 FIX = (
     "deploy the agent with 'docker stack deploy' or 'docker service create', "
@@ -31,14 +30,15 @@ async def own_task(engine: Engine, container_id: str) -> Task:
     if not container_id:
         raise Hopeless("LEADER_ELECTION_BACKEND=swarm needs a Swarm service, but this process is in no container", FIX)
     short = container_id[:12]
-    try:
-        labels = (await engine.get(f"/containers/{container_id}/json"))["Config"].get("Labels") or {}
-        return Task(labels["com.docker.swarm.task.id"], labels["com.docker.swarm.service.id"])
-    except NotFound:
+    body = await engine.find(f"/containers/{container_id}/json")
+    if body is None:
         raise Hopeless(
             f"the engine at DOCKER_HOST={engine.docker_host} does not run this container ({short})",
             "mount the socket of the host that runs it",
-        ) from None
+        )
+    labels = body["Config"].get("Labels") or {}
+    try:
+        return Task(labels["com.docker.swarm.task.id"], labels["com.docker.swarm.service.id"])
     except KeyError:
         raise Hopeless(
             f"LEADER_ELECTION_BACKEND=swarm needs a Swarm service, but container {short} is no task of one", FIX
@@ -49,9 +49,6 @@ async def has_ended(engine: Engine, record: TaskRecord) -> bool:
     """Is the holder's process proved to be gone?"""
     if not record.task:
         return False
-    try:
-        status = (await engine.get(f"/tasks/{record.task}")).get("Status") or {}
-    except NotFound:
-        return False
+    status = (await engine.find(f"/tasks/{record.task}") or {}).get("Status") or {}
     ran = (status.get("ContainerStatus") or {}).get("ContainerID")
     return status.get("State") in ENDED and ran == record.container_id

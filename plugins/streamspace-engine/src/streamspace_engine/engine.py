@@ -12,7 +12,7 @@ import httpcore
 
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_engine.connection import Connection
-from streamspace_engine.errors import Silent, refusal
+from streamspace_engine.errors import NotFound, Silent, refusal
 from streamspace_engine.unreachable import explain, spoke_plainly_to_tls
 
 CALL_TIMEOUT = 30.0
@@ -71,6 +71,13 @@ class Engine:
     async def get(self, path: str, params: Params = _EMPTY) -> Any:
         """The JSON of the answer; {} for an empty one."""
         return await self._json("GET", path, params)
+
+    async def find(self, path: str, params: Params = _EMPTY) -> Any | None:
+        """As :meth:`get`; None if there is no such object."""
+        try:
+            return await self.get(path, params)
+        except NotFound:
+            return None
 
     async def post(self, path: str, body: object = None, params: Params = _EMPTY) -> Any:
         """As :meth:`get`; ``body`` is sent as JSON."""

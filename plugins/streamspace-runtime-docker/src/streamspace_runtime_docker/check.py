@@ -146,7 +146,7 @@ class Check:
             apart = False
         return {
             "sessionsIsolated": "yes" if apart else "no",
-            "engine": engine_name(info, version),
+            "engine": "podman" if await self._engine.is_podman() else "docker",
             "engineVersion": str(version.get("Version", "")),
             "apiVersion": str(version.get("ApiVersion", "")),
             "storageDriver": str(info.get("Driver", "")),
@@ -154,11 +154,6 @@ class Check:
             "architecture": str(info.get("Architecture", "")),
             "cgroupVersion": str(info.get("CgroupVersion", "")),
         }
-
-
-def engine_name(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
-    parts = {str(component.get("Name", "")) for component in version.get("Components") or []}
-    return "podman" if "Podman Engine" in parts or "buildahVersion" in str(info) else "docker"
 
 
 def engine_problems(info: Mapping[str, Any]) -> Iterator[Problem]:

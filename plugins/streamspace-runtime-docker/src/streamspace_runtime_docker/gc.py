@@ -7,12 +7,11 @@ that never ran is one when its session is unknown, and so are the volumes that t
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from streamspace_agent.config import Settings
 from streamspace_agent.runtime import Leftover
 from streamspace_engine import Engine
-from streamspace_engine.errors import Conflict, EngineError, NotFound
+from streamspace_engine.errors import Conflict, EngineError
 from streamspace_engine.events import timestamp
 from streamspace_runtime_docker.containers import labels
 from streamspace_runtime_docker.containers.info import ContainerInfo
@@ -41,18 +40,14 @@ class Leftovers:
 
     async def find(self, known: frozenset[str]) -> list[Leftover]:
         containers = await self._store.list()
-        unborn = [f for f in containers if f.state == "created" and self._unneeded(f.session_id, known)]
+        unborn = [f for f in containers if f.state == "created" and f.session_id not in known]
         left = [
             Leftover("container", f.name, f"never ran, and no session {f.session_id} is known", age)
             for f in containers
-            if f.state in {"created", "dead"} and self._unneeded(f.session_id, known)
+            if f.state in {"created", "dead"} and f.session_id not in known
             if (age := self._age(f.created_at)) >= self._grace
         ]
         return left + await self._their_volumes(unborn) + await self._old_networks()
-
-    @staticmethod
-    def _unneeded(session_id: str, known: frozenset[str]) -> bool:
-        return session_id not in known
 
     @staticmethod
     def _age(created_at: float) -> float:
@@ -72,20 +67,13 @@ class Leftovers:
         for entry in listed:
             if entry["Name"] == self._network:
                 continue
-            body = await self._network_body(entry["Id"])
+            body = await self._engine.find(f"/networks/{entry['Id']}")
             if body is not None and not await self._networks.in_use(body):
                 age = self._age(timestamp(body.get("Created", "")))
                 left.append(
                     Leftover("network", entry["Name"], f"has no sessions, NETWORK_NAME is {self._network}", age)
                 )
         return [leftover for leftover in left if leftover.age >= self._grace]
-
-    async def _network_body(self, network: str) -> Mapping[str, Any] | None:
-        try:
-            body: Mapping[str, Any] = await self._engine.get(f"/networks/{network}")
-        except NotFound:
-            return None
-        return body
 
     async def remove(self, leftover: Leftover) -> None:
         """Remove a leftover, unless it came into use since it was found."""
@@ -106,7 +94,7 @@ class Leftovers:
             await self._volumes.remove(name)
 
     async def _remove_network(self, name: str) -> None:
-        body = await self._network_body(name)
+        body = await self._engine.find(f"/networks/{name}")
         if body is None or await self._networks.in_use(body):
             return
         try:

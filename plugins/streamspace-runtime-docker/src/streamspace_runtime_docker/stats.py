@@ -1,6 +1,8 @@
 """CPU, memory and network traffic of a running session."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from streamspace_engine import Engine
 from streamspace_engine.errors import EngineError
@@ -19,23 +21,13 @@ class Stats:
 
     async def received(self, session_id: str) -> int | None:
         """Bytes received on all networks since the container's start; None if it has none, or does not run."""
-        if not valid_id(session_id):
-            return None
-        name = container_name(session_id)
-        try:
-            body = await self._engine.get(f"/containers/{name}/stats", {"stream": False, "one-shot": True})
-        except EngineError:
-            return None
-        networks = body.get("networks") or {}
+        networks = (await self._ask(session_id)).get("networks") or {}
         return sum(int(network.get("rx_bytes", 0)) for network in networks.values()) if networks else None
 
     async def read(self, session_id: str) -> tuple[float, int] | None:
-        if not valid_id(session_id):
-            return None
-        name = container_name(session_id)
-        try:
-            body = await self._engine.get(f"/containers/{name}/stats", {"stream": False, "one-shot": True})
-        except EngineError:
+        """Cores and bytes of memory in use; None if the session does not run. The first reading shows no cores."""
+        body = await self._ask(session_id)
+        if not body:
             self.forget(session_id)
             return None
         used, memory = (body.get("cpu_stats") or {}).get("cpu_usage") or {}, body.get("memory_stats") or {}
@@ -51,3 +43,14 @@ class Stats:
         # Without the page cache that the kernel drops first; cgroup v1 and v2 name it differently.
         cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
         return cores, max(0, int(memory["usage"]) - int(cache))
+
+    async def _ask(self, session_id: str) -> Mapping[str, Any]:
+        """The engine's answer; {} if there is no such container, or the engine refuses."""
+        if not valid_id(session_id):
+            return {}
+        path = f"/containers/{container_name(session_id)}/stats"
+        try:
+            body: Mapping[str, Any] = await self._engine.get(path, {"stream": False, "one-shot": True})
+        except EngineError:
+            return {}
+        return body

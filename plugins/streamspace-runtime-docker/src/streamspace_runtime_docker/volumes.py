@@ -46,9 +46,8 @@ class Volumes:
             )
         except EngineError as error:
             # Podman refuses a volume that another start creates at this moment, in several wordings; Docker does not.
-            try:
-                body = await self._engine.get(f"/volumes/{name}")
-            except NotFound:
+            body = await self._engine.find(f"/volumes/{name}")
+            if body is None:
                 raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
         if owner := self._other_owner(spec.session_id, body, spec.user):
             raise CommandFailed(
@@ -85,7 +84,7 @@ class Volumes:
         try:
             uid, gid = await self._ids(found, user, group)
             for mount in spec.mounts:
-                body = await self._look(volume_name(spec.session_id, mount.name)) or {}
+                body = await self._engine.find(f"/volumes/{volume_name(spec.session_id, mount.name)}") or {}
                 if (body.get("Labels") or {}).get(labels.COMMAND) == spec.command_id:
                     await self._give(found, mount.path, uid, gid)
         except (EngineError, ValueError) as error:
@@ -119,7 +118,7 @@ class Volumes:
         Volumes of an earlier container have to be listed. If there is a container, this is not waited for long.
         """
         for name in found.volumes if found else ():
-            if (body := await self._look(name)) and not self._other_owner(session_id, body):
+            if (body := await self._engine.find(f"/volumes/{name}")) and not self._other_owner(session_id, body):
                 await self.remove(name)
         sweep = asyncio.create_task(self._sweep(session_id), name=_sweep_name(session_id))
         self._sweeps.add(sweep)
@@ -150,21 +149,14 @@ class Volumes:
         """Remove what the command created, and nothing that existed before."""
         names = self._made.pop(spec.command_id, set()) | set(found.volumes if found else ())
         for name in names:
-            body = await self._look(name)
+            body = await self._engine.find(f"/volumes/{name}")
             if body and (body.get("Labels") or {}).get(labels.COMMAND) == spec.command_id:
                 await self.remove(name)
 
     async def of_container(self, found: ContainerInfo) -> list[Mapping[str, Any]]:
         """The volumes of a container that were created by the same command."""
-        bodies = [await self._look(name) for name in found.volumes]
+        bodies = [await self._engine.find(f"/volumes/{name}") for name in found.volumes]
         return [b for b in bodies if b and (b.get("Labels") or {}).get(labels.COMMAND) == found.command_id]
-
-    async def _look(self, name: str) -> Mapping[str, Any] | None:
-        try:
-            body: Mapping[str, Any] = await self._engine.get(f"/volumes/{name}")
-        except NotFound:
-            return None
-        return body
 
     async def remove(self, name: str) -> None:
         with suppress(NotFound):

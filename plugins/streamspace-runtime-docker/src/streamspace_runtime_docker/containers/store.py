@@ -68,10 +68,8 @@ class ContainerStore:
 
     async def inspect(self, container: str) -> ContainerInfo | None:
         """Any container by name or id; None if there is none."""
-        try:
-            return inspected(await self._engine.get(f"/containers/{container}/json"), self._network)
-        except NotFound:
-            return None
+        body = await self._engine.find(f"/containers/{container}/json")
+        return inspected(body, self._network) if body else None
 
     async def list(self) -> list[ContainerInfo]:
         """Every container of this agent, from one call, which cannot fail because one of them vanishes.

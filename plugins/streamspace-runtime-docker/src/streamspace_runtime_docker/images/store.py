@@ -7,7 +7,7 @@ from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
 from streamspace_agent.runtime import Report
 from streamspace_engine import Engine
-from streamspace_engine.errors import EngineError, NotFound
+from streamspace_engine.errors import EngineError
 from streamspace_runtime_docker.images.pull import Pull, explain
 from streamspace_runtime_docker.images.references import allowed, checked
 
@@ -46,12 +46,9 @@ class ImageStore:
 
     async def _present(self, image: str) -> bool:
         try:
-            await self._engine.get(f"/images/{image}/json")
-        except NotFound:
-            return False
+            return await self._engine.find(f"/images/{image}/json") is not None
         except EngineError as error:
             raise explain(image, error.text) from error
-        return True
 
     async def _pull(self, image: str, report: Report) -> None:
         pull = self._pulls.get(image)

@@ -52,11 +52,8 @@ class Attachments:
 
     async def _is_stale(self, network: str) -> bool:
         """Is it gone, or a network of sessions under an earlier NETWORK_NAME?"""
-        try:
-            body = await self._engine.get(f"/networks/{network}") if network else {}
-        except NotFound:
-            return True
-        return (body.get("Labels") or {}).get(labels.APP) == labels.STREAMSPACE
+        body = await self._engine.find(f"/networks/{network}") if network else {}
+        return body is None or (body.get("Labels") or {}).get(labels.APP) == labels.STREAMSPACE
 
     async def _detach(self, found: ContainerInfo, name: str) -> None:
         with suppress(NotFound, Conflict):  # it is not attached any more

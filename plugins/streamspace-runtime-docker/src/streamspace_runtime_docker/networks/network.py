@@ -105,21 +105,19 @@ class SessionNetwork:
         """Every network of that name, the one to keep first: engines up to 24 may create two at the same time."""
         name = self._settings.network_name
         try:
-            return [await self._engine.get(f"/networks/{name}")]
-        except NotFound:
-            return []
+            body = await self._engine.find(f"/networks/{name}")
+            return [body] if body else []
         except EngineError as error:
             if "ambiguous" not in error.text:
                 raise
         return await self._listed()
 
     async def _listed(self) -> list[Mapping[str, Any]]:
-        name, found = self._settings.network_name, []
-        for entry in await self._engine.get("/networks", {"filters": {"name": [name]}}):
-            if entry["Name"] == name:  # the engine's filter matches parts of names, too
-                with suppress(NotFound):
-                    body = await self._engine.get(f"/networks/{entry['Id']}")
-                    found.append((not await self.in_use(body), str(body.get("Created", "")), str(body["Id"]), body))
+        name = self._settings.network_name
+        entries = await self._engine.get("/networks", {"filters": {"name": [name]}})
+        # The engine's filter matches parts of names, too.
+        bodies = [await self._engine.find(f"/networks/{each['Id']}") for each in entries if each["Name"] == name]
+        found = [(not await self.in_use(b), str(b.get("Created", "")), str(b["Id"]), b) for b in bodies if b]
         # All agents choose the same one: one in use first, then the oldest.
         return [body for *_, body in sorted(found, key=lambda each: each[:3])]
 
