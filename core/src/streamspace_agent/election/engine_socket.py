@@ -1,4 +1,8 @@
-"""The container engine's API on its Unix socket, for the few questions of an election: who only elects shall not need an SDK."""
+"""Three calls to the container engine on its Unix socket, for elections on one host.
+
+The core has to install and elect without any other distribution, and these calls may block. So they do not use
+streamspace-engine, through which plugins reach an engine.
+"""
 
 import http
 import http.client
@@ -8,7 +12,7 @@ from typing import Any
 
 
 class EngineSocket:
-    """One engine. Every call blocks on a connection of its own and raises OSError, HTTPException or ValueError when it fails."""
+    """One engine. Each call blocks, on its own connection, and raises OSError, HTTPException or ValueError if it fails."""
 
     def __init__(self, docker_host: str, timeout: float) -> None:
         """``docker_host`` as in DOCKER_HOST; ``timeout`` seconds for each step of a call."""
@@ -18,11 +22,11 @@ class EngineSocket:
 
     @property
     def usable(self) -> bool:
-        """Is it a Unix socket at all? An engine behind TCP may be another host's."""
+        """Is it a Unix socket? An engine on TCP may be another host's."""
         return bool(self._path)
 
     def inspect(self, container: str) -> dict[str, Any] | None:
-        """The ``State`` of a container; None if the engine does not know it."""
+        """The ``State`` of a container; None if there is no such container."""
         found = self._call("GET", f"/containers/{container}/json")
         state = found.get("State") if isinstance(found, dict) else None
         return state if isinstance(state, dict) else None
@@ -34,11 +38,11 @@ class EngineSocket:
         return [str(row[-1]) for row in rows or [] if row]
 
     def kill(self, container: str) -> bool:
-        """SIGKILL to the container's first process, paused or not; False if it did not run any more."""
+        """Send SIGKILL to the container's main process, paused or not; False if it did not run any more."""
         return self._call("POST", f"/containers/{container}/kill?signal=KILL") is not None
 
     def _call(self, method: str, path: str) -> Any:
-        """The answer's JSON, {} for an empty one; None for any status of failure."""
+        """The JSON of the answer, {} if it is empty; None for any error status."""
         connection = _UnixConnection(self._path, self._timeout)
         try:
             connection.request(method, path)

@@ -1,4 +1,4 @@
-"""Who this replica is, so that neither a store nor an operator mixes it up with another."""
+"""The identity of this replica, for stores and operators."""
 
 import os
 import re
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-# Docker and Podman mount these three from the container's own folder, whatever its network and cgroup settings.
-# Only as mount points: a host's table names the folders of all its containers elsewhere.
+# Docker and Podman mount these files from the container's own folder, whatever its network and cgroup settings. Other
+# mount points do not count: a host's table holds the folders of all its containers.
 _OWN_FILES = frozenset({"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"})
 _MOUNT_ROOT = re.compile(r"containers/([0-9a-f]{64})/")
 _CGROUP = re.compile(r"(?:/docker/|docker-|libpod-|crio-|cri-containerd-)([0-9a-f]{64})(?:\.scope)?$")
@@ -17,9 +17,9 @@ _CGROUP = re.compile(r"(?:/docker/|docker-|libpod-|crio-|cri-containerd-)([0-9a-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """``instance`` is for people and unique among live replicas, ``nonce`` is new for every process start.
+    """``instance`` is a readable name, unique among live replicas; ``nonce`` is new for each process.
 
-    ``container_id`` is the full id, or empty outside a container.
+    ``container_id`` is the full id, or "" outside a container.
     """
 
     agent_id: str
@@ -30,7 +30,7 @@ class Identity:
 
     @classmethod
     def discover(cls, agent_id: str, *, proc: Path = Path("/proc/self")) -> Self:
-        """Who this process is. Two replicas may share a hostname (host networking) and a pid (containers)."""
+        """The identity of this process. Replicas may share a hostname (host networking) and a pid (containers)."""
         host, nonce, container = socket.gethostname(), secrets.token_hex(8), container_id(proc)
         place = container[:12] or str(os.getpid())
         name = place if host == place else f"{host}-{place}"
@@ -38,7 +38,7 @@ class Identity:
 
 
 def container_id(proc: Path = Path("/proc/self")) -> str:
-    """The id of the container that this process runs in, from the kernel's tables; "" outside of one."""
+    """The id of the container that this process runs in, according to the kernel; "" outside a container."""
     for line in _lines(proc / "mountinfo"):
         fields = line.split()  # proc(5): id, parent, device, root, mount point, ...
         if len(fields) > 4 and fields[4] in _OWN_FILES and (match := _MOUNT_ROOT.search(fields[3])):
