@@ -15,10 +15,10 @@ from streamspace_agent.election import Record
 from streamspace_agent.election.engine_socket import EngineSocket
 
 TIMEOUT = 0.3
-"""Seconds for which one call waits for the engine, which usually answers in 1-3 ms. A late answer counts at the next call."""
+"""Seconds for which one call waits for the engine, which usually takes 1-3 ms. A late answer serves the next call."""
 GIVEN_UP = 5.0
-"""Seconds after which a silent engine is asked again. On a busy disk Docker answered after 2.2-3.8 s (measured), since it
-holds a container's lock until it has written its end. The agent's exit may wait for the answer.
+"""Seconds after which a silent engine is asked again. On a busy disk Docker answered after 2.2-3.8 s (measured), since
+it holds a container's lock until it has written its end. The agent's exit may wait for the answer.
 """
 PAUSE = 5.0
 """Seconds without asking after the engine did not know the container; this delays no takeover."""

@@ -12,7 +12,7 @@ from typing import Any
 
 
 class EngineSocket:
-    """One engine. Each call blocks, on its own connection, and raises OSError, HTTPException or ValueError if it fails."""
+    """One engine. Each call blocks on its own connection. Raises OSError, HTTPException or ValueError if it fails."""
 
     def __init__(self, docker_host: str, timeout: float) -> None:
         """``docker_host`` as in DOCKER_HOST; ``timeout`` seconds for each step of a call."""
