@@ -122,7 +122,7 @@ async def test_an_election_lock_that_somebody_planted_is_refused_and_not_written
 
 
 async def test_a_lock_that_no_agent_holds_is_told(folder, caplog, monkeypatch):
-    monkeypatch.setattr(backend, "STRANGE_AFTER", 0.0)
+    monkeypatch.setattr(backend, "REPORT_FOREIGN_LOCK", 0.0)
     path = folder / "agent.lock"
     path.touch(mode=0o600)
     with path.open() as file:
