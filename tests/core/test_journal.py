@@ -88,7 +88,7 @@ async def test_a_large_journal_is_looked_through_beside_the_loop(path):
             rows,
         )
     database.close()
-    gap, whole = await longest_gap(Journal.opened(path, 2))
+    gap, whole = await longest_gap(asyncio.to_thread(Journal, path, 2))
     assert whole > 2 * gap
     assert gap < 0.1
 

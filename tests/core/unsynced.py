@@ -62,7 +62,7 @@ async def main(folder):
     forbid_sync()
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         sync(folder)
-    journal = await Journal.opened(folder / "agent" / "journal.db", 1)
+    journal = await asyncio.to_thread(Journal, folder / "agent" / "journal.db", 1)
     file, log = folder / "agent" / "journal.db", folder / "agent" / "journal.db-wal"
     largest, emptied, last = 0, 0, 0
     for round_ in range(40):
@@ -76,7 +76,7 @@ async def main(folder):
     await journal.checkpoint(all_of_it=True)
     assert log.stat().st_size == 0
     assert file.stat().st_size > 0
-    await journal.aclose()
+    await asyncio.to_thread(journal.close)
     assert not log.exists()
     assert emptied > 3
     assert largest < writeahead.MOST

@@ -202,7 +202,7 @@ class Agent:
         path = self._settings.agent_dir / FILE
         try:
             async with asyncio.timeout(JOURNAL_PATIENCE):
-                return await Journal.opened(path, lease.epoch)
+                return await asyncio.to_thread(Journal, path, lease.epoch)
         except TimeoutError:
             patience = format_seconds(JOURNAL_PATIENCE)
             raise JournalError(

@@ -41,7 +41,7 @@ from streamspace_agent.sessions.idle import Idle
 from streamspace_agent.sessions.progress import ProgressBoard
 from streamspace_agent.sessions.reconciler import Reconciler
 from streamspace_agent.sessions.table import SessionTable
-from streamspace_agent.sessions.timeouts import Timeouts
+from streamspace_agent.sessions.time_limits import TimeLimits
 from streamspace_agent.sessions.usage import Usage
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from streamspace_agent.tunnel.multiplexer import Multiplexer
@@ -130,7 +130,7 @@ class Leadership:
 
         # What happens by the clock
         self._idle = Idle(self.sessions, self.tunnels.idle_for, driver.received, clock, gateway)
-        self._timeouts = Timeouts(self.sessions, self._idle.idle_for, self.dispatcher.run_internal, clock)
+        self._time_limits = TimeLimits(self.sessions, self._idle.idle_for, self.dispatcher.run_internal, clock)
         self._usage = Usage(driver, self.sessions)
         self.heartbeats = Heartbeats(send, self.sessions, self.tunnels.works, self._usage, self._capacity, epoch)
 
@@ -162,7 +162,7 @@ class Leadership:
             _task(self.reconciler.repeat(), "reconcile"),
             _task(self._prune_now_and_then(), "prune"),
             _task(self.board.run(), "progress"),
-            _task(self._timeouts.run(), "timeouts"),
+            _task(self._time_limits.run(), "time limits"),
             _task(self._idle.run(), "idle"),
             _task(self._usage.run(self._settings.usage_interval), "usage"),
             _task(self._repeats.run(), "repeats"),
@@ -210,7 +210,7 @@ class Leadership:
         patience = CLOSE_PATIENCE if self.lease.valid() else LAST_PATIENCE
         try:
             async with asyncio.timeout(patience):
-                await self._journal.aclose()
+                await asyncio.to_thread(self._journal.close)
         except TimeoutError:
             log.warning(
                 "STATE_DIR: the journal is not closed after %s: not waiting for its disk", format_seconds(patience)

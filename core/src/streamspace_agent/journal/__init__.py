@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import JournalError, LeaseLost
@@ -80,7 +80,10 @@ class Journal:
     """The journal, open for one leadership. Not thread-safe: used from the agent's main loop only."""
 
     def __init__(self, path: Path, epoch: int) -> None:
-        """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost."""
+        """Open or create the file and fence off older epochs. Raises JournalError, LeaseLost.
+
+        It reads the whole file to check it: call it in a thread.
+        """
         self._epoch = epoch
         self._path = path
         self.previous_epoch = 0
@@ -164,7 +167,8 @@ class Journal:
         A command recorded before is returned; its answer is queued again.
         """
         with self._write() as db:
-            known = self._entry(db, command_id)
+            row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
+            known = _entry(row) if row else None
             _put(db, [Message("ack", {"commandId": command_id}), *([known.answer] if known and known.answer else [])])
             if known is None:
                 db.execute(
@@ -235,10 +239,6 @@ class Journal:
         await self._damaged.wait()
         assert self._damage is not None
         return self._damage
-
-    def _entry(self, db: sqlite3.Connection, command_id: str) -> Entry | None:
-        row = db.execute(f"{_ENTRY} WHERE id = ?", (command_id,)).fetchone()
-        return _entry(row) if row else None
 
     def put(self, *messages: Message) -> None:
         """Queue messages for the control plane."""
@@ -330,28 +330,19 @@ class Journal:
             log.debug("no checkpoint of %s: %s", self._path, error)
 
     def close(self) -> None:
+        """Close the journal. That waits for the disk: call it in a thread."""
         with suppress(sqlite3.ProgrammingError):  # closed before
             self._log.syncing(True)  # the last connection to close moves everything into the file
         self._db.close()
-
-    @classmethod
-    async def opened(cls, path: Path, epoch: int) -> Self:
-        """Open the journal in a thread, since the whole file is read to check it. Otherwise as the constructor."""
-        return await asyncio.to_thread(cls, path, epoch)
-
-    async def aclose(self) -> None:
-        """Close the journal in a thread, since that waits for the disk."""
-        await asyncio.to_thread(self.close)
 
 
 def highest_epoch(path: Path) -> int:
     """The highest epoch that ever used the journal; 0 if that is unknown. Reads only, beside a running agent."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
-            row = db.execute("SELECT epoch FROM tenure").fetchone()
+        rows = _look(path, "SELECT epoch FROM tenure")
     except sqlite3.Error:  # missing or damaged: opening it for writing reports that
         return 0
-    return int(row[0]) if row else 0
+    return int(rows[0][0]) if rows else 0
 
 
 def sessions_with_open_commands(path: Path) -> frozenset[str]:
@@ -359,11 +350,15 @@ def sessions_with_open_commands(path: Path) -> frozenset[str]:
     if not path.exists():
         return frozenset()
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
-            rows = db.execute("SELECT payload FROM commands WHERE answer_type IS NULL").fetchall()
+        rows = _look(path, "SELECT payload FROM commands WHERE answer_type IS NULL")
     except sqlite3.Error as error:
         raise _cannot("read", path, error) from error
     return frozenset(str((_object(payload) or {}).get("sessionId")) for (payload,) in rows)
+
+
+def _look(path: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+        return db.execute(query).fetchall()
 
 
 _ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"

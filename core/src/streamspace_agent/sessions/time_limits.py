@@ -27,7 +27,7 @@ RunInternal = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
 """Runs an internal command in its session's turn, if it is still wanted then (``Dispatcher.run_internal``)."""
 
 
-class Timeouts:
+class TimeLimits:
     """The time limits of one leadership.
 
     A session's age is read from the engine's record of its first start, so that it survives agents; it grows while

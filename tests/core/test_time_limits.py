@@ -3,7 +3,7 @@
 from streamspace_agent.protocol import STOP
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.sessions.table import SessionTable
-from streamspace_agent.sessions.timeouts import Timeouts
+from streamspace_agent.sessions.time_limits import TimeLimits
 
 HOUR = 3600.0
 TODAY = 1_795_000_000.0
@@ -28,13 +28,13 @@ class Clocks:
 
 
 class Watched:
-    """Timeouts of one session that may last an hour."""
+    """The time limits of one session that may last an hour."""
 
     def __init__(self, clocks, created_at, command_id="c"):
         self.sessions, self.given, self.clocks = SessionTable(), [], clocks
         self.start(created_at, command_id)
-        self.timeouts = Timeouts(self.sessions, lambda _id: 0.0, self._run, clocks)
-        self.timeouts.look()
+        self.time_limits = TimeLimits(self.sessions, lambda _id: 0.0, self._run, clocks)
+        self.time_limits.look()
 
     def _run(self, action, payload, wanted):
         self.given.append(action)
@@ -46,7 +46,7 @@ class Watched:
 
     def after(self, seconds):
         self.clocks.go_on(seconds)
-        self.timeouts.look()
+        self.time_limits.look()
         return self.given
 
 
