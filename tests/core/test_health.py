@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lab import process
 from streamspace_agent import config, logs
 from streamspace_agent.agent import Agent
+from streamspace_agent.cli import status
 from streamspace_agent.controlplane.link import LinkStatus
 from streamspace_agent.election.status import ElectionStatus, Role
 from streamspace_agent.errors import ConfigError
@@ -36,7 +37,7 @@ from streamspace_agent.health import (
     to_json,
 )
 from streamspace_agent.health.endpoint import HealthEndpoint
-from streamspace_agent.health.replicas import StatusSocket, describe, healthy
+from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.health.systemd import Notifier
 from streamspace_agent.sessions.reconciler import EngineStatus
 from tests.names import UNKNOWN_HOST
@@ -199,7 +200,7 @@ def test_a_frozen_replica_is_told_from_a_dead_one(tmp_path, monkeypatch):
         (found,) = replicas.replicas(tmp_path, remove_dead=True)
     assert found.document is None
     assert "frozen" in found.error
-    assert healthy([found], NAMESPACE, ready=False)[0] is False
+    assert status.verdict([found], NAMESPACE, ready=False)[0] is False
 
 
 @pytest.mark.parametrize("leader", ["host-9", "a-host-with-a-long-name-" * 4])
@@ -212,7 +213,7 @@ def test_a_frozen_leader_of_this_host_is_not_told_to_lead_from_another(tmp_path,
         monkeypatch.chdir(served.path.parent)  # the whole path may be too long for a socket's address
         frozen.bind(f"{replicas._file_name(leader)}.sock")
         frozen.listen()
-        lines = list(describe(list(replicas.replicas(tmp_path))))
+        lines = list(status.table(list(replicas.replicas(tmp_path))))
     assert any("it is frozen" in line for line in lines)
     assert not any("another host" in line for line in lines)
 
@@ -274,7 +275,7 @@ def listing(*snapshots):
     ],
 )
 def test_a_container_is_judged_by_its_own_replica_alone(found, ready, verdict):
-    healthy_now, text = healthy(found, NAMESPACE, ready=ready)
+    healthy_now, text = status.verdict(found, NAMESPACE, ready=ready)
     assert healthy_now is verdict
     assert len(text.splitlines()) == 1
 
@@ -393,7 +394,7 @@ def test_an_endpoint_that_still_waits_for_its_port_ends_at_once():
 
 
 def test_the_status_shows_where_each_replica_is_served():
-    lines = list(describe(listing(replace(LEADER, health_address="127.0.0.1:9101"), STANDBY)))
+    lines = list(status.table(listing(replace(LEADER, health_address="127.0.0.1:9101"), STANDBY)))
     column = lines[0].index("HEALTH")
     assert [line[column:].split()[0] for line in lines] == ["HEALTH", "127.0.0.1:9101", "-"]
 

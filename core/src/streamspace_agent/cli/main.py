@@ -188,7 +188,8 @@ def status(given: GivenSettings, *, as_json: bool) -> None:
     Needs AGENT_ID and STATE_DIR only. Exits with 0 if one of them is a leader that is connected to the control plane,
     with 1 if none is, and with 4 if no agent runs here.
     """
-    from streamspace_agent.health.replicas import describe, replicas
+    from streamspace_agent.cli.status import table
+    from streamspace_agent.health.replicas import replicas
 
     found = list(replicas(given.place().agent_dir))
     if as_json:
@@ -196,7 +197,7 @@ def status(given: GivenSettings, *, as_json: bool) -> None:
     elif not found:
         click.echo(f"no agent {given.place().agent_id} runs here (looked in {given.place().agent_dir})", err=True)
     else:
-        for line in describe(found):
+        for line in table(found):
             click.echo(line)
     sys.exit(0 if any(replica.leads for replica in found) else 1 if found else 4)
 
@@ -211,16 +212,16 @@ def healthcheck(given: GivenSettings, *, ready: bool, as_json: bool) -> None:
     An agent that cannot reach its control plane is alive: a restart would not help. Exits with 0 if it is alive (with
     --ready: ready), else with 1. Needs AGENT_ID and STATE_DIR only, and asks only replicas in its own PID namespace.
     """
-    from streamspace_agent.health.replicas import healthy, replicas
+    from streamspace_agent.cli.status import verdict
+    from streamspace_agent.health.replicas import replicas
 
-    verdict, text = healthy(
-        list(replicas(given.place().agent_dir)), Path("/proc/self/ns/pid").stat().st_ino, ready=ready
-    )
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    healthy, text = verdict(list(replicas(given.place().agent_dir)), namespace, ready=ready)
     if as_json:
-        print_json({"healthy": verdict, "message": text})
+        print_json({"healthy": healthy, "message": text})
     else:
         click.echo(logs.redact(text))
-    sys.exit(0 if verdict else 1)
+    sys.exit(0 if healthy else 1)
 
 
 @cli.command(short_help="Remove leftovers of crashes.")
