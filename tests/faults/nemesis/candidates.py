@@ -11,9 +11,10 @@ import signal
 import sys
 
 from streamspace_agent import config
-from streamspace_agent.election.elector import TICK, Elector
+from streamspace_agent.election.elector import Elector
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.trace import Trace
+from streamspace_agent.election.watchdog import TICK
 from streamspace_agent.plugins import Plugins
 
 LED = 0.05

@@ -26,7 +26,6 @@ class BoundedBackend:
     def __init__(self, backend: ElectionBackend, clock: Clock, rng: random.Random) -> None:
         self.timing: Timing = backend.timing
         self.name = backend.name
-        self.errors = 0
         self.error = ""
         """Why the store is unavailable now; "" while it answers."""
         self._backend = backend
@@ -103,7 +102,6 @@ class BoundedBackend:
         return result
 
     def _failed(self, error: BackendUnavailable) -> None:
-        self.errors += 1
         self.error = str(error)
         self._failures += 1
         if self._failing_since is None:

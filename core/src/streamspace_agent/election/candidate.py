@@ -64,7 +64,6 @@ class LocalCandidate:
         self._turn = asyncio.Lock()
         """Held while acquiring and while resigning: the next call of lead() waits until the last lease is released."""
         self._highest = 0
-        self._late = 0
         self._hold_off = HoldOff()
 
     @property
@@ -129,8 +128,6 @@ class LocalCandidate:
         except Exception as error:  # a bug must end in a lost lease, not in one that nobody renews in silence
             log.exception("renewals of epoch %d failed", lease.epoch)
             lease.end(Ending.RAN_OUT, f"renewals failed: {error!r}")
-        self._late += renewal.late
-        renewal.late = 0
         if lease.over:
             self._report_loss(lease)
 
@@ -220,10 +217,7 @@ class LocalCandidate:
         await self._backend.aclose()
 
     def status(self) -> ElectionStatus:
-        late = self._late + (self._renewal.late if self._renewal else 0)
-        return self._status.snapshot(
-            renewals_late=late, store_errors=self._backend.errors, store_error=self._backend.error
-        )
+        return self._status.snapshot(store_error=self._backend.error)
 
 
 def _explain(acquired: Acquired) -> str:

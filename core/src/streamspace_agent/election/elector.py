@@ -28,11 +28,9 @@ from streamspace_agent.election import ElectionBackend, Problem
 from streamspace_agent.election.candidate import RELEASE_TRIES, LeadRequest, LocalCandidate
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.lease import Ending, Lease
-from streamspace_agent.election.status import ElectionStatus, Role
+from streamspace_agent.election.status import ElectionStatus
 from streamspace_agent.election.trace import Trace
-from streamspace_agent.election.watchdog import TICK, Watchdog
-
-__all__ = ["TICK", "Clock", "ElectionStatus", "Elector", "Identity", "Lease", "Role"]
+from streamspace_agent.election.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -48,7 +46,7 @@ LAST_LOG_LINE = 0.5
 
 
 class Elector:
-    """Constructed anywhere; everything else is called on the agent's main event loop.
+    """The election of one replica. Constructed anywhere; all else is called on the agent's main event loop.
 
     ``exit`` is called with :data:`~streamspace_agent.errors.EXIT_LEADERSHIP` when :meth:`resign` was not called
     within ``stop_grace`` seconds after a lease ended. By default that is the backend's margin, so that the process is
@@ -132,7 +130,7 @@ class Elector:
             log.error("the election backend does not return from a call: epoch %d is not released", lease.epoch)
 
     def alive(self) -> None:
-        """Called on the main loop every :data:`TICK` seconds, from start to end, to show that it runs."""
+        """The main loop runs. To be called on it every ``watchdog.TICK`` seconds, from start to end."""
         self._watchdog.beat()
 
     def status(self) -> ElectionStatus:

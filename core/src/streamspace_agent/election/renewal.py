@@ -31,8 +31,6 @@ class Renewal:
         trace: Trace,
     ) -> None:
         self.lease = lease
-        self.late = 0
-        """Renewals that were confirmed only after half the lease."""
         self._backend = backend
         self._watchdog = watchdog
         self._clock = clock
@@ -59,7 +57,6 @@ class Renewal:
                 paused, due = True, self._clock.now() + TICK
                 continue
             paused = False
-            stale = not lease.fresh()
             asked_at = self._clock.now()
             try:
                 grant = await self._backend.renew(lease.grant, max(0.001, lease.deadline - asked_at))
@@ -72,7 +69,6 @@ class Renewal:
             else:
                 if lease.extend(grant, asked_at):
                     self._trace.write("renewed", lease)
-                    self.late += stale
                     if unknown:
                         log.info("renewal of epoch %d is confirmed again", lease.epoch)
                 unknown, due = False, asked_at + timing.renew_every

@@ -40,12 +40,9 @@ class ElectionStatus:
     leader: str = ""
     epoch: int = 0
     since: float = 0.0
-    reason: str = ""
     gained: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
     seconds_as_leader: float = 0.0
-    renewals_late: int = 0
-    store_errors: int = 0
     store_error: str = ""
     renewed_age: float | None = None
     leader_silence: float = 0.0
@@ -66,7 +63,6 @@ class StatusRecorder:
         self._epoch = 0
         self._silence = 0.0
         self._since = clock.wall_ms() / 1000
-        self._reason = "started"
         self._gained: Counter[str] = Counter({reason.value: 0 for reason in GainReason})
         self._lost: Counter[str] = Counter({ending.value: 0 for ending in Ending})
         self._seconds = 0.0
@@ -80,21 +76,21 @@ class StatusRecorder:
         with self._lock:
             self._silence = silence if leader else 0.0
             if record and (leader, record.epoch) != (self._leader, self._epoch):
-                self._change(leader, record.epoch, f"{leader} leads" if leader else f"{record.holder} released it")
+                self._change(leader, record.epoch)
 
     def gained(self, lease: Lease, reason: GainReason) -> None:
         with self._lock:
             self._lease = lease
             self._gained[reason.value] += 1
             self._silence = 0.0
-            self._change(lease.record.holder, lease.epoch, f"gained: {reason.value}")
+            self._change(lease.record.holder, lease.epoch)
 
     def lost(self, lease: Lease) -> None:
         """Counted once, when the lease is over, even if the work goes on for a moment."""
         with self._lock:
             if lease.ending is not None:
                 self._lost[lease.ending.value] += 1
-                self._change("", lease.epoch, f"lost: {lease.reason}")
+                self._change("", lease.epoch)
 
     def stopped(self, lease: Lease) -> None:
         with self._lock:
@@ -102,14 +98,14 @@ class StatusRecorder:
                 self._seconds += self._led(lease)
                 self._lease = None
 
-    def _change(self, leader: str, epoch: int, reason: str) -> None:
-        self._leader, self._epoch, self._reason = leader, epoch, reason
+    def _change(self, leader: str, epoch: int) -> None:
+        self._leader, self._epoch = leader, epoch
         self._since = self._clock.wall_ms() / 1000
 
     def _led(self, lease: Lease) -> float:
         return max(0.0, min(self._clock.now(), lease.ended_at, lease.deadline) - lease.began)
 
-    def snapshot(self, *, renewals_late: int, store_errors: int, store_error: str) -> ElectionStatus:
+    def snapshot(self, *, store_error: str) -> ElectionStatus:
         with self._lock:
             lease = self._lease
             if lease is None:
@@ -121,12 +117,9 @@ class StatusRecorder:
                 leader=self._leader,
                 epoch=self._epoch,
                 since=self._since,
-                reason=self._reason,
                 gained=dict(self._gained),
                 lost=dict(self._lost),
                 seconds_as_leader=self._seconds + (self._led(lease) if lease else 0.0),
-                renewals_late=renewals_late,
-                store_errors=store_errors,
                 store_error=store_error,
                 renewed_age=self._clock.now() - lease.renewed_at if lease else None,
                 leader_silence=self._silence,

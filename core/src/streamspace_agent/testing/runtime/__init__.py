@@ -28,6 +28,7 @@ from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost
 from streamspace_agent.runtime import Capabilities, EventKind, Progress, SessionState
 from streamspace_agent.testing.engine import Behaviour
 from streamspace_agent.testing.runtime.event_loop import EventLoop
+from streamspace_agent.testing.runtime.events import Events
 from streamspace_agent.testing.runtime.fixtures import (
     PATIENCE,
     DataOf,
@@ -49,7 +50,7 @@ __all__ = ["Behaviour", "DataOf", "DriverFactory", "MakeSpec", "RuntimeDriverSui
 PHASES = ("pulling", "creating", "starting", "waiting")
 
 
-class RuntimeDriverSuite(LeaseLoss, ReadOnly, Readiness, EventLoop):
+class RuntimeDriverSuite(LeaseLoss, ReadOnly, Readiness, Events, EventLoop):
     """A driver that fails one of these loses sessions, starts them twice, or acts without a lease."""
 
     @pytest.fixture
@@ -273,53 +274,6 @@ class RuntimeDriverSuite(LeaseLoss, ReadOnly, Readiness, EventLoop):
         again = await kit.driver().start(spec, quiet)
         assert (again.state, again.ready) == (SessionState.RUNNING, True)
         assert (again.place, again.created_at) == (first.place, first.created_at)
-
-    # Ends that nobody asked for.
-
-    async def test_events_begin_with_a_resync(self, kit: DriverKit) -> None:
-        async with listening(kit.driver()) as events:
-            assert events[0].kind is EventKind.RESYNC
-
-    async def test_an_unexpected_end_is_told_with_a_reason_and_our_own_doings_are_not(self, kit: DriverKit) -> None:
-        driver, spec, crashing = kit.driver(), kit.spec(), kit.spec(Behaviour.CRASHES)
-        async with listening(driver) as events:
-            await driver.start(spec, quiet)
-            await driver.hibernate(spec.session_id)
-            await driver.wake(spec.session_id, quiet)
-            await driver.stop(spec.session_id)
-            await driver.start(crashing, quiet)
-
-            async def told() -> bool:
-                return len(events) > 1
-
-            await kit.until(told)
-        assert events[1].kind is EventKind.ENDED
-        session = events[1].session
-        assert session is not None
-        assert (session.session_id, session.state) == (crashing.session_id, SessionState.FAILED)
-        assert session.reason
-        for each in (driver, kit.driver()):
-            found = await each.inspect(crashing.session_id)
-            assert found is not None
-            assert (found.state, found.ready) == (SessionState.FAILED, False)
-            assert found.reason
-
-    async def test_a_dead_session_cannot_hibernate_and_is_made_anew_on_its_data(
-        self, kit: DriverKit, data_of: DataOf
-    ) -> None:
-        driver, spec = kit.driver(), kit.spec(Behaviour.CRASHES)
-        await driver.start(spec, quiet)
-
-        async def failed() -> bool:
-            return await kit.state(spec.session_id) is SessionState.FAILED
-
-        await kit.until(failed)
-        with pytest.raises(CommandFailed):
-            await driver.hibernate(spec.session_id)
-        assert await data_of(spec.session_id)
-        again = kit.spec(session_id=spec.session_id, command_id="again")
-        session = await driver.start(again, quiet)
-        assert (session.ready, session.command_id) == (True, "again")
 
     # Streams.
 
