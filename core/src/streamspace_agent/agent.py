@@ -29,6 +29,7 @@ from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.election.status import Role
 from streamspace_agent.election.timing import lease_duration_warnings
 from streamspace_agent.election.trace import Trace
+from streamspace_agent.election.watchdog import TICK
 from streamspace_agent.errors import BackendUnavailable, JournalError, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import GatewayStatus
@@ -44,8 +45,6 @@ from streamspace_agent.units import format_seconds
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-TICK = 0.25
-"""Seconds between two signs of life that the main loop gives the elector and the service manager's watchdog."""
 LINK_PATIENCE = 45.0
 """Seconds without a link after which a leader lets another replica try: by then the control plane calls the agent
 stale. Doubled with each leadership in a row that never had a link: then it is the control plane that is away."""
