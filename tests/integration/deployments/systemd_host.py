@@ -6,10 +6,11 @@ import io
 import os
 import shlex
 import tarfile
-import time
 from pathlib import Path
 
 import docker
+
+from lab.until import until_sync
 
 UNITS = Path(__file__).resolve().parents[3] / "deployments/systemd"
 DEPLOYMENTS_THERE = "/srv/checkout/deployments"
@@ -81,12 +82,11 @@ class SystemdHost:
             self.put(f"{target}/{path.name}", path.read_bytes())
 
     def wait_for(self, command: str, wanted: set[str], timeout: float = 60.0) -> str:
-        deadline = time.monotonic() + timeout
-        while (found := self.ask(command)[1].strip()) not in wanted:
-            if time.monotonic() > deadline:
-                raise HostError(f"{command} says {found!r}, not one of {wanted}")
-            time.sleep(0.1)
-        return found
+        def said() -> str:
+            found = self.ask(command)[1].strip()
+            return found if found in wanted else ""
+
+        return str(until_sync(said, f"{command} to say one of {wanted}", timeout=timeout, every=0.1))
 
     def show(self, unit: str, what: str) -> str:
         return self.run(f"systemctl show --value -p {what} {unit}").strip()

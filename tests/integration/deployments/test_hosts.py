@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 
 import docker
@@ -15,6 +14,7 @@ import trustme
 
 from lab.hosts import Hosts
 from lab.redis import RedisServer
+from lab.until import until
 from streamspace_devplane import DevPlane
 from streamspace_runtime_docker.networks.network import ICC
 from tests.agent_process import AgentProcess
@@ -460,24 +460,20 @@ class TestRedis:
 
 async def leading(projects, timeout=30.0):
     """The host and the container of the only replica that leads with a connection."""
-    deadline = time.monotonic() + timeout
-    while True:
+
+    async def leaders():
         found = []
         for host, project in projects.items():
             documents = await project.status()
             found += [host for d in documents if d.get("role") == "leader" and d["link"]["connected"]]
-        if found:
-            (host,) = found
-            return host, projects[host].containers()[0]
-        assert time.monotonic() < deadline, [project.logs() for project in projects.values()]
-        await asyncio.sleep(0.1)
+        return found
+
+    (host,) = await until(leaders, lambda: str([p.logs() for p in projects.values()]), timeout=timeout, every=0.1)
+    return host, projects[host].containers()[0]
 
 
 async def until_standby(project, timeout=30.0):
-    deadline = time.monotonic() + timeout
-    while [document.get("role") for document in await project.status()] != ["standby"]:
-        assert time.monotonic() < deadline, project.logs()
-        await asyncio.sleep(0.1)
+    await project.roles("standby", timeout=timeout)
 
 
 async def test_every_command_of_the_readme_for_several_hosts_was_run():

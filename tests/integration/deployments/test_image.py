@@ -1,7 +1,6 @@
 """The image: built by the documented commands, and what a container of it may do and takes."""
 
 import ast
-import asyncio
 import io
 import os
 import re
@@ -17,6 +16,7 @@ import pytest
 
 from lab import wheels
 from lab.images import Images
+from lab.until import until
 from tests.integration.deployments import readme, scenario
 from tests.integration.deployments.compose import call
 
@@ -203,13 +203,12 @@ async def test_replicas_become_healthy_with_no_privilege_and_within_limits(compo
 
 async def until_health(project, wanted):
     """The containers, once their health is this."""
-    deadline = time.monotonic() + 120
-    while True:
+
+    def had():
         found = project.containers()
-        if {container.attrs["State"]["Health"]["Status"] for container in found} == wanted:
-            return found
-        assert time.monotonic() < deadline, project.logs()
-        await asyncio.sleep(0.5)
+        return found if {container.attrs["State"]["Health"]["Status"] for container in found} == wanted else None
+
+    return await until(had, project.logs, timeout=120, every=0.5)
 
 
 def test_every_command_of_the_readme_for_the_image_was_run():

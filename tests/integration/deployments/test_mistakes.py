@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 
 from lab.redis import RedisServer
+from lab.until import until
 from tests.integration.deployments.compose import CommandFailed
 
 pytestmark = pytest.mark.timeout(400)  # the first of a run builds the image
@@ -18,11 +19,11 @@ STANDALONE, REDIS = "docker-compose.standalone.yaml", "docker-compose.ha-redis.y
 
 async def line(project, pattern, timeout=30.0):
     """The first line of the replicas' logs that matches."""
-    deadline = time.monotonic() + timeout
-    while not (found := [text for text in project.logs().splitlines() if re.search(pattern, text)]):
-        assert time.monotonic() < deadline, project.logs()
-        await asyncio.sleep(0.1)
-    return found[0]
+
+    def matching():
+        return [text for text in project.logs().splitlines() if re.search(pattern, text)]
+
+    return (await until(matching, project.logs, timeout=timeout, every=0.1))[0]
 
 
 def last_words(project):
@@ -115,10 +116,7 @@ async def test_a_container_without_the_socket_says_so_and_stays_calm(docker_clie
         restart_policy={"Name": "unless-stopped"},
     )
     try:
-        deadline = time.monotonic() + 30
-        while "/var/run/docker.sock" not in (log := container.logs().decode()):
-            assert time.monotonic() < deadline, log
-            await asyncio.sleep(0.1)
+        await until(lambda: "/var/run/docker.sock" in container.logs().decode(), every=0.1)
         await asyncio.sleep(3)
         container.reload()
         (said,) = (text for text in container.logs().decode().splitlines() if "docker.sock" in text)

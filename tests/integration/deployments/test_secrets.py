@@ -1,15 +1,14 @@
 """Keys and passwords go by file, and show nowhere; a Redis of the operator's own beside the Compose file's."""
 
-import asyncio
 import json
 import secrets
-import time
 
 import httpx
 import pytest
 
 from lab import process
 from lab.redis import RedisServer
+from lab.until import until
 from tests.integration.deployments import readme, scenario
 from tests.integration.deployments.compose import call
 
@@ -86,10 +85,7 @@ async def test_a_redis_of_ones_own_may_have_the_bundled_ones_port_and_its_passwo
         # Another Redis, by its URL, which is no secret: all replicas go over to it.
         project.environ |= {"REDIS_URL_FILE": "", "REDIS_URL": second.url}
         await project.documented(f"cd compose\n{readme.command('--force-recreate')}")
-        deadline = time.monotonic() + 30
-        while not (successor := await asked("GET", second)):
-            assert time.monotonic() < deadline, project.logs()
-            await asyncio.sleep(0.1)
+        successor = await until(lambda: asked("GET", second), project.logs, every=0.1)
         assert (await project.leader(besides=leader))[0] == successor
 
 

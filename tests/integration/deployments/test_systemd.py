@@ -1,15 +1,14 @@
 """The systemd units on a host with a real systemd, installed and used by the documented commands."""
 
-import asyncio
 import json
 import re
 import ssl
-import time
 
 import pytest
 import trustme
 
 from lab.redis import RedisServer
+from lab.until import until
 from streamspace_devplane import DevPlane
 from tests.integration.deployments import readme, scenario
 from tests.integration.deployments.systemd_host import DEPLOYMENTS_THERE
@@ -87,13 +86,12 @@ def status(host, agent_id):
 
 async def roles(host, agent_id, wanted):
     """The replicas' documents by role, once they are the wanted ones."""
-    deadline = time.monotonic() + 30
-    while True:
+
+    def had():
         found = status(host, agent_id)
-        if sorted(document.get("role", "?") for document in found) == wanted:
-            return {document["role"]: document for document in found}
-        assert time.monotonic() < deadline, found
-        await asyncio.sleep(0.2)
+        return found if sorted(document.get("role", "?") for document in found) == wanted else None
+
+    return {document["role"]: document for document in await until(had, f"{wanted}", every=0.2)}
 
 
 def unit_of(host, document):
@@ -270,10 +268,8 @@ async def test_a_host_without_dockers_group_gets_it_with_the_installation(host, 
     try:
         install(DOCKER_HOST="tcp://127.0.0.1:9")
         host.run(f"systemctl start --no-block {AGENT}")
-        deadline = time.monotonic() + 60
-        while "DOCKER_HOST=tcp://127.0.0.1:9" not in host.journal(AGENT):
-            assert time.monotonic() < deadline, host.journal(AGENT)
-            await asyncio.sleep(0.2)
+        told = "DOCKER_HOST=tcp://127.0.0.1:9"
+        await until(lambda: told in host.journal(AGENT), lambda: host.journal(AGENT), timeout=60, every=0.2)
         host.run(f"systemctl stop {AGENT}")
     finally:
         host.run(f"groupadd -f docker; groupmod --non-unique --gid {group} docker; usermod -aG docker member")
@@ -284,10 +280,8 @@ async def test_a_long_series_of_crashes_is_survived(host, install, plane, agent_
     crash = b"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=20ms\n"
     host.put(f"/etc/systemd/system/{AGENT}.service.d/crash.conf", crash)
     host.run(f"systemctl daemon-reload; systemctl start {AGENT} || true")
-    deadline = time.monotonic() + 180
-    while int(host.show(AGENT, "NRestarts") or 0) < 40:  # nothing while the manager is busy
-        assert time.monotonic() < deadline, host.run(f"systemctl status {AGENT}")
-        await asyncio.sleep(0.2)
+    # It says nothing while the manager is busy.
+    await until(lambda: int(host.show(AGENT, "NRestarts") or 0) >= 40, timeout=180, every=0.2)
     host.run(f"rm /etc/systemd/system/{AGENT}.service.d/crash.conf; systemctl daemon-reload")
     await plane.wait_agent(agent_id, timeout=60)
 
