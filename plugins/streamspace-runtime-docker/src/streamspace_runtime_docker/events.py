@@ -74,15 +74,15 @@ class Events:
 
     async def _take(self, line: Mapping[str, Any], queue: asyncio.Queue[RuntimeEvent | None]) -> None:
         actor = line.get("Actor") or {}
-        marks, container = actor.get("Attributes") or {}, str(actor.get("ID", ""))
-        session_id = marks.get(labels.SESSION, "")
-        if not container or marks.get("name") != container_name(session_id):
+        values, container = actor.get("Attributes") or {}, str(actor.get("ID", ""))
+        session_id = values.get(labels.SESSION, "")
+        if not container or values.get("name") != container_name(session_id):
             return  # any container may have our labels, from its image
         try:
             if line.get("Action") in _DIED:
                 session = await self._died(session_id, container)
             else:
-                session = await self._removed(session_id, container, marks)
+                session = await self._removed(session_id, container, values)
         except (RuntimeDriverError, LeaseLost) as error:
             log.info("the end of %s is left to the next comparison with the engine: %s", session_id, error)
             return
@@ -123,7 +123,7 @@ class Events:
             found = now
         return found
 
-    async def _removed(self, session_id: str, container: str, marks: Mapping[str, str]) -> Session | None:
+    async def _removed(self, session_id: str, container: str, values: Mapping[str, str]) -> Session | None:
         async with self._store.lock(session_id):
             if self._store.removed_by_us(container) or await self._store.find(session_id):
                 return None
@@ -131,10 +131,10 @@ class Events:
         return Session(
             session_id,
             SessionState.TERMINATED,
-            marks.get("name", ""),
+            values.get("name", ""),
             reason="its container was removed from the engine, not by this agent",
-            user=marks.get(labels.USER, ""),
-            template=marks.get(labels.TEMPLATE, ""),
-            command_id=marks.get(labels.COMMAND, ""),
-            epoch=labels.whole(marks, labels.EPOCH) or 0,
+            user=values.get(labels.USER, ""),
+            template=values.get(labels.TEMPLATE, ""),
+            command_id=values.get(labels.COMMAND, ""),
+            epoch=labels.whole(values, labels.EPOCH) or 0,
         )

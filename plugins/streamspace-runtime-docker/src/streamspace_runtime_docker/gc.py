@@ -40,21 +40,21 @@ class Leftovers:
 
     async def find(self, known: frozenset[str]) -> list[Leftover]:
         containers = await self._store.list()
-        unborn = [f for f in containers if f.state == "created" and f.session_id not in known]
+        never_ran = [f for f in containers if f.state == "created" and f.session_id not in known]
         left = [
             Leftover("container", f.name, f"never ran, and no session {f.session_id} is known", age)
             for f in containers
             if f.state in {"created", "dead"} and f.session_id not in known
             if (age := self._age(f.created_at)) >= self._grace
         ]
-        return left + await self._their_volumes(unborn) + await self._old_networks()
+        return left + await self._volumes_of(never_ran) + await self._old_networks()
 
     @staticmethod
     def _age(created_at: float) -> float:
         return max(0.0, time.time() - created_at) if created_at else 0.0
 
-    async def _their_volumes(self, unborn: Iterable[ContainerInfo]) -> list[Leftover]:
-        volumes = [volume for found in unborn for volume in await self._volumes.of_container(found)]
+    async def _volumes_of(self, never_ran: Iterable[ContainerInfo]) -> list[Leftover]:
+        volumes = [volume for found in never_ran for volume in await self._volumes.of_container(found)]
         return [
             Leftover("volume", volume["Name"], "made by a start that never ran", age)
             for volume in volumes
@@ -103,5 +103,5 @@ class Leftovers:
             if error.status not in {403, 404, 409}:  # 403: containers are attached to it
                 raise
 
-    def _is_mine(self, marks: Mapping[str, str]) -> bool:
-        return f"{labels.AGENT}={marks.get(labels.AGENT)}" in self._mine
+    def _is_mine(self, values: Mapping[str, str]) -> bool:
+        return f"{labels.AGENT}={values.get(labels.AGENT)}" in self._mine

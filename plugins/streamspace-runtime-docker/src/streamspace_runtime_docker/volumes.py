@@ -39,10 +39,10 @@ class Volumes:
         """Create a volume; an existing one of the session is used as it is. Raises CommandFailed."""
         await self._wait_for_sweeps(spec.session_id)
         name = volume_name(spec.session_id, mount.name)
-        marks = labels.of_session(self._settings.agent_id, spec) | {labels.VOLUME: mount.name}
+        own_labels = labels.of_session(self._settings.agent_id, spec) | {labels.VOLUME: mount.name}
         try:
             body = await self._engine.post(
-                "/volumes/create", {"Name": name, "Driver": self._settings.volume_driver, "Labels": marks}
+                "/volumes/create", {"Name": name, "Driver": self._settings.volume_driver, "Labels": own_labels}
             )
         except EngineError as error:
             # Podman refuses a volume that another start creates at this moment, in several wordings; Docker does not.
@@ -59,14 +59,14 @@ class Volumes:
 
     def _other_owner(self, session_id: str, volume: Mapping[str, Any], user: str | None = None) -> str:
         """The owner of a volume that is not the session's, else "": nobody may see other people's data."""
-        marks = volume.get("Labels") or {}
-        if not marks and volume.get("Scope") == "global":
+        values = volume.get("Labels") or {}
+        if not values and volume.get("Scope") == "global":
             return ""  # an agent on another host created it, and labels stay on that host: the name has to do
-        if (session := marks.get(labels.SESSION)) != session_id:
+        if (session := values.get(labels.SESSION)) != session_id:
             return f"the session {session}" if session else "no session"
-        if (agent := marks.get(labels.AGENT)) != self._settings.agent_id:
+        if (agent := values.get(labels.AGENT)) != self._settings.agent_id:
             return f"the agent {agent}"
-        owner = marks.get(labels.USER)
+        owner = values.get(labels.USER)
         return "" if user is None or owner == user else f"the user {owner!r}"
 
     def confirm(self, spec: SessionSpec) -> None:

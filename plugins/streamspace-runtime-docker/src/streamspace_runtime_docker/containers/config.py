@@ -61,7 +61,7 @@ def create_body(
     settings: Settings,
     own: DockerSettings,
     *,
-    born: Mapping[str, str],
+    creation_labels: Mapping[str, str],
     publish: bool,
     host_cpus: int,
     podman: bool,
@@ -72,7 +72,7 @@ def create_body(
         # A browser's profile lock in the home volume names the host: with a random hostname it would lock users out.
         "Hostname": re.sub(r"[^A-Za-z0-9-]", "-", spec.session_id)[:63].strip("-") or "session",
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
-        "Labels": labels.of_container(settings.agent_id, spec) | dict(born),
+        "Labels": labels.of_container(settings.agent_id, spec) | dict(creation_labels),
         "ExposedPorts": {port: {} for port in ports},
         "HostConfig": {
             "NetworkMode": settings.network_name,

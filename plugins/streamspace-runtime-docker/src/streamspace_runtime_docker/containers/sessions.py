@@ -66,12 +66,12 @@ class SessionMapper:
         known = self._known.get(found.session_id)
         return known if known and known.container == found.id else None
 
-    async def session(self, found: ContainerInfo, mark: StopMarker | None = None) -> Session:
-        """The session of an inspected container; reads the stop marker of an exited one unless ``mark`` is given."""
-        state, reason = await self._state(found, mark)
+    async def session(self, found: ContainerInfo, marker: StopMarker | None = None) -> Session:
+        """The session of an inspected container; reads the stop marker of an exited one unless ``marker`` is given."""
+        state, reason = await self._state(found, marker)
         return self.make(found, state, reason)
 
-    async def _state(self, found: ContainerInfo, mark: StopMarker | None) -> tuple[SessionState, str]:
+    async def _state(self, found: ContainerInfo, marker: StopMarker | None) -> tuple[SessionState, str]:
         match found.state:
             case "running" | "restarting":
                 return SessionState.RUNNING, ""
@@ -79,11 +79,11 @@ class SessionMapper:
                 return SessionState.HIBERNATED, ""
             case "exited":
                 try:
-                    mark = mark or await self._markers.read(found)
+                    marker = marker or await self._markers.read(found)
                 except EngineError as error:
                     return SessionState.HIBERNATED, f"the engine cannot show how it ended: {error.text}"
                 found = await self._out_of_memory.explain(found)
-                state, reason = judge(found, mark)
+                state, reason = judge(found, marker)
                 return state, f"{reason}{await self._log_tail(found)}" if state is SessionState.FAILED else reason
             case "created":
                 return SessionState.PENDING, "its start is under way or was interrupted"
@@ -94,11 +94,11 @@ class SessionMapper:
 
     async def _log_tail(self, found: ContainerInfo) -> str:
         """Read once: the log of a run that is over does not change."""
-        run, words = self._log_tails.get(found.session_id, ("", ""))
+        run, text = self._log_tails.get(found.session_id, ("", ""))
         if run != found.run:
-            words = await self._store.log_tail(found)
-            self._log_tails[found.session_id] = (found.run, words)
-        return words
+            text = await self._store.log_tail(found)
+            self._log_tails[found.session_id] = (found.run, text)
+        return text
 
     async def sessions(self, containers: Iterable[ContainerInfo]) -> list[Session]:
         """The sessions of listed containers. Inspects only those that exited; leaves out any that vanish meanwhile."""
@@ -115,7 +115,7 @@ class SessionMapper:
         return await self.session(full) if full else None
 
     def make(self, found: ContainerInfo, state: SessionState, reason: str = "") -> Session:
-        marks = found.labels
+        values = found.labels
         details: dict[str, str | int | float | bool] = {"containerId": found.id[:12], "image": found.image}
         if found.state == "paused":
             details["paused"] = True
@@ -124,18 +124,18 @@ class SessionMapper:
             state=state,
             place=found.name,
             address=found.address,
-            port=labels.port(marks),
+            port=labels.port(values),
             ready=self.is_ready(found),
             reason=reason,
-            user=marks.get(labels.USER, ""),
-            template=marks.get(labels.TEMPLATE, ""),
-            command_id=marks.get(labels.COMMAND, ""),
-            epoch=labels.whole(marks, labels.EPOCH) or 0,
-            cpu=labels.number(marks, labels.CPU),
-            memory=labels.whole(marks, labels.MEMORY),
+            user=values.get(labels.USER, ""),
+            template=values.get(labels.TEMPLATE, ""),
+            command_id=values.get(labels.COMMAND, ""),
+            epoch=labels.whole(values, labels.EPOCH) or 0,
+            cpu=labels.number(values, labels.CPU),
+            memory=labels.whole(values, labels.MEMORY),
             ready_check=self.ready_check(found),
-            idle_timeout=labels.number(marks, labels.IDLE_TIMEOUT),
-            max_duration=labels.number(marks, labels.MAX_DURATION),
+            idle_timeout=labels.number(values, labels.IDLE_TIMEOUT),
+            max_duration=labels.number(values, labels.MAX_DURATION),
             created_at=self._creation_times.created_at(found),
             details=details,
         )

@@ -37,14 +37,14 @@ class StopMarkers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def write(self, found: ContainerInfo, mark: StopMarker) -> None:
+    async def write(self, found: ContainerInfo, marker: StopMarker) -> None:
         """Mark the container's latest run. If the engine refuses, the exit code decides later."""
         try:
-            await write_file(self._engine, found.id, STATE_FILE, _text(found, mark).encode(), 0o600)
+            await write_file(self._engine, found.id, STATE_FILE, _text(found, marker).encode(), 0o600)
         except NotFound:
             raise
         except EngineError as error:
-            log.warning("cannot mark %s as %s: %s", found.name, mark, error)
+            log.warning("cannot mark %s as %s: %s", found.name, marker, error)
 
     async def clear(self, found: ContainerInfo) -> None:
         """Remove the marker of the present run."""
@@ -58,12 +58,12 @@ class StopMarkers:
         except NotFound:
             return None  # no such file, which is usual, or no such container any more
         return next(
-            (mark for mark in StopMarker if text and hmac.compare_digest(text, _text(found, mark).encode())), None
+            (marker for marker in StopMarker if text and hmac.compare_digest(text, _text(found, marker).encode())), None
         )
 
 
-def _text(found: ContainerInfo, mark: StopMarker) -> str:
-    words = f"{mark} {found.started_at}"
+def _text(found: ContainerInfo, marker: StopMarker) -> str:
+    words = f"{marker} {found.started_at}"
     seal = hmac.new(found.labels.get(labels.SEAL, "").encode(), words.encode(), hashlib.sha256).hexdigest()
     return f"{words} {seal}\n"
 
@@ -77,13 +77,13 @@ _STOPPED = {0, 137, 143, 255}
 _NOT_STARTED = {126, 127, 128}
 
 
-def judge(found: ContainerInfo, mark: StopMarker | None) -> tuple[SessionState, str]:
+def judge(found: ContainerInfo, marker: StopMarker | None) -> tuple[SessionState, str]:
     """State and reason of an exited container. When in doubt it is hibernated, since failed sessions are removed."""
-    if mark is StopMarker.HIBERNATED:
+    if marker is StopMarker.HIBERNATED:
         return SessionState.HIBERNATED, ""
-    if mark is None and found.error and found.exit_code in _NOT_STARTED | _STOPPED:
+    if marker is None and found.error and found.exit_code in _NOT_STARTED | _STOPPED:
         return SessionState.HIBERNATED, f"the engine could not start it again: {found.error}; wake tries once more"
-    if mark is None and found.exit_code in _STOPPED and not found.oom_ended:
+    if marker is None and found.exit_code in _STOPPED and not found.oom_ended:
         memory = ", or it ran out of memory" if found.oom and found.oom_ended is None else ""
         return SessionState.HIBERNATED, f"stopped while the engine or the agent was away{memory}; wake brings it back"
     return SessionState.FAILED, end_reason(found)

@@ -156,11 +156,17 @@ class SessionNetwork:
         await self._create(name)
 
     async def _create(self, name: str) -> None:
-        marks = labels.common(self._settings.agent_id)
+        own_labels = labels.common(self._settings.agent_id)
         try:
             await self._engine.post(
                 "/networks/create",
-                {"Name": name, "Driver": "bridge", "Options": {ICC: "false"}, "Labels": marks, "CheckDuplicate": True},
+                {
+                    "Name": name,
+                    "Driver": "bridge",
+                    "Options": {ICC: "false"},
+                    "Labels": own_labels,
+                    "CheckDuplicate": True,
+                },
             )
             log.info("created the network %s, whose sessions cannot reach each other", name)
         except Conflict:

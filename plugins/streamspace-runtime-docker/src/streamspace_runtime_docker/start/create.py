@@ -65,7 +65,7 @@ class ContainerFactory:
             spec,
             self._settings,
             self._own,
-            born=self._creation_times.labels(),
+            creation_labels=self._creation_times.labels(),
             publish=await self._networks.must_publish(),
             host_cpus=await self._engine.cores() if spec.cpu is not None else 0,
             podman=await self._engine.is_podman(),
