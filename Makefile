@@ -46,9 +46,10 @@ test-fast: env
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto -q -m "not live and not slow and not hosts" \
 	  tests/core tests/docs plugins $(PYTEST_ARGS)
 
+# Whether tests pass is for `make test` to say: those of processor time fail where every line is traced.
 coverage: env
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m lab test $(PYTEST_ARGS)
+	-$(BIN)/coverage run -m lab test $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --skip-covered
 
