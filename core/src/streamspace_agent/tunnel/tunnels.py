@@ -9,6 +9,10 @@ from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.multiplexer import Carrier
 from streamspace_agent.tunnel.session_server import SessionServer, has_server
 
+MAX_EARLY = 1024 * 1024
+"""Bytes that a viewer may send before it is connected to its session."""
+RENEWED = "the connection to the session is being renewed: try again"
+
 
 class Tunnels(ABC):
     """Opens and closes tunnels as sessions come and go, and passes on what viewers send."""

@@ -9,8 +9,6 @@ from streamspace_agent.tunnel.rfb import VERSION
 from streamspace_agent.tunnel.session_server import SessionServer
 
 VERSION_3_8 = b"RFB 003.008\n"
-MAX_EARLY = 1024 * 1024
-"""Bytes that a viewer may send before it is served."""
 FLOWS = 64 * 1024
 """Bytes that the sockets to a viewer hold at least: with no more than these unread, its relay is not stuck in a write.
 """

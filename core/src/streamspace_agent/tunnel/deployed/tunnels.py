@@ -15,12 +15,12 @@ from streamspace_agent.errors import LeaseLost, ServerUnreachable
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
-from streamspace_agent.tunnel.deployed.screen import FLOWS, MAX_EARLY, Phase, Screen, Viewer
+from streamspace_agent.tunnel.deployed.screen import FLOWS, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.multiplexer import CLOSE_FOLLOWS, Carrier, Multiplexer
 from streamspace_agent.tunnel.rfb import ClientActivity
 from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server, same_server
-from streamspace_agent.tunnel.tunnels import Tunnels
+from streamspace_agent.tunnel.tunnels import MAX_EARLY, RENEWED, Tunnels
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ BUSY = (
     "try again when it is closed"
 )
 TIME_IS_UP = "this control plane cannot carry a screen for longer than a minute: open it again"
-RENEWED = "the connection to the session is being renewed: try again"
 
 
 class DeployedTunnels(Tunnels):

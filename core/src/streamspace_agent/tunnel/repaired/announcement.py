@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from streamspace_agent.runtime import Session
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.multiplexer import Multiplexer
+from streamspace_agent.tunnel.tunnels import RENEWED
 
 RETRY = 0.05
 """Seconds until a message that found no connection is sent again."""
-RENEWED = "the connection to the session is being renewed: try again"
 ECHO = 0.1
 """Seconds within which the control plane reports that a viewer left, once it has read that it must be closed."""
 

@@ -16,6 +16,7 @@ from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.announcement import Announcement
 from streamspace_agent.tunnel.rfb import VERSION, ClientActivity
 from streamspace_agent.tunnel.session_server import REFUSED_PAUSE, Connect, SessionServer
+from streamspace_agent.tunnel.tunnels import MAX_EARLY
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ STALL = 10.0
 """Seconds after which a viewer is closed that reads nothing and has no place left for unread messages."""
 LINGER = 2.0
 """Seconds that a viewer has to show a server's last message, such as a refusal, before it is closed."""
-MAX_EARLY = 1024 * 1024
-"""Bytes that a viewer may send while its server is being connected to."""
 INTERRUPTED = "the connection to the session was interrupted"
 HEALTHY = 5.0
 """Seconds after which a connection counts as working."""
