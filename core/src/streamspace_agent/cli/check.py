@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from streamspace_agent import protocol
 from streamspace_agent.addresses import is_loopback
 from streamspace_agent.cli.check_control_plane import over_http
+from streamspace_agent.cli.check_gateway import check_gateway
 from streamspace_agent.cli.findings import Finding, Level
 from streamspace_agent.config import Settings
 from streamspace_agent.config_warnings import RecordingEnviron, config_warnings
@@ -28,7 +29,6 @@ from streamspace_agent.controlplane.tls import tls_context
 from streamspace_agent.election import ElectionBackend, Problem, Record
 from streamspace_agent.election.timing import lease_duration_warnings
 from streamspace_agent.errors import AgentError, BackendUnavailable, EngineUnavailable
-from streamspace_agent.gateway import names
 from streamspace_agent.health.endpoint import refusal
 from streamspace_agent.health.replicas import replicas
 from streamspace_agent.plugins import Plugins
@@ -90,7 +90,7 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
 
 
 async def _gateway(settings: Settings) -> list[Finding]:
-    return _of_problems("gateway", *await names.look(settings))
+    return _of_problems("gateway", *await check_gateway(settings))
 
 
 async def _state_dir(settings: Settings) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Checks whether the host names of sessions lead to the web gateway, as far as this host can see.
+"""The part of ``docker-agent check`` that looks whether sessions' host names lead to the web gateway.
 
 The control plane's resolver decides, and may know other names than this host's, so no problem found here is fatal.
 """
@@ -21,7 +21,7 @@ TIMEOUT = 5.0
 GUIDE = "see Web desktops in deployments/README.md"
 
 
-async def look(settings: Settings) -> tuple[list[Problem], str]:
+async def check_gateway(settings: Settings) -> tuple[list[Problem], str]:
     """The problems on the way to WEB_GATEWAY, and what to say if there are none."""
     addresses = listening(settings.web_gateway or "")
     if not addresses:
