@@ -14,8 +14,8 @@ MAX_HEAD = 32 * 1024
 MAX_ANSWER_HEAD = 128 * 1024
 AHEAD = 256 * 1024
 """Bytes read, and bytes written, that the other end has not taken yet. One read of asyncio's may come on top."""
-READ = 256 * 1024
-"""Bytes of a long body that are read at once."""
+READ = 448 * 1024
+"""Bytes of a long body that are read at once. Two such buffers, which may wait to be sent, are less than a megabyte."""
 CHUNK_HEAD = 16
 """Bytes kept free before them for the head of a chunk."""
 CHUNK_END = b"\r\n"

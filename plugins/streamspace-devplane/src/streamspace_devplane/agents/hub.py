@@ -5,30 +5,27 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from functools import cached_property
 
 from streamspace_devplane.agents import envelopes
 from streamspace_devplane.agents.envelopes import Envelope
-from streamspace_devplane.agents.faults import CloseSecond, Faults
+from streamspace_devplane.agents.faults import CloseSecond
 from streamspace_devplane.agents.link import Link
 from streamspace_devplane.agents.state import State
 from streamspace_devplane.agents.viewers import Relay
 from streamspace_devplane.agents.viewers.deployed import DeployedRelay
 from streamspace_devplane.agents.viewers.repaired import RepairedRelay
-from streamspace_devplane.settings import Settings
-from streamspace_devplane.store import Row, Store
-from streamspace_devplane.templates import TEMPLATES, Manifest
+from streamspace_devplane.store import Row
 
 
 class Hub(State):
     """The running control plane, without its HTTP side."""
 
-    def __init__(
-        self, store: Store, settings: Settings, faults: Faults, templates: Mapping[str, Manifest] = TEMPLATES
-    ) -> None:
-        super().__init__(store, settings, faults, templates)
-        self.relay: Relay = DeployedRelay(self) if settings.relay == "deployed" else RepairedRelay(self)
-        self._sent_at = -math.inf
+    _sent_at = -math.inf
+
+    @cached_property
+    def relay(self) -> Relay:
+        return DeployedRelay(self) if self.settings.relay == "deployed" else RepairedRelay(self)
 
     # Commands
 

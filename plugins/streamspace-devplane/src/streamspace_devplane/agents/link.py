@@ -14,6 +14,7 @@ from streamspace_devplane.agents.faults import Faults
 from streamspace_devplane.agents.wire import Wire
 from streamspace_devplane.errors import Unreadable
 from streamspace_devplane.settings import Settings
+from streamspace_devplane.tasks import first_done
 
 CLOSE_TIMEOUT = 5.0  # seconds
 PACK_BYTES = 8 * 1024**2
@@ -56,16 +57,9 @@ class Link:
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
-        jobs = [
-            asyncio.create_task(job) for job in (self._read(), self._write(), self._keep_alive(), self._ended.wait())
-        ]
-        done: set[asyncio.Task[Any]] = set()
         try:
-            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            done = await first_done(self._read(), self._write(), self._keep_alive(), self._ended.wait())
         finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
             self._ended.set()
             self._room.set()
         for job in done:

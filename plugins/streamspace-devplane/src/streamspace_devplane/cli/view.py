@@ -6,6 +6,7 @@ import contextlib
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane.client import PlaneClient, ViewerConnection
+from streamspace_devplane.tasks import first_done
 
 CHUNK = 65_536
 
@@ -17,11 +18,7 @@ async def copy_to_tcp(client: PlaneClient, session_id: str, port: int) -> asynci
         left = contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError)  # either side may leave
         with contextlib.closing(writer), left:
             async with await client.open_viewer(session_id) as viewer:
-                jobs = [asyncio.create_task(to_tcp(viewer, writer)), asyncio.create_task(from_tcp(viewer, reader))]
-                await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-                for job in jobs:
-                    job.cancel()
-                await asyncio.gather(*jobs, return_exceptions=True)
+                await first_done(to_tcp(viewer, writer), from_tcp(viewer, reader))
 
     return await asyncio.start_server(serve, "127.0.0.1", port)
 

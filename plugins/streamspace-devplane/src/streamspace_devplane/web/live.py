@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from streamspace_devplane.agents.envelopes import ENDED
 from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.store import Row
+from streamspace_devplane.tasks import first_done
 
 INTERVAL = 0.2  # seconds between two messages: faster changes are merged
 LINES = 400  # of the log in one message, the newest: a page shows no more
@@ -45,22 +46,12 @@ class Live:
         """
         after, session_id = socket.query_params.get("after", ""), socket.query_params.get("session")
         await socket.accept()
-        jobs = [
-            asyncio.create_task(job)
-            for job in (
-                self._send(socket, self._feed(min(int(after), MAX_SEQ) if after.isdecimal() else 0, session_id)),
-                self._left(socket),
-            )
-        ]
+        feed = self._feed(min(int(after), MAX_SEQ) if after.isdecimal() else 0, session_id)
         try:
-            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            for job in done:
+            for job in await first_done(self._send(socket, feed), self._left(socket)):
                 with contextlib.suppress(WebSocketDisconnect):
                     job.result()
         finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone already
                 await socket.close(1012)
 

@@ -25,7 +25,8 @@ from streamspace_devplane.agents.hub import Hub
 from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
 from streamspace_devplane.errors import TooLong
 from streamspace_devplane.input_filter import refusal
-from streamspace_devplane.web import error_page, proxy_faults
+from streamspace_devplane.tasks import first_done
+from streamspace_devplane.web import pages, proxy_faults
 from streamspace_devplane.web.middleware import WEB_SESSIONS, as_denial
 from streamspace_devplane.web.streaming import WEB
 
@@ -105,7 +106,7 @@ class WebProxy:
         request = Request(scope, receive)
         target = self._target(request)
         if isinstance(target, Response):
-            await error_page.for_person(request, target)(scope, receive, send)
+            await pages.for_person(request, target)(scope, receive, send)
             return
         body = Body(request)
         progress = Progress()
@@ -138,13 +139,13 @@ class WebProxy:
         try:
             answer = await self._transport.handle_async_request(asked)
         except httpx.TransportError as error:
-            await error_page.for_person(request, _unreachable(error))(request.scope, request.receive, send)
+            await pages.for_person(request, _unreachable(error))(request.scope, request.receive, send)
             return
         except ClientDisconnect:
             return
-        if error_page.navigates(request) and error_page.is_from_gateway(answer.status_code, answer.headers):
+        if pages.navigates(request) and pages.is_from_gateway(answer.status_code, answer.headers):
             await answer.aclose()
-            await error_page.page(answer.status_code)(request.scope, request.receive, send)
+            await pages.error_page(answer.status_code)(request.scope, request.receive, send)
             return
         headers = [(name, value) for name, value in answer.headers.raw if name.lower().decode() not in HOP_BY_HOP]
         passed = proxy_faults.answer_for(self.hub, request, answer.status_code, headers)
@@ -199,7 +200,7 @@ class WebProxy:
             await browser.accept(subprotocol=server.subprotocol)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(proxy_faults.limit(self.hub)) as limit:
-                    await _both_ways(browser, server)
+                    await first_done(_to_server(browser, server), _to_browser(browser, server))
             if limit.expired():
                 abort(browser)
                 server.transport.abort()
@@ -278,16 +279,6 @@ def _refusal(error: Exception) -> Response:
         kept = {name: value for name, value in headers if name.lower() not in HOP_BY_HOP | {"content-length"}}
         return Response(bytes(answer.body or b""), answer.status_code, kept)
     return _unreachable(error)
-
-
-async def _both_ways(browser: WebSocket, server: ClientConnection) -> None:
-    jobs = [asyncio.create_task(job) for job in (_to_server(browser, server), _to_browser(browser, server))]
-    try:
-        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 async def _to_server(browser: WebSocket, server: ClientConnection) -> None:
