@@ -31,7 +31,7 @@ RUN_BY = {
 """Which tests run a line: the first whose pattern is in it."""
 NOT_RUN = {
     r"^export ": "an example's values",
-    r"^make (env|check|docs|test)\b": "what runs this test came from it, or would run it again",
+    r"^make (env|check|docs|test|test-fast|coverage)\b": "what runs this test came from it, or would run it again",
     r"pytest plugins/streamspace-runtime-docker|lab\.dockerd import load": "takes an engine beside this one",
     r"^python -m venv|^/tmp/fresh/": "the tests of packaging install into fresh environments of their own",
 }
