@@ -20,7 +20,7 @@ from typing import Any
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import JournalError, LeaseLost
-from streamspace_agent.journal import disk
+from streamspace_agent.journal import disk, retention
 from streamspace_agent.journal.recovery import finish, rescue
 from streamspace_agent.journal.writeahead import PATIENCE, WORTH, WriteAhead
 from streamspace_agent.private import private_folder, require_private
@@ -28,14 +28,9 @@ from streamspace_agent.private import private_folder, require_private
 log = logging.getLogger(__name__)
 
 FILE = "journal.db"
-KEEP_SECONDS = 7 * 86400.0
-"""Seconds for which the answer of a command is kept, in case the command comes again."""
-
 UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
 MAX_DEPTH = 200
 """Levels of nesting that are read back: more than are ever accepted from the control plane or a driver."""
-PRUNED = 500
-"""Commands in one step of :meth:`Journal.prune`: those that an earlier version wrote may be large."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenure (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
@@ -298,23 +293,14 @@ class Journal:
             _put(db, others)
 
     async def prune(self) -> None:
-        """Delete answers older than :data:`KEEP_SECONDS`, and payloads that an earlier version kept.
+        """Delete answers that are no longer kept, and payloads that an earlier version kept.
 
         It works in steps, with room for other tasks in between.
         """
         ((first, last),) = self._read("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM commands")
-        for start in range(first, last + 1, PRUNED):
-            these, old = (start, start + PRUNED), time.time() - KEEP_SECONDS
+        for start in range(first, last + 1, retention.STEP):
             with self._write() as db:
-                db.execute(
-                    "DELETE FROM commands WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND received < ?",
-                    (*these, old),
-                )
-                db.execute(
-                    "UPDATE commands SET payload = '{}'"
-                    " WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND payload != '{}'",
-                    these,
-                )
+                retention.prune(db, start)
             await self.checkpoint()
             await asyncio.sleep(0)
 

@@ -40,8 +40,8 @@ from streamspace_runtime_docker.networks.network import SessionNetwork
 from streamspace_runtime_docker.settings import DockerSettings
 from streamspace_runtime_docker.start.create import ContainerFactory
 from streamspace_runtime_docker.start.limiter import StartLimiter
-from streamspace_runtime_docker.start.readiness import Readiness
 from streamspace_runtime_docker.start.run import Starter
+from streamspace_runtime_docker.start.wait import Readiness
 from streamspace_runtime_docker.stats import Stats
 from streamspace_runtime_docker.volumes import Volumes
 

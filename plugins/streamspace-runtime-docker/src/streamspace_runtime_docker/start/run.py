@@ -9,7 +9,7 @@ from streamspace_runtime_docker.containers.info import ContainerInfo
 from streamspace_runtime_docker.containers.store import ContainerStore
 from streamspace_runtime_docker.networks.attachments import Attachments
 from streamspace_runtime_docker.start.limiter import StartLimiter
-from streamspace_runtime_docker.start.readiness import Readiness
+from streamspace_runtime_docker.start.wait import Readiness
 
 
 class Starter:
