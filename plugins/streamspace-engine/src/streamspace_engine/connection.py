@@ -1,8 +1,8 @@
 """The HTTP connections to one engine: its address, TLS, and the proxy to a remote one."""
 
 import ssl
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,27 +31,60 @@ class Connection:
         self._host = "docker" if path else address.hostname or "127.0.0.1"
         self._port = None if path else address.port or PORT
         self._prefix = "" if path else address.path.rstrip("/")
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            proxy=None if path else self._proxy(),
-            max_connections=None,
-            max_keepalive_connections=keep,
-            uds=path,
-        )
+        self._tls = tls
+        self._path = path
+        self._keep = keep
+        proxy = None if path else self._proxy()
+        self._through_proxy = httpcore.AsyncHTTPProxy(proxy, ssl_context=tls) if proxy else None
+        self._idle: list[httpcore.AsyncConnectionInterface] = []
+        self._busy: set[httpcore.AsyncConnectionInterface] = set()
 
-    def _proxy(self) -> httpcore.Proxy | None:
+    def _proxy(self) -> str | None:
         proxy = getproxies().get(self._scheme)
-        return httpcore.Proxy(proxy) if proxy and not proxy_bypass(f"{self._host}:{self._port}") else None
+        return proxy if proxy and not proxy_bypass(f"{self._host}:{self._port}") else None
 
-    def request(
+    @asynccontextmanager
+    async def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, extensions: Mapping[str, Any]
-    ) -> AbstractAsyncContextManager[httpcore.Response]:
+    ) -> AsyncIterator[httpcore.Response]:
         """The response, whose body is yet to be read; leaving the context before its end closes the connection."""
         url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=self._prefix + target)
-        return self._pool.stream(method, url, headers=list(headers.items()), content=body, extensions=dict(extensions))
+        options: dict[str, Any] = {"headers": list(headers.items()), "content": body, "extensions": dict(extensions)}
+        if self._through_proxy:
+            async with self._through_proxy.stream(method, url, **options) as response:
+                yield response
+            return
+        connection = await self._free(url.origin)
+        self._busy.add(connection)
+        try:
+            async with connection.stream(method, url, **options) as response:
+                yield response
+        finally:
+            self._busy.discard(connection)
+            await self._put_back(connection)
+
+    async def _free(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        # Not httpcore's own pool: that looks at every connection for every request, which doubles the cost of a call.
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.has_expired():
+                return connection
+            await connection.aclose()
+        return httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, uds=self._path)
+
+    async def _put_back(self, connection: httpcore.AsyncConnectionInterface) -> None:
+        if connection.is_idle() and not connection.is_closed() and len(self._idle) < self._keep:
+            self._idle.append(connection)
+        else:
+            await connection.aclose()
 
     async def aclose(self) -> None:
-        await self._pool.aclose()
+        self._keep = 0
+        for connection in (*self._idle, *self._busy):
+            await connection.aclose()
+        self._idle.clear()
+        if self._through_proxy:
+            await self._through_proxy.aclose()
 
 
 def _context(docker_host: str, environ: Mapping[str, str]) -> ssl.SSLContext | None:
