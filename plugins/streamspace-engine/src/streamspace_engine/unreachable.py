@@ -17,7 +17,8 @@ TLS = "check DOCKER_TLS_VERIFY, the port in DOCKER_HOST, and ca.pem, cert.pem an
 
 def explain(error: BaseException, docker_host: str) -> Unreachable:
     """The error for what httpcore or the operating system raised."""
-    found = _root(error)
+    # A timeout has no cause; behind it may be what the event loop met while it waited.
+    found = None if isinstance(error, httpcore.TimeoutException) else _root(error)
     path = Path(docker_host.removeprefix("unix://")) if docker_host.startswith("unix://") else None
     cause, fix = " ".join(str(error).split())[:300].rstrip("."), START
     if isinstance(found, ssl.SSLError):
