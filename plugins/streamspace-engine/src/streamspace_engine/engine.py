@@ -51,13 +51,13 @@ class Engine:
         environ: Mapping[str, str],
         *,
         concurrency: int = 16,
-        timeout: float = CALL_TIMEOUT,
+        timeout: float | None = None,
         minimum_api: tuple[int, ...] = MINIMUM_API,
         require_lease: Callable[[], None] = _proceed,
     ) -> None:
         self.docker_host = docker_host
         self.environ = environ
-        self._timeout = timeout
+        self._timeout = timeout or CALL_TIMEOUT
         self._minimum_api = minimum_api
         self._require_lease = require_lease
         self._concurrency = concurrency
