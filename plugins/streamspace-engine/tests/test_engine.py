@@ -132,6 +132,15 @@ async def test_an_answer_that_is_none_counts_as_no_answer(make_engine, play, rep
             await make_engine(host).get("/info")
 
 
+async def test_podmans_plain_ok_is_an_answer_without_content(make_engine, play):
+    async def serve(reader, writer):
+        await reader.readuntil(b"}")
+        writer.write(answer(b"OK\n"))
+
+    async with play(serve) as (host, _):
+        assert await make_engine(host).post("/networks/n/disconnect", {"Container": "c"}) == {}
+
+
 async def test_something_else_than_an_engine_is_told(make_engine, play):
     async with play(None, api="") as (host, _):
         with pytest.raises(EngineUnavailable, match=f"DOCKER_HOST={host} tells no API version"):
