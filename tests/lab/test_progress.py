@@ -25,6 +25,8 @@ def test_each_step_before_the_tests_is_told_and_that_the_tests_take_patience(doc
     before, _, _ = done.stdout.partition("tests/core/test_units.py::")
     told = [line for line in before.splitlines() if line.startswith("lab: ")]
     assert any(line.startswith(f"lab: the Docker engine at {docker_host} answers") for line in told)
-    assert re.match(r"lab: running the tests, \d+ files at a time on \d+ processors: ", told[-1]), told[-1]
+    assert re.match(r"lab: running the tests, \d+ files at a time on \d+ processors, the longest first\. ", told[-1]), (
+        told[-1]
+    )
     assert "may stand still for minutes" in told[-1]
     assert before.splitlines() == told, "nothing but what it does"

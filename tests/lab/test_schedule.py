@@ -23,7 +23,8 @@ def run(tmp_path):
 
     def run(*options):
         command = [sys.executable, "-m", "pytest", "-p", "lab.schedule", "-v", *options]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker's
+        environ = {**plain, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False).stdout
 
     return run

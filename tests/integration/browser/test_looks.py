@@ -17,8 +17,9 @@ PALE = """() => {
     const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number);
     return {r, g, b, a};
   };
-  const over = (top, below) => Object.fromEntries(["r", "g", "b"].map((c) => [c, top[c] * top.a + below[c] * (1 -
-  top.a)])); const behind = (node) => {
+  const mix = (top, below, c) => top[c] * top.a + below[c] * (1 - top.a);
+  const over = (top, below) => Object.fromEntries(["r", "g", "b"].map((c) => [c, mix(top, below, c)]));
+  const behind = (node) => {
     const layers = [];
     for (; node; node = node.parentElement) {
       const layer = parse(getComputedStyle(node).backgroundColor);
@@ -34,30 +35,32 @@ PALE = """() => {
   const found = [];
   let seen = 0;
   for (const node of document.querySelectorAll("body *")) {
-    const said = node.matches("input") ? node.value || node.placeholder : [...node.childNodes].filter((part) =>
-    part.nodeType === 3).map((part) => part.data).join("").trim(); const box = node.getBoundingClientRect();
-    if (!said || box.width < 2 || box.height < 2 || !node.checkVisibility() || node.matches(":disabled, :disabled *"))
-    continue; seen += 1;
+    const texts = [...node.childNodes].filter((part) => part.nodeType === 3).map((part) => part.data);
+    const said = node.matches("input") ? node.value || node.placeholder : texts.join("").trim();
+    const box = node.getBoundingClientRect();
+    if (!said || box.width < 2 || box.height < 2 || !node.checkVisibility()) continue;
+    if (node.matches(":disabled, :disabled *")) continue;
+    seen += 1;
     const ground = behind(node);
     const style = getComputedStyle(node, node.matches("input:placeholder-shown") ? "::placeholder" : null);
     const ink = over(parse(style.color), ground);
     const [dark, bright] = [light(ink), light(ground)].sort((a, b) => a - b);
     const contrast = (bright + 0.05) / (dark + 0.05);
-    if (!(contrast >= 4.5)) found.push(`${contrast.toFixed(2)}: ${said.slice(0, 60)} (${node.tagName}
-    ${node.className})`);
-    }
+    const where = `${node.tagName} ${node.className}`;
+    if (!(contrast >= 4.5)) found.push(`${contrast.toFixed(2)}: ${said.slice(0, 60)} (${where})`);
+  }
   return {found, seen};
 }"""
 SMALL = """() => [...document.querySelectorAll("button, .button, input, select, summary, .back")]
   .filter((node) => node.checkVisibility())
   .map((node) => [node.getBoundingClientRect(), node])
   .filter(([box]) => box.width < 24 || box.height < 24)
-  .map(([box, node]) => `${box.width.toFixed(0)} x ${box.height.toFixed(0)}: ${node.textContent || node.name ||
-  node.id}`)"""
+  .map(([box, node]) => `${box.width.toFixed(0)} x ${box.height.toFixed(0)}: `
+    + `${node.textContent || node.name || node.id}`)"""
 # What is wider than its place, unless it scrolls or is cut on purpose.
-WIDE = """() => [document.documentElement, ...document.querySelectorAll("dialog[open], dialog[open] *, .bar, .bar *,
-.card, .card *")] .filter((node) => node.checkVisibility() && node.clientWidth > 1 && node.scrollWidth >
-node.clientWidth + 1)
+WIDE = """() => [document.documentElement, ...document.querySelectorAll(
+    "dialog[open], dialog[open] *, .bar, .bar *, .card, .card *")]
+  .filter((node) => node.checkVisibility() && node.clientWidth > 1 && node.scrollWidth > node.clientWidth + 1)
   .filter((node) => !node.closest(".scroll, select, input, .what"))
   .map((node) => `${node.tagName} ${node.id || node.className}: ${node.scrollWidth} in ${node.clientWidth}`)"""
 GROUND = "getComputedStyle(document.documentElement).backgroundColor"

@@ -102,12 +102,12 @@ def gone_afterwards(agent_id, docker_host, shell, engine):
 
 @pytest.mark.parametrize("variables", [{"DOCKER_SOCKET": "/nowhere/docker.sock"}])
 def test_what_pytest_docker_could_bring_up_only_in_part_is_removed(
-    gone_afterwards, request, docker_compose_project_name, variables, docker_client
+    gone_afterwards, request, docker_compose_project_name, variables, shell
 ):
     with pytest.raises(Exception, match=r"/nowhere/docker\.sock"):
         request.getfixturevalue("docker_services")
-    label = f"com.docker.compose.project={docker_compose_project_name}"
-    assert docker_client.api.containers(all=True, filters={"label": label})
+    with contextlib.closing(Compose(STANDALONE, docker_compose_project_name, shell)) as project:
+        assert project.leftovers(), "its network and volumes at least were made before it failed"
 
 
 async def test_another_project_of_the_same_agent_joins_its_replicas(compose, plane, agent_id):
