@@ -93,7 +93,8 @@ async def checked(variables, tmp_path, monkeypatch, proxy):
         "DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock",
         **variables,
     }
-    return [f async for f in check(load(environ), environ) if f.subject in {"control plane", "key", "websocket"}]
+    found = [finding async for step in check(load(environ), environ) for finding in step]
+    return [finding for finding in found if finding.subject in {"control plane", "key", "websocket"}]
 
 
 async def test_the_check_looks_for_the_proxy_not_for_what_is_behind_it(plane, proxy, variables, tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def report(tmp_path):
             "DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock",
             **variables,
         }
-        return Report([finding async for finding in check(load(environ), environ)])
+        return Report([finding async for step in check(load(environ), environ) for finding in step])
 
     return run
 

@@ -12,8 +12,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import AsyncIterator, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from streamspace_agent import protocol
@@ -46,54 +45,44 @@ def of_error(subject: str, error: AgentError, fix: str = "") -> list[Finding]:
     return [Finding(subject, Level.FATAL, line, fix) for line in str(error).splitlines()]
 
 
-def _of_problems(subject: str, problems: Iterable[Problem], fine: str) -> list[Finding]:
-    found = [Finding(subject, Level.FATAL if p.fatal else Level.WARNING, p.message, p.fix) for p in problems]
-    return found or [Finding(subject, Level.OK, fine)]
+def _of_problems(subject: str, problems: Iterable[Problem]) -> list[Finding]:
+    return [Finding(subject, Level.FATAL if p.fatal else Level.WARNING, p.message, p.fix) for p in problems]
 
 
-async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Check everything, in the order in which an operator would fix it."""
+async def check(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[list[Finding]]:
+    """Check everything, in the order in which an operator would fix it. Yields the findings of each step."""
     plugins = Plugins()
     driver = backend = None
     own_environ = RecordingEnviron(environ)
     try:
         driver = plugins.runtime_driver(settings, own_environ)
-        yield Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} is loaded")
+        yield [Finding("plugins", Level.OK, f"RUNTIME_DRIVER={settings.runtime_driver} is loaded")]
     except AgentError as error:
-        for finding in of_error("plugins", error):
-            yield finding
+        yield of_error("plugins", error)
     try:
         if settings.enable_ha:
             backend = plugins.election_backend(settings, own_environ)
-            yield Finding("plugins", Level.OK, f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} is loaded")
+            loaded = f"LEADER_ELECTION_BACKEND={settings.leader_election_backend} is loaded"
+            yield [Finding("plugins", Level.OK, loaded)]
         if settings.web_gateway:
             plugins.gateway(settings, own_environ)
     except AgentError as error:
-        for finding in of_error("plugins", error):
-            yield finding
+        yield of_error("plugins", error)
     try:
-        yield Finding("plugins", Level.OK, f"commands: {', '.join(plugins.commands().actions)}")
+        yield [Finding("plugins", Level.OK, f"commands: {', '.join(plugins.commands().actions)}")]
     except AgentError as error:
-        for finding in of_error("plugins", error):
-            yield finding
-    for warning in config_warnings(settings, environ, own_environ.names):
-        yield Finding("settings", Level.WARNING, warning)
-    steps: list[Callable[[], Awaitable[list[Finding]]]] = [partial(_state_dir, settings), partial(_health, settings)]
+        yield of_error("plugins", error)
+    yield [Finding("settings", Level.WARNING, text) for text in config_warnings(settings, environ, own_environ.names)]
+    yield _state_dir(settings)
+    yield _health(settings)
     if driver:
-        steps.append(partial(_engine, driver))
-    steps.append(partial(_control_plane, settings))
-    steps.append(partial(_election, settings, backend))
-    steps.append(partial(_gateway, settings))
-    for step in steps:
-        for finding in await step():
-            yield finding
+        yield await _engine(driver)
+    yield await _control_plane(settings)
+    yield await _election(settings, backend)
+    yield await check_gateway(settings)
 
 
-async def _gateway(settings: Settings) -> list[Finding]:
-    return _of_problems("gateway", *await check_gateway(settings))
-
-
-async def _state_dir(settings: Settings) -> list[Finding]:
+def _state_dir(settings: Settings) -> list[Finding]:
     folder = settings.agent_dir
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -108,7 +97,7 @@ async def _state_dir(settings: Settings) -> list[Finding]:
     return [Finding("state", Level.OK, f"STATE_DIR: {settings.agent_dir} can be written")]
 
 
-async def _health(settings: Settings) -> list[Finding]:
+def _health(settings: Settings) -> list[Finding]:
     if not settings.health_address or (error := refusal(settings.health_address)) is None:
         return []
     message = f"HEALTH_ADDRESS={settings.health_address}: cannot listen there: {_text(error).lower()}"
@@ -135,7 +124,7 @@ async def _engine(driver: RuntimeDriver) -> list[Finding]:
         return [Finding("engine", Level.FATAL, f"the driver failed: {type(error).__name__}: {reason(error)}", fix)]
     finally:
         await driver.aclose()
-    return _of_problems("engine", problems, _in_words(facts) or "answers")
+    return _of_problems("engine", problems) or [Finding("engine", Level.OK, _in_words(facts) or "answers")]
 
 
 def _own_words(error: Exception) -> str:
@@ -268,25 +257,21 @@ async def _election(settings: Settings, backend: ElectionBackend | None) -> list
         return [Finding("election", Level.FATAL, f"the backend failed: {type(error).__name__}: {reason(error)}")]
     finally:
         await backend.aclose()
+    found = _of_problems("election", problems)
+    return found if fatal else [*found, _leader(settings, record)]
+
+
+def _leader(settings: Settings, record: Record | None) -> Finding:
+    """Who leads; fatal if that is a replica on this host that does not answer."""
     if record is None or record.released:
-        fine = "the store answers; nobody leads now"
-    else:
-        since = f" since {record.since}" if record.since else ""
-        fine = f"the store answers; {record.holder} leads in epoch {record.epoch}{since}"
-    if record and not record.released and (frozen := _frozen(settings, record)):
-        return [*(_of_problems("election", problems, fine) if problems else []), frozen]
-    found = _of_problems("election", problems, fine)
-    return found if not problems or fatal else [*found, Finding("election", Level.OK, fine)]
-
-
-def _frozen(settings: Settings, record: Record) -> Finding | None:
-    """A finding if the leader runs on this host and does not answer."""
+        return Finding("election", Level.OK, "the store answers; nobody leads now")
     for replica in replicas(settings.agent_dir):
         if replica.document is None and replica.called(record.holder):
             message = f"the leader {record.holder}, epoch {record.epoch}, runs on this host and {replica.error}"
             fix = "resume it (docker unpause, kill -CONT) or kill it; FENCE_FROZEN_LEADER=true does so by itself (file)"
             return Finding("election", Level.FATAL, message, fix)
-    return None
+    since = f" since {record.since}" if record.since else ""
+    return Finding("election", Level.OK, f"the store answers; {record.holder} leads in epoch {record.epoch}{since}")
 
 
 def _text(error: OSError) -> str:

@@ -8,10 +8,7 @@ from streamspace_agent import logs
 
 EXIT_CODES = (
     ("0", "success; run: stopped on request"),
-    (
-        "1",
-        "not healthy, or an error while running; check: a finding is fatal, whichever code run would end with",
-    ),
+    ("1", "not healthy, or an error while running; check: a finding is fatal, whichever code run would end with"),
     ("2", "a setting, a plugin or the host is wrong; starting again does not help"),
     ("3", "the control plane refused this agent for good"),
     ("4", "status: no agent runs on this host"),

@@ -45,6 +45,7 @@ Options may be given before or after the command. "docker-agent COMMAND --help" 
 @click.version_option(__version__, prog_name="docker-agent", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
+    ctx.obj = GivenSettings(options.given(ctx))
     if ctx.invoked_subcommand is None:
         execute(ctx.obj)
 
@@ -129,9 +130,9 @@ def check(given: GivenSettings, *, as_json: bool) -> None:
 
     found: list[Finding] = []
 
-    def show(finding: Finding) -> None:
-        found.append(finding)
-        if not as_json:
+    def show(findings: list[Finding]) -> None:
+        found.extend(findings)
+        for finding in [] if as_json else findings:
             click.echo(logs.redact(f"{finding.level:<8} {finding.subject:<14} {finding.message}"))
             if finding.fix:
                 click.echo(f"{'':24}-> {finding.fix}")
@@ -140,15 +141,14 @@ def check(given: GivenSettings, *, as_json: bool) -> None:
         settings, environ = given.settings()
         if settings.log_level == "debug":
             logs.configure(settings, {})  # shows the traceback of a plugin that fails
-        show(Finding("settings", Level.OK, f"agent {settings.agent_id} for {settings.control_plane_url}"))
-        async for finding in check(settings, environ):
-            show(finding)
+        show([Finding("settings", Level.OK, f"agent {settings.agent_id} for {settings.control_plane_url}")])
+        async for findings in check(settings, environ):
+            show(findings)
 
     try:
         asyncio.run(everything())
     except ConfigError as error:
-        for finding in of_error("settings", error):
-            show(finding)
+        show(of_error("settings", error))
     fatal = any(finding.level is Level.FATAL for finding in found)
     if as_json:
         print_json({"ok": not fatal, "findings": [asdict(finding) for finding in found]})

@@ -11,36 +11,21 @@ from streamspace_agent.config import ALIASES, Settings, is_secret, variable
 from streamspace_agent.errors import ConfigError
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Who and where": ("agent_id", "control_plane_url", "agent_api_key", "platform", "region", "state_dir"),
-    "TLS": ("tls_ca_file", "tls_cert_file", "tls_key_file"),
-    "High availability": (
-        "enable_ha",
-        "leader_election_backend",
-        "lock_file_path",
-        "redis_url",
-        "lease_duration",
-        "drain_timeout",
-    ),
-    "Sessions": (
-        "runtime_driver",
-        "docker_host",
-        "network_name",
-        "volume_driver",
-        "publish_address",
-        "max_sessions",
-        "max_cpu",
-        "max_memory",
-        "session_cpu",
-        "session_memory",
-        "command_concurrency",
-        "ready_timeout",
-        "hibernate_mode",
-        "viewer_relay",
-    ),
-    "Web desktops": ("web_gateway", "web_gateway_allow"),
-    "Monitoring": ("health_check_interval", "usage_interval", "health_address", "log_level", "log_format"),
+    title: tuple(fields.split())
+    for title, fields in {
+        "Who and where": "agent_id control_plane_url agent_api_key platform region state_dir",
+        "TLS": "tls_ca_file tls_cert_file tls_key_file",
+        "High availability": """
+            enable_ha leader_election_backend lock_file_path redis_url lease_duration drain_timeout""",
+        "Sessions": """
+            runtime_driver docker_host network_name volume_driver publish_address max_sessions max_cpu max_memory
+            session_cpu session_memory command_concurrency ready_timeout hibernate_mode viewer_relay""",
+        "Web desktops": "web_gateway web_gateway_allow",
+        "Monitoring": "health_check_interval usage_interval health_address log_level log_format",
+    }.items()
 }
 """The groups of settings in ``--help`` and in the documents, in this order."""
+_SECRET_FILES = {f"{field}_file": field for field in Settings.model_fields if is_secret(field)}
 
 
 class SettingOption(click.Option):
@@ -48,12 +33,26 @@ class SettingOption(click.Option):
 
     def __init__(self, field: str, declaration: str, **attributes: Any) -> None:
         self.field = field
-        super().__init__([declaration], default=None, **attributes)
+        super().__init__([declaration], default=None, expose_value=False, callback=_keep, **attributes)
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    if value is not None:
+        given(context)[str(option.name)] = value
+
+
+def given(context: click.Context) -> dict[str, Any]:
+    """The options of settings that were given, whether before or after the command."""
+    values: dict[str, Any] = context.meta.setdefault("streamspace_agent.settings", {})
+    return values
 
 
 def setting_options(*, hidden: bool = False) -> list[click.Option]:
     """Make the options of all settings, in the order of the groups. A secret has the option ``--NAME-file`` only."""
-    return [option for field in grouped() for option in _options_of(field, hidden=hidden)]
+    made = [option for field in grouped() for option in _options_of(field)]
+    for option in made:
+        option.hidden = hidden
+    return made
 
 
 def grouped() -> Iterable[str]:
@@ -61,22 +60,21 @@ def grouped() -> Iterable[str]:
     return (field for fields in GROUPS.values() for field in fields)
 
 
-def _options_of(field: str, *, hidden: bool) -> Iterable[click.Option]:
+def _options_of(field: str) -> Iterable[click.Option]:
     dashed = field.replace("_", "-")
+    text = _describe(field)
     if is_secret(field):
-        help_text = f"File that contains {variable(field)}. {describe(field)}"
-        yield SettingOption(field, f"--{dashed}-file", metavar="FILE", help=help_text, hidden=hidden)
+        text = f"File that contains {variable(field)}. {text}"
+        yield SettingOption(field, f"--{dashed}-file", metavar="FILE", help=text)
         if field == "redis_url":
-            yield SettingOption(
-                field, f"--{dashed}", metavar="URL", help="The URL, if without password.", hidden=hidden
-            )
+            yield SettingOption(field, f"--{dashed}", metavar="URL", help="The URL, if without password.")
     elif Settings.model_fields[field].annotation is bool:
-        yield SettingOption(field, f"--{dashed}/--no-{dashed}", help=describe(field), hidden=hidden)
+        yield SettingOption(field, f"--{dashed}/--no-{dashed}", help=text)
     else:
-        yield SettingOption(field, f"--{dashed}", metavar=_metavar(field), help=describe(field), hidden=hidden)
+        yield SettingOption(field, f"--{dashed}", metavar=_metavar(field), help=text)
 
 
-def describe(field: str) -> str:
+def _describe(field: str) -> str:
     """The help text of a setting: ``DESCRIPTION  [VARIABLE, default: X]``."""
     info = Settings.model_fields[field]
     names = variable(field) + (f" or {variable(field)}_FILE" if is_secret(field) else "")
@@ -131,11 +129,11 @@ def merge(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[st
     for name, value in given.items():
         if value is None:
             continue
-        field = name.removesuffix("_file") if is_file_of_secret(name) else name
-        if field == name and not is_secret(field):
+        field = _SECRET_FILES.get(name, name)
+        if not is_secret(field):
             options[field] = value
             continue
-        if field == name and has_password(value):
+        if field == name and _has_password(value):
             option = f"--{name.replace('_', '-')}"
             problem = f"{option} contains a password, which ps shows to every user of this host"
             fix = f"write the URL into a file and name it with {option}-file or {variable(field)}_FILE"
@@ -147,30 +145,9 @@ def merge(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[st
     return options, merged
 
 
-def is_file_of_secret(name: str) -> bool:
-    field = name.removesuffix("_file")
-    return field != name and field in Settings.model_fields and is_secret(field)
-
-
-def has_password(url: str) -> bool:
+def _has_password(url: str) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:
         return True
     return bool(parts.password) or "password=" in parts.query.lower()
-
-
-def write_settings(
-    formatter: click.HelpFormatter, parameters: Iterable[click.Parameter], context: click.Context
-) -> None:
-    """Write the sections of ``--help`` that list the settings."""
-    by_field: dict[str, list[tuple[str, str]]] = {}
-    for parameter in parameters:
-        record = parameter.get_help_record(context) if isinstance(parameter, SettingOption) else None
-        if isinstance(parameter, SettingOption) and record:
-            by_field.setdefault(parameter.field, []).append(record)
-    for title, fields in GROUPS.items():
-        rows = [row for field in fields for row in by_field.get(field, [])]
-        if rows:
-            with formatter.section(title):
-                formatter.write_dl(rows, col_max=28)

@@ -19,15 +19,10 @@ if TYPE_CHECKING:
 
 
 class GivenSettings:
-    """The options of settings that were given, whether before or after the command."""
+    """The settings that the given options and the environment make."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def take(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep the parameters that are settings, and return the command's own."""
-        self.values |= {name: value for name, value in parameters.items() if name in _NAMES and value is not None}
-        return {name: value for name, value in parameters.items() if name not in _NAMES}
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
 
     def settings(self, *, offline: bool = False) -> tuple[Settings, dict[str, str]]:
         """Load the settings, and the environment for the plugins' own. ``offline``: no control plane is needed.
@@ -40,9 +35,8 @@ class GivenSettings:
         try:
             settings = load(environ, plain)
         except ConfigError as error:
-            raise ConfigError(
-                [*error.problems, *misspelt(Settings, environ, plain), *self._missing_plugins()]
-            ) from None
+            problems = [*error.problems, *misspelt(Settings, environ, plain), *self._missing_plugins()]
+            raise ConfigError(problems) from None
         if not offline and (problems := [*empty_key_file(settings, environ)]):
             raise ConfigError(problems)
         logs.hide_settings(settings)
@@ -84,7 +78,6 @@ class GivenSettings:
 
 SETTINGS_NOTE = 'Settings are options as well: see "docker-agent --help".'
 _HIDDEN = options.setting_options(hidden=True)
-_NAMES = {option.name for option in _HIDDEN}
 
 
 class SettingsCommand(click.Command):
@@ -95,17 +88,9 @@ class SettingsCommand(click.Command):
         self.epilog = SETTINGS_NOTE
         self.params += _HIDDEN
 
-    def invoke(self, ctx: click.Context) -> Any:
-        ctx.params = ctx.ensure_object(GivenSettings).take(ctx.params)
-        return super().invoke(ctx)
-
 
 class SettingsGroup(click.Group):
     command_class = SettingsCommand
-
-    def invoke(self, ctx: click.Context) -> Any:
-        ctx.params = ctx.ensure_object(GivenSettings).take(ctx.params)
-        return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -113,9 +98,13 @@ class SettingsGroup(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_commands(ctx, formatter)
-        options.write_settings(formatter, self.params, ctx)
-        own = [p.get_help_record(ctx) for p in self.get_params(ctx) if not isinstance(p, options.SettingOption)]
-        with formatter.section("Other"):
-            formatter.write_dl([record for record in own if record], col_max=28)
+        settings = [option for option in self.params if isinstance(option, options.SettingOption)]
+        sections: dict[str, list[click.Parameter]] = {
+            title: [option for option in settings if option.field in fields] for title, fields in options.GROUPS.items()
+        }
+        sections["Other"] = [each for each in self.get_params(ctx) if not isinstance(each, options.SettingOption)]
+        for title, listed in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([row for each in listed if (row := each.get_help_record(ctx))], col_max=28)
         with formatter.section("Exit codes"):
             formatter.write_dl(exit_codes.EXIT_CODES)
