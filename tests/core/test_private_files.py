@@ -7,7 +7,7 @@ import pytest
 
 from streamspace_agent.election import Candidate
 from streamspace_agent.errors import BackendUnavailable, JournalError, PreflightError
-from streamspace_agent.instance_lock import InstanceLock
+from streamspace_agent.instance_lock import instance_lock
 from streamspace_agent.journal import Journal
 from streamspace_elect_file import backend
 from streamspace_elect_file.backend import FileBackend
@@ -74,7 +74,7 @@ def test_a_lock_that_somebody_planted_keeps_an_agent_from_starting(folder, victi
     plant(folder / "agent.lock", victim)
     with (
         pytest.raises(PreflightError, match=f"STATE_DIR: .*agent.lock: .*{words}"),
-        InstanceLock(folder, "a", shared=False),
+        instance_lock(folder, "a", shared=False),
     ):
         pass
 
@@ -91,7 +91,7 @@ def test_a_folder_that_somebody_planted_is_refused(tmp_path, planted, words):
         folder.mkdir()
         folder.chmod(0o700 if planted == "others" else 0o777)
         os.chown(folder, NOBODY if planted == "others" else 0, 0)
-    with pytest.raises(PreflightError, match=words), InstanceLock(folder, "a", shared=False):
+    with pytest.raises(PreflightError, match=words), instance_lock(folder, "a", shared=False):
         pass
     with pytest.raises(JournalError, match=words):
         Journal(folder / "journal.db", 1)
@@ -102,7 +102,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(folder):
     for name in ("journal.db", "agent.lock"):
         (folder / name).touch(mode=0o644)
     Journal(folder / "journal.db", 1).close()
-    with InstanceLock(folder, "a", shared=False):
+    with instance_lock(folder, "a", shared=False):
         pass
     assert {path.name: path.stat().st_mode & 0o077 for path in folder.iterdir()} == {"journal.db": 0, "agent.lock": 0}
 
@@ -144,9 +144,9 @@ def test_a_second_agent_is_told_where_the_first_runs_as_an_operator_would_find_i
 ):
     """In a container the agent is process 1, which from outside is something else."""
     monkeypatch.setattr("streamspace_agent.instance_lock.container_id", lambda: container)
-    again = InstanceLock(tmp_path / "a", "a", shared=False)
+    again = instance_lock(tmp_path / "a", "a", shared=False)
     with (
-        InstanceLock(tmp_path / "a", "a", shared=False),
+        instance_lock(tmp_path / "a", "a", shared=False),
         pytest.raises(PreflightError, match=f"runs on this host already, {told}stop it"),
         again,
     ):

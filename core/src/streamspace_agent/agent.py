@@ -36,7 +36,7 @@ from streamspace_agent.gateway import GatewayStatus
 from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.health.systemd import Notifier
-from streamspace_agent.instance_lock import InstanceLock
+from streamspace_agent.instance_lock import instance_lock
 from streamspace_agent.journal import FILE, Journal, highest_epoch
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.sessions.reconciler import EngineStatus
@@ -149,7 +149,7 @@ class Agent:
         try:
             with ExitStack() as stack:
                 settings = self._settings
-                stack.enter_context(InstanceLock(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
+                stack.enter_context(instance_lock(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
                 if settings.health_address:
                     endpoint = HealthEndpoint(settings.health_address, self.snapshot, shared=settings.enable_ha)
                     self._endpoint = stack.enter_context(endpoint)

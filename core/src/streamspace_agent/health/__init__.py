@@ -5,7 +5,7 @@ The agent makes a :class:`Snapshot`; the status socket, the HTTP endpoint, the m
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,15 @@ class Snapshot:
         elif self.role is Role.DRAINING:
             problems.append("draining: finishing commands before it stops")
         elif self.role is Role.STANDBY:
-            problems += self._standby_problems()
+            election = self.election
+            if election.store_error:
+                problems.append(_because("the election store does not answer", election.store_error))
+            elif election.leader_frozen:
+                silence = f"{election.leader_silence:.0f} s"
+                frozen = f"the leader {election.leader} has shown no sign of life for {silence}: it may be frozen"
+                problems.append(frozen)
+            if self.hindrance:
+                problems.append(f"cannot lead: {self.hindrance}")
         elif self.role is Role.LEADER:
             if not self.link.connected:
                 problems.append(_because("no connection to the control plane", self.link.last_error))
@@ -90,16 +98,6 @@ class Snapshot:
                 problems.append(_because("the container engine does not answer", self.engine.last_error))
             problems += self.gateway.problems()
         return problems
-
-    def _standby_problems(self) -> Iterator[str]:
-        election = self.election
-        if election.store_error:
-            yield _because("the election store does not answer", election.store_error)
-        elif election.leader_frozen:
-            silence = f"{election.leader_silence:.0f} s"
-            yield f"the leader {election.leader} has shown no sign of life for {silence}: it may be frozen"
-        if self.hindrance:
-            yield f"cannot lead: {self.hindrance}"
 
 
 def _because(what: str, error: str) -> str:
@@ -112,15 +110,13 @@ Source = Callable[[], Snapshot]
 
 def document(snapshot: Snapshot) -> dict[str, Any]:
     """The snapshot as JSON objects. Their names are an interface: ``/status`` and ``status --json`` show them."""
+
+    def as_they_are(*names: str) -> dict[str, Any]:
+        return {name: getattr(snapshot, name) for name in names}
+
     election, link, problems = snapshot.election, snapshot.link, snapshot.unready()
     return {
-        "agent_id": snapshot.agent_id,
-        "instance": snapshot.instance,
-        "pid": snapshot.pid,
-        "pid_namespace": snapshot.pid_namespace,
-        "host": snapshot.host,
-        "version": snapshot.version,
-        "role": snapshot.role,
+        **as_they_are("agent_id", "instance", "pid", "pid_namespace", "host", "version", "role"),
         "epoch": election.epoch or None,
         "leader": election.leader,
         "since": _rfc3339(election.since),
@@ -143,16 +139,10 @@ def document(snapshot: Snapshot) -> dict[str, Any]:
             "heartbeat_age": snapshot.heartbeat_age,
         },
         "engine": asdict(snapshot.engine),
-        "sessions": snapshot.sessions,
-        "capacity": snapshot.capacity,
+        **as_they_are("sessions", "capacity"),
         "commands": asdict(snapshot.commands),
         "gateway": asdict(snapshot.gateway),
-        "outbox": snapshot.outbox,
-        "hindrance": snapshot.hindrance,
-        "loop_tick_age": snapshot.loop_tick_age,
-        "plugins": snapshot.plugins,
-        "health_address": snapshot.health_address,
-        "alive": snapshot.alive,
+        **as_they_are("outbox", "hindrance", "loop_tick_age", "plugins", "health_address", "alive"),
         "ready": not problems,
         "problems": problems,
     }

@@ -13,7 +13,7 @@ from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
-from streamspace_agent.errors import ConfigError
+from streamspace_agent.errors import ConfigError, why
 from streamspace_agent.health import Snapshot, Source, to_json
 from streamspace_agent.logs import redact
 
@@ -31,14 +31,10 @@ POLL = 0.5
 def refusal(address: str) -> OSError | None:
     """Why no port of the address (as for :class:`HealthEndpoint`) can be bound now; None if one can. Binds none."""
     try:
-        _bound(address, _nobody).server_close()
+        _bound(address).server_close()
     except OSError as error:
         return error
     return None
-
-
-def _nobody() -> Snapshot:
-    raise LookupError("nothing is served here")
 
 
 class HealthEndpoint:
@@ -55,15 +51,15 @@ class HealthEndpoint:
         self._server: _Server | None = None
         self._ended = threading.Event()
         try:
-            self._server = _bound(address, source)
+            self._server = _bound(address)
         except OSError as error:
             if not shared or error.errno != errno.EADDRINUSE:
-                raise ConfigError([f"HEALTH_ADDRESS={address}: cannot listen there: {_why(error)}"]) from error
+                raise ConfigError([f"HEALTH_ADDRESS={address}: cannot listen there: {why(error)}"]) from error
             log.warning(
                 "HEALTH_ADDRESS=%s: cannot listen there: %s, perhaps by another replica; trying again every %.0f s. "
                 "A range, such as 127.0.0.1:9100-9109, has a port for each replica",
                 address,
-                _why(error),
+                why(error),
                 RETRY,
             )
         self._thread = threading.Thread(target=self._serve, name="health-endpoint", daemon=True)
@@ -91,37 +87,34 @@ class HealthEndpoint:
     def _serve(self) -> None:
         while self._server is None and not self._ended.wait(RETRY):
             with suppress(OSError):
-                self._server = _bound(self._wanted, self._source)
+                self._server = _bound(self._wanted)
         if self._server:
+            self._server.source = self._source
             log.info("health and metrics are served at http://%s", self.address)
         while self._server and not self._ended.is_set():
             self._server.handle_request()
 
 
-def _bound(address: str, source: Source) -> "_Server":
+def _bound(address: str) -> "_Server":
     """A server at the first free port. Raises OSError; if all ports are in use, that of the last one."""
     host, _, ports = address.rpartition(":")
     first, _, last = ports.partition("-")
     for port in range(int(first), int(last or first) + 1):
         try:
-            return _Server((host.removeprefix("[").removesuffix("]"), port), source)
+            return _Server((host.removeprefix("[").removesuffix("]"), port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port == int(last or first):
                 raise
     raise AssertionError("a range has a port")
 
 
-def _why(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     timeout = POLL
+    source: Source
 
-    def __init__(self, address: tuple[str, int], source: Source) -> None:
-        self.source = source
+    def __init__(self, address: tuple[str, int]) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)

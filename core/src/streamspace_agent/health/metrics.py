@@ -114,9 +114,14 @@ def full_name(row: Row) -> str:
     return f"streamspace_agent_{row.name}" + ("_total" if row.kind == "counter" else "")
 
 
-class SnapshotCollector(Collector):
+class Metrics(Collector):
+    """The metrics of the replica, and of its process (CPU, memory, open files)."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._source()
@@ -127,15 +132,6 @@ class SnapshotCollector(Collector):
                 if value is not None:
                     metric.add_metric(labels, float(value))
             yield metric
-
-
-class Metrics:
-    """The metrics of the replica, and of its process (CPU, memory, open files)."""
-
-    def __init__(self, source: Source) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(source))
-        ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
