@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamspace_agent.config import Settings
 from streamspace_agent.election import Candidate, Grant, Held, Record
 from streamspace_agent.errors import BackendUnavailable, LeaseLost, PreflightError
-from streamspace_agent.plugins import ELECTION, Plugins, choose
+from streamspace_agent.plugins import Plugins
 from streamspace_elect_file import backend as module
 from streamspace_elect_file.backend import FileBackend
 from streamspace_elect_file.file_format import FileRecord, read, write
@@ -336,8 +336,13 @@ def test_the_most_specific_and_last_mount_above_a_path_counts(path, kind):
 
 
 def test_the_backend_is_chosen_by_its_name_and_takes_its_settings():
-    settings = Settings(agent_id="agent-1", control_plane_url="ws://x", lock_file_path="/tmp/{agent_id}.lock")
-    backend = Plugins().election_backend(settings, {}, choose(ELECTION, "file"))
+    settings = Settings(
+        agent_id="agent-1",
+        control_plane_url="ws://x",
+        leader_election_backend="file",
+        lock_file_path="/tmp/{agent_id}.lock",
+    )
+    backend = Plugins().election_backend(settings, {})
     assert isinstance(backend, FileBackend)
     assert backend._path == Path("/tmp/agent-1.lock")
 

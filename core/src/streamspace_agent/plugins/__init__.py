@@ -33,19 +33,23 @@ Product = TypeVar("Product", ElectionBackend, RuntimeDriver, Gateway)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of plugin: its entry-point group, its hook and the variable that chooses one.
+    """A kind of plugin: its hook and the variable that chooses one.
 
     ``ours`` maps the names of this project's plugins to the distributions to install beside the core. ``instead`` says
     what to set instead of a name that people expect. ``only`` is the plugin's name if the variable does not name it.
     """
 
     name: str
-    group: str
     hook: str
     variable: str = ""
     ours: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     instead: Mapping[str, str] = field(default_factory=dict, hash=False)
     only: str = ""
+
+    @property
+    def group(self) -> str:
+        """The group of its entry points."""
+        return f"streamspace_agent.{self.name}"
 
     def wish(self, name: str) -> str:
         """What an operator set to get the plugin."""
@@ -54,7 +58,6 @@ class Kind:
 
 ELECTION = Kind(
     "election",
-    "streamspace_agent.election",
     "create_election_backend",
     "LEADER_ELECTION_BACKEND",
     {
@@ -65,21 +68,13 @@ ELECTION = Kind(
 )
 RUNTIME = Kind(
     "runtime",
-    "streamspace_agent.runtime",
     "create_runtime_driver",
     "RUNTIME_DRIVER",
     {"docker": ("streamspace-engine", "streamspace-runtime-docker")},
     {"podman": "set RUNTIME_DRIVER=docker, and DOCKER_HOST to Podman's socket, such as unix:///run/podman/podman.sock"},
 )
-COMMANDS = Kind("commands", "streamspace_agent.commands", "register_commands")
-GATEWAY = Kind(
-    "gateway",
-    "streamspace_agent.gateway",
-    "create_gateway",
-    "WEB_GATEWAY",
-    {"gateway": ("streamspace-gateway",)},
-    only="gateway",
-)
+COMMANDS = Kind("commands", "register_commands")
+GATEWAY = Kind("gateway", "create_gateway", "WEB_GATEWAY", {"gateway": ("streamspace-gateway",)}, only="gateway")
 KINDS = (ELECTION, RUNTIME, COMMANDS, GATEWAY)
 
 
@@ -99,12 +94,10 @@ class Found:
         return f"{self.kind.name} plugin {self.name} of {self.distribution} {self.version}"
 
 
-def installed(kind: Kind, entries: Iterable[metadata.EntryPoint] | None = None) -> list[Found]:
+def installed(kind: Kind) -> list[Found]:
     """The installed plugins of a kind, sorted by name. Imports none of them."""
-    if entries is None:
-        entries = metadata.entry_points(group=kind.group)
     found: dict[tuple[str, str, str], Found] = {}
-    for entry in entries:
+    for entry in metadata.entry_points(group=kind.group):
         dist = entry.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unknown")
         # A distribution that is installed both editable and as a wheel is listed twice, but is one plugin.
@@ -169,7 +162,7 @@ class Plugins:
         self._manager = pluggy.PluginManager("streamspace_agent")
         self._manager.add_hookspecs(hookspecs)
 
-    def load(self, found: Found) -> object:
+    def _load(self, found: Found) -> object:
         """Import a plugin and register it as ``kind:name``. Raises PluginError with the cause in one line."""
         try:
             plugin = found.entry.load()
@@ -183,52 +176,33 @@ class Plugins:
             raise PluginError(f"{found.label} failed to load: {type(error).__name__}: {cause}") from error
         return plugin
 
-    def election_backend(
-        self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
-    ) -> ElectionBackend:
-        found = found or choose(ELECTION, settings.leader_election_backend)
+    def election_backend(self, settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
+        found = choose(ELECTION, settings.leader_election_backend)
         return self._made(found, ElectionBackend, settings, environ)  # type: ignore[type-abstract]
 
-    def runtime_driver(
-        self, settings: Settings, environ: Mapping[str, str], found: Found | None = None
-    ) -> RuntimeDriver:
-        found = found or choose(RUNTIME, settings.runtime_driver)
+    def runtime_driver(self, settings: Settings, environ: Mapping[str, str]) -> RuntimeDriver:
+        found = choose(RUNTIME, settings.runtime_driver)
         return self._made(found, RuntimeDriver, settings, environ)  # type: ignore[type-abstract]
 
-    def gateway(self, settings: Settings, environ: Mapping[str, str], found: Found | None = None) -> Gateway:
-        found = found or choose(GATEWAY, GATEWAY.only)
+    def gateway(self, settings: Settings, environ: Mapping[str, str]) -> Gateway:
+        found = choose(GATEWAY, GATEWAY.only)
         return self._made(found, Gateway, settings, environ)  # type: ignore[type-abstract]
 
     def commands(self, found: Iterable[Found] | None = None) -> Registry:
         """Load all installed command plugins. Returns the handlers that they registered."""
         registry = Registry()
         for plugin in installed(COMMANDS) if found is None else found:
-            if plugin.problem:
-                raise PluginError(
-                    f"commands plugin {plugin.name}: {plugin.distribution} {plugin.version} {plugin.problem}"
-                )
-            hook = self._only_hook(plugin)
-            self._call(plugin, hook, register=registry.register_for(plugin.distribution))
+            self._call(plugin, register=registry.register_for(plugin.distribution))
         return registry
 
-    def try_out(self, found: Found) -> None:
-        """Load a plugin and check its hook without calling it. Raises PluginError."""
+    def hook_of(self, found: Found) -> Callable[..., object]:
+        """Load a plugin. Returns its own implementation of its kind's hook; no other plugin's is called."""
         if found.problem:
             raise PluginError(f"{found.label} {found.problem}")
-        self._only_hook(found)
-
-    def _only_hook(self, found: Found) -> Callable[..., object]:
-        """Load a plugin. Returns its own implementation of its kind's hook; no other plugin's is called."""
         hook = found.kind.hook
-        plugin = self.load(found)
-        callers = self._manager.get_hookcallers(plugin) or []
-        implementations = [
-            impl
-            for caller in callers
-            if caller.name == hook
-            for impl in caller.get_hookimpls()
-            if impl.plugin is plugin
-        ]
+        plugin = self._load(found)
+        callers = [caller for caller in self._manager.get_hookcallers(plugin) or [] if caller.name == hook]
+        implementations = [impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is plugin]
         if len(implementations) != 1:
             raise PluginError(
                 f"{found.label} implements {hook} {len(implementations)} times, must be once: "
@@ -236,12 +210,11 @@ class Plugins:
             )
         if inspect.iscoroutinefunction(implementations[0].function):
             raise PluginError(f"{found.label}: {hook} must not be async")
-        return cast("Callable[..., object]", self._manager.subset_hook_caller(hook, self._others(plugin)))
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        return cast("Callable[..., object]", self._manager.subset_hook_caller(hook, others))
 
-    def _others(self, plugin: object) -> list[object]:
-        return [other for other in self._manager.get_plugins() if other is not plugin]
-
-    def _call(self, found: Found, hook: Callable[..., object], **arguments: object) -> object:
+    def _call(self, found: Found, **arguments: object) -> object:
+        hook = self.hook_of(found)
         try:
             return hook(**arguments)
         except AgentError:
@@ -251,7 +224,7 @@ class Plugins:
             raise PluginError(f"{found.label} failed: {type(error).__name__}: {error}") from error
 
     def _made(self, found: Found, kind: type[Product], settings: Settings, environ: Mapping[str, str]) -> Product:
-        made = self._call(found, self._only_hook(found), settings=settings, environ=environ)
+        made = self._call(found, settings=settings, environ=environ)
         if not isinstance(made, kind):
             raise PluginError(f"{found.label} made {type(made).__name__}, must be {kind.__name__}")
         return made
@@ -266,17 +239,9 @@ def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], lis
         for plugin in found:
             problem = _problem_with(plugin)
             in_use = plugin.name == chosen.get(kind) or not kind.variable
-            rows.append(
-                {
-                    "kind": kind.name,
-                    "name": plugin.name,
-                    "distribution": plugin.distribution,
-                    "version": plugin.version,
-                    "chosen": in_use,
-                    "loads": not problem,
-                    "problem": problem,
-                }
-            )
+            facts = {name: getattr(plugin, name) for name in ("name", "distribution", "version")}
+            state: dict[str, str | bool] = {"chosen": in_use, "loads": not problem, "problem": problem}
+            rows.append({"kind": kind.name, **facts, **state})
             if problem and in_use:
                 problems.append(problem)
         if kind in chosen and len([plugin for plugin in found if plugin.name == chosen[kind]]) != 1:
@@ -290,7 +255,7 @@ def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], lis
 def _problem_with(found: Found) -> str:
     """Why an installed plugin cannot be used, "" if it can. Loads it alone; whatever it raises is the answer."""
     try:
-        Plugins().try_out(found)
+        Plugins().hook_of(found)
     except AgentError as error:
         return " ".join(str(error).split())
     except KeyboardInterrupt:
