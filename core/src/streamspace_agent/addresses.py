@@ -8,23 +8,9 @@ Network = IPv4Network | IPv6Network
 """An IPv4 or IPv6 network."""
 Address = IPv4Address | IPv6Address
 
-PRIVATE = tuple(
-    map(
-        ip_network,
-        # RFC 1918, RFC 4193, and each family's loopback and link-local addresses.
-        (
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "127.0.0.0/8",
-            "169.254.0.0/16",
-            "::1/128",
-            "fc00::/7",
-            "fe80::/10",
-        ),
-    )
-)
-"""The networks that ``private`` stands for in a list."""
+
+def _items(text: str) -> list[str]:
+    return [item for part in text.split(",") if (item := part.strip())]
 
 
 def listening(text: str) -> tuple[tuple[str, int], ...]:
@@ -53,6 +39,11 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
+# RFC 1918, RFC 4193, and each family's loopback and link-local addresses.
+PRIVATE = networks("10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.0.0/8,169.254.0.0/16,::1/128,fc00::/7,fe80::/10")
+"""The networks that ``private`` stands for in a list."""
+
+
 def shown(host: str, port: int) -> str:
     """Write an address as ``host:port``, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -60,36 +51,21 @@ def shown(host: str, port: int) -> str:
 
 def only_private(listed: Iterable[Network]) -> bool:
     """Whether all networks lie within the private ones."""
-    return all(any(_within(network, private) for private in PRIVATE) for network in listed)
-
-
-def _within(network: Network, other: Network) -> bool:
-    if isinstance(network, IPv4Network) and isinstance(other, IPv4Network):
-        return network.subnet_of(other)
-    if isinstance(network, IPv6Network) and isinstance(other, IPv6Network):
-        return network.subnet_of(other)
-    return False
+    return all(any(n[0] in private and n[-1] in private for private in PRIVATE) for n in listed)
 
 
 def source(peer: str) -> Address | None:
-    """Parse a peer's address as a socket reports it (``::ffff:10.0.0.1``, ``fe80::1%eth0``). None if it is none."""
+    """Parse an address as a socket reports its peer's (``::ffff:10.0.0.1``, ``fe80::1%eth0``). None if it is none."""
     try:
         address = ip_address(peer.partition("%")[0])
     except ValueError:
         return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return mapped or address
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _items(text: str) -> list[str]:
-    return [item for part in text.split(",") if (item := part.strip())]
+    address = source(host)
+    return address.is_loopback if address else host == "localhost"
 
 
 def base_url(text: str) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 
 from streamspace_agent.addresses import base_url, listening, networks
 from streamspace_agent.errors import ConfigError
@@ -188,10 +187,7 @@ class Settings(Place):
     def _lower(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
-    @field_validator("control_plane_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return base_url(value)
+    _url = field_validator("control_plane_url")(base_url)
 
     @field_validator("health_check_interval")
     @classmethod
@@ -285,25 +281,18 @@ def load_place(environ: Mapping[str, str], options: Mapping[str, Any] | None = N
 def _load(model: type[Model], environ: Mapping[str, str], options: Mapping[str, Any] | None) -> Model:
     problems: list[str] = []
     values: dict[str, Any] = {}
-    names = [*((variable(f), f) for f in model.model_fields), *ALIASES.items()]
-    for name, field in names:
-        if (
-            field in model.model_fields
-            and field not in values
-            and (value := _value(name, environ, problems, secret=is_secret(field)))
-        ):
-            values[field] = value
-    for field, value in (options or {}).items():
-        if value == "":
-            values.pop(field, None)
-        elif value is not None:
-            values[field] = value
+    for name, field in (*((variable(f), f) for f in model.model_fields), *ALIASES.items()):
+        if field in model.model_fields and not values.get(field):
+            values[field] = _value(name, environ, problems, secret=is_secret(field))
+    values |= {field: value for field, value in (options or {}).items() if value is not None}
+    values = {field: value for field, value in values.items() if value not in {None, ""}}
     settings: Model | None = None
     try:
         settings = model(**values)
     except ValidationError as error:
         problems += explain(error, model)
-    problems += _cross_checks(values)
+    if ("tls_cert_file" in values) != ("tls_key_file" in values):
+        problems.append("TLS_CERT_FILE and TLS_KEY_FILE belong together: set both or neither")
     if problems or settings is None:
         raise ConfigError(problems)
     return settings
@@ -343,11 +332,16 @@ def _value(name: str, environ: Mapping[str, str], problems: list[str], *, secret
 
 def _unfilled(value: str, environ: Mapping[str, str]) -> bool:
     """Whether the value is the path of an empty systemd credential, which counts as not set."""
-    folder, path = environ.get("CREDENTIALS_DIRECTORY", ""), Path(value)
     try:
-        return bool(folder) and path.parent == Path(folder) and not path.read_bytes().strip()
+        return is_credential(value, environ) and not Path(value).read_bytes().strip()
     except OSError:
         return False
+
+
+def is_credential(path: str, environ: Mapping[str, str]) -> bool:
+    """Whether the file is a credential that systemd provides."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(path and folder) and Path(path).parent == Path(folder)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
@@ -356,11 +350,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
         field, kind = str(item["loc"][0]) if item["loc"] else "settings", item["type"]
         name, info = variable(field), model.model_fields.get(field)
         example = f", for example {name}={info.examples[0]}" if info and info.examples else ""
-        written = (
-            ""
-            if info and "SecretStr" in str(info.annotation)
-            else f"={' '.join(str(item['input']).split())[:MAX_QUOTED]}"
-        )
+        hidden = info and "SecretStr" in str(info.annotation)
+        written = "" if hidden else f"={' '.join(str(item['input']).split())[:MAX_QUOTED]}"
         if kind == "missing":
             meaning = (info.description or "").partition(". ")[0].removesuffix(".") if info else ""
             yield f"{name} is not set: {meaning[:1].lower()}{meaning[1:]}{example}"
@@ -375,7 +366,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
         elif kind.startswith(("int_", "float_")) or kind == "finite_number":
             number = "whole number" if kind.startswith("int_") else "number"
             unit = f", in {UNITS[field]} and without a unit" if field in UNITS else ""
-            yield f"{name}{written} is not a {number}: write for example {_example(info)}{unit}"
+            sample = f"{info.default:g}" if info and isinstance(info.default, int | float) else "8"
+            yield f"{name}{written} is not a {number}: write for example {sample}{unit}"
         elif kind == "value_error":  # our own words; a URL may contain a password and is not quoted
             said = re.sub(r"^Value error, ", "", item["msg"])
             if quoted := re.fullmatch(r"'(.*)' (is not .*)", said):
@@ -385,12 +377,3 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
         else:
             said = re.sub(r"^(Input|String) should ", "must ", item["msg"])
             yield f"{name}{written}{' ' if said.startswith('must ') else ': '}{said}"
-
-
-def _example(info: FieldInfo | None) -> str:
-    return f"{info.default:g}" if info and isinstance(info.default, int | float) else "8"
-
-
-def _cross_checks(values: Mapping[str, Any]) -> Iterable[str]:
-    if bool(values.get("tls_cert_file")) != bool(values.get("tls_key_file")):
-        yield "TLS_CERT_FILE and TLS_KEY_FILE belong together: set both or neither"

@@ -2,12 +2,10 @@
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from streamspace_agent.addresses import listening, networks, only_private, shown
-from streamspace_agent.config import ALIASES, Place, Settings, is_secret, variable
+from streamspace_agent.addresses import listening, networks, only_private, shown, source
+from streamspace_agent.config import ALIASES, Place, Settings, is_credential, is_secret, variable
 
 SIMILAR = 0.88
 """Similarity (difflib's ratio) from which a variable's name counts as a typing error: one letter in eight or nine."""
@@ -16,25 +14,16 @@ SIMILAR_TO_MISSING = 0.8
 HA_ONLY = ("leader_election_backend", "lock_file_path", "redis_url", "lease_duration")
 
 
-class RecordingEnviron(Mapping[str, str]):
-    """An environment that records which names a plugin reads: these are the plugin's own settings."""
+class RecordingEnviron(dict[str, str]):
+    """An environment that records which names a plugin gets: these are the plugin's own settings."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
+        super().__init__(environ)
         self.names: set[str] = set()
 
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
         self.names.add(name)
-        return self._environ.get(name, default)
-
-    def __getitem__(self, name: str) -> str:  # also called for a copy, so nothing is recorded
-        return self._environ[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._environ)
-
-    def __len__(self) -> int:
-        return len(self._environ)
+        return super().get(name, default)
 
 
 def config_warnings(settings: Settings, environ: Mapping[str, str], plugins: Collection[str] = ()) -> Iterator[str]:
@@ -43,15 +32,13 @@ def config_warnings(settings: Settings, environ: Mapping[str, str], plugins: Col
         for field in HA_ONLY:
             if field in settings.model_fields_set:
                 yield f"{variable(field)} has no effect without ENABLE_HA=true: this agent runs alone"
-    if _is_credential(path := _empty_key_file(settings, environ)[1], environ):
+    if is_credential(path := _empty_key_file(settings, environ)[1], environ):
         yield f"AGENT_API_KEY_FILE: {path} is empty, so there is no API key"
     yield from _open_gateway(settings)
     known = {variable(field) for field in Settings.model_fields} | ALIASES.keys()
     known |= {f"{name}_FILE" for name in known if is_secret(ALIASES.get(name, name.lower()))}
     known |= set(plugins)
-    for name in sorted(environ.keys() - known):
-        if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=SIMILAR):
-            yield f"{name} is set, but is no setting: did you mean {near[0]}?"
+    yield from _similar(environ.keys() - known, known, SIMILAR)
 
 
 def misspelt(model: type[Place], environ: Mapping[str, str], options: Collection[str]) -> Iterator[str]:
@@ -60,9 +47,14 @@ def misspelt(model: type[Place], environ: Mapping[str, str], options: Collection
     ``options`` are the fields that are set on the command line.
     """
     required = {field for field, info in model.model_fields.items() if info.is_required()} - set(options)
-    missing = sorted(name for name in map(variable, required) if not environ.get(name, "").strip())
-    for name in sorted(environ.keys() - {variable(field) for field in Settings.model_fields}):
-        if near := difflib.get_close_matches(name, missing, n=1, cutoff=SIMILAR_TO_MISSING):
+    missing = {name for name in map(variable, required) if not environ.get(name, "").strip()}
+    unknown = environ.keys() - {variable(field) for field in Settings.model_fields}
+    yield from _similar(unknown, missing, SIMILAR_TO_MISSING)
+
+
+def _similar(names: Iterable[str], known: Iterable[str], cutoff: float) -> Iterator[str]:
+    for name in sorted(names):
+        if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff):
             yield f"{name} is set, but is no setting: did you mean {near[0]}?"
 
 
@@ -72,7 +64,7 @@ def empty_key_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[s
     An empty systemd credential is only a warning, because the shipped unit always names one.
     """
     name, path = _empty_key_file(settings, environ)
-    if path and not _is_credential(path, environ):
+    if path and not is_credential(path, environ):
         yield f"{name}: {path} is empty: write the agent's key into it, on one line"
 
 
@@ -84,22 +76,13 @@ def _empty_key_file(settings: Settings, environ: Mapping[str, str]) -> tuple[str
     return next(((name, path) for name in names if (path := environ.get(name, "").strip())), ("", ""))
 
 
-def _is_credential(path: str, environ: Mapping[str, str]) -> bool:
-    """Whether the file is a credential that systemd provides."""
-    folder = environ.get("CREDENTIALS_DIRECTORY", "")
-    return bool(path and folder) and Path(path).parent == Path(folder)
-
-
 def _open_gateway(settings: Settings) -> Iterator[str]:
     if "web_gateway_allow" in settings.model_fields_set and not settings.web_gateway:
         yield "WEB_GATEWAY_ALLOW has no effect without WEB_GATEWAY: nothing serves web desktops"
     beyond = not only_private(networks(settings.web_gateway_allow))
     for host, port in listening(settings.web_gateway or ""):
-        try:
-            address = ip_address(host)
-        except ValueError:
-            continue  # a host name, which is resolved when it is bound
-        if address.is_global or (address.is_unspecified and beyond):
+        address = source(host)  # None for a host name, which is resolved when it is bound
+        if address and (address.is_global or (address.is_unspecified and beyond)):
             yield (
                 f"WEB_GATEWAY={shown(host, port)} is open beyond private networks: whoever reaches it from a network "
                 "in WEB_GATEWAY_ALLOW can use every web session without a password; bind it to a private address, or "

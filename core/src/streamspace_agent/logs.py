@@ -76,7 +76,8 @@ class _OfProcess(logging.Filter):
         super().__init__()
         self.secrets: tuple[str, ...] = ()
         """Longest first: one may be part of another."""
-        self.fields: dict[str, str | int] = {}
+        self.fields: Mapping[str, str] = {}
+        self.epoch: Mapping[str, int] = {}
 
 
 def _of_process() -> _OfProcess:
@@ -108,15 +109,13 @@ def context(**fields: str) -> Context:
 
 def set_epoch(epoch: int | None) -> None:
     """Add the epoch to every line from now on; None removes it."""
-    fields = _of_process().fields
-    fields.pop("epoch", None)
-    if epoch is not None:
-        fields["epoch"] = epoch
+    _of_process().epoch = {} if epoch is None else {"epoch": epoch}
 
 
 def known_fields() -> dict[str, str | int]:
     """The fields of a line that is logged now: the process's, then those bound by the current task."""
-    return {**_of_process().fields, **_bound.get()}
+    process = _of_process()
+    return {**process.fields, **process.epoch, **_bound.get()}
 
 
 def hide(secret: str) -> None:
@@ -175,9 +174,7 @@ def configure(
     """
     stream = stream or sys.stderr
     hide_settings(settings)
-    process = _of_process()
-    epoch = {"epoch": process.fields["epoch"]} if "epoch" in process.fields else {}
-    process.fields = {**{name: value for name, value in fields.items() if value}, **epoch}
+    _of_process().fields = {name: value for name, value in fields.items() if value}
     journal = _is_journal(stream, os.environ if environ is None else environ)
     write_to(stream, JsonFormatter() if settings.log_format == "json" else TextFormatter(journal=journal))
     root = logging.getLogger()

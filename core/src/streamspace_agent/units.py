@@ -2,7 +2,7 @@
 
 import math
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 MAX_LENGTH = 100
 """Characters. A longer duration or quantity is refused without parsing it."""
@@ -13,7 +13,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(
-    r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?P<suffix>[eE][+-]?[0-9]+|[KMGTPE]i|[numkMGTPE]?)"
+    r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
+    r"(?:(?P<exponent>[eE][+-]?[0-9]+)|(?P<suffix>[KMGTPE]i|[numkMGTPE]?))"
 )
 _SUFFIX = {
     "n": Decimal("1e-9"),
@@ -44,18 +45,10 @@ def parse_quantity(text: str | float) -> Decimal:
     """Parse a Kubernetes quantity exactly: ``500m``, ``1.5``, ``2Gi``, ``100M``, ``1e3``. Raises ValueError."""
     written = str(text).strip()
     match = _QUANTITY.fullmatch(written) if len(written) <= MAX_LENGTH else None
-    if match:
-        suffix = match["suffix"]
-        try:
-            if suffix[:1] in {"e", "E"} and len(suffix) > 1 and suffix != "Ei":
-                return Decimal(match["number"] + suffix) if abs(int(suffix[1:])) <= 30 else _refuse(text)
-            return Decimal(match["number"]) * _SUFFIX[suffix]
-        except (InvalidOperation, KeyError):
-            pass
-    return _refuse(text)
-
-
-def _refuse(text: object) -> Decimal:
+    if match and not match["exponent"]:
+        return Decimal(match["number"]) * _SUFFIX[match["suffix"]]
+    if match and abs(int(match["exponent"][1:])) <= 30:
+        return Decimal(written)
     raise ValueError(f"{str(text)[:40]!r} is not a quantity: write for example 500m, 2, 512Mi or 2Gi")
 
 
