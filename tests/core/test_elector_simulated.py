@@ -12,9 +12,9 @@ from streamspace_agent.election.acquisition import Acquisition
 from streamspace_agent.election.lease import Ending, Lease
 from streamspace_agent.election.status import Role
 from streamspace_agent.election.takeover import RecordWatch
-from streamspace_agent.errors import EXIT_LEADERSHIP, Overlap
-from streamspace_agent.testing.simulator import World
-from streamspace_agent.testing.virtual_time import run
+from streamspace_agent.errors import EXIT_LEADERSHIP
+from tests.core.simulator import Overlap, World
+from tests.core.virtual_time import run
 
 REDIS = Timing(lease=5.0, renew_every=1.0, call_timeout=0.4, margin=0.5)
 SWARM = Timing(lease=10.0, renew_every=2.5, call_timeout=2.0, margin=1.0)

@@ -183,7 +183,3 @@ class TooLarge(ValueError):
 
 class Injected(Exception):
     """What a fault point raises for the action ``raise``; see :mod:`streamspace_agent.faults`."""
-
-
-class Overlap(AssertionError):
-    """Two simulated leaders acted at the same time, or epochs did not rise."""

@@ -14,9 +14,12 @@ from streamspace_agent.election.candidate import LocalCandidate
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.lease import Lease
 from streamspace_agent.election.watchdog import TICK, Watchdog
-from streamspace_agent.errors import Overlap
 from streamspace_agent.testing.memory import Link, MemoryBackend, Store
-from streamspace_agent.testing.virtual_time import VirtualClock, VirtualLoop
+from tests.core.virtual_time import VirtualClock, VirtualLoop
+
+
+class Overlap(AssertionError):
+    """Two simulated leaders acted at the same time, or epochs did not rise."""
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ class Simulated:
             Identity("agent-1", name, nonce, "host"),
             self.watchdog,
             clock=clock,
-            rng=random.Random(world.births),  # noqa: S311 - repeatable on purpose
+            rng=random.Random(world.births),
         )
         self._resign = asyncio.Event()
         self._tasks = [asyncio.create_task(work) for work in (self._main(), self._beat(), self._watched())]
