@@ -106,15 +106,8 @@ class Acquisition:
         return Acquired(lease, reason, record)
 
     async def _acquire(self, seen: Record | None) -> tuple[float, Grant | None]:
-        candidate = Candidate(
-            self._me.agent_id,
-            self._me.instance,
-            self._nonce,
-            self._me.host,
-            self._me.container_id,
-            self._backend.timing.lease,
-            max(self.highest, self._clock.wall_ms()),
-        )
+        me, lease, floor = self._me, self._backend.timing.lease, max(self.highest, self._clock.wall_ms())
+        candidate = Candidate(me.agent_id, me.instance, self._nonce, me.host, me.container_id, lease, floor)
         asked_at = self._clock.now()
         call = asyncio.ensure_future(self._backend.acquire(candidate, seen))
         try:
@@ -172,14 +165,11 @@ class Acquisition:
             return
         await self._alarm(began)
         if self._watch.free_because(began) not in {None, GainReason.KERNEL}:
-            await self._pause()  # free, but not acquired: another replica was quicker
+            await asyncio.sleep(self._pauses.delay())  # free, but not acquired: another replica was quicker
             return
         await self._backend.wait_change(self._watch.record, timeout)
         if self._clock.now() - began < min(FIRST_PAUSE, timeout):
-            await self._pause()
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._pauses.delay())
+            await asyncio.sleep(self._pauses.delay())
 
     async def _alarm(self, now: float) -> None:
         """Report a silent leader that a kernel lock keeps in place, once; have it fenced where that is allowed."""

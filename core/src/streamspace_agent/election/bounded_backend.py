@@ -90,12 +90,10 @@ class BoundedBackend:
         except BackendUnavailable as error:
             self._failed(error)
             raise
-        except TimeoutError as error:
-            unavailable = BackendUnavailable(f"no answer within {format_seconds(timeout)}")
-            self._failed(unavailable)
-            raise unavailable from error
         except Exception as error:
-            unavailable = BackendUnavailable(f"{type(error).__name__}: {error}")
+            late = isinstance(error, TimeoutError)
+            why = f"no answer within {format_seconds(timeout)}" if late else f"{type(error).__name__}: {error}"
+            unavailable = BackendUnavailable(why)
             self._failed(unavailable)
             raise unavailable from error
         self._answered()

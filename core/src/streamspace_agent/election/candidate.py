@@ -35,7 +35,7 @@ class LeadRequest:
 
 
 class LocalCandidate:
-    """The elector without its threads, as the simulator runs it. Every coroutine belongs to one event loop."""
+    """The elector without its threads, as simulations run it. Every coroutine belongs to one event loop."""
 
     def __init__(
         self,
@@ -65,10 +65,6 @@ class LocalCandidate:
         """Held while acquiring and while resigning: the next call of lead() waits until the last lease is released."""
         self._highest = 0
         self._hold_off = HoldOff()
-
-    @property
-    def backend_name(self) -> str:
-        return self._backend.name
 
     async def preflight(self) -> list[Problem]:
         return await self._backend.preflight()

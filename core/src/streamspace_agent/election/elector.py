@@ -73,6 +73,7 @@ class Elector:
         self._stuck = False
         self._exit = exit
         self._me = me
+        self._backend_name = backend.name
         self._watchdog = Watchdog(clock, timing.lease, stop_grace, self._exit_hard)
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._candidate = LocalCandidate(backend, me, self._watchdog, clock=clock, rng=rng, trace=trace)
@@ -85,7 +86,7 @@ class Elector:
         """Start the threads. Calls nothing on the backend yet."""
         running: Future[asyncio.AbstractEventLoop] = Future()
         self._threads = [
-            threading.Thread(target=self._run, args=[running], name="elector", daemon=True),
+            threading.Thread(target=asyncio.run, args=[self._main(running)], name="elector", daemon=True),
             threading.Thread(target=self._watch, name="elector-watchdog", daemon=True),
         ]
         for thread in self._threads:
@@ -105,7 +106,8 @@ class Elector:
         try:
             return await self._ask(self._candidate.lead(request, above=above))
         except asyncio.CancelledError:
-            self._post(self._candidate.abandon(request))
+            if self._loop is not None:
+                asyncio.run_coroutine_threadsafe(self._candidate.abandon(request), self._loop)
             raise
 
     async def resign(self, lease: Lease, reason: str, *, hold_off: float = 0.0, until_expired: bool = False) -> None:
@@ -119,9 +121,8 @@ class Elector:
         self._watchdog.dismiss(lease)
         resignation = self._candidate.resign(lease, reason, hold_off=hold_off, until_expired=until_expired)
         resigning = asyncio.ensure_future(self._ask(resignation))
-        done, _ = await asyncio.wait(
-            [resigning], timeout=self._release_timeout
-        )  # cancels nothing: a release is not interrupted
+        # Cancels nothing: a release is not interrupted.
+        done, _ = await asyncio.wait([resigning], timeout=self._release_timeout)
         if done:
             resigning.result()
         else:
@@ -156,7 +157,7 @@ class Elector:
         if not await ended:
             log.error(
                 "election backend %s hangs in a call: ending without it, a lease it holds ends by itself",
-                self._candidate.backend_name,
+                self._backend_name,
             )
 
     def _join(self, timeout: float) -> bool:
@@ -171,16 +172,7 @@ class Elector:
             raise RuntimeError("the elector is not running")
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def _post(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._loop is None:
-            work.close()
-        else:
-            asyncio.run_coroutine_threadsafe(work, self._loop)
-
     # The elector's thread.
-
-    def _run(self, running: "Future[asyncio.AbstractEventLoop]") -> None:
-        asyncio.run(self._main(running))
 
     async def _main(self, running: "Future[asyncio.AbstractEventLoop]") -> None:
         running.set_result(asyncio.get_running_loop())

@@ -47,9 +47,11 @@ class Lease:
         self.ended_at = math.inf
         self._timing = timing
         self._clock = clock
-        self._grant = grant
-        self._asked_at = asked_at
-        self._deadline = self._deadline_of(asked_at)
+        self.grant = grant
+        self.renewed_at = asked_at
+        """When the last confirmed request was sent."""
+        self.deadline = self._deadline_of(asked_at)
+        """On the elector's clock; infinite where the store itself ends the lease."""
         self._lock = threading.Lock()
         self._end: Future[str] = Future()
 
@@ -59,21 +61,7 @@ class Lease:
 
     @property
     def record(self) -> Record:
-        return self._grant.record
-
-    @property
-    def grant(self) -> Grant:
-        return self._grant
-
-    @property
-    def deadline(self) -> float:
-        """On the elector's clock; infinite where the store itself ends the lease."""
-        return self._deadline
-
-    @property
-    def renewed_at(self) -> float:
-        """When the last confirmed request was sent."""
-        return self._asked_at
+        return self.grant.record
 
     @property
     def over(self) -> bool:
@@ -82,12 +70,12 @@ class Lease:
 
     def valid(self) -> bool:
         """Whether this replica may act right now."""
-        return self.ending is None and self._clock.now() < self._deadline
+        return self.ending is None and self._clock.now() < self.deadline
 
     def fresh(self) -> bool:
         """Whether new work may begin: not when half the lease has passed without a renewal."""
         half = math.inf if self._timing.lease is None else self._timing.lease / 2
-        return self.valid() and self._clock.now() - self._asked_at < half
+        return self.valid() and self._clock.now() - self.renewed_at < half
 
     def require(self) -> None:
         """Raise :exc:`LeaseLost` unless this replica may act right now."""
@@ -99,13 +87,13 @@ class Lease:
         """Why it ended, for people; before the end, why it would end now."""
         if self._end.done():
             return self._end.result()
-        return f"no renewal was confirmed for {format_seconds(self._clock.now() - self._asked_at)}"
+        return f"no renewal was confirmed for {format_seconds(self._clock.now() - self.renewed_at)}"
 
     async def ended(self) -> str:
         """Return the reason once the lease is over. Reads the clock itself, so that a dead elector cannot delay it."""
         end = asyncio.wrap_future(self._end)
         while not self.lapse():
-            wait = min(RECHECK, max(0.0, self._deadline - self._clock.now()))
+            wait = min(RECHECK, max(0.0, self.deadline - self._clock.now()))
             await asyncio.wait([end], timeout=wait)  # unlike wait_for, cancels nothing
         return self._end.result()
 
@@ -114,10 +102,10 @@ class Lease:
     def extend(self, grant: Grant, asked_at: float) -> bool:
         """Move the deadline on after a confirmed renewal; False if that came too late."""
         with self._lock:
-            if self.ending is not None or self._clock.now() >= self._deadline:
+            if self.ending is not None or self._clock.now() >= self.deadline:
                 return False
-            self._grant, self._asked_at = grant, asked_at
-            self._deadline = self._deadline_of(asked_at)
+            self.grant, self.renewed_at = grant, asked_at
+            self.deadline = self._deadline_of(asked_at)
             return True
 
     def end(self, ending: Ending, reason: str) -> bool:
@@ -132,6 +120,6 @@ class Lease:
 
     def lapse(self) -> bool:
         """End it if its deadline has passed. True if it is over, for whatever reason."""
-        if self.ending is None and self._clock.now() >= self._deadline:
+        if self.ending is None and self._clock.now() >= self.deadline:
             self.end(Ending.RAN_OUT, self.reason)
         return self._end.done()

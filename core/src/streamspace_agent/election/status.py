@@ -4,7 +4,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from streamspace_agent.clock import Clock
@@ -59,13 +59,10 @@ class StatusRecorder:
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._standing = False
-        self._leader = ""
-        self._epoch = 0
-        self._silence = 0.0
-        self._since = clock.wall_ms() / 1000
+        self._known = ElectionStatus(since=clock.wall_ms() / 1000)
+        """Without what depends on the moment."""
         self._gained: Counter[str] = Counter({reason.value: 0 for reason in GainReason})
         self._lost: Counter[str] = Counter({ending.value: 0 for ending in Ending})
-        self._seconds = 0.0
 
     def standing(self, standing: bool) -> None:
         """Whether this replica stands for election."""
@@ -74,15 +71,15 @@ class StatusRecorder:
     def saw(self, record: Record | None, silence: float) -> None:
         leader = record.holder if record and not record.released else ""
         with self._lock:
-            self._silence = silence if leader else 0.0
-            if record and (leader, record.epoch) != (self._leader, self._epoch):
+            self._known = replace(self._known, leader_silence=silence if leader else 0.0)
+            if record and (leader, record.epoch) != (self._known.leader, self._known.epoch):
                 self._change(leader, record.epoch)
 
     def gained(self, lease: Lease, reason: GainReason) -> None:
         with self._lock:
             self._lease = lease
             self._gained[reason.value] += 1
-            self._silence = 0.0
+            self._known = replace(self._known, leader_silence=0.0)
             self._change(lease.record.holder, lease.epoch)
 
     def lost(self, lease: Lease) -> None:
@@ -95,15 +92,15 @@ class StatusRecorder:
     def stopped(self, lease: Lease) -> None:
         with self._lock:
             if self._lease is lease:
-                self._seconds += self._led(lease)
+                self._known = replace(self._known, seconds_as_leader=self._seconds(lease))
                 self._lease = None
 
     def _change(self, leader: str, epoch: int) -> None:
-        self._leader, self._epoch = leader, epoch
-        self._since = self._clock.wall_ms() / 1000
+        self._known = replace(self._known, leader=leader, epoch=epoch, since=self._clock.wall_ms() / 1000)
 
-    def _led(self, lease: Lease) -> float:
-        return max(0.0, min(self._clock.now(), lease.ended_at, lease.deadline) - lease.began)
+    def _seconds(self, lease: Lease) -> float:
+        led = min(self._clock.now(), lease.ended_at, lease.deadline) - lease.began
+        return self._known.seconds_as_leader + max(0.0, led)
 
     def snapshot(self, *, store_error: str) -> ElectionStatus:
         with self._lock:
@@ -112,16 +109,13 @@ class StatusRecorder:
                 role = Role.STANDBY if self._standing else Role.STARTING
             else:
                 role = Role.LEADER if lease.valid() else Role.DRAINING
-            return ElectionStatus(
+            return replace(
+                self._known,
                 role=role,
-                leader=self._leader,
-                epoch=self._epoch,
-                since=self._since,
                 gained=dict(self._gained),
                 lost=dict(self._lost),
-                seconds_as_leader=self._seconds + (self._led(lease) if lease else 0.0),
+                seconds_as_leader=self._seconds(lease) if lease else self._known.seconds_as_leader,
                 store_error=store_error,
                 renewed_age=self._clock.now() - lease.renewed_at if lease else None,
-                leader_silence=self._silence,
-                leader_frozen=self._silence >= self._silence_alarm,
+                leader_frozen=self._known.leader_silence >= self._silence_alarm,
             )

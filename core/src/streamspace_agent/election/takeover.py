@@ -38,19 +38,15 @@ class RecordWatch:
         self._own_nonces = own_nonces
         self._lease = lease
         self._longest = lease or 0.0
-        self._record: Record | None = None
+        self.record: Record | None = None
         self._since = -math.inf
         self._observed = False
 
-    @property
-    def record(self) -> Record | None:
-        return self._record
-
     def see(self, record: Record | None, now: float) -> bool:
         """Note what an observation that ended at ``now`` showed; True if it differs from the last one."""
-        if self._observed and record == self._record:
+        if self._observed and record == self.record:
             return False
-        self._observed, self._record, self._since = True, record, now
+        self._observed, self.record, self._since = True, record, now
         if record:
             self._longest = max(self._longest, record.lease_ms / 1000)
         return True
@@ -62,7 +58,7 @@ class RecordWatch:
     def remaining(self, now: float) -> float:
         """Seconds until the record has been watched through its lease; 0 when it has."""
         # A record without a lease of its own in a store that needs one: this replica's lease is the measure.
-        lease = (self._record.lease_ms / 1000 if self._record else self._longest) or self._longest
+        lease = (self.record.lease_ms / 1000 if self.record else self._longest) or self._longest
         return max(0.0, lease * (1 + RATE_ERROR) - self.silence(now))
 
     def free_because(self, now: float, *, dead: Literal[True, False] | None = None) -> GainReason | None:
@@ -70,16 +66,16 @@ class RecordWatch:
         if not self._observed:
             return None
         if self._lease is None:
-            if self._record is None:
+            if self.record is None:
                 return GainReason.NO_RECORD
-            return GainReason.RELEASED if self._record.released else GainReason.KERNEL
-        if self._record is not None:
-            if self._record.released:
+            return GainReason.RELEASED if self.record.released else GainReason.KERNEL
+        if self.record is not None:
+            if self.record.released:
                 return GainReason.RELEASED
-            if self._record.nonce.startswith(self._own_nonces):
+            if self.record.nonce.startswith(self._own_nonces):
                 return GainReason.OWN
             if dead is True:
                 return GainReason.CERTIFIED_DEATH
         if self.remaining(now) > 0:
             return None
-        return GainReason.RAN_OUT if self._record else GainReason.NO_RECORD
+        return GainReason.RAN_OUT if self.record else GainReason.NO_RECORD

@@ -45,7 +45,8 @@ class Watchdog:
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._beats = self._counted = 0
-        self._silence = 0.0
+        self.silence = 0.0
+        """Seconds for which the main loop has not run."""
         self._checked = -math.inf
         self.armed = threading.Event()
         """Set while there is a lease to watch."""
@@ -56,7 +57,7 @@ class Watchdog:
 
     def watch(self, lease: Lease) -> None:
         with self._lock:
-            self._lease, self._silence, self._checked = lease, 0.0, self._clock.now()
+            self._lease, self.silence, self._checked = lease, 0.0, self._clock.now()
             self.armed.set()
 
     def dismiss(self, lease: Lease) -> None:
@@ -68,11 +69,7 @@ class Watchdog:
     @property
     def silent(self) -> bool:
         """Whether the main loop has been silent for so long that the lease must not be renewed."""
-        return self._silence >= self._limit
-
-    @property
-    def silence(self) -> float:
-        return self._silence
+        return self.silence >= self._limit
 
     def check(self) -> float | None:
         """Check once. Returns the seconds until the next check, None when there is no lease to watch."""
@@ -83,13 +80,13 @@ class Watchdog:
                 return None
             now = self._clock.now()
             if self._beats != self._counted:
-                self._counted, self._silence = self._beats, 0.0
+                self._counted, self.silence = self._beats, 0.0
             else:
                 # No more than was watched: after SIGSTOP or a suspend the main loop gets its chance first.
-                self._silence += min(now - self._checked, 2 * TICK)
+                self.silence += min(now - self._checked, 2 * TICK)
             self._checked = now
-        if self._silence >= DEAD_AFTER:
-            lease.end(Ending.MAIN_LOOP_DEAD, f"the main loop has not run for {format_seconds(self._silence)}")
+        if self.silence >= DEAD_AFTER:
+            lease.end(Ending.MAIN_LOOP_DEAD, f"the main loop has not run for {format_seconds(self.silence)}")
         if not lease.lapse():
             return max(0.001, min(TICK, lease.deadline - now))
         # Counted from when the end was noticed, not from the deadline: a process that was stopped meanwhile gets
