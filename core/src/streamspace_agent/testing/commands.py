@@ -9,9 +9,10 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from streamspace_agent import protocol
 from streamspace_agent.commands import Command, Registered, Registry
@@ -21,8 +22,6 @@ from streamspace_agent.errors import CommandFailed, LeaseLost
 from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.testing.engine import MemoryDriver
 from streamspace_agent.testing.loop_blocking import LIMIT, Blockage
-
-Result = TypeVar("Result")
 
 EPOCH = 7
 MOST = 25
@@ -182,7 +181,7 @@ class CommandKit:
                 loop.call_soon(running.cancel)
 
         async def run() -> object:
-            return await Watched(self.run(action, payload), cancel)
+            return await watched(self.run(action, payload), cancel)
 
         running = asyncio.ensure_future(run())
         waiting = asyncio.ensure_future(reached.wait())
@@ -217,7 +216,7 @@ class CommandKit:
 
         try:
             async with asyncio.timeout(WHOLE):
-                await Watched(self.run(action, payload), lose)
+                await watched(self.run(action, payload), lose)
         except (LeaseLost, CommandFailed) as error:
             if not timers:
                 self._is_stuck(action, error)
@@ -259,28 +258,21 @@ class CommandKit:
         return registered
 
 
-class Watched(Generic[Result]):
-    """Awaits ``work`` and calls ``on_wait`` with a number, from 1, each time that it begins to wait."""
-
-    def __init__(self, work: Awaitable[Result], on_wait: Callable[[int], None]) -> None:
-        self._work = work
-        self._on_wait = on_wait
-
-    def __await__(self) -> Generator[Any, Any, Result]:
-        steps = self._work.__await__()
-        step: Callable[[], Any] = partial(next, steps)
-        waits = 0
-        while True:
-            try:
-                awaited = step()
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            waits += 1
-            self._on_wait(waits)
-            try:
-                yield awaited
-            except BaseException as error:  # noqa: BLE001 - the work handles it, above all a cancellation
-                step = partial(steps.throw, error)
-            else:
-                step = partial(next, steps)
+@types.coroutine
+def watched(work: Coroutine[Any, Any, Any], on_wait: Callable[[int], None]) -> Generator[Any, Any, Any]:
+    """Await ``work``, and call ``on_wait`` with a number, from 1, each time that it begins to wait."""
+    step: Callable[[], Any] = partial(work.send, None)
+    waits = 0
+    while True:
+        try:
+            awaited = step()
+        except StopIteration as end:
+            return end.value
+        waits += 1
+        on_wait(waits)
+        try:
+            yield awaited
+        except BaseException as error:  # noqa: BLE001 - the work handles it, above all a cancellation
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, None)

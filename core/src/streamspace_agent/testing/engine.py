@@ -112,16 +112,14 @@ class MemoryDriver(RuntimeDriver):
             if found and found.state is SessionState.FAILED:
                 self._remove(spec.session_id)
                 found = None
-            made = [
-                volume for mount in spec.mounts if (volume := (spec.session_id, mount.name)) not in self.engine.volumes
-            ]
+            made = {(spec.session_id, mount.name) for mount in spec.mounts} - self.engine.volumes
             try:
                 if found is None:
                     await self._create(spec, report)
                 return await self._run(spec, report)
             except CommandFailed:
                 self._remove(spec.session_id)
-                self.engine.volumes.difference_update(made)
+                self.engine.volumes -= made
                 raise
 
     async def _create(self, spec: SessionSpec, report: Report) -> None:
@@ -196,9 +194,9 @@ class MemoryDriver(RuntimeDriver):
                 await asyncio.sleep(0)
             if delete_volumes:
                 self._effect("delete", session_id)
-                for volume in [volume for volume in self.engine.volumes if volume[0] == session_id]:
-                    self.engine.volumes.discard(volume)
-                    self.engine.used.discard(volume)
+                gone = {volume for volume in self.engine.volumes if volume[0] == session_id}
+                self.engine.volumes -= gone
+                self.engine.used -= gone
 
     async def hibernate(self, session_id: str) -> Session:
         async with self._lock(session_id):
@@ -273,7 +271,7 @@ class MemoryDriver(RuntimeDriver):
             raise ConnectionRefusedError(f"nothing listens on port {port}")
         ours, theirs = socket.socketpair()
         http = self._speaks(session_id, session.ready_check) is ReadyCheck.HTTP
-        server = asyncio.create_task(_answer(theirs) if http else _echo(theirs))
+        server = asyncio.create_task(_serve(theirs, http=http))
         self._servers.add(server)
         server.add_done_callback(self._servers.discard)
         return await asyncio.open_connection(sock=ours)
@@ -344,32 +342,16 @@ class MemoryDriver(RuntimeDriver):
         self.effects.append((what, session_id))
 
 
-async def _answer(end: socket.socket) -> None:
+async def _serve(end: socket.socket, *, http: bool) -> None:
     reader, writer = await asyncio.open_connection(sock=end)
-    try:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(ANSWER)
-        await writer.drain()
-    except (EOFError, OSError, asyncio.LimitOverrunError):
-        pass
-    finally:
-        await _closed(writer)
-
-
-async def _echo(end: socket.socket) -> None:
-    reader, writer = await asyncio.open_connection(sock=end)
-    try:
-        writer.write(GREETING)
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        await _closed(writer)
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
+    with suppress(EOFError, OSError, asyncio.LimitOverrunError):
+        try:
+            if http:
+                await reader.readuntil(b"\r\n\r\n")
+            writer.write(ANSWER if http else GREETING)
+            while not http and (data := await reader.read(65536)):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+            await writer.wait_closed()

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Held, Record
+from streamspace_agent.election import ElectionBackend, Grant, Guarantee, Held
 from streamspace_agent.errors import LeaseLost, PreflightError
 from streamspace_agent.testing.election.concurrency import Concurrency
 from streamspace_agent.testing.election.fixtures import (
@@ -32,8 +32,10 @@ from streamspace_agent.testing.election.fixtures import (
     Outage,
     candidate,
     grant_of,
+    one_leads,
     patiently,
     seen_by,
+    sees_release,
 )
 from streamspace_agent.testing.election.outages import Outages
 from streamspace_agent.testing.election.promptness import Promptness
@@ -109,8 +111,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
         assert _files(tmp_path) == before
 
     async def test_looking_changes_nothing(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         before = await seen_by(other)
         for backend in (one, other):
             await backend.preflight()
@@ -119,8 +120,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
         await one.renew(grant)
 
     async def test_a_record_that_nobody_touches_looks_the_same_each_time(self, make: Make) -> None:
-        one, other = await make(), await make()
-        await grant_of(one, candidate(one))
+        _, other, _ = await one_leads(make)
         first = await other.observe()
         await asyncio.sleep(0.2)
         assert await other.observe() == first
@@ -156,8 +156,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
         assert third.record.epoch == NOW + 5001
 
     async def test_a_held_lease_is_not_given_to_one_who_saw_an_older_record(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         before = await seen_by(other)
         grant = await one.renew(grant)
         for seen in (None, before, replace(before, sequence=before.sequence - 1, revision="stale")):
@@ -169,8 +168,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
 
     async def test_a_lease_that_ran_out_is_given_to_one_who_saw_the_record_as_it_stands(self, make: Make) -> None:
         """Only the core measures time. Where the kernel ends a lease, a live holder keeps it, whatever was seen."""
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         result = await other.acquire(candidate(other, "other"), await other.observe())
         if Guarantee.ENDS_BY_ITSELF in one.guarantees:
             assert isinstance(result, Held)
@@ -217,8 +215,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
     # Renewing and releasing.
 
     async def test_a_renewal_raises_the_sequence_and_nothing_else_of_the_tenure(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         sequences = [grant.record.sequence]
         for _ in range(3):
             grant = await one.renew(grant)
@@ -229,8 +226,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
         assert sequences == sorted(set(sequences))
 
     async def test_a_release_is_shown_as_released_and_frees_the_lease_for_a_higher_epoch(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         await one.release(grant)
         seen = await seen_by(other)
         assert (seen.released, seen.epoch) == (True, grant.record.epoch)
@@ -247,8 +243,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
         assert (await seen_by(one)).released
 
     async def test_what_another_took_is_neither_renewed_nor_released_by_the_one_before(self, make: Make) -> None:
-        one, other = await make(), await make()
-        old = await grant_of(one, candidate(one))
+        one, other, old = await one_leads(make)
         await one.release(old)
         new = await grant_of(other, candidate(other, "other"))
         with pytest.raises(LeaseLost):
@@ -271,28 +266,20 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
     # Waiting.
 
     async def test_a_waiter_returns_soon_after_a_release_and_by_its_timeout_without_one(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         seen = await seen_by(other)
         async with asyncio.timeout(10):
             await other.wait_change(seen, 0.3)
-        waiting = asyncio.create_task(self._see_released(other, seen))
+        pushed = Guarantee.PUSHES_WAKEUPS in other.guarantees
+        waiting = asyncio.create_task(sees_release(other, seen, PATIENCE if pushed else 2.0))
         await asyncio.sleep(0.2)
         await one.release(grant)
         async with asyncio.timeout(10):
             await waiting
 
-    @staticmethod
-    async def _see_released(backend: ElectionBackend, record: Record | None) -> None:
-        pushed = Guarantee.PUSHES_WAKEUPS in backend.guarantees
-        while record is not None and not record.released:
-            await backend.wait_change(record, PATIENCE if pushed else 2.0)
-            record = await backend.observe()
-
     async def test_waiting_for_a_change_that_came_before_is_short_where_the_store_pushes(self, make: Make) -> None:
         """The change may come between observing a record and waiting for it to change."""
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         seen = await seen_by(other)
         await one.release(grant)
         pushed = Guarantee.PUSHES_WAKEUPS in other.guarantees
@@ -306,8 +293,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
         assert burnt < 0.15, "seconds of processor time used in one second of waiting"
 
     async def test_a_cancelled_wait_leaves_the_backend_usable(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         waiting = asyncio.create_task(other.wait_change(grant.record, 30))
         await asyncio.sleep(0.1)
         await _cancelled(waiting)
@@ -335,8 +321,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
     # Death.
 
     async def test_a_live_holder_is_never_certified_dead(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         assert await other.holder_is_dead(grant.record) is not True
         await asyncio.sleep(1.0)  # silence is no proof
         assert await other.holder_is_dead(await seen_by(other)) is not True
@@ -344,8 +329,7 @@ class ElectionBackendSuite(Concurrency, Outages, Promptness):
 
     async def test_a_holder_that_nobody_knows_is_not_certified_dead(self, make: Make) -> None:
         """It may run where this replica cannot look."""
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        _, other, grant = await one_leads(make)
         for unknown in (
             replace(grant.record, holder="elsewhere", nonce="elsewhere.1", host="elsewhere"),
             replace(grant.record, holder="elsewhere", nonce="elsewhere.2", container_id="f" * 64),
@@ -377,6 +361,4 @@ def _files(folder: Path) -> list[str]:
 async def _cancelled(task: "asyncio.Future[Any]", pause: float = 0.0) -> None:
     await asyncio.sleep(pause)
     task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # retrieved, so that asyncio does not warn
+    await asyncio.gather(task, return_exceptions=True)

@@ -15,6 +15,8 @@ Result = TypeVar("Result")
 Make = Callable[..., Awaitable[ElectionBackend]]
 
 AGENT_ID = "agent-1"
+UNKNOWN = object()
+"""The outcome of a call whose answer is neither yes nor no."""
 
 
 class BackendFactory(Protocol):
@@ -42,9 +44,9 @@ def candidate(backend: ElectionBackend, name: str = "one", *, agent_id: str = AG
     return Candidate(agent_id, instance, nonce, HOST, digits, backend.timing.lease, floor)
 
 
-async def grant_of(backend: ElectionBackend, me: Candidate, within: float = PATIENCE) -> Grant:
+async def grant_of(backend: ElectionBackend, me: Candidate) -> Grant:
     """Acquire as the core does once the record is free; try again where a store grants nothing at first."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(PATIENCE):
         while True:
             result = await backend.acquire(me, await patiently(backend.observe))
             if isinstance(result, Grant):
@@ -52,11 +54,24 @@ async def grant_of(backend: ElectionBackend, me: Candidate, within: float = PATI
             await asyncio.sleep(0.05)
 
 
+async def one_leads(make: Make) -> tuple[ElectionBackend, ElectionBackend, Grant]:
+    """A replica that holds the lease, another one, and the grant."""
+    one, other = await make(), await make()
+    return one, other, await grant_of(one, candidate(one))
+
+
 async def seen_by(backend: ElectionBackend) -> Record:
     """The store's record. Fails the test if there is none."""
     record = await patiently(backend.observe)
     assert record is not None, "the store shows no record"
     return record
+
+
+async def sees_release(backend: ElectionBackend, record: Record | None, timeout: float) -> None:
+    """Wait for changes, each for ``timeout`` seconds at most, until the record is released or gone."""
+    while record is not None and not record.released:
+        await backend.wait_change(record, timeout)
+        record = await backend.observe()
 
 
 async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
@@ -70,14 +85,14 @@ async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def outcome(backend: ElectionBackend, call: Awaitable[object]) -> object:
-    """What the core makes of a call in an outage: a result, the exception for "no", or None for an unknown outcome."""
+    """What the core makes of a call in an outage: a result, the exception for "no", or :data:`UNKNOWN`."""
     try:
         async with asyncio.timeout(backend.timing.call_timeout):
             return await call
     except (LeaseLost, PreflightError) as error:
         return error
     except Exception:  # noqa: BLE001 - any other exception is an unknown outcome
-        return None
+        return UNKNOWN
 
 
 async def ended(backend: ElectionBackend, call: Callable[[], Awaitable[object]]) -> None:

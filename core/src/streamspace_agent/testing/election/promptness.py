@@ -27,8 +27,10 @@ from streamspace_agent.testing.election.fixtures import (
     candidate,
     ended,
     grant_of,
+    one_leads,
     put_away,
     seen_by,
+    sees_release,
 )
 from streamspace_agent.testing.loop_blocking import Blockage
 from streamspace_agent.testing.suite import Suite
@@ -81,13 +83,7 @@ class Promptness(Suite):
         limit = SLACK * one.timing.call_timeout
         grant = await grant_of(one, candidate(one))
         seen = await seen_by(other)
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "observe": other.observe,
-            "renew": lambda: one.renew(grant),
-            "acquire": lambda: other.acquire(candidate(other, "other"), seen),
-            "holder_is_dead": lambda: other.holder_is_dead(seen),
-            "release": lambda: one.release(grant),
-        }
+        calls = _calls(one, other, grant, seen) | {"holder_is_dead": lambda: other.holder_is_dead(seen)}
         with outage():
             for name, call in calls.items():
                 least = LONG
@@ -107,16 +103,9 @@ class Promptness(Suite):
         self, make: Make, outage: Outage
     ) -> None:
         """Unless it has ended before. One that swallows its cancellation may write when nobody expects it."""
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         seen = await seen_by(other)
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "observe": other.observe,
-            "renew": lambda: one.renew(grant),
-            "acquire": lambda: other.acquire(candidate(other, "other"), seen),
-            "release": lambda: one.release(grant),
-            "wait_change": lambda: other.wait_change(seen, LONG),
-        }
+        calls = _calls(one, other, grant, seen) | {"wait_change": lambda: other.wait_change(seen, LONG)}
         with outage():
             for name, call in calls.items():
                 task = asyncio.ensure_future(call())
@@ -126,16 +115,14 @@ class Promptness(Suite):
 
     async def test_a_cancelled_wait_ends_at_once_and_as_cancelled(self, make: Make) -> None:
         """The core cancels a wait when it stops, and when it has to act at once."""
-        one, other = await make(), await make()
-        await grant_of(one, candidate(one))
+        one, other, _ = await one_leads(make)
         for _ in range(TRIES):
             waiting = asyncio.ensure_future(other.wait_change(await other.observe(), LONG))
             await asyncio.sleep(0.1)
             await _ends_as_cancelled("wait_change", waiting, one.timing.call_timeout + 1.0)
 
     async def test_a_look_does_not_wait_for_a_wait(self, make: Make) -> None:
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         limit = one.timing.call_timeout
         waiting = asyncio.ensure_future(other.wait_change(grant.record, LONG))
         answers = 0
@@ -155,8 +142,7 @@ class Promptness(Suite):
 
     async def test_waiting_leaves_the_loop_free(self, make: Make) -> None:
         """A wait may take long, so it must not block: renewals, observations and the agent's end share its loop."""
-        one, other = await make(), await make()
-        grant = await grant_of(one, candidate(one))
+        one, other, grant = await one_leads(make)
         limit = one.timing.call_timeout
         least = LONG
         for _ in range(3):
@@ -181,8 +167,7 @@ class Promptness(Suite):
 
     async def test_a_renewal_or_a_release_of_another_tenure_is_refused(self, make: Make) -> None:
         """A tenure is a nonce *and* an epoch: after the loss of a store two replicas may have had the same epoch."""
-        one, other = await make(), await make()
-        first = await grant_of(one, candidate(one))
+        one, other, first = await one_leads(make)
         grant = await one.renew(first)
         theirs = replace(first.record, nonce=candidate(one, "another").nonce)
         earlier = replace(first.record, epoch=first.record.epoch - 1)
@@ -195,6 +180,17 @@ class Promptness(Suite):
         assert seen.same_tenure(grant.record)
         assert not seen.released
         await one.renew(grant)
+
+
+def _calls(
+    one: ElectionBackend, other: ElectionBackend, grant: Grant, seen: Record
+) -> dict[str, Callable[[], Awaitable[object]]]:
+    return {
+        "observe": other.observe,
+        "renew": lambda: one.renew(grant),
+        "acquire": lambda: other.acquire(candidate(other, "other"), seen),
+        "release": lambda: one.release(grant),
+    }
 
 
 async def _ends_as_cancelled(name: str, task: "asyncio.Future[Any]", within: float) -> None:
@@ -212,23 +208,17 @@ async def _woken_after(one: ElectionBackend, other: ElectionBackend, name: str) 
     """Seconds from a release, well into the wait for it, to the waiter's seeing it."""
     grant = await grant_of(one, candidate(one, name))
     seen = await seen_by(other)
-    woken_at = 0.0
 
-    async def wait() -> None:
-        nonlocal woken_at
-        record: Record | None = seen
-        while record is not None and not record.released:
-            await other.wait_change(record, LONG)
-            record = await other.observe()
-        woken_at = time.monotonic()
+    async def woken_at() -> float:
+        await sees_release(other, seen, LONG)
+        return time.monotonic()
 
-    waiting = asyncio.ensure_future(wait())
+    waiting = asyncio.ensure_future(woken_at())
     try:
         await asyncio.sleep(0.3)
         await one.release(grant)
         released_at = time.monotonic()
         async with asyncio.timeout(LONG):
-            await waiting
+            return await waiting - released_at
     finally:
         await put_away(waiting)
-    return woken_at - released_at

@@ -1,11 +1,13 @@
 """The tests of runtime drivers about events: a session that ends unexpectedly is reported, and can be started again."""
 
+import asyncio
+
 import pytest
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, SessionState
 from streamspace_agent.testing.engine import Behaviour
-from streamspace_agent.testing.runtime.fixtures import DataOf, DriverKit, listening, quiet
+from streamspace_agent.testing.runtime.fixtures import PATIENCE, DataOf, DriverKit, listening, quiet
 from streamspace_agent.testing.suite import Suite
 
 
@@ -22,11 +24,9 @@ class Events(Suite):
             await driver.wake(spec.session_id, quiet)
             await driver.stop(spec.session_id)
             await driver.start(crashing, quiet)
-
-            async def told() -> bool:
-                return len(events) > 1
-
-            await kit.until(told)
+            async with asyncio.timeout(PATIENCE):
+                while len(events) < 2:
+                    await asyncio.sleep(0.05)
         assert events[1].kind is EventKind.ENDED
         session = events[1].session
         assert session is not None
@@ -43,11 +43,7 @@ class Events(Suite):
     ) -> None:
         driver, spec = kit.driver(), kit.spec(Behaviour.CRASHES)
         await driver.start(spec, quiet)
-
-        async def failed() -> bool:
-            return await kit.state(spec.session_id) is SessionState.FAILED
-
-        await kit.until(failed)
+        await kit.failed(spec.session_id)
         with pytest.raises(CommandFailed):
             await driver.hibernate(spec.session_id)
         assert await data_of(spec.session_id)

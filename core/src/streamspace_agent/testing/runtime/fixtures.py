@@ -82,9 +82,10 @@ class DriverKit:
         found = await self.driver().inspect(session_id)
         return found.state if found else None
 
-    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+    async def failed(self, session_id: str) -> None:
+        """Wait until the session has failed."""
         async with asyncio.timeout(PATIENCE):
-            while not await condition():
+            while await self.state(session_id) is not SessionState.FAILED:
                 await asyncio.sleep(0.05)
 
     async def clean_up(self) -> None:

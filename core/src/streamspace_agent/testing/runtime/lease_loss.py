@@ -90,10 +90,9 @@ class LeaseLoss(Suite):
 
     @staticmethod
     async def _call(driver: RuntimeDriver, verb: str, spec: SessionSpec) -> None:
-        match verb:
-            case "stop":
-                await driver.stop(spec.session_id, delete_volumes=True)
-            case "hibernate":
-                await driver.hibernate(spec.session_id)
-            case _:
-                assert (await driver.wake(spec.session_id, quiet)).ready
+        if verb == "stop":
+            await driver.stop(spec.session_id, delete_volumes=True)
+        elif verb == "hibernate":
+            await driver.hibernate(spec.session_id)
+        else:
+            assert (await driver.wake(spec.session_id, quiet)).ready

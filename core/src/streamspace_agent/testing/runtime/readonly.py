@@ -42,11 +42,7 @@ class ReadOnly(Suite):
             assert await kit.state(asleep.session_id) is SessionState.HIBERNATED
         dead = kit.spec(Behaviour.CRASHES)
         await kit.driver().start(dead, quiet)
-
-        async def ended() -> bool:
-            return await kit.state(dead.session_id) is SessionState.FAILED
-
-        await kit.until(ended)
+        await kit.failed(dead.session_id)
         proved = await looking.prove(dead.session_id)
         assert (proved.state, proved.ready) == (SessionState.FAILED, False)
         assert proved.reason
