@@ -44,11 +44,8 @@ def _plain(text: str) -> str:
 
 def mount_of(path: Path, table: str) -> Mount | None:
     """The most specific mount above a resolved path. Of two at one point it is the later, which covers the other."""
-    found: Mount | None = None
-    for mount in mounts(table):
-        if path.is_relative_to(mount.point) and (found is None or len(mount.point) >= len(found.point)):
-            found = mount
-    return found
+    above = [mount for mount in mounts(table) if path.is_relative_to(mount.point)]
+    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
 
 
 def in_container(table: str, root: Path = Path("/")) -> bool:

@@ -4,13 +4,7 @@ import asyncio
 import re
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    NoPermissionError,
-    RedisError,
-)
+from redis.exceptions import AskError, AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
 
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import BackendUnavailable

@@ -118,27 +118,29 @@ class SwarmBackend(ElectionBackend):
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
     async def renew(self, grant: Grant) -> Grant:
+        result = await self._rewrite(grant, released=False)
+        if isinstance(result, Grant):
+            return result
+        stands = f"{result.holder} holds it, epoch {result.epoch}" if result else "it was removed"
+        raise LeaseLost(f"the config {self.config} is not ours any more: {stands}")
+
+    async def release(self, grant: Grant) -> None:
+        self._show(None)
+        await self._rewrite(grant, released=True)
+
+    async def _rewrite(self, grant: Grant, *, released: bool) -> Grant | TaskRecord | None:
+        """Write the next record under ``grant``. Returns the new grant, or the record of whoever else has the lease."""
         for _ in range(ATTEMPTS):
             now = await self._current()
             if now is None or now.released or not now.same_tenure(grant.record):
                 self._show(None)
-                self._check_age(now, grant)
-                stands = f"{now.holder} holds it, epoch {now.epoch}" if now else "it was removed"
-                raise LeaseLost(f"the config {self.config} is not ours any more: {stands}")
+                # Older than our last write: a manager that lags behind answered.
+                if now and isinstance(grant.token, int) and now.version <= grant.token:
+                    raise BackendUnavailable(f"the config {self.config} was answered from an old copy")
+                return now
             # Even if a reply was lost and the record is newer than the grant: only a write proves that we hold it now.
-            if renewed := await self._write(now, replace(now, sequence=now.sequence + 1)):
-                return renewed
-        raise BackendUnavailable(f"the config {self.config} keeps changing")
-
-    async def release(self, grant: Grant) -> None:
-        self._show(None)
-        for _ in range(ATTEMPTS):
-            now = await self._current()
-            if now is None or now.released or not now.same_tenure(grant.record):
-                self._check_age(now, grant)
-                return
-            if await self._write(now, replace(now, sequence=now.sequence + 1, released=True)):
-                return
+            if written := await self._write(now, replace(now, sequence=now.sequence + 1, released=released)):
+                return written
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
@@ -203,11 +205,6 @@ class SwarmBackend(ElectionBackend):
             await asyncio.sleep(self._timing.call_timeout / 4)
             now = await self.observe()
         return now
-
-    def _check_age(self, now: TaskRecord | None, grant: Grant) -> None:
-        """Raise BackendUnavailable for an answer older than our last write, from a manager that lags behind."""
-        if now and isinstance(grant.token, int) and now.version <= grant.token:
-            raise BackendUnavailable(f"the config {self.config} was answered from an old copy")
 
     def _show(self, work: Coroutine[None, None, None] | None) -> None:
         """Run ``work``, which shows people who leads, in the background; the previous one is cancelled."""
