@@ -1,15 +1,35 @@
 """Every exception that the agent defines, with the exit code that it ends the process with.
 
-* :exc:`AgentError` (1)
+* :exc:`AgentError` (1): shown to people as one line
 
-  * :exc:`ConfigError` (2), :exc:`PluginError` (2), :exc:`PreflightError` (2)
-  * :exc:`Refused` (3)
-  * :exc:`JournalError`, :exc:`CommandFailed`
-  * :exc:`ElectionError`: :exc:`LeaseLost`, :exc:`BackendUnavailable`
-  * :exc:`RuntimeDriverError`: :exc:`EngineUnavailable`, :exc:`SessionNotFound`
+  * :exc:`ConfigError` (2): a setting is missing or wrong
+  * :exc:`PluginError` (2): the chosen plugin is missing, installed twice, of another version or broken
+  * :exc:`PreflightError` (2): the store or the host cannot do what was asked, and waiting does not help
+  * :exc:`Refused` (3): the control plane refused this agent for good (rejected, unknown key)
+  * :exc:`JournalError`: the journal cannot be used
+  * :exc:`ElectionError`
 
-The others are raised and handled inside the core, and never end the process. Work that goes on after its lease ended
-raises nothing: it ends the process with :data:`EXIT_LEADERSHIP` (75).
+    * :exc:`LeaseLost`: the store answered that the lease is no longer ours
+    * :exc:`BackendUnavailable`: the store gave no usable answer, so the outcome is unknown
+
+  * :exc:`RuntimeDriverError`
+
+    * :exc:`EngineUnavailable`: the container engine does not answer; try again later
+    * :exc:`SessionNotFound`: the engine holds no such session
+
+  * :exc:`CommandFailed`: a command failed; the control plane is told, the agent goes on
+
+The rest is raised and handled inside the core, and never ends the process:
+
+* :exc:`LinkDown`: there is no connection to the control plane
+* :exc:`ServerUnreachable`: a session's server cannot be reached
+* :exc:`ServerRefused` (ConnectionError): a session's server runs and refuses the connection
+* :exc:`OpaqueStream`: a viewer's bytes can no longer be understood
+* :exc:`TooDeep` (ValueError): a JSON text is nested too deeply
+* :exc:`TooLarge` (ValueError): a message exceeds the control plane's limit
+* :exc:`Injected`: raised by a fault point of a test
+
+Work that goes on after its lease ended raises nothing: it ends the process with :data:`EXIT_LEADERSHIP` (75).
 """
 
 from collections.abc import Sequence
