@@ -12,7 +12,7 @@ import pytest
 
 from streamspace_agent import logs
 from streamspace_agent.controlplane.decoder import HEAD, MAX_BAD, MAX_ENVELOPE, MAX_VALUES, MAX_VIEWER_DATA, Decoder
-from streamspace_agent.protocol import MAX_DEPTH, MAX_SHOWN, Envelope, Malformed
+from streamspace_agent.protocol import MAX_DEPTH, MAX_SHOWN, Malformed, Message
 from tests.core.decoded import decode
 
 pytestmark = pytest.mark.slow
@@ -119,7 +119,7 @@ def test_however_it_is_cut_it_says_the_same(part, dumps):
     assert (empty.payload["sessionId"], empty.payload["data"]) == ("é", "")
     assert isinstance(bad, Malformed)
     assert third.payload["payload"] == {"sessionId": "s1"}
-    assert last == Envelope("ping", {"timestamp": "x"})
+    assert last == Message("ping", {"timestamp": "x"})
 
 
 def test_viewers_data_with_more_in_it_is_read_as_json():
@@ -145,7 +145,7 @@ def nested(depth):
 
 def test_what_is_nested_too_deep_is_refused_by_its_name():
     (fine,) = decode(nested(MAX_DEPTH - 2))
-    assert isinstance(fine, Envelope)
+    assert isinstance(fine, Message)
     for depth in (MAX_DEPTH + 1, 970):
         (bad,) = decode(nested(depth))
         assert bad.reason == f"nested deeper than {MAX_DEPTH} levels"

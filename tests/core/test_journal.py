@@ -12,7 +12,8 @@ from contextlib import closing
 import pytest
 
 from streamspace_agent import leadership
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 from tests.core.journal_file import JournalFile
 from tests.core.memory_driver import AGENT
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from streamspace_agent.errors import JournalError, LeaseLost
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 from tests.core.journal_file import JournalFile
 
 COMMANDS = 200

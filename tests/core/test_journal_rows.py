@@ -5,7 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from streamspace_agent.journal import Journal, Message, sessions_with_open_commands
+from streamspace_agent.journal import Journal, sessions_with_open_commands
+from streamspace_agent.protocol import Message
 from tests.core.journal_file import JournalFile
 from tests.core.memory_driver import AGENT
 

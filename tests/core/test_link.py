@@ -1,7 +1,6 @@
 """How the link comes back: from silence, from a proxy's answers, from redirects, and with which reason."""
 
 import asyncio
-import contextlib
 import logging
 import random
 
@@ -13,7 +12,7 @@ from lab.until import until
 from streamspace_agent import config
 from streamspace_agent.controlplane import connection, link
 from streamspace_agent.controlplane.keys import Keys
-from streamspace_agent.controlplane.link import Link, raise_worst
+from streamspace_agent.controlplane.link import Link, until_one_ends
 from streamspace_agent.controlplane.registration import Registrar
 from streamspace_agent.controlplane.registration_record import RegistrationRecord
 from streamspace_agent.controlplane.tls import Trust
@@ -152,26 +151,16 @@ async def test_of_two_errors_at_once_the_one_that_is_no_lost_connection_is_raise
     async def fail(error):
         raise error
 
-    def tasks(*errors):
-        return [asyncio.create_task(fail(error)) for error in errors]
-
     lost = [LinkDown("silent"), ConnectionClosedError(None, None)]
     for errors in ([*lost, ValueError("ours")], [ValueError("ours"), *lost]):
-        ended = tasks(*errors)
-        await asyncio.wait(ended)
         with pytest.raises(ValueError, match="ours"):
-            raise_worst(ended)
-    ended = tasks(ValueError("first"), KeyError("second"), lost[0])
-    await asyncio.wait(ended)
+            await until_one_ends(*map(fail, errors))
     with pytest.raises((ValueError, KeyError)):
-        raise_worst(ended)
+        await until_one_ends(*map(fail, [ValueError("first"), KeyError("second"), lost[0]]))
     (told,) = [record for record in caplog.records if "the link ended for another reason as well" in record.message]
     assert told.exc_info
-    with contextlib.suppress(LinkDown):
-        ended = tasks(lost[0])
-        await asyncio.wait(ended)
-        raise_worst(ended)
-        pytest.fail("nothing was raised")
+    with pytest.raises(LinkDown):
+        await until_one_ends(fail(lost[0]))
 
 
 COMMAND = '{"type":"command","timestamp":"","payload":{"commandId":"c1"}}'

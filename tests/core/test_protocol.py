@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import TooLarge
-from streamspace_agent.protocol import Envelope, Malformed, cut, encode
+from streamspace_agent.protocol import Malformed, Message, cut, encode
 from streamspace_agent.runtime import Progress, ReadyCheck, Session, SessionState
 from tests.core.decoded import decode
 
@@ -29,7 +29,7 @@ def command(command_id="c1", **more):
 @pytest.mark.slow
 def test_envelopes_packed_into_one_frame_come_out_in_order(messages):
     frame = "\n".join(encode(kind, payload) for kind, payload in messages)
-    assert list(decode(frame)) == [Envelope(kind, payload) for kind, payload in messages]
+    assert list(decode(frame)) == [Message(kind, payload) for kind, payload in messages]
 
 
 def test_empty_lines_between_envelopes_are_nothing():
@@ -44,16 +44,16 @@ def test_a_line_separator_inside_a_string_does_not_split_an_envelope():
 
 @pytest.mark.parametrize("timestamp", ["2026-01-01T00:00:00Z", 1700000000, None, {"seconds": 1}])
 def test_no_timestamp_makes_a_message_unreadable(timestamp):
-    assert next(decode(command(timestamp=timestamp))) == Envelope("command", {"commandId": "c1"})
+    assert next(decode(command(timestamp=timestamp))) == Message("command", {"commandId": "c1"})
 
 
 def test_unknown_fields_are_ignored_in_the_envelope_and_kept_in_the_payload():
     frame = '{"type":"command","future":1,"payload":{"commandId":"c1","future":{"a":1}}}'
-    assert next(decode(frame)) == Envelope("command", {"commandId": "c1", "future": {"a": 1}})
+    assert next(decode(frame)) == Message("command", {"commandId": "c1", "future": {"a": 1}})
 
 
 def test_a_missing_payload_is_an_empty_one():
-    assert next(decode('{"type":"ping"}')) == Envelope("ping", {})
+    assert next(decode('{"type":"ping"}')) == Message("ping", {})
 
 
 @pytest.mark.parametrize("payload", [{"vncPort": "5900"}, {"vncPort": 5900}, {"memory": 2}, {"memory": "2Gi"}])
@@ -101,7 +101,7 @@ def test_a_malformed_command_keeps_its_id_where_one_can_be_read(piece, command_i
 @given(st.binary(max_size=200) | st.text(max_size=200))
 def test_no_frame_at_all_raises(frame):
     for message in decode(frame):
-        assert isinstance(message, Envelope | Malformed)
+        assert isinstance(message, Message | Malformed)
 
 
 def test_a_timestamp_is_text_with_a_time_zone():

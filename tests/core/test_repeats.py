@@ -8,7 +8,8 @@ import pytest
 from streamspace_agent.commands import repeats
 from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.controlplane.outbox import Outbox
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 from tests.core.memory_driver import AGENT
 
 

@@ -327,7 +327,7 @@ def test_whatever_is_sent_gives_a_spec_or_a_refusal_that_can_be_sent(payload, te
 )
 def test_whatever_frame_arrives_is_decoded_or_called_malformed(frame):
     for message in decode(frame):
-        assert isinstance(message, protocol.Envelope | protocol.Malformed)
+        assert isinstance(message, protocol.Message | protocol.Malformed)
 
 
 def test_the_environment_is_passed_on_to_the_last_character():

@@ -12,7 +12,8 @@ from streamspace_agent import leadership, protocol
 from streamspace_agent.commands import dispatcher, executor
 from streamspace_agent.controlplane.outbox import Outbox, encode
 from streamspace_agent.errors import CommandFailed, JournalError
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 from streamspace_agent.runtime import Leftover, Progress, Session, SessionState
 from streamspace_agent.sessions import reconciler
 from tests.core.memory_driver import AGENT

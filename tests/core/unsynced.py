@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from streamspace_agent.journal import Journal, Message, writeahead
+from streamspace_agent.journal import Journal, writeahead
+from streamspace_agent.protocol import Message
 
 CALLS = {"x86_64": (74, 75), "aarch64": (82, 83)}[platform.machine()]
 """Numbers of fsync and fdatasync."""

@@ -2,42 +2,34 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.commands.answers import Answers
 from streamspace_agent.commands.dispatcher import Dispatcher
 from streamspace_agent.errors import CommandFailed, JournalError, LeaseLost
-from streamspace_agent.journal import Message
+from streamspace_agent.protocol import Message
 from streamspace_agent.tunnel.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
 
 NOT_BASE64 = "?"
-Send = Callable[[str, Mapping[str, Any]], Awaitable[bool]]
 
 
+@dataclass(eq=False)
 class Inbox:
-    """The messages of one leadership.
+    """The messages of one leadership."""
 
-    ``send`` sends a message now or drops it. ``on_shutdown`` is called with the control plane's reason.
-    """
+    _dispatcher: Dispatcher
+    _answers: Answers
+    _tunnels: Tunnels
+    _send: Callable[[str, Mapping[str, Any]], Awaitable[bool]]
+    """Sends a message now or drops it."""
+    _on_shutdown: Callable[[str], None]
+    """Called with the control plane's reason."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        answers: Answers,
-        tunnels: Tunnels,
-        send: Send,
-        on_shutdown: Callable[[str], None],
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._answers = answers
-        self._tunnels = tunnels
-        self._send = send
-        self._on_shutdown = on_shutdown
-
-    async def received(self, message: protocol.Envelope | protocol.Malformed) -> None:
+    async def received(self, message: protocol.Message | protocol.Malformed) -> None:
         if isinstance(message, protocol.Malformed):
             log.warning("dropped a malformed message: %s: %s", message.reason, logs.redact(message.text)[:300])
             await self._refuse(message.command_id, f"malformed_message: {message.reason}")

@@ -27,7 +27,7 @@ from streamspace_agent.commands.dispatcher import Dispatcher
 from streamspace_agent.commands.executor import Executor
 from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.config import Settings
-from streamspace_agent.controlplane.link import Link, raise_worst
+from streamspace_agent.controlplane.link import Link, until_one_ends
 from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.election.lease import Lease
 from streamspace_agent.errors import JournalError, LeaseLost, LinkDown
@@ -117,15 +117,8 @@ class Leadership:
         self._repeats = Repeats(journal, self.outbox)
         answers = Answers(journal, self.outbox, self._repeats)
         context = partial(HandlerContext, settings, driver, capacity, lease, self.board, self.reconciler, self.tunnels)
-        self.dispatcher = Dispatcher(
-            registry,
-            answers,
-            Executor(answers, context, counters, faults),
-            self.board,
-            self.sessions,
-            concurrency=settings.command_concurrency,
-            epoch=epoch,
-        )
+        executor, slots = Executor(answers, context, counters, faults), settings.command_concurrency
+        self.dispatcher = Dispatcher(registry, answers, executor, self.board, self.sessions, slots, epoch)
         self._inbox = Inbox(self.dispatcher, answers, self.tunnels, send, self._asked_to_shut_down)
 
         # What happens by the clock
@@ -294,20 +287,13 @@ class Leadership:
 
     async def connected(self, link: Link) -> None:
         """Serve one connection: heartbeats, whatever is in the outbox, and viewers."""
-        tasks = [
-            _task(self.heartbeats.run(self._settings.health_check_interval), "heartbeats"),
-            _task(self.outbox.deliver(link.send_text, link.ping), "outbox"),
-            _task(self.tunnels.serve(link), "tunnels"),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            raise_worst(done)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await until_one_ends(
+            self.heartbeats.run(self._settings.health_check_interval),
+            self.outbox.deliver(link.send_text, link.ping),
+            self.tunnels.serve(link),
+        )
 
-    async def received(self, message: protocol.Envelope | protocol.Malformed) -> None:
+    async def received(self, message: protocol.Message | protocol.Malformed) -> None:
         if self.lease.valid():
             await self._inbox.received(message)
 

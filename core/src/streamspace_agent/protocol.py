@@ -30,7 +30,9 @@ MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class Message:
+    """An envelope without its timestamp, received or to be sent."""
+
     type: str
     payload: Mapping[str, Any]
 
@@ -66,7 +68,7 @@ def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def envelope(piece: str) -> Envelope | Malformed:
+def envelope(piece: str) -> Message | Malformed:
     """The envelope in a piece of a frame; :class:`Malformed` if it is none. Never raises."""
     shown = piece[:MAX_SHOWN]
     try:
@@ -85,7 +87,7 @@ def envelope(piece: str) -> Envelope | Malformed:
         payload = {}
     if not isinstance(payload, dict):
         return Malformed("its payload is not an object", shown, command_id)
-    return Envelope(value["type"], payload)
+    return Message(value["type"], payload)
 
 
 def _command_id(value: object) -> str:

@@ -10,7 +10,8 @@ from streamspace_agent.commands.jobs import Job
 from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.errors import JournalError
-from streamspace_agent.journal import Entry, Journal, Message
+from streamspace_agent.journal import Entry, Journal
+from streamspace_agent.protocol import Message
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamspace_agent import protocol
@@ -37,42 +38,31 @@ MAX_ATTEMPTS = 3
 """A command that was running at this many crashes is failed, not tried again: it may be what kills the agent."""
 
 
+@dataclass(eq=False)
 class Dispatcher:
     """The commands of one leadership."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        answers: Answers,
-        executor: Executor,
-        board: ProgressBoard,
-        sessions: SessionTable,
-        *,
-        concurrency: int,
-        epoch: int,
-    ) -> None:
-        self._registry = registry
-        self._answers = answers
-        self._executor = executor
-        self._board = board
-        self._sessions = sessions
-        self._concurrency = concurrency
-        self._epoch = epoch
-        self._slots = asyncio.Semaphore(concurrency)
-        self._lanes: dict[str, deque[Job]] = {}
-        self._runners: set[asyncio.Task[None]] = set()
-        self._started = asyncio.Event()
-        self._draining = False
-        self._running = 0
+    _registry: Registry
+    _answers: Answers
+    _executor: Executor
+    _board: ProgressBoard
+    _sessions: SessionTable
+    _concurrency: int
+    _epoch: int
+    _lanes: dict[str, deque[Job]] = field(default_factory=dict)
+    _runners: set[asyncio.Task[None]] = field(default_factory=set)
+    _started: asyncio.Event = field(default_factory=asyncio.Event)
+    _draining: bool = False
+    running: int = 0
+    """Commands whose handler runs. May be read from any thread, as ``waiting``."""
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self._concurrency)
 
     @property
     def waiting(self) -> int:
-        """Commands without an answer. May be read from any thread, as ``running``."""
+        """Commands without an answer."""
         return sum(len(lane) for lane in list(self._lanes.values()))
-
-    @property
-    def running(self) -> int:
-        return self._running
 
     # Taking commands
 
@@ -231,7 +221,7 @@ class Dispatcher:
         job.task = asyncio.create_task(
             self._executor.run(job, job.registered.handler), name=f"command {job.command.id}"
         )
-        self._running += 1
+        self.running += 1
         try:
             await job.task
         except asyncio.CancelledError:
@@ -239,7 +229,7 @@ class Dispatcher:
                 raise  # the leadership ends; the command stays open in the journal
             await self._executor.fail(job)
         finally:
-            self._running -= 1
+            self.running -= 1
 
     # From the leadership's beginning to its end
 

@@ -14,7 +14,7 @@ from streamspace_agent.commands.counters import Counters
 from streamspace_agent.commands.jobs import Job, Report
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, RuntimeDriverError, SessionNotFound
 from streamspace_agent.faults import Faults
-from streamspace_agent.journal import Message
+from streamspace_agent.protocol import Message
 
 log = logging.getLogger(__name__)
 

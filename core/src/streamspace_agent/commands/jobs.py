@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from streamspace_agent.commands import Command, Registered
-from streamspace_agent.journal import Message
+from streamspace_agent.protocol import Message
 
 
 class JobState(Enum):

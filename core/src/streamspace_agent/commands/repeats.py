@@ -12,7 +12,8 @@ from collections import OrderedDict
 
 from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.errors import JournalError
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ MAX_PART = 64 * 1024**2
 
 CLOSED = "closed by the control plane"
 
-Receive = Callable[[protocol.Envelope | protocol.Malformed], Awaitable[None]]
+Receive = Callable[[protocol.Message | protocol.Malformed], Awaitable[None]]
 
 
 class _Connect(connect):

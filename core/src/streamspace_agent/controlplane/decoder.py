@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from streamspace_agent.protocol import Envelope, Malformed, envelope, usable_id
+from streamspace_agent.protocol import Malformed, Message, envelope, usable_id
 
 MAX_VIEWER_DATA = 32 * 1024**2
 """Limit of one ``vnc_data`` envelope in bytes: more than any viewer sends at a time."""
@@ -46,7 +46,7 @@ class Decoder:
         """Bytes examined since the last pause."""
         self._bad = 0
 
-    def feed(self, data: bytes) -> Iterator[Envelope | Malformed | None]:
+    def feed(self, data: bytes) -> Iterator[Message | Malformed | None]:
         """The envelopes that end in this part, in order. None stands for a pause: let other tasks run."""
         start = 0
         while start < len(data) and self._bad <= MAX_BAD:
@@ -68,7 +68,7 @@ class Decoder:
             self._examined = 0
             yield None
 
-    def close(self) -> Iterator[Envelope | Malformed]:
+    def close(self) -> Iterator[Message | Malformed]:
         """The last envelope of the message, which no newline ends."""
         if self._size and self._bad <= MAX_BAD:
             yield self._piece()
@@ -79,17 +79,17 @@ class Decoder:
         if self._size > MAX_ENVELOPE and (self._size > MAX_VIEWER_DATA or not _VIEWER_DATA.match(self._rest, 0, HEAD)):
             del self._rest[HEAD:]
 
-    def _piece(self) -> Envelope | Malformed:
+    def _piece(self) -> Message | Malformed:
         piece, size = bytes(self._rest), self._size
         self._rest, self._size = bytearray(), 0
         head = _VIEWER_DATA.match(piece, 0, HEAD)
         if size > len(piece) or (size > MAX_ENVELOPE and not head):
-            found: Envelope | Malformed = _too_large(piece, size)
+            found: Message | Malformed = _too_large(piece, size)
         elif head and piece.endswith(b'"}}') and piece.find(b'"', head.end()) == len(piece) - 3:
             # Not parsed as JSON, which would copy the bytes once more and search them for escapes.
             data = memoryview(piece)[head.end() : -3]
             session_id = head[1].decode("utf-8", "replace")
-            found = Envelope("vnc_data", {"sessionId": session_id, "data": data if len(data) else ""})
+            found = Message("vnc_data", {"sessionId": session_id, "data": data if len(data) else ""})
         elif size > MAX_ENVELOPE:
             found = _too_large(piece, size)
         elif sum(map(piece.count, b",[{")) > MAX_VALUES:

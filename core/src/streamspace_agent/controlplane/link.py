@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -45,7 +45,7 @@ LOST = (ConnectionClosed, LinkDown, OSError)
 class Peer(Protocol):
     """The leadership that a link serves."""
 
-    async def received(self, message: protocol.Envelope | protocol.Malformed) -> None:
+    async def received(self, message: protocol.Message | protocol.Malformed) -> None:
         """Handle one message without waiting; anything long becomes a task of its own."""
 
     async def connected(self, link: "Link") -> None:
@@ -261,7 +261,14 @@ def worst(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
     return errors[0] if errors else None
 
 
-def raise_worst(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Raise the :func:`worst` error, if any."""
-    if (error := worst(tasks)) is not None:
-        raise error
+async def until_one_ends(*jobs: Coroutine[Any, Any, Any]) -> None:
+    """Run these jobs beside one another until one of them ends, and end the others. Raises the :func:`worst` error."""
+    tasks = [asyncio.create_task(job, name=job.__qualname__) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if (error := worst(done)) is not None:
+            raise error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

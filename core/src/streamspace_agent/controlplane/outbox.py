@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import JournalError
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 
 log = logging.getLogger(__name__)
 

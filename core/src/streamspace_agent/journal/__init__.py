@@ -24,6 +24,7 @@ from streamspace_agent.journal import disk, retention
 from streamspace_agent.journal.recovery import finish, rescue
 from streamspace_agent.journal.writeahead import PATIENCE, WORTH, WriteAhead
 from streamspace_agent.private import private_folder, require_private
+from streamspace_agent.protocol import Message
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +48,6 @@ CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, type T
 
 def _cannot(verb: str, path: Path, error: Exception) -> JournalError:
     return JournalError(f"STATE_DIR: cannot {verb} the journal {path}: {disk.cause(path, error)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message for the control plane: its type and payload."""
-
-    type: str
-    payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamspace_agent.runtime import Session
@@ -20,32 +21,23 @@ servers have answered: without a second one, a full host would be shown empty fo
 ROOM = 256 * 1024
 """Bytes of readings in one heartbeat, half of what a message may hold. What does not fit goes into the next."""
 
-Send = Callable[[str, Mapping[str, Any]], Awaitable[bool]]
-"""Sends one message or drops it; returns whether it went out."""
 
-
+@dataclass(eq=False)
 class Heartbeats:
-    """The heartbeats of one leadership. ``works`` tells whether a person can use a session."""
+    """The heartbeats of one leadership."""
 
-    def __init__(
-        self,
-        send: Send,
-        sessions: SessionTable,
-        works: Callable[[Session], bool],
-        usage: Usage,
-        capacity: Mapping[str, Any],
-        epoch: int,
-    ) -> None:
-        self._send = send
-        self._sessions = sessions
-        self._works = works
-        self._usage = usage
-        self._capacity = capacity
-        self._epoch = epoch
-        self.draining = False
-        """Whether ``draining`` is reported instead of ``online``."""
-        self.last = 0.0
-        """When the last one went out, by the monotonic clock; 0 for none yet."""
+    _send: Callable[[str, Mapping[str, Any]], Awaitable[bool]]
+    """Sends one message or drops it; returns whether it went out."""
+    _sessions: SessionTable
+    _works: Callable[[Session], bool]
+    """Whether a person can use a session."""
+    _usage: Usage
+    _capacity: Mapping[str, Any]
+    _epoch: int
+    draining: bool = False
+    """Whether ``draining`` is reported instead of ``online``."""
+    last: float = 0.0
+    """When the last one went out, by the monotonic clock; 0 for none yet."""
 
     async def run(self, every: float) -> None:
         """Serve one connection, until cancelled."""
@@ -59,7 +51,6 @@ class Heartbeats:
             pause = every
 
     async def beat(self) -> None:
-        """Send one now."""
         payload: dict[str, Any] = {
             "status": "draining" if self.draining else "online",
             "activeSessions": sum(map(self._works, self._sessions.values())),

@@ -12,6 +12,7 @@ What cannot be seen counts as use: a session may be hibernated too late, but not
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from streamspace_agent.clock import Clock
 from streamspace_agent.gateway import Gateway
@@ -26,26 +27,19 @@ QUIET = 1024
 pointer in a browser causes more."""
 
 
+@dataclass(eq=False)
 class Idle:
     """The idle times of one leadership: at its beginning each session counts as just used."""
 
-    def __init__(
-        self,
-        sessions: Mapping[str, Session],
-        viewers: Callable[[str], float],
-        received: Callable[[str], Awaitable[int | None]],
-        clock: Clock,
-        gateway: Gateway | None,
-    ) -> None:
-        """``viewers`` returns the seconds since a session was last used through a viewer."""
-        self._sessions = sessions
-        self._viewers = viewers
-        self._received = received
-        self._clock = clock
-        self._gateway = gateway
-        self._last_use: dict[str, float] = {}
-        self._counted: dict[str, int] = {}
-        self._looked: dict[str, float] = {}
+    _sessions: Mapping[str, Session]
+    _viewers: Callable[[str], float]
+    """Returns the seconds since a session was last used through a viewer."""
+    _received: Callable[[str], Awaitable[int | None]]
+    _clock: Clock
+    _gateway: Gateway | None
+    _last_use: dict[str, float] = field(default_factory=dict)
+    _counted: dict[str, int] = field(default_factory=dict)
+    _looked: dict[str, float] = field(default_factory=dict)
 
     def saw_input(self, session_id: str) -> None:
         """A person used the session's web desktop just now."""
@@ -77,9 +71,8 @@ class Idle:
                 del noted[session_id]
         if self._gateway is not None:
             addresses = self._gateway.status().addresses
-            if not addresses or any(
-                addresses.values()
-            ):  # people who cannot reach the gateway are not seen to use anything
+            # People who cannot reach the gateway are not seen to use anything.
+            if not addresses or any(addresses.values()):
                 for session_id in running:
                     self.saw_input(session_id)
             return

@@ -6,14 +6,15 @@ To announce is to send a session's state. To adopt is to take up a session whose
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from streamspace_agent import logs, protocol
 from streamspace_agent.backoff import Backoff
 from streamspace_agent.controlplane.outbox import Outbox
 from streamspace_agent.election.lease import Lease
 from streamspace_agent.errors import CommandFailed, JournalError, LeaseLost, RuntimeDriverError, SessionNotFound
-from streamspace_agent.journal import Journal, Message
+from streamspace_agent.journal import Journal
+from streamspace_agent.protocol import Message
 from streamspace_agent.runtime import EventKind, ReadyCheck, RuntimeDriver, RuntimeEvent, Session, SessionState
 from streamspace_agent.sessions.table import SessionTable
 from streamspace_agent.units import counted
@@ -37,38 +38,28 @@ class EngineStatus:
     last_error: str = ""
 
 
+@dataclass(eq=False)
 class Reconciler:
-    """Compares what the engine shows with what was announced, for one leadership.
+    """Compares what the engine shows with what was announced, for one leadership."""
 
-    ``journal`` holds what any leadership announced. ``on_state`` is called with each new state of a session, before
-    it is announced.
-    """
-
-    def __init__(
-        self,
-        driver: RuntimeDriver,
-        outbox: Outbox,
-        lease: Lease,
-        journal: Journal,
-        sessions: SessionTable,
-        on_state: Callable[[Session], None],
-    ) -> None:
-        self._driver = driver
-        self._outbox = outbox
-        self._lease = lease
-        self._journal = journal
-        self.sessions = sessions
-        self._on_state = on_state
-        self._newer: set[str] = set()
-        """Sessions announced since the current comparison began: what the engine showed it may be older."""
-        self._comparing = asyncio.Lock()
-        self.engine = EngineStatus()
-        self.engine_asked = asyncio.Event()
-        """Set once the engine has answered or failed to answer: from then on commands may run."""
-        self.facts: Mapping[str, str] = {}
-        """The engine's description for the registration; empty until it has answered."""
-        self.described = asyncio.Event()
-        """Set once ``facts`` is known."""
+    _driver: RuntimeDriver
+    _outbox: Outbox
+    _lease: Lease
+    _journal: Journal
+    """It holds what any leadership announced."""
+    sessions: SessionTable
+    _on_state: Callable[[Session], None]
+    """Called with each new state of a session, before it is announced."""
+    _newer: set[str] = field(default_factory=set)
+    """Sessions announced since the current comparison began: what the engine showed it may be older."""
+    _comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    engine: EngineStatus = field(default_factory=EngineStatus)
+    engine_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the engine has answered or failed to answer: from then on commands may run."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """The engine's description for the registration; empty until it has answered."""
+    described: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once ``facts`` is known."""
 
     def announcement(self, session: Session) -> Message:
         """The message that announces a session's state. Call :meth:`announced` once it is in the journal."""

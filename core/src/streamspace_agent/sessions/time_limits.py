@@ -1,11 +1,10 @@
-"""Enforces time limits: hibernates idle sessions (``idleTimeout``), and stops those past their
-``maxSessionDuration``.
-"""
+"""Hibernates sessions that are idle (``idleTimeout``), and stops those past their ``maxSessionDuration``."""
 
 import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ RunInternal = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
 """Runs an internal command in its session's turn, if it is still wanted then (``Dispatcher.run_internal``)."""
 
 
+@dataclass(eq=False)
 class TimeLimits:
     """The time limits of one leadership.
 
@@ -36,21 +36,14 @@ class TimeLimits:
     begins anew with each leadership (see :mod:`.idle`).
     """
 
-    def __init__(
-        self,
-        sessions: SessionTable,
-        idle_for: Callable[[str], float],
-        run_internal: RunInternal,
-        clock: Clock,
-    ) -> None:
-        self._sessions = sessions
-        self._idle_for = idle_for
-        self._run_internal = run_internal
-        self._clock = clock
-        self._given: dict[str, tuple[str, float]] = {}
-        """The command last given for a session, and when."""
-        self._born: dict[tuple[str, str], float] = {}
-        """When a session was started, in ``clock.now()``, as it looked when it was first seen."""
+    _sessions: SessionTable
+    _idle_for: Callable[[str], float]
+    _run_internal: RunInternal
+    _clock: Clock
+    _given: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """The command last given for a session, and when."""
+    _born: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When a session was started, in ``clock.now()``, as it looked when it was first seen."""
 
     async def run(self) -> None:
         while True:
@@ -70,9 +63,8 @@ class TimeLimits:
                 action, reason = due
                 log.info("session %s: %s: %s", session_id, action, reason)
                 self._given[session_id] = (action, now)
-                self._run_internal(
-                    action, {"sessionId": session_id, "reason": reason}, partial(self._wanted, session_id, action)
-                )
+                wanted = partial(self._wanted, session_id, action)
+                self._run_internal(action, {"sessionId": session_id, "reason": reason}, wanted)
 
     def _pending(self, session_id: str, action: str, at: float, now: float) -> bool:
         return self._wanted(session_id, action) and now - at < RETRY_AFTER

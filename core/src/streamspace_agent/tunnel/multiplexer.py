@@ -75,13 +75,9 @@ class Multiplexer:
                 else:
                     await self._send_next(carrier, channel)
         finally:
-            self.down(carrier)
-
-    def down(self, carrier: Carrier) -> None:
-        """Send nothing more over this connection."""
-        if self._carrier is carrier:
-            self._carrier = None
-            self._up.clear()
+            if self._carrier is carrier:
+                self._carrier = None
+                self._up.clear()
 
     async def wait_up(self) -> int:
         """Wait for a connection over which a session may be announced; returns its number.

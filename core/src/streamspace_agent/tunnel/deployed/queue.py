@@ -1,6 +1,7 @@
 """Puts the agent's own messages into the control plane's queue when it is safe: greetings, probes, refusals."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from streamspace_agent.clock import Clock
 from streamspace_agent.tunnel.deployed.screen import Screen
@@ -15,28 +16,21 @@ PROBE_PLACES = 120
 """Probes for viewers that read a greeting and left are sent while fewer places than these are taken."""
 
 
+@dataclass(eq=False)
 class Queue:
     """The queue of one connection, for all sessions. Its content is an estimate."""
 
-    def __init__(
-        self,
-        multiplexer: Multiplexer,
-        clock: Clock,
-        times: Times,
-        screens: Mapping[str, Screen],
-        renew: Callable[[str], None],
-    ) -> None:
-        """``renew`` is called with the reason when only a new connection can help."""
-        self._multiplexer = multiplexer
-        self._clock = clock
-        self._times = times
-        self._screens = screens
-        self._renew = renew
-        self._standing = 0
-        """Estimated number of messages in the queue that no viewer waits for."""
-        self._connected_at = 0.0
-        self.viewed_at = 0.0
-        """When a viewer was last served or waiting."""
+    _multiplexer: Multiplexer
+    _clock: Clock
+    _times: Times
+    _screens: Mapping[str, Screen]
+    _renew: Callable[[str], None]
+    """Called with the reason when only a new connection can help."""
+    _standing: int = 0
+    """Estimated number of messages in the queue that no viewer waits for."""
+    _connected_at: float = 0.0
+    viewed_at: float = 0.0
+    """When a viewer was last served or waiting."""
 
     def emptied(self, *, connected_at: float | None = None) -> None:
         """The queue is empty: a relay has taken everything, or (``connected_at``) the connection is new."""

@@ -10,7 +10,7 @@ import pybase64
 
 from streamspace_agent import logs
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import raise_worst
+from streamspace_agent.controlplane.link import until_one_ends
 from streamspace_agent.errors import LeaseLost, ServerUnreachable
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
@@ -107,23 +107,16 @@ class DeployedTunnels(Tunnels):
                 # It was kept for its viewer's vnc_close, which cannot come any more.
                 del self._screens[screen.session_id]
         self._connected = True
-        tasks = [
-            asyncio.create_task(self._multiplexer.run(carrier), name="tunnels"),
-            asyncio.create_task(self._turns(), name="viewers"),
-            asyncio.create_task(self._renew.wait(), name="renewal of the connection"),
-        ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            raise_worst(done)
+            await until_one_ends(self._multiplexer.run(carrier), self._turns(), self._renew.wait())
         finally:
             self._connected = False
-            self._multiplexer.down(carrier)
             for screen in self._screens.values():
                 if screen.viewer and screen.viewer.channel:
                     screen.viewer.channel.close()
-            for task in (*tasks, *self._serving):
+            for task in self._serving:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._serving, return_exceptions=True)
+            await asyncio.gather(*self._serving, return_exceptions=True)
 
     def _renew_because(self, why: str) -> None:
         if not self._renew.is_set():

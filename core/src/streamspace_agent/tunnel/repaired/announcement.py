@@ -26,6 +26,7 @@ class _Announced:
         self.acknowledged = True
 
 
+@dataclass(eq=False)
 class Announcement:
     """The announcement of one session.
 
@@ -33,26 +34,16 @@ class Announcement:
     two greetings would corrupt the next viewer's stream.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        multiplexer: Multiplexer,
-        closing: Callable[[], bool],
-        pending_error: str,
-        *,
-        closed: bool,
-    ) -> None:
-        """``closing`` drops what a viewer has sent early, and returns whether there was anything; it is called when a
-        viewer is closed and once nothing more can arrive from it. ``pending_error`` is sent before the first
-        announcement, to a viewer that an earlier leader may have left; "" for none.
-        """
-        self._session = session
-        self._multiplexer = multiplexer
-        self._closing = closing
-        self._pending_error = pending_error
-        self._announced: _Announced | None = None
-        self._closed = closed
-        """The agent closed a viewer. Its ``vnc_close`` may still come, and must not be taken for the next viewer's."""
+    _session: Session
+    _multiplexer: Multiplexer
+    _closing: Callable[[], bool]
+    """Drops what a viewer has sent early, and returns whether there was anything. Called when a viewer is closed, and
+    once nothing more can arrive from it."""
+    _pending_error: str
+    """Sent before the next announcement, to a viewer that an earlier leader may have left; "" for none."""
+    _closed: bool
+    """The agent closed a viewer. Its ``vnc_close`` may still come, and must not be taken for the next viewer's."""
+    _announced: _Announced | None = None
 
     async def announce(self, greeting: bytes, channel: Channel | None = None) -> None:
         """Tell the control plane that a viewer may connect, and send the channel's greeting unless it waits there
@@ -117,12 +108,8 @@ class Announcement:
         """Close a viewer that may still be there before the next announcement."""
         self._announced, self._pending_error = None, why
 
-    def used(self) -> None:
-        """A viewer has received the greeting."""
-        self._announced = None
-
-    def lost(self) -> None:
-        """The connection to the control plane is gone, and the greeting with it."""
+    def over(self) -> None:
+        """No greeting waits any more: a viewer has received it, or the connection to the control plane is gone."""
         self._announced = None
 
     def left(self) -> bool:

@@ -61,9 +61,8 @@ class Tunnel:
         self._spoke = asyncio.Event()
         self._left = asyncio.Event()
         # Unless fresh, a viewer may still be there whose stream an earlier leader or connection left incomplete.
-        self._announcement = Announcement(
-            session, multiplexer, self._forget_early, "" if fresh else INTERRUPTED, closed=follows
-        )
+        pending_error = "" if fresh else INTERRUPTED
+        self._announcement = Announcement(session, multiplexer, self._forget_early, pending_error, follows)
         self.server = SessionServer(session, connect, multiplexer, clock)
         # Not in the log context of the command that started the session, which ends long before the tunnel.
         self._task = asyncio.create_task(
@@ -103,7 +102,7 @@ class Tunnel:
             await self._pass_on(channel, data)
 
     async def _pass_on(self, channel: Channel, data: bytes) -> None:
-        self._announcement.used()
+        self._announcement.over()
         activity = channel.received(data)
         if ClientActivity.READ in activity:
             self._multiplexer.released()
@@ -135,7 +134,7 @@ class Tunnel:
         if self._early or (self._announcement.waiting and not self._client_first):
             # Somebody may have the greeting whose answer was lost with the connection.
             self._announcement.set_pending_error(INTERRUPTED)
-        self._announcement.lost()
+        self._announcement.over()
         self._early.clear()
         self._spoke.set()
         if self._channel is not None:

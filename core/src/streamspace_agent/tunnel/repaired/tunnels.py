@@ -10,7 +10,7 @@ import pybase64
 
 from streamspace_agent import protocol
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import raise_worst
+from streamspace_agent.controlplane.link import until_one_ends
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.multiplexer import Carrier, Multiplexer
 from streamspace_agent.tunnel.repaired.tunnel import Tunnel
@@ -101,20 +101,11 @@ class RepairedTunnels(Tunnels):
                 self._end_sent(session_id)
 
     async def serve(self, carrier: Carrier) -> None:
-        tasks = [
-            asyncio.create_task(self._multiplexer.run(carrier), name="tunnels"),
-            asyncio.create_task(self._check()),
-        ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            raise_worst(done)
+            await until_one_ends(self._multiplexer.run(carrier), self._check())
         finally:
-            self._multiplexer.down(carrier)
             for tunnel in self._tunnels.values():
                 tunnel.link_lost()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _check(self) -> None:
         while True:
