@@ -13,8 +13,7 @@ from streamspace_agent import config
 from streamspace_agent.controlplane import connection, link
 from streamspace_agent.controlplane.keys import Keys
 from streamspace_agent.controlplane.link import Link, until_one_ends
-from streamspace_agent.controlplane.registration import Registrar
-from streamspace_agent.controlplane.registration_record import RegistrationRecord
+from streamspace_agent.controlplane.registration import Registrar, RegistrationRecord
 from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.errors import LinkDown
 from tests.core.memory_driver import AGENT

@@ -15,8 +15,7 @@ from streamspace_agent.backoff import Backoff
 from streamspace_agent.controlplane import link, registration
 from streamspace_agent.controlplane.http_reply import MAX_REPLY, MAX_WAIT, Reply
 from streamspace_agent.controlplane.keys import Keys
-from streamspace_agent.controlplane.registration import Registrar
-from streamspace_agent.controlplane.registration_record import RegistrationRecord
+from streamspace_agent.controlplane.registration import Registrar, RegistrationRecord
 from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.errors import Refused
 from tests.core.memory_driver import AGENT

@@ -17,7 +17,7 @@ def test_things_are_counted_in_words():
 
 def test_a_pull_is_told_with_a_colon_between_phase_and_detail(caplog):
     caplog.set_level(logging.INFO)
-    board = ProgressBoard(lambda *_: None, SessionTable(), epoch=1)
+    board = ProgressBoard(lambda *_: None, SessionTable(), 1)
     board.show("s1", Progress("pulling", detail="asking the registry"))
     board.show("s2", Progress("pulling", 50, 200))
     board.show("s3", Progress("pulling"))

@@ -153,13 +153,15 @@ class Agent:
                 if settings.health_address:
                     endpoint = HealthEndpoint(settings.health_address, self.snapshot, shared=settings.enable_ha)
                     self._endpoint = stack.enter_context(endpoint)
-                stack.enter_context(StatusSocket(self._settings.agent_dir, self._identity.instance, self.snapshot))
+                stack.enter_context(StatusSocket(settings.agent_dir, self._identity.instance, self.snapshot))
                 await self._elector.start()
                 stopping = asyncio.create_task(self._stopping.wait(), name="stop")
                 try:
                     await _unless(stopping, self._preflight())
                     self._notify.ready()
-                    await self._stand_and_lead(stopping)
+                    while not self._stopping.is_set():
+                        if (lease := await _unless(stopping, self._stand())) is not None:
+                            await self._lead(lease, stopping)
                 finally:
                     stopping.cancel()
         finally:
@@ -180,13 +182,6 @@ class Agent:
                 log.warning("%s: %s", problem.message, problem.fix)
         if fatal := [f"{problem.message}: {problem.fix}" for problem in problems if problem.fatal]:
             raise PreflightError("\n".join(fatal))
-
-    async def _stand_and_lead(self, stopping: "asyncio.Task[bool]") -> None:
-        """Stand for election and lead, any number of times, until told to stop."""
-        while not self._stopping.is_set():
-            if (lease := await _unless(stopping, self._stand())) is None:
-                break
-            await self._lead(lease, stopping)
 
     async def _stand(self) -> Lease:
         """Wait until this replica leads, in an epoch above every one that its journal has seen.
@@ -251,9 +246,8 @@ class Agent:
         except JournalError as error:  # of this replica's disk: another's may be better, and this one's may heal
             reason, until_expired = "it cannot use its journal", True
             hold_off, self._backoff_reason = self._journal_backoff.delay(), str(error)
-            log.error(  # noqa: TRY400 - the cause is known
-                "cannot lead: %s; giving leadership back, trying again in %s", error, format_seconds(hold_off)
-            )
+            again = format_seconds(hold_off)
+            log.error("cannot lead: %s; giving leadership back, trying again in %s", error, again)  # noqa: TRY400
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise

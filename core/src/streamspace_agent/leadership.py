@@ -11,6 +11,7 @@ import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,10 @@ from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.commands import Registry
 from streamspace_agent.commands.answers import Answers
 from streamspace_agent.commands.capacity import Capacity
-from streamspace_agent.commands.context import HandlerContext
 from streamspace_agent.commands.counters import Counters
 from streamspace_agent.commands.dispatcher import Dispatcher
 from streamspace_agent.commands.executor import Executor
+from streamspace_agent.commands.jobs import Report
 from streamspace_agent.commands.repeats import Repeats
 from streamspace_agent.config import Settings
 from streamspace_agent.controlplane.link import Link, until_one_ends
@@ -35,7 +36,7 @@ from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import Gateway, GatewayContext, keep_serving
 from streamspace_agent.inbox import Inbox
 from streamspace_agent.journal import Journal
-from streamspace_agent.runtime import RuntimeDriver
+from streamspace_agent.runtime import Progress, RuntimeDriver, Session
 from streamspace_agent.sessions.heartbeat import Heartbeats
 from streamspace_agent.sessions.idle import Idle
 from streamspace_agent.sessions.progress import ProgressBoard
@@ -46,6 +47,7 @@ from streamspace_agent.sessions.usage import Usage
 from streamspace_agent.tunnel.deployed.tunnels import DeployedTunnels
 from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.tunnels import RepairedTunnels
+from streamspace_agent.tunnel.tunnels import Tunnels
 from streamspace_agent.units import counted, format_seconds
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,33 @@ LAST_PATIENCE = 0.2
 """The same once the lease is over: the watchdog ends a process that goes on for longer."""
 FLUSH_TIMEOUT = 5.0
 """Seconds that a hand-over waits until the last results are acknowledged; the rest stays in the journal."""
+
+
+@dataclass(slots=True)
+class HandlerContext:
+    """What one command's handler may use (:class:`~streamspace_agent.commands.Context`)."""
+
+    settings: Settings
+    driver: RuntimeDriver
+    capacity: Capacity
+    lease: Lease
+    board: ProgressBoard
+    reconciler: Reconciler
+    tunnels: Tunnels
+    reports: list[Report]
+    """What the handler reports is appended here."""
+
+    def require_lease(self) -> None:
+        self.lease.require()
+
+    def progress(self, session_id: str, step: Progress) -> None:
+        self.board.show(session_id, step)
+
+    def report(self, session: Session) -> None:
+        self.board.done(session.session_id)
+        self.tunnels.note(session, fresh=True)
+        announcement = self.reconciler.announcement(session)
+        self.reports.append(Report(announcement, lambda: self.reconciler.announced(session)))
 
 
 class Leadership:
@@ -286,7 +315,6 @@ class Leadership:
         await self.reconciler.described.wait()
 
     async def connected(self, link: Link) -> None:
-        """Serve one connection: heartbeats, whatever is in the outbox, and viewers."""
         await until_one_ends(
             self.heartbeats.run(self._settings.health_check_interval),
             self.outbox.deliver(link.send_text, link.ping),

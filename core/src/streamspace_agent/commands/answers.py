@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from streamspace_agent.backoff import Backoff
@@ -41,13 +42,11 @@ class Answers:
 
     async def begin(self, job: Job) -> None:
         """Count an attempt to run the command."""
-        await _persist(f"command {job.command.id} waits", lambda: self._begin(job))
-
-    def _begin(self, job: Job) -> None:
+        command = job.command
+        write = partial(self._journal.begin, command.id)
         if job.internal:
-            self._journal.begin_internal(job.command.id, job.command.action, job.command.payload)
-        else:
-            self._journal.begin(job.command.id)
+            write = partial(self._journal.begin_internal, command.id, command.action, command.payload)
+        await _persist(f"command {command.id} waits", write)
 
     async def finish(self, job: Job, answer: Message) -> None:
         """Close the command, and queue its reports and then its answer, all or nothing.
@@ -58,10 +57,8 @@ class Answers:
         if job.internal:
             await _persist(f"what {command_id} did waits", lambda: self._journal.finish_internal(command_id, messages))
         else:
-            await _persist(
-                f"the outcome of command {command_id} waits",
-                lambda: self._journal.finish(command_id, answer, messages),
-            )
+            write = partial(self._journal.finish, command_id, answer, messages)
+            await _persist(f"the outcome of command {command_id} waits", write)
             self._repeats.answered(command_id)
         for report in job.reports:
             report.written()

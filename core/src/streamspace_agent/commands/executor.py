@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamspace_agent import logs, protocol
@@ -23,18 +24,16 @@ ENGINE_PATIENCE = 60.0
 ABANDON_TIMEOUT = 10.0
 """Seconds for the clean-up after a command that was cancelled."""
 
-MakeContext = Callable[[list[Report]], Context]
-"""Makes the context of one attempt; what the handler reports is appended to the list."""
 
-
+@dataclass(eq=False)
 class Executor:
     """Runs the commands of one leadership. The dispatcher decides when."""
 
-    def __init__(self, answers: Answers, make_context: MakeContext, counters: Counters, faults: Faults) -> None:
-        self._answers = answers
-        self._make_context = make_context
-        self._counters = counters
-        self._faults = faults
+    _answers: Answers
+    _make_context: Callable[[list[Report]], Context]
+    """Makes the context of one attempt; what the handler reports is appended to the list."""
+    _counters: Counters
+    _faults: Faults
 
     async def run(self, job: Job, handler: Handler) -> None:
         """Run the command and answer it. If cancelled, the command stays open."""

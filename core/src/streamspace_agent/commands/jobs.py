@@ -72,7 +72,6 @@ class Job:
         return not (self.interrupts or self.fails or self.hurried)
 
     def hurry(self) -> None:
-        """Let the job run without a slot."""
         self.hurried = True
         if self.slot is not None:
             self.slot.cancel()

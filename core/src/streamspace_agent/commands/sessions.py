@@ -7,10 +7,9 @@ from typing import Any
 from streamspace_agent import hookimpl, protocol
 from streamspace_agent.commands import Command, Context, Register, templates
 from streamspace_agent.commands.capacity import Demand
-from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, RuntimeDriverError, SessionNotFound
 from streamspace_agent.protocol import HIBERNATE, START, STOP, WAKE
-from streamspace_agent.runtime import Session, SessionSpec, SessionState
+from streamspace_agent.runtime import Session, SessionState
 
 
 @hookimpl
@@ -37,7 +36,7 @@ def _named(command: Command, context: Context) -> str:
     try:
         return templates.session_id(command.payload)
     except CommandFailed as error:
-        if impossible := _impossible_id(command):
+        if impossible := protocol.usable_id(command.payload.get("sessionId")):
             context.report(_gone(impossible, SessionState.FAILED, str(error)))
         raise
 
@@ -50,24 +49,18 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
         if (user := str(command.payload.get("user") or "")) and present.user != user:
             raise CommandFailed("session_taken", f"the session {session_id} belongs to the user {present.user!r}")
         return present
-    spec = _limited(templates.session_spec(command), context.settings)
+    spec, settings = templates.session_spec(command), context.settings
+    cpu, memory = spec.cpu or settings.session_cpu or None, spec.memory or settings.session_memory or None
+    spec = replace(spec, cpu=cpu, memory=memory)  # without limits it could use the whole host, and count as nothing
     with context.capacity.reserve(session_id, Demand(spec.cpu or 0.0, spec.memory or 0), sessions, held):
         return await context.driver.start(spec, lambda step: context.progress(session_id, step))
-
-
-def _limited(spec: SessionSpec, settings: Settings) -> SessionSpec:
-    """Apply SESSION_CPU and SESSION_MEMORY: without limits it could use the whole host, and count as nothing."""
-    return replace(
-        spec, cpu=spec.cpu or settings.session_cpu or None, memory=spec.memory or settings.session_memory or None
-    )
 
 
 async def stop(command: Command, context: Context) -> Mapping[str, Any]:
     try:
         session_id = templates.session_id(command.payload)
-    except CommandFailed:
-        session_id = _impossible_id(command)
-        if not session_id:
+    except CommandFailed:  # no engine accepts the id, so no such session can exist
+        if not (session_id := protocol.usable_id(command.payload.get("sessionId"))):
             raise
     else:
         delete = str(command.payload.get("deletePVC", "")).lower() in {"true", "1"}
@@ -146,11 +139,6 @@ async def _after_failure(context: Context, session_id: str, reason: str) -> Sess
     if session is not None and session.state in {SessionState.RUNNING, SessionState.HIBERNATED}:
         return session
     return _gone(session_id, SessionState.FAILED, reason)
-
-
-def _impossible_id(command: Command) -> str:
-    """A session id that no engine accepts, if it can at least be reported: no such session can exist. "" for none."""
-    return protocol.usable_id(command.payload.get("sessionId"))
 
 
 def _gone(session_id: str, state: SessionState, reason: str) -> Session:

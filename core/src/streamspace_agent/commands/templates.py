@@ -252,32 +252,24 @@ def _port(number: int, where: str) -> int:
 def _readiness(spec: _TemplateSpec, ports: tuple[Port, ...]) -> tuple[ReadyCheck, int]:
     """What is expected on which port: that of vnc, kasmvnc or webapp, else the first TCP port of the list, else 5900.
 
-    A port's name says nothing: most templates of the public catalogue call one ``vnc`` where HTTP is spoken.
+    The protocol is a guess: a section may be wrong. A port's name says nothing: most templates of the public catalogue
+    call one ``vnc`` where HTTP is spoken.
     """
     sections = [s for s in (spec.vnc, spec.kasmvnc, spec.webapp) if s and s.enabled]
     stated = [s.port for s in sections if s.port is not None]
     listed = [p.number for p in ports if p.protocol == "tcp"]
     if not sections and not listed and (spec.vnc or spec.kasmvnc):  # a section says that there is no desktop
         return ReadyCheck.NONE, 0
-    return _expected(spec), _port([*stated, *listed, DEFAULT_VNC_PORT][0], "the port of the screen or web page")
-
-
-def _expected(spec: _TemplateSpec) -> ReadyCheck:
-    """What to try first, by the first section that is enabled: a guess, since a section may be wrong."""
-    if spec.vnc and spec.vnc.enabled:
-        return ReadyCheck.HTTP if spec.vnc.protocol.lower() in _WEB else ReadyCheck.VNC
-    # KasmVNC serves its screen over HTTP and WebSocket: it never greets.
-    web = any(section and section.enabled for section in (spec.kasmvnc, spec.webapp))
-    return ReadyCheck.HTTP if web else ReadyCheck.ANY
+    expected = ReadyCheck.HTTP if sections else ReadyCheck.ANY  # KasmVNC is HTTP and WebSocket: it never greets
+    if spec.vnc and spec.vnc.enabled and spec.vnc.protocol.lower() not in _WEB:
+        expected = ReadyCheck.VNC
+    return expected, _port([*stated, *listed, DEFAULT_VNC_PORT][0], "the port of the screen or web page")
 
 
 def _asked_path(spec: _TemplateSpec) -> str:
     """The path to ask for where the session speaks HTTP."""
-    page = spec.webapp if spec.webapp and spec.webapp.enabled else None
-    path, name = (
-        (page.health_check, "healthCheck") if page and page.health_check else (page.path if page else "", "path")
-    )
-    path = path or "/"
+    page = spec.webapp if spec.webapp and spec.webapp.enabled else _Section()
+    name, path = ("healthCheck", page.health_check) if page.health_check else ("path", page.path or "/")
     if not _URL_PATH.fullmatch(path):
         raise CommandFailed(
             "invalid_template",

@@ -17,10 +17,7 @@ USABLE = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 class Keys:
-    """Chooses the API key: the agent's own once it has one, else the configured one.
-
-    The agent's own key is kept in a file that the replicas on one host share: any of them may receive it.
-    """
+    """Chooses the key. The agent's own is kept in a file that the replicas on one host share: any may receive it."""
 
     def __init__(self, settings: Settings, hide: Callable[[str], None], file: Path | None = None) -> None:
         """``file``: where the configured key was read from. A new key in it is used for the next connection."""

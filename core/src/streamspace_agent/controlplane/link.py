@@ -128,7 +128,9 @@ class Link:
                 except (OSError, InvalidHandshake, ConnectionClosed, EOFError, LinkDown) as error:
                     ended = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
                     ended += certificate_hint(self._settings, error)
-                await self._pause_if_finished()
+                if self._finished is not None:
+                    self._finished.set()
+                    await asyncio.Event().wait()
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
                 now = time.monotonic()
@@ -144,11 +146,6 @@ class Link:
                 await asyncio.sleep(delay)
         finally:
             await self.close()
-
-    async def _pause_if_finished(self) -> None:
-        if self._finished is not None:
-            self._finished.set()
-            await asyncio.Event().wait()
 
     async def _connection(self, peer: Peer, backoff: Backoff) -> str:
         """Serve one connection from handshake to end; returns why it ended."""
@@ -206,7 +203,6 @@ class Link:
         self.status.connected, self.status.since, self.status.down_since = False, time.time(), time.monotonic()
 
     async def wait_connected(self) -> None:
-        """Return once there is a connection."""
         await self._connected.wait()
 
     async def send(self, kind: str, payload: Mapping[str, Any]) -> None:

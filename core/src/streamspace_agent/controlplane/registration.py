@@ -6,6 +6,7 @@ agent that it has never accepted.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
@@ -23,17 +24,16 @@ from streamspace_agent.config import Settings
 from streamspace_agent.controlplane.http_reply import Reply, read
 from streamspace_agent.controlplane.keys import Keys
 from streamspace_agent.controlplane.proxy import proxy_for
-from streamspace_agent.controlplane.registration_record import RegistrationRecord
 from streamspace_agent.controlplane.tls import Trust, causes, certificate_hint
 from streamspace_agent.errors import Refused
+from streamspace_agent.private import write_private
 
 log = logging.getLogger(__name__)
 
 PATH = "/api/v1/agents/register"
 APPROVAL_POLL = 30.0
 """Seconds until an agent that waits for approval asks again, give or take a fifth; doubled each time. Each request
-makes the agent look online.
-"""
+makes the agent look online."""
 MAX_APPROVAL_POLL = 300.0
 REFUSED_PAUSE = 60.0
 """Seconds between two attempts of an agent that was accepted before and is refused now."""
@@ -42,19 +42,21 @@ LOUD_EVERY = 300.0
 CALL_TIMEOUT = 10.0
 AGAIN = "trying again until it works"
 
+VOLATILE = frozenset({"leader", "epoch"})
+"""Metadata that change with each takeover; status messages carry the epoch as well."""
+MAX_RECORD = 4096
+
 
 def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.PoolManager:
     """An HTTP client for the control plane, through the same proxy as the WebSocket."""
-    timeout = urllib3.Timeout(total=CALL_TIMEOUT)
-    proxy = proxy_for(settings)
-    if not proxy:
-        return urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout, maxsize=1)
+    timeout = urllib3.Timeout(CALL_TIMEOUT)
+    options: dict[str, Any] = {"ssl_context": context, "retries": False, "timeout": timeout, "maxsize": 1}
+    if not (proxy := proxy_for(settings)):
+        return urllib3.PoolManager(**options)
     # urllib3 does not take a user and a password from the proxy's URL.
     user = urllib3.util.parse_url(proxy).auth
     headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-    return urllib3.ProxyManager(
-        proxy, proxy_headers=headers, ssl_context=context, retries=False, timeout=timeout, maxsize=1
-    )
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
 
 class Registrar:
@@ -72,7 +74,6 @@ class Registrar:
 
     @property
     def known(self) -> bool:
-        """Whether the control plane has accepted this agent before."""
         return self._record.known
 
     async def refresh(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -118,7 +119,6 @@ class Registrar:
         return Backoff(base=1.2 * APPROVAL_POLL, cap=1.2 * MAX_APPROVAL_POLL, least=0.8 / 1.2, rng=self._rng)
 
     def body(self, capacity: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """What a registration with these facts sends."""
         return {
             "agentId": self._settings.agent_id,
             "platform": self._settings.platform,
@@ -159,9 +159,8 @@ class Registrar:
             problem = f"{address} is not answered by the control plane: {answer}; {check}; {AGAIN}"
             return backoff.delay(), problem, logging.ERROR
         if reply.body.get("approvalStatus") == "rejected":
-            raise Refused(
-                f"an administrator rejected agent {agent_id}: ask them to approve it, or use another AGENT_ID"
-            )
+            fix = "ask them to approve it, or use another AGENT_ID"
+            raise Refused(f"an administrator rejected agent {agent_id}: {fix}")
         problem = f"the control plane refused the registration of {agent_id}: {answer}"
         if reply.status in {401, 403, 404}:
             if self._keys.fall_back():
@@ -172,6 +171,61 @@ class Registrar:
         # It was accepted before: an outage or a restored database is likelier than an intended removal.
         pause = REFUSED_PAUSE * self._rng.uniform(0.8, 1.2)
         return pause, f"{problem}; it was accepted before, so it goes on asking", logging.ERROR
+
+
+class RegistrationRecord:
+    """Records in ``STATE_DIR`` that the control plane has accepted this agent, and the facts that were registered.
+
+    An accepted agent connects without registering again, unless the connection is refused or the facts have changed:
+    the deployed control plane shows a registering agent as online before it is connected, and fails commands sent in
+    between. The replicas of one host share the record. One for another ``CONTROL_PLANE_URL`` is ignored.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.agent_dir / "registered"
+        self._url = settings.control_plane_url
+        self._facts = ""
+        self._known = False
+        self._warned = False
+
+    @property
+    def known(self) -> bool:
+        """Whether the control plane has accepted this agent before."""
+        self._look()
+        return self._known
+
+    def holds(self, registration: Mapping[str, Any]) -> bool:
+        """Whether these facts were registered last."""
+        self._look()
+        return self._known and self._facts == fingerprint(registration)
+
+    def keep(self, registration: Mapping[str, Any]) -> None:
+        """Record an accepted registration."""
+        self._known, self._facts = True, fingerprint(registration)
+        record = {"controlPlane": self._url, "facts": self._facts}
+        try:
+            write_private(self._path, json.dumps(record))
+        except OSError as error:
+            if not self._warned:
+                log.warning("STATE_DIR: cannot record in %s that this agent is registered: %s", self._path, error)
+            self._warned = True
+
+    def _look(self) -> None:
+        """Read the file again, since another replica may have registered. If it is unreadable, nothing changes."""
+        try:
+            with self._path.open("rb") as file:
+                record = json.loads(file.read(MAX_RECORD))
+        except (OSError, ValueError, RecursionError):
+            return
+        if isinstance(record, dict) and record.get("controlPlane") == self._url:
+            self._known, self._facts = True, str(record.get("facts"))
+
+
+def fingerprint(registration: Mapping[str, Any]) -> str:
+    """A hash of a registration, without the metadata that change with each takeover."""
+    facts = {name: value for name, value in registration.get("metadata", {}).items() if name not in VOLATILE}
+    text = json.dumps({**registration, "metadata": facts}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def key_refused(settings: Settings, status: int, message: str, *, has_key: bool) -> str:

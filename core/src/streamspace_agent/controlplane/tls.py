@@ -28,15 +28,9 @@ class Trust:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError."""
         self._settings = settings
-        self._files = {
-            name: path
-            for name, path in (
-                ("TLS_CA_FILE", settings.tls_ca_file),
-                ("TLS_CERT_FILE", settings.tls_cert_file),
-                ("TLS_KEY_FILE", settings.tls_key_file),
-            )
-            if path
-        }
+        files = {"TLS_CA_FILE": settings.tls_ca_file, "TLS_CERT_FILE": settings.tls_cert_file}
+        files["TLS_KEY_FILE"] = settings.tls_key_file
+        self._files = {name: path for name, path in files.items() if path}
         self._stamps = self._look()
         self._context = tls_context(settings)
 

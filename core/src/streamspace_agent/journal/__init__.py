@@ -20,7 +20,7 @@ from typing import Any
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import JournalError, LeaseLost
-from streamspace_agent.journal import disk, retention
+from streamspace_agent.journal import disk
 from streamspace_agent.journal.recovery import finish, rescue
 from streamspace_agent.journal.writeahead import PATIENCE, WORTH, WriteAhead
 from streamspace_agent.private import private_folder, require_private
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 FILE = "journal.db"
 UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
+KEEP_SECONDS = 7 * 86400.0
+"""Seconds for which the answer of a command is kept, in case the command comes again."""
+STEP = 500
+"""Commands that are pruned in one step: those that an earlier version wrote may be large."""
 MAX_DEPTH = 200
 """Levels of nesting that are read back: more than are ever accepted from the control plane or a driver."""
 
@@ -93,9 +97,7 @@ class Journal:
             if not disk.damaged(error):
                 raise
             saved = rescue(self._path, _SCHEMA)
-            log.error(  # noqa: TRY400 - the cause is known
-                "STATE_DIR: the journal is broken (%s): %s", disk.line(error), saved
-            )
+            log.error("STATE_DIR: the journal is broken (%s): %s", disk.line(error), saved)  # noqa: TRY400
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
@@ -165,12 +167,10 @@ class Journal:
                 )
         return known
 
-    def begin(self, command_id: str) -> int:
-        """Count an attempt to run the command. Returns its number, from 1."""
+    def begin(self, command_id: str) -> None:
+        """Count an attempt to run the command."""
         with self._write() as db:
             db.execute("UPDATE commands SET attempts = attempts + 1 WHERE id = ?", (command_id,))
-            (attempts,) = db.execute("SELECT attempts FROM commands WHERE id = ?", (command_id,)).fetchone()
-        return int(attempts)
 
     def finish(self, command_id: str, answer: Message, states: Iterable[Message] = ()) -> None:
         """Close the command, forget its payload, and queue its states and its answer, all or nothing.
@@ -229,7 +229,6 @@ class Journal:
         return self._damage
 
     def put(self, *messages: Message) -> None:
-        """Queue messages for the control plane."""
         with self._write() as db:
             _put(db, messages)
 
@@ -291,9 +290,11 @@ class Journal:
         It works in steps, with room for other tasks in between.
         """
         ((first, last),) = self._read("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM commands")
-        for start in range(first, last + 1, retention.STEP):
+        for start in range(first, last + 1, STEP):
+            these, oldest = (start, start + STEP), time.time() - KEEP_SECONDS
             with self._write() as db:
-                retention.prune(db, start)
+                db.execute(_FORGET, (*these, oldest))
+                db.execute(_EMPTY, these)
             await self.checkpoint()
             await asyncio.sleep(0)
 
@@ -340,6 +341,8 @@ def _look(path: Path, query: str) -> list[Any]:
         return db.execute(query).fetchall()
 
 
+_FORGET = "DELETE FROM commands WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND received < ?"
+_EMPTY = "UPDATE commands SET payload = '{}' WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND payload != '{}'"
 _ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"
 
 

@@ -33,15 +33,11 @@ class Saved:
 
     def __str__(self) -> str:
         much = "all" if self.whole else "what could be read"
-        lost = (
-            ""
-            if self.whole
-            else "; a command that the control plane shows as acknowledged for long has to be given again"
-        )
+        lost = "; a command that the control plane shows as acknowledged for long has to be given again"
         return (
             f"{much} of it went into a new one, "
             f"{self.open_commands} open commands and {self.messages} undelivered messages among it; "
-            f"the broken one is kept as {self.kept}{lost}"
+            f"the broken one is kept as {self.kept}{'' if self.whole else lost}"
         )
 
 
@@ -110,13 +106,8 @@ def _rows(path: Path, table: str, order: str) -> Iterator[tuple[object, ...]]:
 
 
 def _sound(row: dict[str, object]) -> bool:
-    for name in _JSON & row.keys():
-        text = row[name]
-        if text is None and name == "answer":
-            continue
-        try:
-            if not isinstance(text, str) or not isinstance(json.loads(text), dict):
-                return False
-        except (ValueError, RecursionError):
-            return False
-    return True
+    texts = [row[name] for name in _JSON & row.keys() if name != "answer" or row[name] is not None]
+    try:
+        return all(isinstance(text, str) and isinstance(json.loads(text), dict) for text in texts)
+    except (ValueError, RecursionError):
+        return False

@@ -187,10 +187,6 @@ class Leftover:
     """Seconds since it was made; 0 if the engine does not report that."""
 
 
-def _allowed() -> None:
-    """The guard of a driver outside an agent: everything is allowed."""
-
-
 class RuntimeDriver(ABC):
     """Runs the sessions of one agent id. Every method is idempotent by session id.
 
@@ -203,12 +199,12 @@ class RuntimeDriver(ABC):
 
     name: ClassVar[str]
 
-    guard: Callable[[], None] = staticmethod(_allowed)
+    guard: Callable[[], None] = staticmethod(lambda: None)
     """Called by the driver immediately before every side effect on the engine, from whatever thread makes it.
 
     Raises :exc:`~streamspace_agent.errors.LeaseLost` if this agent may not act; the driver then skips the effect and
-    lets the error through. Set by the agent at the beginning of each leadership. Quick, and safe to call from any
-    thread.
+    lets the error through. Set by the agent at the beginning of each leadership; before that, everything is
+    allowed. Quick, and safe to call from any thread.
     """
 
     @property

@@ -116,14 +116,11 @@ class _Search:
         """Try once, on a stream of its own."""
         try:
             reader, writer = await self.connect()
+        except ConnectionRefusedError:
+            self._note(_Seen.UNREACHED, "nothing listened there")
+            return None
         except OSError as error:
-            refused = isinstance(error, ConnectionRefusedError)
-            why = (
-                "nothing listened there"
-                if refused
-                else f"it could not be reached: {str(error) or type(error).__name__}"
-            )
-            self._note(_Seen.UNREACHED, why)
+            self._note(_Seen.UNREACHED, f"it could not be reached: {str(error) or type(error).__name__}")
             return None
         if self.seen is _Seen.UNREACHED:  # an earlier stream tells more than this one may
             self._note(_Seen.CONNECTED, _SILENT)
@@ -165,7 +162,8 @@ class _Search:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             if scheme == "HTTPS":
                 await writer.start_tls(_any_certificate())
-            writer.write(_request(self.path))
+            lines = f"GET {self.path} HTTP/1.1", "Host: session", "User-Agent: streamspace-agent", "Connection: close"
+            writer.write("\r\n".join((*lines, "", "")).encode())
         return self._judge(await _line(reader), scheme)
 
     def _judge(self, line: bytes, scheme: str) -> ReadyCheck | None:
@@ -214,12 +212,6 @@ async def _log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gr
                 writer.write(bytes([_NO_PASSWORD]))
                 if greeting.endswith(b"8\n"):  # RFB 3.7 sends no result
                     await reader.readexactly(4)
-
-
-def _request(path: str) -> bytes:
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: session\r\nUser-Agent: streamspace-agent\r\nConnection: close\r\n\r\n".encode()
-    )
 
 
 def _status(line: bytes) -> int | None:

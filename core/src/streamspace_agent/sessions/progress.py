@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamspace_agent import protocol
@@ -19,9 +19,6 @@ AT_MOST_EVERY = 1.0
 AT_LEAST_EVERY = 20.0
 LOG_EVERY = 10.0
 
-Send = Callable[[str, Mapping[str, Any]], Awaitable[object]]
-"""Sends one message, or drops it."""
-
 
 @dataclass(slots=True)
 class _Step:
@@ -31,15 +28,16 @@ class _Step:
     logged: float = 0.0
 
 
+@dataclass(eq=False)
 class ProgressBoard:
     """The steps of one leadership. A session's step is dropped once no command works on the session."""
 
-    def __init__(self, send: Send, sessions: SessionTable, epoch: int) -> None:
-        self._send = send
-        self._sessions = sessions
-        self._epoch = epoch
-        self.steps: dict[str, _Step] = {}
-        self._more = asyncio.Event()
+    _send: Callable[[str, Mapping[str, Any]], Awaitable[object]]
+    """Sends one message, or drops it."""
+    _sessions: SessionTable
+    _epoch: int
+    steps: dict[str, _Step] = field(default_factory=dict)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def show(self, session_id: str, progress: Progress) -> None:
         """Note the session's present step. Never waits; steps may be merged."""
@@ -60,12 +58,10 @@ class ProgressBoard:
         self.steps.pop(session_id, None)
 
     async def send(self, session_id: str, progress: Progress) -> None:
-        """Send a step now."""
         self._sessions.pending.add(session_id)
         await self._send("status", protocol.pending(session_id, progress, self._epoch))
 
     async def run(self) -> None:
-        """Send what is due, until cancelled."""
         while True:
             self._more.clear()
             now = time.monotonic()

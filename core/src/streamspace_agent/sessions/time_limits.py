@@ -22,9 +22,6 @@ EARLIEST = 1767225600.0
 RETRY_AFTER = 60.0
 """Seconds until a command of the agent's own that changed nothing is given again."""
 
-RunInternal = Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
-"""Runs an internal command in its session's turn, if it is still wanted then (``Dispatcher.run_internal``)."""
-
 
 @dataclass(eq=False)
 class TimeLimits:
@@ -38,7 +35,8 @@ class TimeLimits:
 
     _sessions: SessionTable
     _idle_for: Callable[[str], float]
-    _run_internal: RunInternal
+    _run_internal: Callable[[str, Mapping[str, Any], Callable[[], bool]], None]
+    """Runs an internal command in its session's turn, if it is still wanted then (``Dispatcher.run_internal``)."""
     _clock: Clock
     _given: dict[str, tuple[str, float]] = field(default_factory=dict)
     """The command last given for a session, and when."""
@@ -51,7 +49,6 @@ class TimeLimits:
             self.look()
 
     def look(self) -> None:
-        """Give the internal commands that are due."""
         now = self._clock.now()
         present = {(session.session_id, session.command_id) for session in self._sessions.values()}
         self._born = {start: born for start, born in self._born.items() if start in present}

@@ -39,7 +39,6 @@ class Usage:
                 await self.read()
 
     async def read(self) -> None:
-        """One round over all sessions."""
         self._measured &= self._sessions.keys()
         await asyncio.gather(*(self._read(session) for session in list(self._sessions.values())))
         if self._readings:
@@ -64,7 +63,6 @@ class Usage:
         return taken
 
     def forget(self) -> None:
-        """Drop the readings that were not taken."""
         self._readings.clear()
         self.fresh.clear()
 

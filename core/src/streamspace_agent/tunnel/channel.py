@@ -15,19 +15,16 @@ PATIENCE = 0.25
 SLOWEST = 4 * 1024**2
 """A server whose backlog is full has PATIENCE seconds, plus the time for its backlog at SLOWEST bytes a second, to
 make room. Nothing else is read from the control plane meanwhile: no command, no other viewer's keys. A slower server
-loses its viewer.
-"""
+loses its viewer."""
 QUIET, QUIET_PER_MESSAGE = 3.0, 0.3
 """Seconds of silence on both sides after which a viewer that asked for more is presumed to have read everything, plus
 seconds for each message. Most viewers ask once they have the whole update; one that asks at its start, on a slow link,
-has had this long for the rest.
-"""
+has had this long for the rest."""
 OPAQUE_SHARE = 64
 OPAQUE_RATE = 6 * 1024**2
 """A viewer with an opaque stream shows that it is alive, but not what it has read. So OPAQUE_RATE bytes count as read
 for each second that passed, at most one second at a time. While places are scarce, it may have OPAQUE_SHARE messages
-unread.
-"""
+unread."""
 
 
 class End(Enum):
@@ -47,8 +44,9 @@ class Ended:
     why: str = ""
 
 
+@dataclass(eq=False)
 class Channel:
-    """One viewer's connection. ``greeting``: the server's first bytes; b"" for a server that waits for its client.
+    """One viewer's connection.
 
     Nothing but the greeting is sent before the viewer has sent something: until then there may be no viewer, and unread
     messages take room in the control plane's queue. An RFB server sends nothing more before that anyway.
@@ -56,24 +54,21 @@ class Channel:
     Memory is bounded: towards the viewer by one full message, towards the server by :data:`.stream.BACKLOG`.
     """
 
-    def __init__(
-        self,
-        session_id: str,
-        stream: Stream,
-        greeting: bytes,
-        *,
-        budget: Budget,
-        offer: Callable[["Channel"], None],
-        clock: Clock,
-        filtered: bool = False,
-    ) -> None:
-        """``filtered``: the viewer gets one update per request, in one message at a time; see :meth:`fall_silent`."""
-        self.session_id = session_id
-        self.greeting = greeting
-        self.answered = not greeting
+    session_id: str
+    _stream: Stream
+    greeting: bytes
+    """The server's first bytes; b"" for a server that waits for its client."""
+    _budget: Budget
+    _offer: Callable[["Channel"], None]
+    _clock: Clock
+    stepwise: bool
+    """The viewer gets one update per request (:meth:`fall_silent`). Each message must be confirmed before the next."""
+
+    def __post_init__(self) -> None:
+        self.answered = not self.greeting
         """The viewer has sent something."""
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self.last_read_sign = clock.now()
+        self.last_read_sign = self._clock.now()
         """When the viewer last showed that it reads."""
         self._unanswered_since = self.last_read_sign
         """When the first message after that was sent."""
@@ -81,15 +76,9 @@ class Channel:
         """Sizes of the unread messages, oldest first."""
         self._credit = 0.0
         """Bytes that a viewer with an opaque stream may have read beyond those counted."""
-        self._stream = stream
-        self._budget = budget
-        self._offer = offer
-        self._clock = clock
-        self.stepwise = filtered
-        """Each message must be confirmed before the next is sent."""
-        self._viewer = ClientStream(filtered=filtered)
+        self._viewer = ClientStream(filtered=self.stepwise)
         self._unread = [0, 0]
-        self.last_sent = self._last_arrived = clock.now()
+        self.last_sent = self._last_arrived = self._clock.now()
         """``last_sent``: the clock time of the last message to the viewer."""
         self.spoken = 0
         """Bytes sent to the viewer beyond the greeting."""
@@ -99,11 +88,10 @@ class Channel:
         """Messages sent, probes included."""
         self._confirmed = 0
         """How many of them the viewer has read, or would have been reported gone after. The next message waits for
-        this.
-        """
+        this."""
         self.deadline = float("inf")
         """The clock time after which nothing may be sent to the viewer."""
-        stream.arrived = self._arrived
+        self._stream.arrived = self._arrived
         self._arrived()
 
     # From the server to the viewer
@@ -136,7 +124,6 @@ class Channel:
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes in those messages."""
         return sum(self._sizes)
 
     @property
@@ -183,7 +170,6 @@ class Channel:
         return pause and self.last_sent + pause - self._clock.now()
 
     def greeted(self) -> None:
-        """Count the greeting as sent."""
         self._sent(len(self.greeting))
 
     def _sent(self, size: int) -> None:
@@ -204,9 +190,7 @@ class Channel:
         return data
 
     def presume_read(self) -> bool:
-        """Count all messages as read if the viewer has long been silent after it asked for more. True if that made
-        room.
-        """
+        """Count all messages as read if the viewer asked for more and has long been silent. True if that made room."""
         unread, more = self._unread
         if not unread or more or self.waiting or not self.answered or self._viewer.opaque:
             return False
@@ -273,11 +257,9 @@ class Channel:
 
     @property
     def confirmed(self) -> bool:
-        """Whether every message has been confirmed."""
         return self._confirmed >= self.steps
 
     def sent_own(self) -> None:
-        """Count a message of the agent's own."""
         self.steps += 1
 
     def confirm(self, steps: int) -> None:
@@ -285,7 +267,6 @@ class Channel:
         self._confirmed = max(self._confirmed, steps)
 
     def hold(self, held: bool) -> None:
-        """Stop sending to the viewer, or go on."""
         self.held = held
         self._offer_if_any()
 

@@ -7,8 +7,7 @@ MAX_CHUNK = 380 * 1024
 SMALL_CHUNK = 64 * 1024
 KEEPS_UP = 32
 """Messages get the full size from this many unread ones on, or when this few places are left: a slow viewer must not
-take many places in the queue, and the largest update (4K, uncompressed) must fit in what may be unread.
-"""
+take many places in the queue, and the largest update (4K, uncompressed) must fit in what may be unread."""
 
 
 def chunk(unread: int, places: int, window: int) -> int:
@@ -124,8 +123,7 @@ class Budget:
     """Of the queue's 256 messages; the rest is for messages to viewers that have just left."""
     GREETINGS = 180
     """How many of these may be greetings that wait for their viewers. Further sessions are announced one by one, as
-    others are viewed or end.
-    """
+    others are viewed or end."""
 
     def __init__(self) -> None:
         self.used = 0

@@ -4,24 +4,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from streamspace_agent import protocol
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import LOST
+from streamspace_agent.controlplane.link import LOST, Link
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.flow_control import Budget, Window
 from streamspace_agent.tunnel.stream import Buffers
-
-
-class Carrier(Protocol):
-    """One connection to the control plane. Every method raises once it is gone."""
-
-    async def send(self, kind: str, payload: Mapping[str, Any]) -> None: ...
-    async def send_text(self, frame: str | bytes) -> None: ...
-    async def ping(self) -> Awaitable[float]: ...
-
 
 SMALL = 4096
 """Data of at most this many bytes is sent before larger data: echoes of keys, cursor shapes."""
@@ -29,8 +20,7 @@ CLOSE_FOLLOWS = 0.04
 """Seconds from the acknowledgement of a message until its ``vnc_close`` has arrived, if its viewer is gone (5 ms were
 seen, over 25 on a busy machine: the control plane writes to its database first). A viewer that asks for the next
 update is there, so there is no pause. These pauses also keep a viewer that breaks its connection from meeting a write
-in the relay, which would crash the control plane.
-"""
+in the relay, which would crash the control plane."""
 OVERDRAFT = 2
 """Factor by which small messages may exceed the window."""
 
@@ -49,7 +39,7 @@ class Multiplexer:
         self._require_lease = require_lease
         self._flushed = flushed
         self._clock = clock
-        self._carrier: Carrier | None = None
+        self._carrier: Link | None = None
         self._window = Window(clock)
         self._turns: dict[bool, deque[Channel]] = {True: deque(), False: deque()}
         self._queued: set[Channel] = set()
@@ -61,7 +51,7 @@ class Multiplexer:
         self.connection = 0
         """Number of the current connection to the control plane."""
 
-    async def run(self, carrier: Carrier) -> None:
+    async def run(self, carrier: Link) -> None:
         """Send over one connection until it is gone or this is cancelled."""
         self._carrier, self._window = carrier, Window(self._clock)
         self.connection += 1
@@ -90,7 +80,7 @@ class Multiplexer:
             if self._up.is_set():
                 return self.connection
 
-    async def _attempt(self, work: Callable[[Carrier], Awaitable[None]]) -> bool:
+    async def _attempt(self, work: Callable[[Link], Awaitable[None]]) -> bool:
         """Send something ahead of waiting data. False if there is no connection."""
         if self._carrier is None:
             return False
@@ -111,7 +101,7 @@ class Multiplexer:
         ``channel``: the viewer's channel, if it has one.
         """
 
-        async def work(carrier: Carrier) -> None:
+        async def work(carrier: Link) -> None:
             if channel:
                 channel.sent_own()
             await carrier.send_text(protocol.vnc_data(session_id, data))
@@ -123,7 +113,7 @@ class Multiplexer:
     async def greet(self, channel: Channel, arrived: Callable[[], None]) -> bool:
         """Send a channel's greeting; ``arrived`` is called once it is acknowledged. False if there is no connection."""
 
-        async def work(carrier: Carrier) -> None:
+        async def work(carrier: Link) -> None:
             channel.greeted()
             # The task starts while the greeting waits for room in the socket, so its ping follows the greeting even if
             # this is cancelled.
@@ -134,7 +124,7 @@ class Multiplexer:
 
         return await self._attempt(work)
 
-    async def _acknowledge(self, carrier: Carrier, arrived: Callable[[], None]) -> None:
+    async def _acknowledge(self, carrier: Link, arrived: Callable[[], None]) -> None:
         with suppress(*LOST):
             await (await carrier.ping())
             arrived()
@@ -169,7 +159,6 @@ class Multiplexer:
         return len(self._blocked)
 
     def blocks(self, channel: Channel) -> bool:
-        """Whether this channel waits for room in the control plane's queue."""
         return channel in self._blocked
 
     def _next(self) -> Channel | None:
@@ -201,7 +190,7 @@ class Multiplexer:
         self._held.discard(channel)
         self.offer(channel)
 
-    async def _send_next(self, carrier: Carrier, channel: Channel) -> None:
+    async def _send_next(self, carrier: Link, channel: Channel) -> None:
         data = channel.take(channel.size(self._window.size))
         self._require_lease()
         await carrier.send_text(protocol.vnc_data(channel.session_id, data))
@@ -213,7 +202,7 @@ class Multiplexer:
             window, pong = self._window, asyncio.ensure_future(await carrier.ping())
             pong.add_done_callback(lambda pong: self._pong(window, probe, pong))
 
-    async def _confirm(self, carrier: Carrier, channel: Channel) -> None:
+    async def _confirm(self, carrier: Link, channel: Channel) -> None:
         """Let the channel go on once the message is acknowledged and its viewer's ``vnc_close`` would have arrived."""
         read, steps = asyncio.ensure_future(await carrier.ping()), channel.steps
         read.add_done_callback(lambda read: self._acknowledged(channel, steps, read))

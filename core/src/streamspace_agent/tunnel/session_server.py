@@ -32,9 +32,7 @@ REFUSAL = b"RFB 003.003\n\0\0\0\0"
 REFUSAL_FOLLOWS = 0.05
 """Seconds within which the rest of a refusal follows a greeting of RFB 3.3."""
 REFUSED_PAUSE = 60.0
-"""Seconds until a server that refused is tried again without a viewer: each connection without a login extends its
-ban.
-"""
+"""Seconds until a server that refused is tried again without a viewer: connections without a login extend its ban."""
 
 
 async def read_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
@@ -88,7 +86,7 @@ class SessionServer:
     def __init__(
         self, session: Session, connect: Connect, multiplexer: Multiplexer, clock: Clock, *, filtered: bool = False
     ) -> None:
-        """``filtered``: see :class:`.Channel`; applies to RFB servers only."""
+        """``filtered``: see :attr:`.Channel.stepwise`; applies to RFB servers only."""
         self.session = session
         self._connect = connect
         self._multiplexer = multiplexer
@@ -109,7 +107,7 @@ class SessionServer:
         """Keep a spare connection until cancelled. A server that waits for its client needs none."""
         if self._client_first:
             return
-        backoff = Backoff(base=0.2, cap=REFUSED_PAUSE, healthy_after=10 * REFUSED_PAUSE)
+        session, backoff = self.session, Backoff(base=0.2, cap=REFUSED_PAUSE, healthy_after=10 * REFUSED_PAUSE)
         try:
             while True:
                 await self._idle.wait()
@@ -120,10 +118,8 @@ class SessionServer:
                 except ServerUnreachable as error:
                     pause = REFUSED_PAUSE if error.refused else backoff.delay()
                 except Exception:
-                    log.exception(
-                        "session %s: connecting to its server failed for a reason that is a fault of the agent",
-                        self.session.session_id,
-                    )
+                    what = "session %s: connecting to its server failed for a reason that is a fault of the agent"
+                    log.exception(what, session.session_id)
                     pause = backoff.delay()
                 else:
                     began = self._clock.now()
@@ -177,15 +173,8 @@ class SessionServer:
             self.working = False
             raise
         self.working, self.greeting, self._logged = True, greeting, ""
-        return Channel(
-            session.session_id,
-            stream,
-            greeting,
-            budget=self._multiplexer.budget,
-            offer=self._multiplexer.offer,
-            clock=self._clock,
-            filtered=self._filtered,
-        )
+        budget, offer = self._multiplexer.budget, self._multiplexer.offer
+        return Channel(session.session_id, stream, greeting, budget, offer, self._clock, self._filtered)
 
     def _failed(self, error: Exception) -> ServerUnreachable:
         refused = self.working = isinstance(error, ServerRefused)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamspace_agent.clock import Clock
+from streamspace_agent.controlplane.link import Link
 from streamspace_agent.runtime import Session, SessionState
-from streamspace_agent.tunnel.multiplexer import Carrier
-from streamspace_agent.tunnel.session_server import SessionServer, has_server
+from streamspace_agent.tunnel.multiplexer import Multiplexer
+from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server
 
 MAX_EARLY = 1024 * 1024
 """Bytes that a viewer may send before it is connected to its session."""
@@ -17,8 +18,8 @@ RENEWED = "the connection to the session is being renewed: try again"
 class Tunnels(ABC):
     """Opens and closes tunnels as sessions come and go, and passes on what viewers send."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, connect: Connect, multiplexer: Multiplexer, clock: Clock) -> None:
+        self._connect, self._multiplexer, self._clock = connect, multiplexer, clock
         self._last_input: dict[str, float] = {}
         """When a person last touched each session's keyboard or mouse."""
 
@@ -27,7 +28,7 @@ class Tunnels(ABC):
         """Learn a session's state. ``fresh``: this leadership started or woke it, so nobody can be viewing it."""
 
     @abstractmethod
-    async def serve(self, carrier: Carrier) -> None:
+    async def serve(self, carrier: Link) -> None:
         """Serve one connection to the control plane until it is gone. Returns to ask for a new one in its place."""
 
     @abstractmethod

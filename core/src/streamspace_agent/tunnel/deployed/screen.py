@@ -10,8 +10,7 @@ from streamspace_agent.tunnel.session_server import SessionServer
 
 VERSION_3_8 = b"RFB 003.008\n"
 FLOWS = 64 * 1024
-"""Bytes that the sockets to a viewer hold at least: with no more than these unread, its relay is not stuck in a write.
-"""
+"""Bytes that the sockets to a viewer hold at least: while no more are unread, its relay is not stuck in a write."""
 
 
 class Phase(Enum):
@@ -40,16 +39,13 @@ class Viewer:
     channel: Channel | None = None
     sole: bool = True
     """No other viewer of this session can be there. The control plane closes an older one, unless it has forgotten
-    that one at the end of a relay.
-    """
+    that one at the end of a relay."""
 
     def enter(self, phase: Phase, now: float) -> None:
         self.phase, self.phase_since = phase, now
 
     def refusal(self, why: str) -> bytes:
-        """Bytes that end it: a refusal while it waits for the security types (RFC 6143, 7.1.2), else an unknown
-        message type.
-        """
+        """Bytes that end it: a refusal instead of security types (RFC 6143, 7.1.2), later an unknown message type."""
         if self.channel is not None and self.channel.spoken:
             return b"\x7f"
         reason = why.encode()

@@ -9,11 +9,9 @@ class Times:
     safe: float = 60.0
     """From the time that a viewer may have come until nothing more is sent to it. The relay sets a write deadline of
     10 s when it pings its viewer, 54 s after that came, and never clears it: a message 64 s after the viewer came
-    crashes the control plane.
-    """
+    crashes the control plane."""
     stay: float = 48.0
-    """After which a viewer is ended. It has ``goodbye`` to complete an update; no write may wait in the relay by 54 s.
-    """
+    """After which a viewer is ended. It has ``goodbye`` to complete an update; no write may wait in the relay by 54."""
     goodbye: float = 3.0
     quiet: float = 0.3
     """Silence of a server after which its stream is at the end of a message."""
@@ -40,14 +38,12 @@ class Times:
     greet_again: float = 1.5
     """Between two greetings of a session while another session's relay discards them."""
     first_greeting: float = 2.0
-    """For which a server's own greeting is waited for; then the usual one is sent, so that no viewer waits undetected.
-    """
+    """For which a server's own greeting is awaited; then the usual one is sent, so that no viewer waits undetected."""
     probes_after: tuple[float, ...] = (2.0, 6.0, 14.0, 30.0)
     """After a greeting, when probes look for a viewer that has read it and left without an answer."""
     stale: float = 600.0
     """After which a greeting is no longer presumed to be in the queue: a viewer may have read it and left undetected.
-    Once no viewer is served, the connection is renewed.
-    """
+    Once no viewer is served, the connection is renewed."""
 
     def scaled(self, factor: float) -> Self:
         """All times multiplied, for a relay whose own times are."""

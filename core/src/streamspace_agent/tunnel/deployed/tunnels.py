@@ -10,14 +10,14 @@ import pybase64
 
 from streamspace_agent import logs
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import until_one_ends
+from streamspace_agent.controlplane.link import Link, until_one_ends
 from streamspace_agent.errors import LeaseLost, ServerUnreachable
 from streamspace_agent.runtime import Session, SessionState
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
-from streamspace_agent.tunnel.multiplexer import CLOSE_FOLLOWS, Carrier, Multiplexer
+from streamspace_agent.tunnel.multiplexer import CLOSE_FOLLOWS, Multiplexer
 from streamspace_agent.tunnel.rfb import ClientActivity
 from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server, same_server
 from streamspace_agent.tunnel.tunnels import MAX_EARLY, RENEWED, Tunnels
@@ -35,22 +35,12 @@ TIME_IS_UP = "this control plane cannot carry a screen for longer than a minute:
 class DeployedTunnels(Tunnels):
     """Tunnels for the relay described in :mod:`streamspace_agent.tunnel.deployed`."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        multiplexer: Multiplexer,
-        clock: Clock,
-        *,
-        times: Times | None = None,
-        rng: random.Random | None = None,
-    ) -> None:
-        super().__init__(clock)
+    def __init__(self, connect: Connect, multiplexer: Multiplexer, clock: Clock, *, times: Times | None = None) -> None:
+        super().__init__(connect, multiplexer, clock)
         self._times = times or Times()
-        self._connect = connect
-        self._rng = rng or random.Random()  # noqa: S311 - spreads messages, guards nothing
-        self._multiplexer = multiplexer
+        self._rng = random.Random()  # noqa: S311 - spreads messages, guards nothing
         self._screens: dict[str, Screen] = {}
-        self._queue = Queue(self._multiplexer, clock, self._times, self._screens, self._renew_because)
+        self._queue = Queue(multiplexer, clock, self._times, self._screens, self._renew_because)
         self._keeping: dict[str, asyncio.Task[None]] = {}
         """The tasks that keep a spare connection to each session's server."""
         self._serving: set[asyncio.Task[None]] = set()
@@ -96,7 +86,7 @@ class DeployedTunnels(Tunnels):
 
     # One connection
 
-    async def serve(self, carrier: Carrier) -> None:
+    async def serve(self, carrier: Link) -> None:
         now = self._clock.now()
         self._connected_at = now
         self._renew.clear()

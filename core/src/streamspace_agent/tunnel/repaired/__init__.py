@@ -1,3 +1,1 @@
-"""Screens through the viewer relay of a repaired control plane: a queue for each session, and ``vnc_close`` always
-comes.
-"""
+"""Screens through the viewer relay of a repaired control plane, which has a queue for each session."""

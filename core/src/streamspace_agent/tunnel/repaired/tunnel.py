@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass
 from typing import Any, NoReturn
 
 from streamspace_agent import logs, protocol
@@ -29,6 +30,7 @@ HEALTHY = 5.0
 """Seconds after which a connection counts as working."""
 
 
+@dataclass(eq=False)
 class Tunnel:
     """Keeps a session open to the next viewer while it runs.
 
@@ -37,24 +39,18 @@ class Tunnel:
     viewer's first bytes arrive.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        connect: Connect,
-        multiplexer: Multiplexer,
-        clock: Clock,
-        saw_input: Callable[[], None],
-        *,
-        fresh: bool,
-        follows: bool = False,
-    ) -> None:
-        """``fresh``: see :meth:`.Tunnels.note`. ``follows``: another tunnel of this session has just closed its
-        viewer.
-        """
-        self.session = session
-        self._multiplexer = multiplexer
-        self._clock = clock
-        self._saw_input = saw_input
+    session: Session
+    connect: InitVar[Connect]
+    _multiplexer: Multiplexer
+    _clock: Clock
+    _saw_input: Callable[[], None]
+    fresh: InitVar[bool]
+    """See :meth:`.Tunnels.note`."""
+    follows: InitVar[bool]
+    """Another tunnel of this session has just closed its viewer."""
+
+    def __post_init__(self, connect: Connect, fresh: bool, follows: bool) -> None:
+        session, multiplexer = self.session, self._multiplexer
         self._client_first = session.ready_check is not ReadyCheck.VNC
         self._channel: Channel | None = None
         self._early = bytearray()
@@ -63,7 +59,7 @@ class Tunnel:
         # Unless fresh, a viewer may still be there whose stream an earlier leader or connection left incomplete.
         pending_error = "" if fresh else INTERRUPTED
         self._announcement = Announcement(session, multiplexer, self._forget_early, pending_error, follows)
-        self.server = SessionServer(session, connect, multiplexer, clock)
+        self.server = SessionServer(session, connect, multiplexer, self._clock)
         # Not in the log context of the command that started the session, which ends long before the tunnel.
         self._task = asyncio.create_task(
             self._run(), name=f"tunnel {session.session_id}", context=logs.context(session=session.session_id)
@@ -87,7 +83,6 @@ class Tunnel:
     # What comes from the control plane
 
     async def received(self, data: bytes) -> None:
-        """Handle a viewer's bytes."""
         channel = self._channel
         taken = channel is not None and channel.answered and not channel.has_ended(End.LEFT, End.LINK)
         begins = data.startswith(VERSION) and self._announcement.waiting
@@ -146,7 +141,6 @@ class Tunnel:
         return self._channel.unread if self._channel is not None and self._channel.answered else 0
 
     def presume_read(self) -> bool:
-        """See :meth:`.Channel.presume_read`."""
         return self._channel is not None and self._channel.presume_read()
 
     @property
@@ -157,7 +151,6 @@ class Tunnel:
         return self.unread >= KEEPS_UP or self._multiplexer.blocks(self._channel)
 
     def give_up(self) -> None:
-        """Close the stalled viewer."""
         if self._channel is not None:
             self.broken(f"the viewer has not read for {self._channel.silence:.0f} s")
 
@@ -213,7 +206,6 @@ class Tunnel:
         return ended.how in {End.LEFT, End.LINK} and not channel.answered
 
     async def _open(self, backoff: Backoff) -> Channel:
-        """Open a connection and read its greeting; retries until it works."""
         while True:
             try:
                 return await self.server.open()
@@ -237,7 +229,6 @@ class Tunnel:
             pass
 
     async def _serve(self, channel: Channel) -> Ended:
-        """Serve one viewer, from the announcement to the end."""
         self._channel = channel
         self._left.clear()
         if not self._client_first:
@@ -289,9 +280,8 @@ class Tunnel:
         if not unfinished:
             return
         if ended.how is End.LINK:
-            self._announcement.set_pending_error(
-                "the agent's connection to the control plane broke: what was on its way may be lost"
-            )
+            lost = "the agent's connection to the control plane broke: what was on its way may be lost"
+            self._announcement.set_pending_error(lost)
         else:
             log.info("session %s: closing its viewer: %s", self.session.session_id, ended.why)
             await self._announcement.close_viewer(ended.why)

@@ -10,9 +10,9 @@ import pybase64
 
 from streamspace_agent import protocol
 from streamspace_agent.clock import Clock
-from streamspace_agent.controlplane.link import until_one_ends
+from streamspace_agent.controlplane.link import Link, until_one_ends
 from streamspace_agent.runtime import Session, SessionState
-from streamspace_agent.tunnel.multiplexer import Carrier, Multiplexer
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.tunnel import Tunnel
 from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server, same_server
 from streamspace_agent.tunnel.tunnels import Tunnels
@@ -30,15 +30,12 @@ class RepairedTunnels(Tunnels):
     """Tunnels for the relay described in :mod:`streamspace_agent.tunnel.repaired`."""
 
     def __init__(self, connect: Connect, multiplexer: Multiplexer, clock: Clock) -> None:
-        super().__init__(clock)
-        self._connect = connect
-        self._multiplexer = multiplexer
+        super().__init__(connect, multiplexer, clock)
         self._tunnels: dict[str, Tunnel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._ended: dict[str, str] = {}
         """Sessions whose tunnel ended, with the reason that their viewers have still to be sent; "" once it was sent.
-        An entry is deleted when nothing more can arrive from such a viewer.
-        """
+        An entry is deleted when nothing more can arrive from such a viewer."""
         self._refused: dict[str, float] = {}
 
     def _server_of(self, session_id: str) -> SessionServer | None:
@@ -100,7 +97,7 @@ class RepairedTunnels(Tunnels):
             if why and await self._multiplexer.send("vnc_error", error):
                 self._end_sent(session_id)
 
-    async def serve(self, carrier: Carrier) -> None:
+    async def serve(self, carrier: Link) -> None:
         try:
             await until_one_ends(self._multiplexer.run(carrier), self._check())
         finally:
