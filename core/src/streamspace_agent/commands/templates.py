@@ -5,7 +5,6 @@ object, JSON text or base64 of it). Invalid values are refused with an error cod
 """
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -228,7 +227,7 @@ def _manifest(value: Any) -> Any:
         if text and not text.startswith("{"):
             try:
                 text = base64.b64decode("".join(text.split()), validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError, ValueError):
+            except ValueError:
                 raise CommandFailed(
                     "invalid_template", "templateManifest is neither an object nor JSON nor base64 of JSON"
                 ) from None

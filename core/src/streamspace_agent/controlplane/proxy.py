@@ -1,5 +1,6 @@
 """Chooses the proxy for the control plane: ``HTTPS_PROXY``, unless ``NO_PROXY`` names its host."""
 
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -36,11 +37,8 @@ def _names(entry: str, host: str, port: int) -> bool:
         address = ip_address(host)
     except ValueError:
         address = None
-    try:
+    with suppress(ValueError):
         network = ip_network(entry.strip("[]"), strict=False)
-    except ValueError:
-        pass
-    else:
         return address is not None and address in network
     name, colon, only = entry.rpartition(":")
     if colon and only.isdecimal():

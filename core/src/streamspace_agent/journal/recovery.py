@@ -10,7 +10,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 _TABLES = {
@@ -23,26 +22,11 @@ _TABLES = {
 _JSON = {"payload", "answer"}
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    open_commands: int
-    messages: int
-    whole: bool
-    """Everything could be read."""
-    kept: Path
+def rescue(path: Path, schema: str) -> str:
+    """Replace a damaged journal. Returns what was saved, for people.
 
-    def __str__(self) -> str:
-        much = "all" if self.whole else "what could be read"
-        lost = "; a command that the control plane shows as acknowledged for long has to be given again"
-        return (
-            f"{much} of it went into a new one, "
-            f"{self.open_commands} open commands and {self.messages} undelivered messages among it; "
-            f"the broken one is kept as {self.kept}{'' if self.whole else lost}"
-        )
-
-
-def rescue(path: Path, schema: str) -> Saved:
-    """Replace a damaged journal. Raises OSError or sqlite3.Error; the damaged one is still in its place then."""
+    Raises OSError or sqlite3.Error; the damaged one is still in its place then.
+    """
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -54,7 +38,14 @@ def rescue(path: Path, schema: str) -> Saved:
         (commands,) = new.execute("SELECT count(*) FROM commands WHERE answer_type IS NULL").fetchone()
         (messages,) = new.execute("SELECT count(*) FROM outbox").fetchone()
     unfinished.rename(_rescued(path))
-    return Saved(commands, messages, all(copied), finish(path))
+    much, lost = "all", ""
+    if not all(copied):
+        much = "what could be read"
+        lost = "; a command that the control plane shows as acknowledged for long has to be given again"
+    return (
+        f"{much} of it went into a new one, {commands} open commands and {messages} undelivered messages among it; "
+        f"the broken one is kept as {finish(path)}{lost}"
+    )
 
 
 def finish(path: Path) -> Path:

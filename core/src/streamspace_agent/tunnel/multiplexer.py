@@ -12,6 +12,7 @@ from streamspace_agent.controlplane.link import LOST, Link
 from streamspace_agent.errors import LeaseLost
 from streamspace_agent.tunnel.channel import Channel
 from streamspace_agent.tunnel.flow_control import Budget, Window
+from streamspace_agent.tunnel.rfb import ClientActivity
 from streamspace_agent.tunnel.stream import Buffers
 
 SMALL = 4096
@@ -146,6 +147,15 @@ class Multiplexer:
             self._queued.add(channel)
             self._turns[channel.waiting <= SMALL].append(channel)
             self._more.set()
+
+    async def pass_on(self, channel: Channel, data: bytes, saw_input: Callable[[], None]) -> None:
+        """Pass a viewer's bytes to the server; ``saw_input`` is called if a person sent them."""
+        activity = channel.received(data)
+        if ClientActivity.READ in activity:
+            self.released()
+        if ClientActivity.INPUT in activity:
+            saw_input()
+        await channel.drained()
 
     def released(self) -> None:
         """Try blocked channels again: there may be room in the control plane's queue."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import pybase64
@@ -18,7 +19,6 @@ from streamspace_agent.tunnel.deployed.queue import Queue
 from streamspace_agent.tunnel.deployed.screen import FLOWS, Phase, Screen, Viewer
 from streamspace_agent.tunnel.deployed.times import Times
 from streamspace_agent.tunnel.multiplexer import CLOSE_FOLLOWS, Multiplexer
-from streamspace_agent.tunnel.rfb import ClientActivity
 from streamspace_agent.tunnel.session_server import Connect, SessionServer, has_server, same_server
 from streamspace_agent.tunnel.tunnels import MAX_EARLY, RENEWED, Tunnels
 
@@ -168,14 +168,8 @@ class DeployedTunnels(Tunnels):
             await self._pass_on(screen, viewer.channel, data)
 
     async def _pass_on(self, screen: Screen, channel: Channel, data: bytes) -> None:
-        if channel.ended.done():
-            return
-        activity = channel.received(data)
-        if ClientActivity.READ in activity:
-            self._multiplexer.released()
-        if ClientActivity.INPUT in activity:
-            self._saw_input(screen.session_id)
-        await channel.drained()
+        if not channel.ended.done():
+            await self._multiplexer.pass_on(channel, data, partial(self._saw_input, screen.session_id))
 
     def _begin(self, screen: Screen) -> Viewer:
         """A viewer has answered, so its relay has emptied the queue, at least up to the greeting."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import InitVar, dataclass
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from streamspace_agent.tunnel.channel import Channel, End, Ended
 from streamspace_agent.tunnel.flow_control import KEEPS_UP
 from streamspace_agent.tunnel.multiplexer import Multiplexer
 from streamspace_agent.tunnel.repaired.announcement import Announcement
-from streamspace_agent.tunnel.rfb import VERSION, ClientActivity
+from streamspace_agent.tunnel.rfb import VERSION
 from streamspace_agent.tunnel.session_server import REFUSED_PAUSE, Connect, SessionServer
 from streamspace_agent.tunnel.tunnels import MAX_EARLY
 
@@ -98,12 +99,7 @@ class Tunnel:
 
     async def _pass_on(self, channel: Channel, data: bytes) -> None:
         self._announcement.over()
-        activity = channel.received(data)
-        if ClientActivity.READ in activity:
-            self._multiplexer.released()
-        if ClientActivity.INPUT in activity:
-            self._saw_input()
-        await channel.drained()
+        await self._multiplexer.pass_on(channel, data, self._saw_input)
 
     def viewer_left(self) -> None:
         if not self._announcement.left():
@@ -221,12 +217,10 @@ class Tunnel:
         """Wait before the server is tried again. A viewer ends the wait, after a moment at least."""
         self._spoke.clear()
         await asyncio.sleep(0.05)
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if not self._early:  # else a viewer came before this began
                     await self._spoke.wait()
-        except TimeoutError:
-            pass
 
     async def _serve(self, channel: Channel) -> Ended:
         self._channel = channel
@@ -265,12 +259,10 @@ class Tunnel:
         began = self._clock.now()
         # Bounded by STALL: signs of an opaque stream may be a mouse that moves over a dead picture.
         while (left := min(max(began, channel.last_read_sign) + LINGER, began + STALL) - self._clock.now()) > 0:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._left.wait()
                     return True
-            except TimeoutError:
-                pass
         return False
 
     async def _conclude(self, channel: Channel, ended: Ended) -> None:
