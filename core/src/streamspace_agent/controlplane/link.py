@@ -259,7 +259,7 @@ def worst(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
 
 async def until_one_ends(*jobs: Coroutine[Any, Any, Any]) -> None:
     """Run these jobs beside one another until one of them ends, and end the others. Raises the :func:`worst` error."""
-    tasks = [asyncio.create_task(job, name=job.__qualname__) for job in jobs]
+    tasks = [asyncio.create_task(job, name=getattr(job, "__qualname__", None)) for job in jobs]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if (error := worst(done)) is not None:
