@@ -267,7 +267,7 @@ def _readiness(spec: _TemplateSpec, ports: tuple[Port, ...]) -> tuple[ReadyCheck
 
 def _asked_path(spec: _TemplateSpec) -> str:
     """The path to ask for where the session speaks HTTP."""
-    page = spec.webapp if spec.webapp and spec.webapp.enabled else _Section()
+    page = spec.webapp if spec.webapp and spec.webapp.enabled else _Section(healthCheck="")
     name, path = ("healthCheck", page.health_check) if page.health_check else ("path", page.path or "/")
     if not _URL_PATH.fullmatch(path):
         raise CommandFailed(

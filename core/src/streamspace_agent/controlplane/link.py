@@ -128,9 +128,7 @@ class Link:
                 except (OSError, InvalidHandshake, ConnectionClosed, EOFError, LinkDown) as error:
                     ended = "no answer in time" if isinstance(error, TimeoutError) else reason(error)
                     ended += certificate_hint(self._settings, error)
-                if self._finished is not None:
-                    self._finished.set()
-                    await asyncio.Event().wait()
+                await self._pause_if_finished()
                 self.status.last_error = ended
                 delay = max(wait, backoff.delay())
                 now = time.monotonic()
@@ -146,6 +144,11 @@ class Link:
                 await asyncio.sleep(delay)
         finally:
             await self.close()
+
+    async def _pause_if_finished(self) -> None:
+        if self._finished is not None:
+            self._finished.set()
+            await asyncio.Event().wait()
 
     async def _connection(self, peer: Peer, backoff: Backoff) -> str:
         """Serve one connection from handshake to end; returns why it ended."""
