@@ -20,7 +20,7 @@ from typing import Any
 
 from streamspace_agent import protocol
 from streamspace_agent.errors import JournalError, LeaseLost
-from streamspace_agent.journal import disk
+from streamspace_agent.journal import disk, retention
 from streamspace_agent.journal.recovery import finish, rescue
 from streamspace_agent.journal.writeahead import PATIENCE, WORTH, WriteAhead
 from streamspace_agent.private import private_folder, require_private
@@ -30,10 +30,6 @@ log = logging.getLogger(__name__)
 
 FILE = "journal.db"
 UNREADABLE = "journal_unreadable: what STATE_DIR's journal holds of this command cannot be read"
-KEEP_SECONDS = 7 * 86400.0
-"""Seconds for which the answer of a command is kept, in case the command comes again."""
-STEP = 500
-"""Commands that are pruned in one step: those that an earlier version wrote may be large."""
 MAX_DEPTH = 200
 """Levels of nesting that are read back: more than are ever accepted from the control plane or a driver."""
 
@@ -290,11 +286,9 @@ class Journal:
         It works in steps, with room for other tasks in between.
         """
         ((first, last),) = self._read("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM commands")
-        for start in range(first, last + 1, STEP):
-            these, oldest = (start, start + STEP), time.time() - KEEP_SECONDS
+        for start in range(first, last + 1, retention.STEP):
             with self._write() as db:
-                db.execute(_FORGET, (*these, oldest))
-                db.execute(_EMPTY, these)
+                retention.prune(db, start)
             await self.checkpoint()
             await asyncio.sleep(0)
 
@@ -341,8 +335,6 @@ def _look(path: Path, query: str) -> list[Any]:
         return db.execute(query).fetchall()
 
 
-_FORGET = "DELETE FROM commands WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND received < ?"
-_EMPTY = "UPDATE commands SET payload = '{}' WHERE seq >= ? AND seq < ? AND answer_type IS NOT NULL AND payload != '{}'"
 _ENTRY = "SELECT id, action, payload, attempts, answer_type, answer FROM commands"
 
 
