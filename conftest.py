@@ -12,7 +12,7 @@ import pytest
 
 from lab.engine import MainEngine
 from lab.images import Images
-from streamspace_devplane import crashes
+from streamspace_devplane.agents.state import CRASHES_VARIABLE
 
 # How fast examples are made and run tells of the machine, which others use as well, and of nothing under test.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -86,10 +86,10 @@ def unexpected_crashes(tmp_path_factory):
     too."""
     file = tmp_path_factory.mktemp("control-plane") / "crashes.jsonl"
     file.touch()
-    os.environ[crashes.VARIABLE] = str(file)
+    os.environ[CRASHES_VARIABLE] = str(file)
     found = Crashes(file)
     yield found
-    del os.environ[crashes.VARIABLE]
+    del os.environ[CRASHES_VARIABLE]
     assert not found.unexpected, f"would have crashed the deployed control plane: {found.unexpected}"
 
 

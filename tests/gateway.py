@@ -10,7 +10,7 @@ from streamspace_agent.clock import BoottimeClock
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.gateway import GatewayContext, keep_serving
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
-from streamspace_gateway.gateway import WebGateway
+from streamspace_gateway import WebGateway
 
 DOMAIN = "streamspace.svc.cluster.local"
 

@@ -15,8 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lab.until import until
 from streamspace_devplane import DevPlane, Settings
+from streamspace_devplane.agents.state import CRASHES_VARIABLE
 from streamspace_devplane.agents.viewers.deployed_queue import Message, Messages, Routine, StopSignal
-from streamspace_devplane.crashes import VARIABLE
 
 from .conftest import AGENT, Agent, counted
 
@@ -390,7 +390,7 @@ async def test_a_viewer_that_speaks_while_the_agent_is_away_is_heard_no_more(pla
 
 async def test_a_crash_is_written_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "of-the-environment.jsonl"
-    monkeypatch.setenv(VARIABLE, str(file))
+    monkeypatch.setenv(CRASHES_VARIABLE, str(file))
     async with DevPlane(tmp_path / "plane.db") as plane:
         plane.hub.crashes.note("nothing", A, AGENT)
     assert crashes(file) == ["nothing"]

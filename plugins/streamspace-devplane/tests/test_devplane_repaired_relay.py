@@ -14,8 +14,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.agents.viewers.repaired_queue import ViewerQueue
-from streamspace_devplane.cli.view import copy_to_tcp
-from streamspace_devplane.web.vnc import VncEndpoint
+from streamspace_devplane.cli.main import copy_to_tcp
+from streamspace_devplane.web.vnc import vnc
 
 from .conftest import AGENT, Agent, counted
 
@@ -156,7 +156,7 @@ async def test_a_viewer_that_comes_while_the_agent_leaves_is_closed_too(plane: D
         "query_string": b"",
     }
     async with asyncio.timeout(5):
-        await VncEndpoint(plane.hub).vnc(WebSocket(scope, receive, send))
+        await vnc(plane.hub, WebSocket(scope, receive, send))
     assert [message["type"] for message in told] == ["websocket.accept", "websocket.close"]
     assert (told[1]["code"], told[1]["reason"]) == (1011, "the agent's connection is gone")
 
@@ -179,7 +179,7 @@ async def test_a_viewer_whose_socket_takes_nothing_is_closed_all_the_same(plane:
         "headers": [],
         "query_string": b"",
     }
-    viewing = asyncio.create_task(VncEndpoint(plane.hub).vnc(WebSocket(scope, receive, send)))
+    viewing = asyncio.create_task(vnc(plane.hub, WebSocket(scope, receive, send)))
     async with asyncio.timeout(5):
         while "websocket.send" not in [message["type"] for message in told]:
             await asyncio.sleep(0.01)

@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from lab.until import until
 from streamspace_devplane import DevPlane, Settings
 from streamspace_devplane.input_filter import suspicion
+from streamspace_devplane.templates import Streaming, streaming
 from streamspace_devplane.web.proxy import parse_address
-from streamspace_devplane.web.streaming import Streaming, streaming
 
 from .conftest import Agent
 

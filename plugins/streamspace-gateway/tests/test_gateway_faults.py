@@ -10,8 +10,7 @@ from lab.until import until
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, SessionNotFound
 from streamspace_agent.gateway import keep_serving
 from streamspace_agent.runtime import SessionState
-from streamspace_gateway import client_requests, listeners
-from streamspace_gateway.gateway import WebGateway
+from streamspace_gateway import WebGateway, client_requests, listeners
 from tests.gateway import DOMAIN, House, answering, head_of, parse
 
 

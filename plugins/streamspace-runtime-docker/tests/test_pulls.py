@@ -219,7 +219,7 @@ async def test_a_pull_that_waits_for_its_turn_has_not_stalled_and_events_need_no
     first = asyncio.create_task(driver.start(make_spec("-first", image=image, mounts=()), lambda step: None))
     try:
         async with asyncio.timeout(20):
-            while not driver._factory._images._pulls:
+            while not driver._factory.images._pulls:
                 await asyncio.sleep(0.02)
         second = asyncio.create_task(driver.start(make_spec("-second", image=other, mounts=()), steps.append))
         stream = driver.events()
@@ -251,7 +251,7 @@ async def test_a_pull_that_waits_for_the_engines_slots_or_for_a_whole_block_has_
     try:
         going = asyncio.create_task(driver.start(make_spec("-first", image=first, mounts=()), lambda step: None))
         async with asyncio.timeout(20):
-            while not any(pull.layers.fetching() for pull in driver._factory._images._pulls.values()):
+            while not any(pull.layers.fetching() for pull in driver._factory.images._pulls.values()):
                 await asyncio.sleep(0.02)
         waiting = asyncio.create_task(driver.start(make_spec("-last", image=last, mounts=()), steps.append))
         assert all(session.ready for session in await asyncio.gather(going, waiting))

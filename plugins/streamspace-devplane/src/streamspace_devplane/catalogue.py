@@ -209,13 +209,9 @@ def decode(text: str) -> Manifest:
         raise InvalidTemplate(f"its kind is {manifest['kind']!r}, not 'Template'")
     if manifest["apiVersion"] not in VERSIONS:
         raise InvalidTemplate(f"its apiVersion is {manifest['apiVersion']!r}, not {VERSIONS[0]!r}")
-    for path, value in (
-        ("metadata.name", manifest["metadata"]["name"]),
-        ("spec.displayName", manifest["spec"]["displayName"]),
-        ("spec.baseImage", manifest["spec"]["baseImage"]),
-    ):
-        if not value:
-            raise InvalidTemplate(f"{path} is missing")
+    for part, name in (("metadata", "name"), ("spec", "displayName"), ("spec", "baseImage")):
+        if not manifest[part][name]:
+            raise InvalidTemplate(f"{part}.{name} is missing")
     return manifest
 
 

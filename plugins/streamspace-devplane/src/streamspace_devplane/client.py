@@ -60,10 +60,24 @@ class PlaneClient:
         self._http = httpx.AsyncClient(timeout=90, trust_env=False, verify=False, limits=limits)  # noqa: S501 - loopback, own certificates
 
     async def __aenter__(self) -> Self:
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
         await self._http.aclose()
+
+    async def start(self) -> None:
+        """Start the control plane, in subclasses that run one."""
+
+    async def stop(self, *, abruptly: bool = False) -> None:
+        """Stop it, in subclasses that run one; `abruptly` as if it were killed."""
+
+    async def restart(self, down_for: float = 0.0, *, abruptly: bool = False) -> None:
+        """Stop and start it, with the same state, keys and port."""
+        await self.stop(abruptly=abruptly)
+        await asyncio.sleep(down_for)
+        await self.start()
 
     @property
     def ws_url(self) -> str:
@@ -89,6 +103,14 @@ class PlaneClient:
             )
         return answer.json()
 
+    async def row(self, method: str, path: str, body: Any = None, **query: Any) -> Row:
+        found: Row = await self.call(method, path, body, **query)
+        return found
+
+    async def rows(self, path: str, **query: Any) -> list[Row]:
+        found: list[Row] = await self.call("GET", path, **query)
+        return found
+
     # Agents
 
     async def issue_key(self, agent_id: str) -> str:
@@ -110,8 +132,7 @@ class PlaneClient:
         await self.call("DELETE", f"/agents/{quote(agent_id)}")
 
     async def agents(self) -> list[Row]:
-        rows: list[Row] = await self.call("GET", "/agents")
-        return rows
+        return await self.rows("/agents")
 
     async def wait_agent(
         self, agent_id: str, *, status: str = "online", told: str | None = None, timeout: float = 20
@@ -131,8 +152,7 @@ class PlaneClient:
 
     async def launch(self, template: str = "desktop", **wish: Any) -> Row:
         """As `start_session`; returns the whole answer: `sessionId`, `commandId`, `agentId`."""
-        answer: Row = await self.call("POST", "/sessions", {"template": template, **wish})
-        return answer
+        return await self.row("POST", "/sessions", {"template": template, **wish})
 
     async def stop_session(self, session_id: str, **extra: Any) -> str:
         return await self._session_command(session_id, "stop", extra)
@@ -151,12 +171,10 @@ class PlaneClient:
         return str((await self.call("POST", f"/sessions/{session_id}/{verb}", extra))["commandId"])
 
     async def sessions(self) -> list[Row]:
-        rows: list[Row] = await self.call("GET", "/sessions")
-        return rows
+        return await self.rows("/sessions")
 
     async def session(self, session_id: str) -> Row:
-        row: Row = await self.call("GET", f"/sessions/{session_id}")
-        return row
+        return await self.row("GET", f"/sessions/{session_id}")
 
     async def wait_session(
         self, session_id: str, *, state: str | None = None, vnc_ready: bool | None = None, timeout: float = 20
@@ -194,12 +212,10 @@ class PlaneClient:
         await self.call("POST", f"/agents/{agent_id}/frames", {"text": text})
 
     async def commands(self) -> list[Row]:
-        rows: list[Row] = await self.call("GET", "/commands", limit=100_000)
-        return rows
+        return await self.rows("/commands", limit=100_000)
 
     async def command(self, command_id: str) -> Row:
-        row: Row = await self.call("GET", f"/commands/{command_id}")
-        return row
+        return await self.row("GET", f"/commands/{command_id}")
 
     async def wait_command(self, command_id: str, state: str = "completed", timeout: float = 20) -> Row:
         """The command once it has this state; `state` may be several, separated by commas."""
@@ -215,15 +231,11 @@ class PlaneClient:
         limit: int = 100_000,
     ) -> list[Row]:
         """The event log: `seq, time, agentId, direction (to_agent, from_agent, plane), type, payload`."""
-        rows: list[Row] = await self.call(
-            "GET", "/events", after=after, type=type, direction=direction, agentId=agent_id, limit=limit
-        )
-        return rows
+        return await self.rows("/events", after=after, type=type, direction=direction, agentId=agent_id, limit=limit)
 
     async def set_faults(self, **switches: Any) -> Row:
         """Change the named switches: `set_faults(drop={"types": ["ack"], "count": 1}, delay=None)`."""
-        row: Row = await self.call("POST", "/faults", switches)
-        return row
+        return await self.row("POST", "/faults", switches)
 
     async def clear_faults(self) -> None:
         await self.call("DELETE", "/faults")
@@ -233,21 +245,19 @@ class PlaneClient:
         await self.call("POST", "/flags", {"nestAgent": nested})
 
     async def diagnostics(self) -> Row:
-        row: Row = await self.call("GET", "/diagnostics")
-        return row
+        return await self.row("GET", "/diagnostics")
 
     async def _wait(self, path: str, wanted: dict[str, str | None], timeout: float) -> Row:
         deadline = time.monotonic() + timeout
-        seen: Any = None
+        seen: Row | str | None = None
         while (left := deadline - time.monotonic()) > 0:
             try:
-                seen = await self.call("GET", path, timeout=min(left, 30), **wanted)
+                row = seen = await self.row("GET", path, timeout=min(left, 30), **wanted)
             except PlaneError as error:  # it does not exist yet, or the plane restarts
                 seen = str(error)
                 await asyncio.sleep(0.05)
                 continue
-            if all(value is None or str(seen[name]) in value.split(",") for name, value in wanted.items()):
-                row: Row = seen
+            if all(value is None or str(row[name]) in value.split(",") for name, value in wanted.items()):
                 return row
         goal = ", ".join(f"{name}={value}" for name, value in wanted.items() if value is not None)
         raise PlaneError(f"{path} did not reach {goal} within {timeout} s; last seen: {seen}")

@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from streamspace_devplane.agents.faults import Faults
 from streamspace_devplane.agents.hub import Hub
@@ -57,14 +57,6 @@ class DevPlane(PlaneClient):
         self._server: Server | None = None
         self._serving: asyncio.Task[Any] | None = None
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
-        await super().__aexit__(*exc)
-
     async def start(self) -> None:
         store = Store(self.db, self.settings.events_kept)
         try:
@@ -101,11 +93,6 @@ class DevPlane(PlaneClient):
         await self._serving
         self._server = self._serving = None
         self.hub.store.close()
-
-    async def restart(self, down_for: float = 0.0) -> None:
-        await self.stop()
-        await asyncio.sleep(down_for)
-        await self.start()
 
 
 def _listen(host: str, port: int) -> socket.socket:

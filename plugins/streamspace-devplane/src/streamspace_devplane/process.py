@@ -7,7 +7,6 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
 
 from streamspace_devplane.client import PlaneClient
 from streamspace_devplane.settings import Settings
@@ -26,14 +25,6 @@ class DevPlaneProcess(PlaneClient):
         self.settings = settings or Settings()
         self.bootstrap_key_file = self.state_dir / "bootstrap.key"
         self._process: asyncio.subprocess.Process | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
-        await super().__aexit__(*exc)
 
     @property
     def pid(self) -> int | None:
@@ -68,9 +59,3 @@ class DevPlaneProcess(PlaneClient):
             except TimeoutError:
                 process.kill()
         await process.wait()
-
-    async def restart(self, down_for: float = 0.0, *, abruptly: bool = False) -> None:
-        """Stop and start it, with the same state, keys and port."""
-        await self.stop(abruptly=abruptly)
-        await asyncio.sleep(down_for)
-        await self.start()

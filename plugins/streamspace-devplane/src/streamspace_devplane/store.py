@@ -138,13 +138,18 @@ class Store:
             approval, time.time(),
         )  # fmt: skip
 
-    # Commands
+    # Sessions and commands
 
-    def add_command(self, command_id: str, agent_id: str, action: str, payload: Row, session_id: str | None) -> None:
+    def session(self, session_id: str) -> Row | None:
+        return self.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
+
+    def add_command(self, command_id: str, agent_id: str, action: str, payload: Row) -> None:
+        session_id = payload.get("sessionId")
         self.change(
             "INSERT INTO commands (command_id, agent_id, session_id, action, payload, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            command_id, agent_id, session_id, action, json.dumps(payload), time.time(),
+            command_id, agent_id, session_id if isinstance(session_id, str) else None, action, json.dumps(payload),
+            time.time(),
         )  # fmt: skip
 
     def command(self, command_id: str) -> Row | None:

@@ -29,10 +29,6 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError)
 
 
-def _proceed() -> None:
-    pass
-
-
 class Engine:
     """One engine at ``docker_host``, used from one event loop. The first call connects and negotiates the API version.
 
@@ -53,7 +49,7 @@ class Engine:
         concurrency: int = 16,
         timeout: float | None = None,
         minimum_api: tuple[int, ...] = MINIMUM_API,
-        require_lease: Callable[[], None] = _proceed,
+        require_lease: Callable[[], None] = lambda: None,
     ) -> None:
         self.docker_host = docker_host
         self.environ = environ
@@ -101,13 +97,7 @@ class Engine:
 
     @asynccontextmanager
     async def stream(
-        self,
-        method: str,
-        path: str,
-        params: Params = _EMPTY,
-        *,
-        headers: Mapping[str, str] = _EMPTY,
-        silence: float,
+        self, method: str, path: str, params: Params = _EMPTY, *, headers: Mapping[str, str] = _EMPTY, silence: float
     ) -> AsyncIterator[AsyncIterator[Any]]:
         """The JSON lines of a long answer. Entered when the answer begins; leaving closes the connection.
 

@@ -9,17 +9,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 """Names in lower case, as h11 gives them."""
 
 _HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    b"upgrade".split()
 )
 _NEVER_DROPPED = frozenset({b"host", b"content-length"})
 """Even where ``Connection`` names them: without them the request would be a different one."""
@@ -41,7 +32,7 @@ def wants_websocket(request: h11.Request) -> bool:
 
 
 def is_chunked(message: h11.Request | h11.Response) -> bool:
-    return _chunked(message.headers)
+    return any(name == b"transfer-encoding" for name, _ in message.headers)
 
 
 def keeps_alive(message: h11.Request | h11.Response) -> bool:
@@ -50,7 +41,7 @@ def keeps_alive(message: h11.Request | h11.Response) -> bool:
 
 
 def has_body(request: h11.Request) -> bool:
-    return _chunked(request.headers) or value(request.headers, b"content-length") not in {b"", b"0"}
+    return is_chunked(request) or value(request.headers, b"content-length") not in {b"", b"0"}
 
 
 def to_session(request: h11.Request) -> h11.Request:
@@ -58,7 +49,7 @@ def to_session(request: h11.Request) -> h11.Request:
     headers = _passed(request)
     if wants_websocket(request):
         headers += _UPGRADE
-    if _chunked(request.headers):
+    if is_chunked(request):
         headers = [*_without_length(headers), (b"Transfer-Encoding", b"chunked")]
     return h11.Request(method=request.method, target=request.target, headers=headers)
 
@@ -66,7 +57,7 @@ def to_session(request: h11.Request) -> h11.Request:
 def to_client(response: h11.Response) -> h11.Response:
     """The answer as the client gets it; h11 adds the framing that it needs."""
     headers = _passed(response)
-    if _chunked(response.headers):
+    if is_chunked(response):
         headers = _without_length(headers)
     return h11.Response(status_code=response.status_code, reason=response.reason, headers=headers)
 
@@ -90,10 +81,6 @@ def size(request: h11.Request) -> int:
 def _without_length(headers: Items) -> Items:
     """For a chunked message: the next server might believe a Content-Length (RFC 9112, section 6.3)."""
     return [item for item in headers if item[0].lower() != b"content-length"]
-
-
-def _chunked(headers: Headers) -> bool:
-    return any(name == b"transfer-encoding" for name, _ in headers)
 
 
 def _passed(message: h11.Request | h11.Response | h11.InformationalResponse) -> Items:

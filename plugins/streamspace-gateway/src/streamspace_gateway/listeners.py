@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 from streamspace_agent.addresses import shown
 
@@ -58,9 +57,8 @@ class Listeners:
                 why = str(error)
             if why != logged or loop.time() - logged_at >= LOG_AGAIN:
                 log.error(
-                    "WEB_GATEWAY=%s: cannot listen there: %s; trying again every %g s,"
-                    " and no web desktop is served there until then:"
-                    " let no other program use the address, or set WEB_GATEWAY to another",
+                    "WEB_GATEWAY=%s: cannot listen there: %s; trying again every %g s, and no web desktop is served"
+                    " there until then: let no other program use the address, or set WEB_GATEWAY to another",
                     address,
                     why,
                     RETRY,
@@ -70,5 +68,4 @@ class Listeners:
             await asyncio.sleep(RETRY)
 
     def _note(self, address: str, why: str) -> None:
-        with suppress(KeyError):
-            self.state = {**self.state, address: why}  # a new dict, because other threads read it
+        self.state = {**self.state, address: why}  # a new dict, because other threads read it

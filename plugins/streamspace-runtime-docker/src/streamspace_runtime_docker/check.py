@@ -3,6 +3,7 @@
 import ipaddress
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,7 @@ from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
 from streamspace_agent.units import format_bytes
 from streamspace_engine import Engine
 from streamspace_engine.errors import Unreachable
-from streamspace_runtime_docker.networks.network import (
-    FILTER,
-    REMOVE_ONE,
-    SessionNetwork,
-    ambiguous,
-    not_filtered,
-    not_isolated,
-    read,
-)
+from streamspace_runtime_docker.networks import network as net
 from streamspace_runtime_docker.settings import DockerSettings
 
 LOW_DISK = 5 * 1024**3
@@ -29,11 +22,12 @@ SAFE = (
     "`docker image prune -a` takes images that no session uses, which are pulled again when needed "
     "(never `docker system prune` or `docker container prune`: they take sleeping sessions)"
 )
+warning = partial(Problem, fatal=False)
 RISKY = {"SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "DAC_READ_SEARCH", "BPF", "SYS_RAWIO"}
 
 
 class Check:
-    def __init__(self, engine: Engine, networks: SessionNetwork, settings: Settings, own: DockerSettings) -> None:
+    def __init__(self, engine: Engine, networks: net.SessionNetwork, settings: Settings, own: DockerSettings) -> None:
         self._engine = engine
         self._networks = networks
         self._settings = settings
@@ -48,7 +42,7 @@ class Check:
         except EngineUnavailable as error:
             return [Problem(str(error), "wait until it has started, or look at its log")]
         except RuntimeDriverError as error:
-            return [Problem(str(error), "update the engine, or point DOCKER_HOST to another", fatal=True)]
+            return [Problem(str(error), "update the engine, or point DOCKER_HOST to another")]
         return [*engine_problems(info), *self._disk(info), *self._capabilities(), *await self._network(info)]
 
     def _disk(self, info: Mapping[str, Any]) -> Iterator[Problem]:
@@ -57,19 +51,17 @@ class Check:
             return  # not our disk to look at
         free = shutil.disk_usage(root).free
         if free < LOW_DISK:
-            yield Problem(
+            yield warning(
                 f"{format_bytes(free)} free in the engine's folder {root}, "
                 f"a desktop image needs about {format_bytes(LOW_DISK)}",
                 f"free some: {SAFE}; or move data-root to a larger disk",
-                fatal=False,
             )
 
     def _capabilities(self) -> Iterator[Problem]:
         if risky := sorted({*self._own.session_capabilities} & (RISKY | {"ALL"})):
-            yield Problem(
+            yield warning(
                 f"SESSION_CAPABILITIES gives every session {', '.join(risky)}: its users may take over the host",
                 "leave them out unless every user is trusted with the host",
-                fatal=False,
             )
 
     async def _network(self, info: Mapping[str, Any]) -> list[Problem]:
@@ -77,20 +69,14 @@ class Check:
         bodies = await self._networks.find_all()
         if not bodies:
             return await self._address_pool()
-        network = read(bodies[0], self._host)
+        network = net.read(bodies[0], self._host)
         if len(bodies) > 1:
-            fix = f"the agent removes those without sessions when it starts one; if all have some: {REMOVE_ONE}"
-            problems.append(Problem(ambiguous(name, bodies), fix, fatal=False))
-        problems += [Problem(text, FILTER, fatal=False) for text in not_filtered(info, network)]
+            fix = f"the agent removes those without sessions when it starts one; if all have some: {net.REMOVE_ONE}"
+            problems.append(warning(net.ambiguous(name, bodies), fix))
+        problems += [warning(text, net.FILTER) for text in net.not_filtered(info, network)]
         if not network.isolated:
-            problems.append(
-                Problem(
-                    not_isolated(name),
-                    f"stop the sessions, `docker network rm {name}` and let the agent create it, "
-                    "or set another NETWORK_NAME",
-                    fatal=False,
-                )
-            )
+            fix = f"stop the sessions, `docker network rm {name}` and let the agent create it, "
+            problems.append(warning(net.not_isolated(name), f"{fix}or set another NETWORK_NAME"))
         publish = self._own.publish_ports
         if not network.direct and publish == "never":
             problems.append(
@@ -103,12 +89,11 @@ class Check:
             )
         if not network.direct and publish != "never" and self._unreachable_publish():
             problems.append(
-                Problem(
+                warning(
                     f"ports are published on PUBLISH_ADDRESS={self._settings.publish_address} of the engine's host, "
                     "which this agent does not run on",
                     "set PUBLISH_ADDRESS to an address of that host in a private network, "
                     "or run the agent there (in a container: with network_mode: host)",
-                    fatal=False,
                 )
             )
         return problems
@@ -127,13 +112,12 @@ class Check:
         if len(networks) < 28:
             return []
         return [
-            Problem(
+            warning(
                 f"the engine has {len(networks)} bridge networks, its default address pools end at about 31: "
                 f"{self._settings.network_name} may not fit",
                 "remove networks that nobody needs by name "
                 "(not `docker network prune`: it takes those of sleeping sessions), "
                 "or widen default-address-pools in daemon.json",
-                fatal=False,
             )
         ]
 
@@ -141,7 +125,7 @@ class Check:
         version = await self._engine.version()
         info = await self._engine.info()
         network = await self._networks.find()
-        apart = network is None or (network.isolated and not not_filtered(info, network))
+        apart = network is None or (network.isolated and not net.not_filtered(info, network))
         if info.get("BridgeNfIptables") is False:
             apart = False
         return {
@@ -169,6 +153,6 @@ def engine_problems(info: Mapping[str, Any]) -> Iterator[Problem]:
             if rootless
             else "enable the kernel's cgroup controllers (cgroup_enable=memory on the kernel command line)"
         )
-        yield Problem(f"the engine cannot limit a session's {', '.join(missing)}", fix, fatal=False)
+        yield warning(f"the engine cannot limit a session's {', '.join(missing)}", fix)
     if info.get("OSType", "linux") != "linux":
         yield Problem(f"the engine runs {info.get('OSType')} containers, sessions need Linux", "switch the engine over")

@@ -58,10 +58,7 @@ class DockerDriver(RuntimeDriver):
         self._settings = settings
         self._faults = Faults(environ)
         self._engine = engine = Engine(
-            settings.docker_host,
-            environ,
-            concurrency=own.engine_concurrency,
-            require_lease=self._allowed,
+            settings.docker_host, environ, concurrency=own.engine_concurrency, require_lease=self._allowed
         )
         self._store = store = ContainerStore(engine, settings, own)
         self._markers = markers = StopMarkers(engine)
@@ -70,26 +67,14 @@ class DockerDriver(RuntimeDriver):
         self._volumes = Volumes(engine, settings)
         networks = SessionNetwork(engine, settings, own)
         self._connector = Connector(settings.docker_host, networks)
+        images = ImageStore(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults, own.allowed_images)
         self._factory = ContainerFactory(
-            engine,
-            store,
-            images=ImageStore(engine, own.pull_concurrency, own.pull_stall_timeout, self._faults, own.allowed_images),
-            networks=networks,
-            volumes=self._volumes,
-            creation_times=creation_times,
-            faults=self._faults,
-            settings=settings,
-            own=own,
+            engine, store, images, networks, self._volumes, creation_times, self._faults, settings, own
         )
         self._readiness = Readiness(store, mapper, memory, self._connector, settings.ready_timeout)
-        self._starter = Starter(
-            engine,
-            store,
-            self._readiness,
-            Attachments(engine, networks, settings),
-            StartLimiter(own.start_concurrency, engine.cores),
-            self._faults,
-        )
+        attachments = Attachments(engine, networks, settings)
+        limiter = StartLimiter(own.start_concurrency, engine.cores)
+        self._starter = Starter(engine, store, self._readiness, attachments, limiter, self._faults)
         self._hibernation = Hibernation(engine, store, markers, memory, self._starter, self._faults)
         self._events = Events(engine, store, mapper, markers, memory, settings.agent_id)
         self._leftovers = Leftovers(engine, store, self._volumes, networks, settings, own.leftover_grace)

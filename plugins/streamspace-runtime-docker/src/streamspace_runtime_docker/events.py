@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamspace_agent.errors import EngineUnavailable, LeaseLost, RuntimeDriverError
@@ -25,26 +26,14 @@ _SETTLE = 5
 """Looks, 0.2 s apart, at a container that died according to its event and still shows as running, as on Podman."""
 
 
+@dataclass
 class Events:
-    def __init__(
-        self,
-        engine: Engine,
-        store: ContainerStore,
-        mapper: SessionMapper,
-        markers: StopMarkers,
-        memory: OutOfMemory,
-        agent_id: str,
-    ) -> None:
-        self._engine = engine
-        self._store = store
-        self._mapper = mapper
-        self._markers = markers
-        self._out_of_memory = memory
-        self._filters = {
-            "type": ["container"],
-            "event": [*_DIED, *_REMOVED],
-            "label": [f"{labels.AGENT}={agent_id}"],
-        }
+    engine: Engine
+    store: ContainerStore
+    mapper: SessionMapper
+    markers: StopMarkers
+    memory: OutOfMemory
+    agent_id: str
 
     async def watch(self) -> AsyncIterator[RuntimeEvent]:
         queue: asyncio.Queue[RuntimeEvent | None] = asyncio.Queue()
@@ -61,7 +50,9 @@ class Events:
             await asyncio.gather(listener, *tasks, return_exceptions=True)
 
     async def _listen(self, queue: asyncio.Queue[RuntimeEvent | None], tasks: set[asyncio.Task[None]]) -> None:
-        async for item in follow(self._engine, self._filters, silence=SILENCE):
+        mine = f"{labels.AGENT}={self.agent_id}"
+        filters = {"type": ["container"], "event": [*_DIED, *_REMOVED], "label": [mine]}
+        async for item in follow(self.engine, filters, silence=SILENCE):
             match item:
                 case Resumed():
                     queue.put_nowait(RuntimeEvent(EventKind.RESYNC))
@@ -92,24 +83,24 @@ class Events:
     async def _died(self, session_id: str, container: str) -> Session | None:
         for _ in range(_SETTLE):
             # A command under way holds the lock; what it leaves behind is judged afterwards.
-            async with self._store.lock(session_id):
-                found = await self._store.inspect(container)
+            async with self.store.lock(session_id):
+                found = await self.store.inspect(container)
                 if found is None or found.state != "running":
                     return await self._judged(found) if found and found.state == "exited" else None
             await asyncio.sleep(0.2)
         return None
 
     async def _judged(self, found: ContainerInfo) -> Session | None:
-        if self._store.ended_by_us(found):
+        if self.store.ended_by_us(found):
             return None
-        if await self._markers.read(found) is StopMarker.HIBERNATED:
+        if await self.markers.read(found) is StopMarker.HIBERNATED:
             return None
-        if await self._engine.outage():
+        if await self.engine.outage():
             raise EngineUnavailable("the engine shuts down and takes its containers with it")
-        self._mapper.forget(found.session_id)
-        found = await self._with_late_news(await self._out_of_memory.explain(found))
-        await self._markers.write(found, StopMarker.ENDED)
-        return await self._mapper.session(found, StopMarker.ENDED)
+        self.mapper.forget(found.session_id)
+        found = await self._with_late_news(await self.memory.explain(found))
+        await self.markers.write(found, StopMarker.ENDED)
+        return await self.mapper.session(found, StopMarker.ENDED)
 
     async def _with_late_news(self, found: ContainerInfo) -> ContainerInfo:
         """A killed container, inspected until lack of memory would show: Podman sets a flag and sends no event."""
@@ -117,17 +108,17 @@ class Events:
         deadline = loop.time() + NEWS
         while found.oom_ended is None and found.exit_code == KILLED and not found.oom and loop.time() < deadline:
             await asyncio.sleep(NEWS / 5)
-            now = await self._store.inspect(found.id)
+            now = await self.store.inspect(found.id)
             if now is None or now.started_at != found.started_at:
                 break
             found = now
         return found
 
     async def _removed(self, session_id: str, container: str, values: Mapping[str, str]) -> Session | None:
-        async with self._store.lock(session_id):
-            if self._store.removed_by_us(container) or await self._store.find(session_id):
+        async with self.store.lock(session_id):
+            if self.store.removed_by_us(container) or await self.store.find(session_id):
                 return None
-        self._mapper.drop(session_id)
+        self.mapper.drop(session_id)
         return Session(
             session_id,
             SessionState.TERMINATED,

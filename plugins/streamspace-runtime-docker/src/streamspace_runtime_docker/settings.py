@@ -98,14 +98,13 @@ def load(settings: Settings, environ: Mapping[str, str]) -> DockerSettings:
     """
     values = {f: v for f in DockerSettings.model_fields if (v := environ.get(f.upper(), "").strip())}
     problems = list(_docker_host(settings.docker_host))
-    own = None
     try:
         own = DockerSettings(**values)  # type: ignore[arg-type]  # texts, which the validators turn into what is due
+        if not problems:
+            return own
     except ValidationError as error:
         problems += explain(error, DockerSettings)
-    if problems or own is None:
-        raise ConfigError(problems)
-    return own
+    raise ConfigError(problems)
 
 
 def _docker_host(host: str) -> list[str]:
@@ -113,10 +112,6 @@ def _docker_host(host: str) -> list[str]:
     if scheme in {"unix", "tcp"} and rest.strip("/"):
         return []
     if scheme == "ssh":
-        return [
-            (
-                "DOCKER_HOST: ssh:// is not supported: "
-                "run the agent on that host, or use tcp:// with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
-            )
-        ]
+        fix = "run the agent on that host, or use tcp:// with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+        return [f"DOCKER_HOST: ssh:// is not supported: {fix}"]
     return ["DOCKER_HOST: must be unix:///path/to/docker.sock or tcp://host:port"]

@@ -51,8 +51,7 @@ class Volumes:
                 raise CommandFailed("volume_failed", f"cannot create the volume {name}: {error.text}") from error
         if owner := self._other_owner(spec.session_id, body, spec.user):
             raise CommandFailed(
-                "volume_taken",
-                f"the volume {name} belongs to {owner}: remove or rename it, or use another session id",
+                "volume_taken", f"the volume {name} belongs to {owner}: remove or rename it, or use another session id"
             )
         if (body.get("Labels") or {}).get(labels.COMMAND) == spec.command_id:
             self._made.setdefault(spec.command_id, set()).add(name)

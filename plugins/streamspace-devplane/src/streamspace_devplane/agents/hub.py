@@ -32,10 +32,7 @@ class Hub(State):
     def command(self, agent_id: str, action: str, payload: Row, *, command_id: str | None = None) -> str:
         """Send a command. If its agent is not connected, it fails at once, or waits (`keep_commands`)."""
         command_id = command_id or f"cmd-{uuid.uuid4()}"
-        session_id = payload.get("sessionId")
-        self.store.add_command(
-            command_id, agent_id, action, payload, session_id if isinstance(session_id, str) else None
-        )
+        self.store.add_command(command_id, agent_id, action, payload)
         self.dispatch(agent_id)
         return command_id
 

@@ -5,7 +5,6 @@ import json
 import time
 
 from streamspace_devplane.agents.hub import Hub
-from streamspace_devplane.store import Row
 
 
 async def upkeep(hub: Hub) -> None:
@@ -45,13 +44,10 @@ def _sweep(hub: Hub) -> None:
         if connected and row["state"] == "terminating":
             hub.command(row["agentId"], "stop_session", {"sessionId": row["sessionId"], "deletePVC": False})
         elif not connected and row["statusAt"] < now - hub.settings.gone_after:
-            _give_up(hub, row)
+            hub.store.change(
+                "UPDATE sessions SET state = ?, platform_metadata = ? WHERE session_id = ?",
+                "failed" if row["state"] == "pending" else "terminated",
+                json.dumps({**row["platformMetadata"], "reason": "agent_unavailable"}),
+                row["sessionId"],
+            )
         hub.store.log(row["agentId"], "plane", "stuck_session", {"sessionId": row["sessionId"], "state": row["state"]})
-
-
-def _give_up(hub: Hub, row: Row) -> None:
-    metadata = {**row["platformMetadata"], "reason": "agent_unavailable"}
-    hub.store.change(
-        "UPDATE sessions SET state = ?, platform_metadata = ? WHERE session_id = ?",
-        "failed" if row["state"] == "pending" else "terminated", json.dumps(metadata), row["sessionId"],
-    )  # fmt: skip

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import uvicorn
@@ -27,18 +28,15 @@ class Wire:
         self._transport = transport
         self.last_sign = asyncio.get_running_loop().time()
         """When the peer last sent a ping or a pong."""
-        self.on_ping: Callable[[], None] | None = None
+        self.on_ping: Callable[[], object] | None = None
         """Called for each ping of the peer."""
 
     @property
     def common_name(self) -> str | None:
         """CN of the client's verified certificate; `None` without TLS or without a certificate."""
         certificate: dict[str, Any] = self._transport.get_extra_info("peercert") or {}
-        for relative_name in certificate.get("subject", ()):
-            for name, value in relative_name:
-                if name == "commonName":
-                    return str(value)
-        return None
+        names = chain.from_iterable(certificate.get("subject", ()))
+        return next((str(value) for name, value in names if name == "commonName"), None)
 
     @property
     def is_closing(self) -> bool:

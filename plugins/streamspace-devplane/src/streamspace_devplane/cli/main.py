@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -10,17 +11,18 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamspace_devplane.agents.envelopes import ENDED
 from streamspace_devplane.cli.serve import serve
-from streamspace_devplane.cli.view import copy_to_tcp
-from streamspace_devplane.client import PlaneClient
+from streamspace_devplane.client import PlaneClient, ViewerConnection
 from streamspace_devplane.errors import PlaneError
 from streamspace_devplane.store import Row
+from streamspace_devplane.tasks import first_done
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+waits = click.option("--wait", is_flag=True, help="Until the agent reports the result.")
 SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-Work = Callable[[PlaneClient], Coroutine[Any, Any, None]]
 
 
 @click.group()
@@ -53,17 +55,25 @@ def main(context: click.Context, url: str) -> None:
 main.add_command(serve)
 
 
-def perform(context: click.Context, work: Work) -> None:
-    async def talk() -> None:
-        async with PlaneClient(context.obj) as client:
-            await work(client)
+def talks(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a click command of a coroutine whose first argument is the plane's client."""
 
-    try:
-        asyncio.run(talk())
-    except PlaneError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        context.exit(130)
+    @functools.wraps(command)
+    def performed(**options: Any) -> None:
+        context = click.get_current_context()
+
+        async def talk() -> None:
+            async with PlaneClient(context.obj) as client:
+                await command(client, **options)
+
+        try:
+            asyncio.run(talk())
+        except PlaneError as error:
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            context.exit(130)
+
+    return performed
 
 
 def table(rows: list[Row], *columns: str) -> None:
@@ -121,9 +131,12 @@ def reason(session: Row) -> str | None:
 @click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Environment of the session. Repeatable.")
 @click.option("--persistent-home", is_flag=True, help="Keep the home volume.")
 @click.option("--manifest", type=click.File(), help="A Template resource as JSON, instead of a sample template.")
-@click.option("--wait", is_flag=True, help="Until the agent reports the result.")
+@waits
 @as_json
-def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish: Any) -> None:
+@talks
+async def start(
+    client: PlaneClient, env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish: Any
+) -> None:
     """Start a session of TEMPLATE: desktop, firefox or notebook."""
     body = {name: value for name, value in wish.items() if value is not None}
     if env:
@@ -133,30 +146,23 @@ def start(env: tuple[str, ...], manifest: Any, wait: bool, as_json: bool, **wish
             body["manifest"] = json.load(manifest)
         except ValueError as error:
             raise click.BadParameter(f"{manifest.name} holds no JSON: {error}", param_hint="--manifest") from None
-
-    async def work(client: PlaneClient) -> None:
-        if agent := body.get("agent_id"):
-            # Fails if there is no such agent, whose command would wait for ever.
-            await client.call("GET", f"/agents/{quote(agent, safe='')}")
-        await report(client, await client.launch(**body), wait, as_json)
-
-    perform(click.get_current_context(), work)
+    if agent := body.get("agent_id"):
+        # Fails if there is no such agent, whose command would wait for ever.
+        await client.call("GET", f"/agents/{quote(agent, safe='')}")
+    await report(client, await client.launch(**body), wait, as_json)
 
 
 def session_command(verb: str, summary: str, *options: Callable[[Any], Any]) -> None:
     """Add a command. `options` are flags named as keys of the command's payload, which are sent if given."""
 
-    def command(session: str, wait: bool, as_json: bool, **extra: bool) -> None:
-        async def work(client: PlaneClient) -> None:
-            payload = {name: True for name, given in extra.items() if given}
-            state = (await client.session(session))["state"]
-            if verb != "stop" and state in ENDED:  # a stop also deletes the volumes of an ended one
-                raise PlaneError(f"session {session!r} is {state}: there is nothing to {verb}, start it anew")
-            await report(client, await client.call("POST", f"/sessions/{session}/{verb}", payload), wait, as_json)
+    async def ask(client: PlaneClient, session: str, wait: bool, as_json: bool, **extra: bool) -> None:
+        payload = {name: True for name, given in extra.items() if given}
+        state = (await client.session(session))["state"]
+        if verb != "stop" and state in ENDED:  # a stop also deletes the volumes of an ended one
+            raise PlaneError(f"session {session!r} is {state}: there is nothing to {verb}, start it anew")
+        await report(client, await client.call("POST", f"/sessions/{session}/{verb}", payload), wait, as_json)
 
-        perform(click.get_current_context(), work)
-
-    waits = click.option("--wait", is_flag=True, help="Until the agent reports the result.")
+    command = talks(ask)
     for option in (as_json, waits, *options, click.argument("session", callback=session_name)):
         command = option(command)
     main.command(verb, help=summary)(command)
@@ -173,45 +179,37 @@ session_command("wake", "Wake a hibernated SESSION.")
 @main.command()
 @click.argument("name")
 @click.option("--agent", is_flag=True, help="NAME is an agent, not connected: forget it with its sessions and keys.")
-@click.pass_context
-def forget(context: click.Context, name: str, agent: bool) -> None:
+@talks
+async def forget(client: PlaneClient, name: str, agent: bool) -> None:
     """Forget the session NAME, which no agent has: its start was refused, or still waits. All others end by `stop`."""
-    perform(context, lambda client: client.forget_agent(name) if agent else client.forget_session(name))
+    await (client.forget_agent(name) if agent else client.forget_session(name))
 
 
 @main.command("ls")
 @as_json
-@click.pass_context
-def list_all(context: click.Context, as_json: bool) -> None:
+@talks
+async def list_all(client: PlaneClient, as_json: bool) -> None:
     """Agents and sessions."""
-
-    async def work(client: PlaneClient) -> None:
-        agents, sessions = await client.agents(), await client.sessions()
-        if as_json:
-            click.echo(json.dumps({"agents": agents, "sessions": sessions}))
-            return
-        table(agents, "agentId", "platform", "approval", "status", "activeSessions")
-        click.echo()
-        rows = [{**session, "reason": reason(session)} for session in sessions]
-        table(rows, "sessionId", "agentId", "user", "template", "state", "vncReady", "podName", "reason")
-
-    perform(context, work)
+    agents, sessions = await client.agents(), await client.sessions()
+    if as_json:
+        click.echo(json.dumps({"agents": agents, "sessions": sessions}))
+        return
+    table(agents, "agentId", "platform", "approval", "status", "activeSessions")
+    click.echo()
+    rows = [{**session, "reason": reason(session)} for session in sessions]
+    table(rows, "sessionId", "agentId", "user", "template", "state", "vncReady", "podName", "reason")
 
 
 @main.command()
 @click.argument("agent")
 @click.option("--reject", is_flag=True, help="Reject it instead, for good.")
-@click.pass_context
-def approve(context: click.Context, agent: str, reject: bool) -> None:
+@talks
+async def approve(client: PlaneClient, agent: str, reject: bool) -> None:
     """Approve AGENT, which registered with the bootstrap key."""
-
-    async def work(client: PlaneClient) -> None:
-        if reject:
-            await client.reject(agent)
-        else:
-            click.echo(f"{agent} may connect with the bootstrap key, or with its own: {await client.approve(agent)}")
-
-    perform(context, work)
+    if reject:
+        await client.reject(agent)
+    else:
+        click.echo(f"{agent} may connect with the bootstrap key, or with its own: {await client.approve(agent)}")
 
 
 @main.command()
@@ -219,35 +217,31 @@ def approve(context: click.Context, agent: str, reject: bool) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on with new ones.")
 @click.option("--type", "kind", help="Only this type, such as ack or status.")
 @as_json
-@click.pass_context
-def events(context: click.Context, after: int, follow: bool, kind: str | None, as_json: bool) -> None:
+@talks
+async def events(client: PlaneClient, after: int, follow: bool, kind: str | None, as_json: bool) -> None:
     """The log of every message, both ways."""
-
-    async def work(client: PlaneClient) -> None:
-        last = after
-        while True:
-            rows = await client.events(last, type=kind)
-            for row in rows:
-                last = row["seq"]
-                arrow = {"to_agent": "->", "from_agent": "<-"}.get(row["direction"], "--")
-                click.echo(
-                    json.dumps(row)
-                    if as_json
-                    else f"{last:6} {row['agentId'] or '-'} {arrow} {row['type']} {json.dumps(row['payload'])}"
-                )
-            if not follow and not rows:
-                return
-            if not rows:
-                await asyncio.sleep(0.5)
-
-    perform(context, work)
+    last = after
+    while True:
+        rows = await client.events(last, type=kind)
+        for row in rows:
+            last = row["seq"]
+            arrow = {"to_agent": "->", "from_agent": "<-"}.get(row["direction"], "--")
+            click.echo(
+                json.dumps(row)
+                if as_json
+                else f"{last:6} {row['agentId'] or '-'} {arrow} {row['type']} {json.dumps(row['payload'])}"
+            )
+        if not follow and not rows:
+            return
+        if not rows:
+            await asyncio.sleep(0.5)
 
 
 @main.command()
 @click.argument("switches", nargs=-1, metavar="[NAME=JSON]...")
 @click.option("--clear", is_flag=True, help="Switch all off first.")
-@click.pass_context
-def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> None:
+@talks
+async def faults(client: PlaneClient, switches: tuple[str, ...], clear: bool) -> None:
     """Show or set fault switches.
 
     \b
@@ -265,13 +259,9 @@ def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> No
             wish[name] = json.loads(value)
         except ValueError:
             raise click.BadParameter(f"{name} needs JSON after '=', not {value!r}") from None
-
-    async def work(client: PlaneClient) -> None:
-        if clear:
-            await client.clear_faults()
-        click.echo(json.dumps(await client.set_faults(**wish), indent=2))
-
-    perform(context, work)
+    if clear:
+        await client.clear_faults()
+    click.echo(json.dumps(await client.set_faults(**wish), indent=2))
 
 
 @main.command()
@@ -283,23 +273,43 @@ def faults(context: click.Context, switches: tuple[str, ...], clear: bool) -> No
     show_default=True,
     help="Loopback port for the VNC viewer; 0 takes a free one.",
 )
-@click.pass_context
-def view(context: click.Context, session: str, port: int) -> None:
+@talks
+async def view(client: PlaneClient, session: str, port: int) -> None:
     """Copy SESSION's VNC stream to a local port, for any VNC viewer, until Ctrl-C."""
+    row = await client.session(session)
+    try:
+        server = await copy_to_tcp(client, session, port)
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot listen on 127.0.0.1 port {port}: {os.strerror(error.errno or 0)}; choose another with --port"
+        ) from None
+    if not row["vncReady"]:
+        click.echo(f"session {session} is {row['state']}: viewers are turned away until its VNC is ready", err=True)
+    async with server:
+        click.echo(f"vncviewer 127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.serve_forever()
 
-    async def work(client: PlaneClient) -> None:
-        row = await client.session(session)
-        try:
-            server = await copy_to_tcp(client, session, port)
-        except OSError as error:
-            raise click.ClickException(
-                f"cannot listen on 127.0.0.1 port {port}: {os.strerror(error.errno or 0)}; choose another with --port"
-            ) from None
-        if not row["vncReady"]:
-            click.echo(f"session {session} is {row['state']}: viewers are turned away until its VNC is ready", err=True)
-        async with server:
-            click.echo(f"vncviewer 127.0.0.1:{server.sockets[0].getsockname()[1]}")
-            with contextlib.suppress(asyncio.CancelledError):
-                await server.serve_forever()
 
-    perform(context, work)
+async def copy_to_tcp(client: PlaneClient, session_id: str, port: int) -> asyncio.Server:
+    """Offer a session's VNC stream on a port of 127.0.0.1; each connection is a viewer."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = contextlib.suppress(InvalidStatus, ConnectionClosed, ConnectionError)  # either side may leave
+        with contextlib.closing(writer), left:
+            async with await client.open_viewer(session_id) as viewer:
+                await first_done(to_tcp(viewer, writer), from_tcp(viewer, reader))
+
+    return await asyncio.start_server(serve, "127.0.0.1", port)
+
+
+async def to_tcp(viewer: ViewerConnection, writer: asyncio.StreamWriter) -> None:
+    async for data in viewer:
+        assert isinstance(data, bytes)
+        writer.write(data)
+        await writer.drain()
+
+
+async def from_tcp(viewer: ViewerConnection, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(65_536):
+        await viewer.send(data)

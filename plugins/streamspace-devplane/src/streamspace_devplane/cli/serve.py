@@ -23,6 +23,8 @@ from streamspace_devplane.templates import TEMPLATES, Manifest
 from streamspace_devplane.web.novnc import HELP, is_novnc
 
 BOOTSTRAP = "bootstrap"
+FILE = click.Path(path_type=Path, exists=True)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 def settings_from(pairs: tuple[str, ...]) -> Settings:
@@ -35,9 +37,8 @@ def settings_from(pairs: tuple[str, ...]) -> Settings:
         try:
             changes[name] = json.loads(value)
         except ValueError:
-            raise click.BadParameter(
-                f"{name} needs a number, true, false or null, not {value!r}", param_hint="--set"
-            ) from None
+            problem = f"{name} needs a number, true, false or null, not {value!r}"
+            raise click.BadParameter(problem, param_hint="--set") from None
     try:
         return TypeAdapter(Settings).validate_json(json.dumps(changes), strict=True)
     except ValidationError as error:
@@ -68,15 +69,14 @@ def tls_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> 
             raise click.UsageError(f"{'--tls-key' if key else '--client-ca'} has no effect without --tls-cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    hint = "--tls-cert"
+    hint, what = "--tls-cert", f"{cert} with the key in {key or cert}"
     try:
         context.load_cert_chain(cert, key)
         if client_ca:
-            hint = "--client-ca"
+            hint, what = "--client-ca", str(client_ca)
             context.load_verify_locations(client_ca)
             context.verify_mode = ssl.CERT_OPTIONAL
     except OSError as error:  # including ssl.SSLError
-        what = client_ca if hint == "--client-ca" else f"{cert} with the key in {key or cert}"
         raise click.BadParameter(f"cannot use {what}: {error}; PEM is needed", param_hint=hint) from None
     return context
 
@@ -93,9 +93,8 @@ def only_one(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise click.BadParameter(
-                f"another plane serves {state_dir}: choose another", param_hint="--state-dir"
-            ) from None
+            problem = f"another plane serves {state_dir}: choose another"
+            raise click.BadParameter(problem, param_hint="--state-dir") from None
         yield
 
 
@@ -167,7 +166,7 @@ async def run(
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     envvar="STREAMSPACE_DEVPLANE_STATE",
     default=Path("~/.local/state/streamspace-devplane"),
     show_default=True,
@@ -182,19 +181,13 @@ async def run(
     help="Issue a key for this agent, so that it needs no approval. Repeatable.",
 )
 @click.option("--show-key", is_flag=True, help="Print keys too, not only the files they are in.")
-@click.option(
-    "--tls-cert", type=click.Path(path_type=Path, exists=True), help="Serve https/wss with this certificate chain."
-)
-@click.option("--tls-key", type=click.Path(path_type=Path, exists=True), help="Its private key.")
-@click.option(
-    "--client-ca",
-    type=click.Path(path_type=Path, exists=True),
-    help="Accept agents' certificates of this CA instead of keys.",
-)
+@click.option("--tls-cert", type=FILE, help="Serve https/wss with this certificate chain.")
+@click.option("--tls-key", type=FILE, help="Its private key.")
+@click.option("--client-ca", type=FILE, help="Accept agents' certificates of this CA instead of keys.")
 @click.option(
     "--template",
     "manifests",
-    type=click.Path(path_type=Path, exists=True),
+    type=FILE,
     multiple=True,
     metavar="FILE",
     help="A template (JSON) to offer beside the samples, or instead of the one of its name. Repeatable.",
@@ -208,7 +201,7 @@ async def run(
 )
 @click.option(
     "--novnc",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder of noVNC, for the page's viewer; found by itself where a package installed it.",
 )
 @click.option(
@@ -259,10 +252,8 @@ def serve(
       streamspace-devplane start desktop
     """
     if host not in LOOPBACK:
-        raise click.BadParameter(
-            f"{host} is not loopback; this is for development only, use one of {', '.join(LOOPBACK)}",
-            param_hint="--host",
-        )
+        problem = f"{host} is not loopback; this is for development only, use one of {', '.join(LOOPBACK)}"
+        raise click.BadParameter(problem, param_hint="--host")
     if novnc and not is_novnc(novnc):
         raise click.BadParameter(f"{novnc} holds no core/rfb.js, so it is not noVNC", param_hint="--novnc")
     named = {"relay": relay, "web_gateway": web_gateway}
@@ -274,22 +265,18 @@ def serve(
     templates = {**TEMPLATES, **catalogue, **dict(map(template_in, manifests))}
     state_dir = state_dir.expanduser()
     with only_one(state_dir):
-        plane = DevPlane(
-            state_dir / "plane.db", port, host=host, settings=settings, tls=tls, templates=templates, novnc=novnc
-        )
+        db = state_dir / "plane.db"
+        plane = DevPlane(db, port, host=host, settings=settings, tls=tls, templates=templates, novnc=novnc)
         try:
             asyncio.run(
                 run(plane, state_dir, agents, show_key=show_key, as_json=as_json, exit_with_stdin=exit_with_stdin)
             )
         except sqlite3.Error as error:
-            raise click.ClickException(
-                f"cannot use {plane.db}: {error}; move it away, or choose another --state-dir"
-            ) from None
+            problem = f"cannot use {db}: {error}; move it away, or choose another --state-dir"
         except OSError as error:
+            problem = f"cannot serve on {host} port {port}: {error.strerror or error}; choose another with --port"
             if error.filename is not None:
-                raise click.ClickException(
-                    f"cannot use {error.filename}: {error.strerror}; remove it, or choose another --state-dir"
-                ) from None
-            raise click.ClickException(
-                f"cannot serve on {host} port {port}: {error.strerror or error}; choose another with --port"
-            ) from None
+                problem = f"cannot use {error.filename}: {error.strerror}; remove it, or choose another --state-dir"
+        else:
+            return
+        raise click.ClickException(problem)

@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,21 +17,18 @@ from streamspace_devplane.agents.envelopes import ENDED, SESSION_STATES
 from streamspace_devplane.agents.faults import Faults
 from streamspace_devplane.agents.registration import AgentEndpoints
 from streamspace_devplane.store import Row
-from streamspace_devplane.templates import read_manifest, screen
-from streamspace_devplane.web.bodies import (
-    Extra,
-    PlaneFlags,
-    RawCommand,
-    RawFrame,
-    RawMessage,
-    StartSession,
-    body_of,
-    number,
-)
-from streamspace_devplane.web.streaming import streaming
+from streamspace_devplane.templates import read_manifest, screen, streaming
+from streamspace_devplane.web import bodies
+from streamspace_devplane.web.bodies import body_of, number
 
 LONGEST_WAIT = 60.0  # seconds
 STATES = SESSION_STATES | {"starting", "hibernating", "waking", "terminating"}
+VERBS = {
+    "stop": ("terminating", STATES - {"terminated"}),
+    "hibernate": ("hibernating", {"running"}),
+    "wake": ("waking", {"hibernated"}),
+}
+"""What people ask of a session: its state from then on, and the states in which it gets that."""
 
 
 class Api:
@@ -47,8 +45,8 @@ class Api:
             route("/agents", self.agents),
             route("/agents/{agent}", self.agent),
             route("/agents/{agent:path}", self.forget_agent, "DELETE"),
-            route("/agents/{agent}/approve", self.approve, "POST"),
-            route("/agents/{agent}/reject", self.reject, "POST"),
+            route("/agents/{agent}/approve", partial(self._judge, "approved"), "POST"),
+            route("/agents/{agent}/reject", partial(self._judge, "rejected"), "POST"),
             route("/agents/{agent}/key", self.issue_key, "POST"),
             route("/agents/{agent}/commands", self.raw_command, "POST"),
             route("/agents/{agent}/frames", self.raw_frame, "POST"),
@@ -59,9 +57,7 @@ class Api:
             route("/sessions", self.start, "POST"),
             route("/sessions/{session}", self.session),
             route("/sessions/{session:path}", self.forget, "DELETE"),
-            route("/sessions/{session}/stop", self.stop, "POST"),
-            route("/sessions/{session}/hibernate", self.hibernate, "POST"),
-            route("/sessions/{session}/wake", self.wake, "POST"),
+            *(route(f"/sessions/{{session}}/{verb}", partial(self._command_of, verb), "POST") for verb in VERBS),
             route("/commands", self.commands),
             route("/commands/{command}", self.command),
             route("/events", self.events),
@@ -80,23 +76,17 @@ class Api:
 
     async def agent(self, request: Request) -> Response:
         agent_id = request.path_params["agent"]
-        row = await self._awaited(request, lambda: self._agent_or_none(agent_id), "status", "connected", "toldStatus")
-        return JSONResponse(row)
 
-    def _agent_or_none(self, agent_id: str) -> Row | None:
-        row = self.store.agent(agent_id)
-        return row and self._with_link(row)
+        def look() -> Row | None:
+            row = self.store.agent(agent_id)
+            return row and self._with_link(row)
+
+        return JSONResponse(await self._awaited(request, look, "status", "connected", "toldStatus"))
 
     def _with_link(self, row: Row) -> Row:
         return {**row, "connected": row["agentId"] in self.hub.links}
 
-    async def approve(self, request: Request) -> Response:
-        return self._judge(request, "approved")
-
-    async def reject(self, request: Request) -> Response:
-        return self._judge(request, "rejected")
-
-    def _judge(self, request: Request, approval: str) -> Response:
+    async def _judge(self, approval: str, request: Request) -> Response:
         agent_id = request.path_params["agent"]
         if not self.store.change("UPDATE agents SET approval = ? WHERE agent_id = ?", approval, agent_id):
             raise HTTPException(404, f"no agent {agent_id!r} has registered")
@@ -127,7 +117,7 @@ class Api:
         return JSONResponse({"apiKey": self.store.issue_key(None)}, 201)
 
     async def raw_command(self, request: Request) -> Response:
-        raw = await body_of(RawCommand, request)
+        raw = await body_of(bodies.RawCommand, request)
         command_id = self._command(request.path_params["agent"], raw.action, raw.payload, raw.command_id)
         return JSONResponse({"commandId": command_id}, 201)
 
@@ -145,7 +135,7 @@ class Api:
         return link
 
     async def raw_frame(self, request: Request) -> Response:
-        frame = await body_of(RawFrame, request)
+        frame = await body_of(bodies.RawFrame, request)
         link = self._link(request.path_params["agent"])
         self.store.log(link.agent_id, "to_agent", "raw", {"text": frame.text[:200]})
         link.send_raw(frame.text)
@@ -153,7 +143,7 @@ class Api:
 
     async def message(self, request: Request) -> Response:
         """Send an envelope of any type: `{"type": "shutdown", "payload": {...}}`."""
-        message = await body_of(RawMessage, request)
+        message = await body_of(bodies.RawMessage, request)
         self._link(request.path_params["agent"]).send(message.type, message.payload)
         return JSONResponse({}, 202)
 
@@ -171,14 +161,11 @@ class Api:
         return JSONResponse(self.store.rows(sql))
 
     async def session(self, request: Request) -> Response:
-        query = "SELECT * FROM sessions WHERE session_id = ?"
-        row = await self._awaited(
-            request, lambda: self.store.row(query, request.path_params["session"]), "state", "vncReady"
-        )
-        return JSONResponse(row)
+        look = partial(self.store.session, request.path_params["session"])
+        return JSONResponse(await self._awaited(request, look, "state", "vncReady"))
 
     async def start(self, request: Request) -> Response:
-        wish = await body_of(StartSession, request)
+        wish = await body_of(bodies.StartSession, request)
         session_id = wish.session_id or f"{wish.user}-{wish.template}-{uuid.uuid4().hex[:8]}"
         payload = wish.payload(session_id, self.hub.templates)
         agent_id = self._holder(session_id, wish.agent_id)
@@ -202,7 +189,7 @@ class Api:
 
     def _holder(self, session_id: str, wanted: str | None) -> str | None:
         """The agent of a session that is not over: another start goes there too, or the session might run twice."""
-        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
+        row = self.store.session(session_id)
         if row is None or row["state"] in ENDED or self._untouched(row, "failed"):
             return None
         if wanted not in (None, row["agentId"]):
@@ -224,7 +211,14 @@ class Api:
         known = self.store.rows("SELECT * FROM agents ORDER BY active_sessions, agent_id")
         rows = [row for row in known if row["approval"] == "approved"]
         if not rows:
-            raise HTTPException(409, no_agent([row["agentId"] for row in known if row["approval"] == "pending"]))
+            waiting = [row["agentId"] for row in known if row["approval"] == "pending"]
+            why = "no agent has registered yet; start one, or name an agentId"
+            if waiting:
+                why = (
+                    f"no agent is approved yet; waiting for it: {', '.join(waiting)};"
+                    f" approve one on the page, or with `streamspace-devplane approve {waiting[0]}`"
+                )
+            raise HTTPException(409, why)
         connected = [row for row in rows if row["agentId"] in self.hub.links]
         return str((connected or rows)[0]["agentId"])
 
@@ -233,40 +227,33 @@ class Api:
 
         All others are ended by `stop`.
         """
-        session_id = request.path_params["session"]
-        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
-        if row is None:
-            raise HTTPException(404, f"no session {session_id!r}")
+        row = self._named_session(request)
+        session_id = row["sessionId"]
         if not self._untouched(row, "failed", "pending"):
             raise HTTPException(409, f"an agent may hold session {session_id!r}: stop it")
         for where in ("sessions WHERE", "commands WHERE state = 'pending' AND"):
             self.store.change(f"DELETE FROM {where} session_id = ?", session_id)  # noqa: S608 - own constants
         return JSONResponse({})
 
-    async def stop(self, request: Request) -> Response:
-        return await self._session_command(request, "stop_session", "terminating", *(STATES - {"terminated"}))
+    def _named_session(self, request: Request) -> Row:
+        session_id = request.path_params["session"]
+        if (row := self.store.session(session_id)) is None:
+            raise HTTPException(404, f"no session {session_id!r}")
+        return row
 
-    async def hibernate(self, request: Request) -> Response:
-        return await self._session_command(request, "hibernate_session", "hibernating", "running")
-
-    async def wake(self, request: Request) -> Response:
-        return await self._session_command(request, "wake_session", "waking", "hibernated")
-
-    async def _session_command(self, request: Request, action: str, state: str, *before: str) -> Response:
-        """Set the session's state, if it is in one of `before`, and send a command.
+    async def _command_of(self, verb: str, request: Request) -> Response:
+        """Set the session's state, where `VERBS` allows it, and send a command in any case.
 
         (The deployed one sends nothing in any other state.)
         """
-        session_id = request.path_params["session"]
-        row = self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)
-        if row is None:
-            raise HTTPException(404, f"no session {session_id!r}")
-        extra = (await body_of(Extra, request)).root
+        row = self._named_session(request)
+        agent_id, session_id = row["agentId"], row["sessionId"]
+        extra = (await body_of(bodies.Extra, request)).root
+        state, before = VERBS[verb]
         self.store.ask_state(session_id, state, *before)
-        command_id = self._command(
-            row["agentId"], action, {"sessionId": session_id, "namespace": "streamspace", **extra}
-        )
-        return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": row["agentId"]}, 201)
+        payload = {"sessionId": session_id, "namespace": "streamspace", **extra}
+        command_id = self._command(agent_id, f"{verb}_session", payload)
+        return JSONResponse({"sessionId": session_id, "commandId": command_id, "agentId": agent_id}, 201)
 
     # Commands and events
 
@@ -276,8 +263,8 @@ class Api:
         return JSONResponse(self.store.rows("SELECT * FROM commands ORDER BY seq DESC LIMIT ?", limit)[::-1])
 
     async def command(self, request: Request) -> Response:
-        row = await self._awaited(request, lambda: self.store.command(request.path_params["command"]), "state")
-        return JSONResponse(row)
+        look = partial(self.store.command, request.path_params["command"])
+        return JSONResponse(await self._awaited(request, look, "state"))
 
     async def _awaited(self, request: Request, look: Callable[[], Row | None], *columns: str) -> Row:
         """The row once its columns have the wanted values (`?state=running&timeout=5`), or as it is at the timeout."""
@@ -340,19 +327,9 @@ class Api:
         return await self.faults(request)
 
     async def set_flags(self, request: Request) -> Response:
-        self.endpoints.nest_agent = (await body_of(PlaneFlags, request)).nest_agent
+        self.endpoints.nest_agent = (await body_of(bodies.PlaneFlags, request)).nest_agent
         return JSONResponse({"nestAgent": self.endpoints.nest_agent})
 
     async def diagnostics(self, _: Request) -> Response:
         queues = {agent_id: self.hub.relay.waiting(link) for agent_id, link in self.hub.links.items()}
         return JSONResponse({"counters": dict(self.hub.counters), "viewerQueues": queues})
-
-
-def no_agent(waiting: list[str]) -> str:
-    """Why no agent can take a session."""
-    if not waiting:
-        return "no agent has registered yet; start one, or name an agentId"
-    return (
-        f"no agent is approved yet; waiting for it: {', '.join(waiting)};"
-        f" approve one on the page, or with `streamspace-devplane approve {waiting[0]}`"
-    )

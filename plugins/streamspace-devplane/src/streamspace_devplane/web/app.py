@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from streamspace_devplane.web.api import Api
 from streamspace_devplane.web.live import Live
 from streamspace_devplane.web.middleware import FaultSwitches, Labelled, SameOrigin
 from streamspace_devplane.web.proxy import WebProxy
-from streamspace_devplane.web.vnc import VncEndpoint
+from streamspace_devplane.web.vnc import vnc
 
 
 async def explain(request: Request, error: Exception) -> Response:
@@ -44,13 +45,12 @@ def build(hub: Hub, endpoints: AgentEndpoints, novnc: Path | None) -> Starlette:
             await hub.relay.stop()
             await proxy.aclose()
 
-    viewers = VncEndpoint(hub)
     return Starlette(
         routes=[
             Route("/api/v1/agents/register", endpoints.register, methods=["POST"]),
             WebSocketRoute("/api/v1/agents/connect", endpoints.connect),
-            WebSocketRoute("/api/v1/sessions/{session}/vnc", viewers.vnc),
-            WebSocketRoute("/api/v1/vnc/{session}", viewers.vnc),  # the deployed one's own path
+            WebSocketRoute("/api/v1/sessions/{session}/vnc", partial(vnc, hub)),
+            WebSocketRoute("/api/v1/vnc/{session}", partial(vnc, hub)),  # the deployed one's own path
             *proxy.routes(),
             *Api(endpoints).routes(),
             *Live(hub).routes(),

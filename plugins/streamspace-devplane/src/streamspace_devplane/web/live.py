@@ -34,10 +34,7 @@ class Live:
         self.store = hub.store
 
     def routes(self) -> list[BaseRoute]:
-        return [
-            WebSocketRoute("/api/v1/live", self.live),
-            Route("/api/v1/sessions/{session}/log", self.log),
-        ]
+        return [WebSocketRoute("/api/v1/live", self.live), Route("/api/v1/sessions/{session}/log", self.log)]
 
     async def live(self, socket: WebSocket) -> None:
         """Send `{"state": ...}` (see `state`) and `{"log": rows, "last": seq}` (events, the oldest first).
@@ -89,7 +86,7 @@ class Live:
         * `keeps`: whether commands wait for agents that are not connected
         """
         agents = self.store.rows("SELECT * FROM agents ORDER BY agent_id")
-        sessions = self._one(session_id) if session_id is not None else self._latest()
+        sessions = self._latest() if session_id is None else list(filter(None, [self.store.session(session_id)]))
         last = self.store.last_command
         return {
             "agents": [
@@ -115,9 +112,6 @@ class Live:
             "unseen": {state: max(0, self._count(state) - ENDED_SHOWN) for state in ENDED},
         }
 
-    def _one(self, session_id: str) -> list[Row]:
-        return self.store.rows("SELECT * FROM sessions WHERE session_id = ?", session_id)
-
     def _latest(self) -> list[Row]:
         live = self.store.rows(
             "SELECT * FROM sessions WHERE state NOT IN ('failed', 'terminated') ORDER BY created_at DESC"
@@ -132,7 +126,7 @@ class Live:
     async def log(self, request: Request) -> Response:
         """The last commands, events and usage `readings` of one session, the newest last."""
         session_id = request.path_params["session"]
-        if (session := self.store.row("SELECT agent_id FROM sessions WHERE session_id = ?", session_id)) is None:
+        if (session := self.store.session(session_id)) is None:
             return JSONResponse({"error": f"no session {session_id!r}"}, 404)
         commands = self.store.rows(
             "SELECT * FROM commands WHERE session_id = ? ORDER BY seq DESC LIMIT ?", session_id, SESSION_LINES

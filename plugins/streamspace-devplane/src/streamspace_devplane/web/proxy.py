@@ -26,9 +26,9 @@ from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
 from streamspace_devplane.errors import TooLong
 from streamspace_devplane.input_filter import refusal
 from streamspace_devplane.tasks import first_done
+from streamspace_devplane.templates import WEB
 from streamspace_devplane.web import pages, proxy_faults
 from streamspace_devplane.web.middleware import WEB_SESSIONS, as_denial
-from streamspace_devplane.web.streaming import WEB
 
 NAMESPACE = "streamspace"
 HOP_BY_HOP = frozenset(
@@ -78,8 +78,8 @@ class WebProxy:
     def routes(self) -> list[BaseRoute]:
         paths = ("/api/v1/http/{session}", "/api/v1/http/{session}/{path:path}")
         return [
-            *(Route(path, _App(self.http)) for path in paths),
-            *(WebSocketRoute(path, _App(self.websocket)) for path in paths),
+            *(Route(path, self) for path in paths),
+            *(WebSocketRoute(path, self) for path in paths),
         ]
 
     async def aclose(self) -> None:
@@ -87,7 +87,7 @@ class WebProxy:
 
     def _target(self, connection: HTTPConnection) -> Target | Response:
         session_id = connection.path_params["session"]
-        row = self.store.row("SELECT * FROM sessions WHERE session_id = ?", session_id)
+        row = self.store.session(session_id)
         if problem := refusal(connection):
             return problem
         if row is None:
@@ -100,9 +100,12 @@ class WebProxy:
         self.store.touch(session_id)
         return Target(row, self.hub.web_gateway, connection.scope)
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (self._http if scope["type"] == "http" else self._websocket)(scope, receive, send)
+
     # HTTP
 
-    async def http(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _http(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         target = self._target(request)
         if isinstance(target, Response):
@@ -171,7 +174,7 @@ class WebProxy:
 
     # WebSockets
 
-    async def websocket(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _websocket(self, scope: Any, receive: Any, send: Any) -> None:
         browser = WebSocket(scope, receive, send)
         target = self._target(browser)
         if isinstance(target, Response):
@@ -214,16 +217,6 @@ class Progress:
 def abort(connection: HTTPConnection) -> None:
     wire: Wire = connection.scope[SCOPE_KEY]
     wire.abort()
-
-
-class _App:
-    """Makes an ASGI application of a method: Starlette would take a plain function for an endpoint."""
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.call(scope, receive, send)
 
 
 def _passed_on(connection: HTTPConnection) -> list[tuple[str, str]]:

@@ -66,7 +66,10 @@ def create_body(
     host_cpus: int,
     podman: bool,
 ) -> dict[str, Any]:
-    ports = [f"{number}/{protocol}" for number, protocol in _connector(spec)]
+    ports = [f"{port.number}/{port.protocol.lower()}" for port in spec.ports]
+    if spec.ready is not ReadyCheck.NONE and (screen := f"{spec.port}/tcp") not in ports:
+        ports.append(screen)
+    bindings = {port: [{"HostIp": settings.publish_address, "HostPort": ""}] for port in ports}
     return {
         "Image": spec.image,
         # A browser's profile lock in the home volume names the host: with a random hostname it would lock users out.
@@ -80,7 +83,7 @@ def create_body(
                 {"Type": "volume", "Source": volume_name(spec.session_id, mount.name), "Target": mount.path}
                 for mount in spec.mounts
             ],
-            "PortBindings": _bindings(ports, settings.publish_address) if publish else {},
+            "PortBindings": bindings if publish else {},
             "PublishAllPorts": False,
             # The agent alone decides what runs: the engine must not restart sessions by itself.
             "RestartPolicy": {"Name": "no"},
@@ -112,14 +115,3 @@ def _limits(spec: SessionSpec, host_cpus: int) -> Mapping[str, int]:
         cpu = min(spec.cpu, host_cpus) if host_cpus else spec.cpu
         limits["NanoCpus"] = round(max(cpu, 0.01) * 1e9)
     return limits
-
-
-def _connector(spec: SessionSpec) -> list[tuple[int, str]]:
-    ports = [(port.number, port.protocol.lower()) for port in spec.ports]
-    if spec.ready is not ReadyCheck.NONE and (spec.port, "tcp") not in ports:
-        ports.append((spec.port, "tcp"))
-    return ports
-
-
-def _bindings(ports: list[str], address: str) -> dict[str, list[dict[str, str]]]:
-    return {port: [{"HostIp": address, "HostPort": ""}] for port in ports}

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from weakref import WeakValueDictionary
 
 from streamspace_agent.config import Settings
@@ -35,11 +34,9 @@ class ContainerStore:
         self._ours: OrderedDict[str, None] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def lock(self, session_id: str) -> AsyncIterator[None]:
+    def lock(self, session_id: str) -> asyncio.Lock:
         """Held by a command on the session, and while its container's end is judged, which waits for the command."""
-        async with self._locks.setdefault(session_id, asyncio.Lock()):
-            yield
+        return self._locks.setdefault(session_id, asyncio.Lock())
 
     def ended_by_us(self, found: ContainerInfo) -> bool:
         """Did this process end that run of the container?"""

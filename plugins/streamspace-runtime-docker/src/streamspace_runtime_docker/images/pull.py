@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.faults import Faults
@@ -18,40 +19,33 @@ UNPACKING = 1800.0
 _ASKING = "asking the registry"
 
 
+@dataclass(eq=False)
 class Pull:
     """A pull under way, and the reports of those who wait for it."""
 
-    def __init__(
-        self,
-        image: str,
-        engine: Engine,
-        slots: asyncio.Semaphore,
-        stall_timeout: float,
-        faults: Faults,
-        allowed: Collection[str],
-        others: Callable[[], Collection["Pull"]],
-    ) -> None:
-        """``others`` returns all pulls under way, this one included: they share the engine's slots."""
-        self.image = image
-        self.moved = 0.0
-        """When this pull last showed progress, by the loop's clock; 0 before it began."""
-        self.layers = PullProgress()
-        self._others = others
-        self._allowed = allowed
-        self.reports: list[Report] = []
-        self.progress = Progress("pulling", detail="waits for other pulls" if slots.locked() else _ASKING)
-        self._engine = engine
-        self._slots = slots
-        self._stall_timeout = stall_timeout
-        self._faults = faults
-        self.task = asyncio.create_task(self._run(), name=f"pull {image}")
+    image: str
+    engine: Engine
+    slots: asyncio.Semaphore
+    stall_timeout: float
+    faults: Faults
+    allowed: Collection[str]
+    others: Callable[[], Collection["Pull"]]
+    """Returns all pulls under way, this one included: they share the engine's slots."""
+    moved: float = 0.0
+    """When this pull last showed progress, by the loop's clock; 0 before it began."""
+    layers: PullProgress = field(default_factory=PullProgress)
+    reports: list[Report] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress("pulling", detail="waits for other pulls" if self.slots.locked() else _ASKING)
+        self.task = asyncio.create_task(self._run(), name=f"pull {self.image}")
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with self._slots:  # a pull that waits for one has not stalled
+            async with self.slots:  # a pull that waits for one has not stalled
                 self._show(Progress("pulling", detail=_ASKING))
-                self.layers = PullProgress(containerd=await self._engine.has_containerd_store())
+                self.layers = PullProgress(containerd=await self.engine.has_containerd_store())
                 self.moved = loop.time()
                 await self._watched(asyncio.create_task(self._read(), name=f"read of {self.image}"))
         except (TimeoutError, Silent):
@@ -68,9 +62,9 @@ class Pull:
                 if left <= 0:
                     if not self._waits(loop.time()):
                         raise TimeoutError
-                    if outage := await self._engine.outage():
+                    if outage := await self.engine.outage():
                         raise outage
-                    left = min(1.0, self._stall_timeout)
+                    left = min(1.0, self.stall_timeout)
                 await asyncio.wait({reading}, timeout=left)
             reading.result()
         finally:
@@ -84,15 +78,13 @@ class Pull:
         PULL_STALL_TIMEOUT counts once for each layer under way: each may be the last to complete its block.
         """
         if not self.layers.containerd:
-            return self._stall_timeout
-        together = sum(other.layers.fetching() for other in self._others())
-        return min(self._stall_timeout * max(1, together), max(self._stall_timeout, UNPACKING))
+            return self.stall_timeout
+        together = sum(other.layers.fetching() for other in self.others())
+        return min(self.stall_timeout * max(1, together), max(self.stall_timeout, UNPACKING))
 
     def _stalled(self) -> CommandFailed:
         waited, got, total = self._patience(), format_bytes(self.progress.current), self.progress.total
-        each = (
-            f", {format_seconds(self._stall_timeout)} for each layer under way" if waited > self._stall_timeout else ""
-        )
+        each = f", {format_seconds(self.stall_timeout)} for each layer under way" if waited > self.stall_timeout else ""
         return CommandFailed(
             "pull_stalled",
             f"pulling {self.image} made no progress for {format_seconds(waited)} (PULL_STALL_TIMEOUT{each}), "
@@ -103,27 +95,27 @@ class Pull:
         """Silent but not stalled: the engine unpacks layers of this image, or fetches those of another pull."""
         if self.layers.busy():
             return now - self.moved < UNPACKING
-        last = max((other.moved for other in self._others() if other is not self), default=0.0)
-        return self.layers.queued() and now - last < self._stall_timeout
+        last = max((other.moved for other in self.others() if other is not self), default=0.0)
+        return self.layers.queued() and now - last < self.stall_timeout
 
     async def _explain(self, text: str) -> CommandFailed:
         """Quote the answer of a private address only if ALLOWED_IMAGES names it: it need not be a registry."""
         registry = checked(self.image).registry
-        trusted = any(entry.startswith(f"{registry}/") for entry in self._allowed)
+        trusted = any(entry.startswith(f"{registry}/") for entry in self.allowed)
         return explain(self.image, text, quoted=trusted or not await private(registry))
 
     async def _read(self) -> None:
         from streamspace_engine.credentials import parse_image, registry_header  # noqa: PLC0415  # loads the SDK
 
         repository, tag = parse_image(self.image)
-        headers = await asyncio.to_thread(registry_header, self.image, self._engine.environ)
-        async with self._engine.stream(
+        headers = await asyncio.to_thread(registry_header, self.image, self.engine.environ)
+        async with self.engine.stream(
             "POST",
             "/images/create",
             {"fromImage": repository, "tag": tag},
             headers=headers,
             # Longer than the stall detection above, which knows what silence means.
-            silence=max(UNPACKING, self._stall_timeout) + 5,
+            silence=max(UNPACKING, self.stall_timeout) + 5,
         ) as lines:
             async for line in lines:
                 if error := line.get("error"):
@@ -137,9 +129,10 @@ class Pull:
         for report in self.reports:
             report(progress)
         if progress.current:
-            self._faults.point("docker.mid_pull")
+            self.faults.point("docker.mid_pull")
 
 
+_LOG_IN = "log in with `docker login` for the user the agent runs as, or set DOCKER_CONFIG"
 # Messages of engines and registries, in order of precedence, in Docker's and Podman's wording.
 _EXPLANATIONS = (
     (r"no space left", "disk_full", "the engine's disk is full"),
@@ -155,15 +148,9 @@ _EXPLANATIONS = (
     ),
     (r"invalid reference|not a valid repository|invalid tag", "invalid_image", "this is no image reference"),
     (
-        (
-            r"no basic auth|unauthorized|authentication required|forbidden|"
-            r"access denied|access to the resource is denied|denied:"
-        ),
+        r"no basic auth|unauthorized|authentication required|forbidden|access (to the resource is )?denied|denied:",
         "pull_denied",
-        (
-            "the registry refuses these credentials, or the image does not exist there: "
-            "log in with `docker login` for the user the agent runs as, or set DOCKER_CONFIG"
-        ),
+        f"the registry refuses these credentials, or the image does not exist there: {_LOG_IN}",
     ),
     (
         r"no matching manifest|does not match the specified platform",

@@ -13,8 +13,6 @@ from streamspace_runtime_docker.images.references import allowed, checked
 
 
 class ImageStore:
-    """Which images the engine has. One that is there is never pulled again, whatever its tag (``latest`` included)."""
-
     def __init__(
         self, engine: Engine, concurrency: int, stall_timeout: float, faults: Faults, allowed: Collection[str]
     ) -> None:
@@ -54,13 +52,7 @@ class ImageStore:
         pull = self._pulls.get(image)
         if pull is None:
             pull = self._pulls[image] = Pull(
-                image,
-                self._engine,
-                self._slots,
-                self._stall_timeout,
-                self._faults,
-                self._allowed,
-                self._pulls.values,
+                image, self._engine, self._slots, self._stall_timeout, self._faults, self._allowed, self._pulls.values
             )
         pull.reports.append(report)
         report(pull.progress)

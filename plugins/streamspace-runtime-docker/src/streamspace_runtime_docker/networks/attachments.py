@@ -45,10 +45,14 @@ class Attachments:
             ) from error
 
     async def repair_refused(self, found: ContainerInfo, refusal: str) -> None:
-        """Repair the networks after the engine refused a start because of them, and what the refusal names."""
+        """Repair the networks after the engine refused a start because of them, and what the refusal names.
+
+        Engines from 28 do not start a container while the network that it was created for is gone, whatever it is
+        attached to now. Its substitute is a leftover at once, and created again at the next wake.
+        """
         await self.repair(found, anew=True)
         if "network mode" in refusal:
-            await self._networks.create_substitute(found.network_mode)
+            await self._networks.create(found.network_mode)
 
     async def _is_stale(self, network: str) -> bool:
         """Is it gone, or a network of sessions under an earlier NETWORK_NAME?"""

@@ -36,9 +36,6 @@ class NetworkInfo:
     name: str = ""
     ipv6: bool = False
 
-    def holes(self) -> list[str]:
-        return [] if self.isolated else [not_isolated(self.name)]
-
     @property
     def direct(self) -> bool:
         """Does this process reach containers by their address? May change: Podman adds the bridge late."""
@@ -92,7 +89,9 @@ class SessionNetwork:
                 if self._known is None:
                     name = self._settings.network_name
                     raise CommandFailed("network_failed", f"the network {name} vanished right after it was made")
-                for problem in (*self._known.holes(), *not_filtered(await self._engine.info(), self._known)):
+                if not self._known.isolated:
+                    log.warning("%s", not_isolated(self._known.name))
+                for problem in not_filtered(await self._engine.info(), self._known):
                     log.warning("%s", problem)
             return self._known
 
@@ -125,7 +124,7 @@ class SessionNetwork:
         """Reach exactly one network of the name, whatever other agents do at this moment."""
         bodies = await self.find_all()
         if not bodies:
-            await self._create(self._settings.network_name)
+            await self.create(self._settings.network_name)
             bodies = await self._listed()
         for spare in bodies[1:]:
             if await self.in_use(spare):
@@ -147,27 +146,10 @@ class SessionNetwork:
             return not (await self.ensure()).direct
         return self._own.publish_ports == "always"
 
-    async def create_substitute(self, name: str) -> None:
-        """Create a network only so that the name exists.
-
-        Engines from 28 do not start a container while the network that it was created for is gone, whatever it is
-        attached to now. The substitute is a leftover at once, and created again at the next wake.
-        """
-        await self._create(name)
-
-    async def _create(self, name: str) -> None:
-        own_labels = labels.common(self._settings.agent_id)
+    async def create(self, name: str) -> None:
+        body = {"Name": name, "Driver": "bridge", "Options": {ICC: "false"}, "CheckDuplicate": True}
         try:
-            await self._engine.post(
-                "/networks/create",
-                {
-                    "Name": name,
-                    "Driver": "bridge",
-                    "Options": {ICC: "false"},
-                    "Labels": own_labels,
-                    "CheckDuplicate": True,
-                },
-            )
+            await self._engine.post("/networks/create", body | {"Labels": labels.common(self._settings.agent_id)})
             log.info("created the network %s, whose sessions cannot reach each other", name)
         except Conflict:
             pass  # another agent was faster

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from streamspace_agent.config import Settings
@@ -25,72 +26,60 @@ _APPEARS_WITHIN = 5.0
 """Seconds within which a container whose name is taken must appear."""
 
 
+@dataclass
 class ContainerFactory:
-    def __init__(
-        self,
-        engine: Engine,
-        store: ContainerStore,
-        *,
-        images: ImageStore,
-        networks: SessionNetwork,
-        volumes: Volumes,
-        creation_times: CreationTimes,
-        faults: Faults,
-        settings: Settings,
-        own: DockerSettings,
-    ) -> None:
-        self._engine = engine
-        self._store = store
-        self._images = images
-        self._networks = networks
-        self._volumes = volumes
-        self._creation_times = creation_times
-        self._faults = faults
-        self._settings = settings
-        self._own = own
+    engine: Engine
+    store: ContainerStore
+    images: ImageStore
+    networks: SessionNetwork
+    volumes: Volumes
+    creation_times: CreationTimes
+    faults: Faults
+    settings: Settings
+    own: DockerSettings
 
     async def create(self, spec: SessionSpec, report: Report) -> str:
         """Create the container and return its name. One that somebody else created meanwhile will do."""
-        await self._networks.ensure()
-        await self._images.ensure(spec.image, report)
+        await self.networks.ensure()
+        await self.images.ensure(spec.image, report)
         report(Progress("creating"))
         # All end before the first failure is raised, so that all that was created is known.
         made = await asyncio.gather(
-            *(self._volumes.create(spec, mount) for mount in spec.mounts), return_exceptions=True
+            *(self.volumes.create(spec, mount) for mount in spec.mounts), return_exceptions=True
         )
         for failure in made:
             if isinstance(failure, BaseException):
                 raise failure
         body = create_body(
             spec,
-            self._settings,
-            self._own,
-            creation_labels=self._creation_times.labels(),
-            publish=await self._networks.must_publish(),
-            host_cpus=await self._engine.cores() if spec.cpu is not None else 0,
-            podman=await self._engine.is_podman(),
+            self.settings,
+            self.own,
+            creation_labels=self.creation_times.labels(),
+            publish=await self.networks.must_publish(),
+            host_cpus=await self.engine.cores() if spec.cpu is not None else 0,
+            podman=await self.engine.is_podman(),
         )
         await self._create(spec, body, report)
-        self._faults.point("docker.after_create")
+        self.faults.point("docker.after_create")
         return await self.complete(spec)
 
     async def complete(self, spec: SessionSpec) -> str:
         """Finish a container that was created and never ran; returns its name."""
         name = container_name(spec.session_id)
-        if spec.mounts and (found := await self._store.inspect(name)):
-            await self._volumes.give_to_user(spec, found)
+        if spec.mounts and (found := await self.store.inspect(name)):
+            await self.volumes.give_to_user(spec, found)
         return name
 
     async def _create(self, spec: SessionSpec, body: dict[str, Any], report: Report, *, again: bool = True) -> None:
         name = container_name(spec.session_id)
         try:
-            await self._engine.post("/containers/create", body, {"name": name})
+            await self.engine.post("/containers/create", body, {"name": name})
         except Conflict:
             await self._appeared(spec.session_id)
         except EngineError as error:
             if again and isinstance(error, NotFound):  # the image was removed since it was last seen
-                self._images.forget(spec.image)
-                await self._images.ensure(spec.image, report)
+                self.images.forget(spec.image)
+                await self.images.ensure(spec.image, report)
                 await self._create(spec, body, report, again=False)
             else:
                 raise CommandFailed("create_failed", f"the engine cannot create the session: {error.text}") from error
@@ -98,7 +87,7 @@ class ContainerFactory:
     async def _appeared(self, session_id: str) -> None:
         """Wait for a container that somebody else creates right now. Raises CommandFailed if it is another agent's."""
         deadline = asyncio.get_running_loop().time() + _APPEARS_WITHIN
-        while not await self._store.find(session_id):  # Podman reserves the name before it shows the container
+        while not await self.store.find(session_id):  # Podman reserves the name before it shows the container
             if asyncio.get_running_loop().time() >= deadline:
                 raise CommandFailed(
                     "create_failed", f"the name {container_name(session_id)} is taken by something unseen"
@@ -116,12 +105,12 @@ class ContainerFactory:
         Never raises, since the start's own failure counts.
         """
         try:
-            found = await self._store.find(spec.session_id)
+            found = await self.store.find(spec.session_id)
             if found and found.command_id != spec.command_id:
                 return  # another start was faster: it is that one's
             if found:
-                await self._store.remove(found)
+                await self.store.remove(found)
             if volumes:
-                await self._volumes.undo(spec, found)
+                await self.volumes.undo(spec, found)
         except (AgentError, TimeoutError) as error:
             log.warning("cannot clean up after the failed start of %s: %s", spec.session_id, error)

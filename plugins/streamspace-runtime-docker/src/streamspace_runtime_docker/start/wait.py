@@ -1,6 +1,7 @@
 """Waiting until people can use a session that runs."""
 
 import asyncio
+from dataclasses import dataclass
 
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import ReadyCheck, Session, SessionState
@@ -17,33 +18,31 @@ _LOOK = 0.5
 """Seconds between two looks at whether the container still runs."""
 
 
+@dataclass
 class Readiness:
     """Waits at most ``timeout`` seconds; changes nothing."""
 
-    def __init__(
-        self, store: ContainerStore, mapper: SessionMapper, memory: OutOfMemory, connector: Connector, timeout: float
-    ) -> None:
-        self._store = store
-        self._mapper = mapper
-        self._out_of_memory = memory
-        self._connector = connector
-        self._timeout = timeout
+    store: ContainerStore
+    mapper: SessionMapper
+    memory: OutOfMemory
+    connector: Connector
+    timeout: float
 
     async def wait(self, container: str) -> Session:
         """The session once it can be used. Raises CommandFailed when it ends, or does not answer in time."""
         found = await self._running(container)
-        if not self._mapper.is_ready(found):
-            self._mapper.remember_ready(found, await self._probe(found))
-        return self._mapper.make(found, SessionState.RUNNING)
+        if not self.mapper.is_ready(found):
+            self.mapper.remember_ready(found, await self._probe(found))
+        return self.mapper.make(found, SessionState.RUNNING)
 
     async def _probe(self, found: ContainerInfo) -> ReadyCheck:
         port = labels.port(found.labels)
 
         def connect() -> "asyncio.Future[Stream]":
-            return asyncio.ensure_future(self._connector.open(found, port))
+            return asyncio.ensure_future(self.connector.open(found, port))
 
         expected, path = labels.ready_check(found.labels), found.labels.get(labels.PATH, "/")
-        answer = asyncio.create_task(wait_ready(expected, connect, self._timeout, path=path))
+        answer = asyncio.create_task(wait_ready(expected, connect, self.timeout, path=path))
         try:
             while not (await asyncio.wait({answer}, timeout=_LOOK))[0]:
                 await self._running(found.id)
@@ -51,16 +50,16 @@ class Readiness:
             answer.cancel()
         proof = await answer
         if proof.found is None:
-            why = proof.failure(port, self._timeout)
-            raise CommandFailed("not_ready", f"{why}{await self._store.log_tail(found)}")
+            why = proof.failure(port, self.timeout)
+            raise CommandFailed("not_ready", f"{why}{await self.store.log_tail(found)}")
         return proof.found
 
     async def _running(self, container: str) -> ContainerInfo:
-        found = await self._store.inspect(container)
+        found = await self.store.inspect(container)
         if found is None:
             raise CommandFailed("session_ended", "the container was removed while its start was waited for")
         if found.state != "running":
-            found = await self._out_of_memory.explain(found)
+            found = await self.memory.explain(found)
             code = "out_of_memory" if ran_out_of_memory(found) else "session_ended"
-            raise CommandFailed(code, f"{end_reason(found)}{await self._store.log_tail(found)}")
+            raise CommandFailed(code, f"{end_reason(found)}{await self.store.log_tail(found)}")
         return found

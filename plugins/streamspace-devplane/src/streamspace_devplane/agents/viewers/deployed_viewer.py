@@ -7,23 +7,11 @@ from typing import Any
 import pybase64
 from starlette.websockets import WebSocket
 
+from streamspace_devplane.agents.envelopes import SURROGATE
 from streamspace_devplane.agents.state import State
 from streamspace_devplane.agents.viewers.deployed_queue import STOP, Message, Messages, Routine, StopSignal
 from streamspace_devplane.agents.wire import SCOPE_KEY, Wire
 from streamspace_devplane.errors import WriteFailed
-
-
-def as_go_text(data: bytes) -> str:
-    """Decode as Go does: each invalid byte becomes a replacement character of its own."""
-    parts, start = [], 0
-    while start < len(data):
-        try:
-            parts.append(data[start:].decode())
-            break
-        except UnicodeDecodeError as error:
-            parts.append(data[start : start + error.start].decode() + "\ufffd")
-            start += error.start + 1
-    return "".join(parts)
 
 
 class Viewing:
@@ -59,7 +47,7 @@ class Viewing:
             Routine.ACTIVITY: asyncio.create_task(self._keep_active()),
             Routine.RELAY: asyncio.create_task(self._relay()),
         }
-        self.wire.on_ping = self._pinged
+        self.wire.on_ping = lambda: self._set_deadline("the answer to the viewer's ping")
 
     async def run(self) -> None:
         """Runs until the WebSocket is over; the relay may go on."""
@@ -162,9 +150,6 @@ class Viewing:
                 return
             self.stop.again(Routine.PING)
 
-    def _pinged(self) -> None:
-        self._set_deadline("the answer to the viewer's ping")
-
     def _set_deadline(self, what: str) -> bool:
         """Returns whether the viewer's socket can be written to."""
         self.deadline = self._loop.time() + self._state.settings.viewer_write_wait
@@ -207,7 +192,7 @@ class Viewing:
     def _pass_on(self, text: str | None, data: bytes | None) -> bool:
         if text is None:
             self._state.counters["viewerBinaryFrames"] += 1
-            text = as_go_text(data or b"")
+            text = SURROGATE.sub("\ufffd", (data or b"").decode(errors="surrogateescape"))  # one for each, as in Go
         link = self._state.links.get(self.agent_id)
         if link is None or not link.takes_more:
             self._state.counters["viewerNotPassedOn"] += 1

@@ -1,6 +1,5 @@
 """The viewer relay of a repaired control plane: each session's data waits for its own viewer."""
 
-import asyncio
 import contextlib
 
 import pybase64
@@ -10,6 +9,7 @@ from streamspace_devplane.agents.link import Link
 from streamspace_devplane.agents.state import State
 from streamspace_devplane.agents.viewers.repaired_queue import Viewer, ViewerQueue
 from streamspace_devplane.store import Row
+from streamspace_devplane.tasks import first_done
 
 LINK_GONE = "the agent's connection is gone"
 REASON_LIMIT = 120  # a WebSocket close frame holds 125 bytes, two of them the code
@@ -75,22 +75,12 @@ class RepairedRelay:
         if older:  # a VNC connection serves one viewer: the newer one replaces the older
             self._leave(queue, link, older, "another viewer connected")
         viewer = queue.join(session_id)
-        jobs = [
-            asyncio.create_task(job)
-            for job in (
-                self._to_viewer(socket, queue, viewer),
-                self._from_viewer(socket, link, viewer),
-                viewer.gone.wait(),  # ends it even while its socket takes nothing
-            )
-        ]
+        to_viewer, from_viewer = self._to_viewer(socket, queue, viewer), self._from_viewer(socket, link, viewer)
         try:
-            await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            await first_done(to_viewer, from_viewer, viewer.gone.wait())  # gone, even while its socket takes nothing
         finally:
             code, reason = (1000, "viewer disconnected") if viewer.closed is None else (1011, viewer.closed)
             self._leave(queue, link, viewer, reason)
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone already
                 await socket.close(code, reason[:REASON_LIMIT])
 
