@@ -1,6 +1,8 @@
 """What a preflight finds on real servers, and how to reach them: passwords, ACLs, TLS, sockets, Sentinels."""
 
 import asyncio
+import contextlib
+import os
 import time
 
 import pytest
@@ -182,6 +184,26 @@ async def test_a_server_with_tls_is_trusted_through_the_ca_file(tls, backend_at,
     backend = backend_at(url, {"REDIS_TLS_CA_FILE": str(folder / "ca.pem"), "LEASE_PROFILE": "steady"})
     assert not [p for p in await backend.preflight() if p.fatal]
     assert await holds_a_lease(backend, candidate)
+
+
+async def test_a_closed_backend_has_no_tls_connection_left_that_waits_for_the_servers_end(tls, backend_at, candidate):
+    url, folder = tls
+    before = sockets()
+    backend = backend_at(url, {"REDIS_TLS_CA_FILE": str(folder / "ca.pem"), "LEASE_PROFILE": "steady"})
+    await backend.preflight()
+    assert await holds_a_lease(backend, candidate)
+    await backend.wait_change(None, 10)
+    await backend.aclose()
+    assert sockets() == before
+
+
+def sockets():
+    """The open sockets of this process."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in found if name.startswith("socket:")}
 
 
 async def test_a_server_with_a_certificate_of_an_unknown_ca_is_not_talked_to(tls, backend_at):

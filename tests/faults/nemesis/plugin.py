@@ -10,7 +10,7 @@ from pathlib import Path
 from streamspace_agent import hookimpl
 
 RECORD = "NEMESIS_WORK"
-"""The variable with the file that records every piece of work, with its CLOCK_BOOTTIME."""
+"""The variable with the file that records every piece of work, with the CLOCK_BOOTTIME at which it was allowed."""
 
 
 @hookimpl
@@ -20,29 +20,34 @@ def register_commands(register):
     register("nemesis_fork", fork)
 
 
-def record(event, command):
-    line = {
-        "event": event,
-        "command": command.id,
-        "epoch": command.epoch,
-        "boottime": time.clock_gettime(time.CLOCK_BOOTTIME),
-    }
+def checked(context):
+    """Ask whether this replica leads; when it did.
+
+    Before the question, not after the work: a process may be frozen between its question and what it asked for, and no
+    leader can help that. One that was frozen before the question must be told no.
+    """
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    context.require_lease()
+    return now
+
+
+def record(event, command, boottime):
+    line = {"event": event, "command": command.id, "epoch": command.epoch, "boottime": boottime}
     with open(os.environ[RECORD], "ab", buffering=0) as file:
         file.write(f"{json.dumps(line)}\n".encode())
 
 
 async def work(command, context):
     """Calls require_lease before each step, and notices what is done already, as the contract demands of a handler."""
-    context.require_lease()
-    record("begin", command)
+    record("begin", command, checked(context))
     await asyncio.sleep(float(command.payload.get("seconds", 0)))
-    context.require_lease()
+    led = checked(context)
     try:
         (Path(os.environ[RECORD]).parent / "done" / command.id).touch(exist_ok=False)
     except FileExistsError:
-        record("found done", command)
+        record("found done", command, led)
     else:
-        record("end", command)
+        record("end", command, led)
     return {"epoch": command.epoch, "attempt": command.attempt}
 
 

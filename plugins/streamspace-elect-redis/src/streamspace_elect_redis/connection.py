@@ -1,6 +1,7 @@
 """Connections to Redis that never retry by themselves. Setting one up may outlast the call that began it."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -21,6 +22,9 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPC
 SETUP_SHARE, LEFTOVER_SETUP_SHARE = 0.5, 0.1
 """How much of its time a call waits for a connection that it began to set up, or that an earlier call did. After more
 than that, the rest may be too short for a store so slow, and a call that times out costs the connection."""
+
+FAREWELL = 0.5
+"""Seconds that :func:`close` waits for the server's end of a TLS connection."""
 
 
 class Connector:
@@ -142,7 +146,16 @@ class CommandConnection:
             for task in done:
                 if not task.cancelled() and not task.exception():
                     self._connection = task.result()
-        await self._drop()
+        if self._connection:
+            await close(self._connection)
+        self._connection = None
+
+
+async def close(connection: AbstractConnection) -> None:
+    """Close it in good order, so that nothing of it is left open when the event loop ends."""
+    with contextlib.suppress(RedisError, OSError):
+        async with asyncio.timeout(FAREWELL):
+            await connection.disconnect()
 
 
 def _retrieve(task: "asyncio.Task[AbstractConnection]") -> None:

@@ -10,6 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from streamspace_agent.backoff import Backoff
+from streamspace_elect_redis.connection import close
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Listener:
                         backoff.failures = 0
                         self._heard.set()
                 finally:
-                    await connection.disconnect(nowait=True)
+                    await close(connection)
             except (RedisError, OSError) as error:
                 log.debug("no wake-ups from redis: %s", " ".join(str(error).split()))
             await asyncio.sleep(backoff.delay())

@@ -8,7 +8,7 @@ from redis.exceptions import AskError, AuthenticationError, BusyLoadingError, No
 
 from streamspace_agent.election import Problem
 from streamspace_agent.errors import BackendUnavailable
-from streamspace_elect_redis.connection import Connector, explain
+from streamspace_elect_redis.connection import Connector, close, explain
 from streamspace_elect_redis.scripts import PERMISSIONS
 
 MINIMUM = (5, 0)
@@ -29,7 +29,7 @@ async def problems(connector: Connector, keys: tuple[str, str, str]) -> list[Pro
             try:
                 return await _check(connection, name, keys, sentinel=bool(connector.address.service))
             finally:
-                await connection.disconnect(nowait=True)
+                await close(connection)
     except (AuthenticationError, NoPermissionError) as error:
         return [_refused(name, error)]
     except (RedisError, OSError) as error:
