@@ -57,3 +57,17 @@ async def test_a_time_limit_of_the_conditions_own_is_not_taken_for_its_own():
 
     with pytest.raises(TimeoutError):
         await until(limited)
+
+
+async def test_what_takes_long_to_look_at_is_looked_at_half_of_the_time():
+    looks = []
+
+    def slow():
+        looks.append(time.sleep(0.1))
+
+    with pytest.raises(NeverCameTrueError):
+        await until(slow, timeout=1, every=0)
+    assert len(looks) <= 6
+    with pytest.raises(NeverCameTrueError):
+        until_sync(slow, timeout=1, every=0)
+    assert len(looks) <= 12
