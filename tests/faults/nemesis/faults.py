@@ -62,7 +62,7 @@ def freeze(seconds, expect, **more):
 
 async def crowd_and_hand_over(stage):
     """The candidates lead in turn, a twentieth of a second each, until a standby, frozen at first, leads for good."""
-    await stage.crowd(5, 10)
+    await stage.crowd(2, 25)
     for replica in stage.standbys:
         replica.signal(signal.SIGSTOP)
     stage.leader.signal(signal.SIGTERM)
