@@ -63,15 +63,26 @@ def checkout(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def wheels(checkout, tmp_path_factory):
+def made(checkout, tmp_path_factory):
+    """A checkout after `make wheels`, where an earlier build has left its folder."""
+    copy = tmp_path_factory.mktemp("made") / "checkout"
+    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    shutil.copy(ROOT / "Makefile", copy)
+    (copy / "core" / "build" / "lib" / "streamspace_agent").mkdir(parents=True)
+    (copy / "core" / "build" / "lib" / "streamspace_agent" / "deleted.py").touch()
+    call("make", "wheels", "-o", "env", f"BIN={Path(sys.executable).parent}", cwd=copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def wheels(made, tmp_path_factory):
     """The folder with the wheels of all distributions and of what they require."""
     folder = tmp_path_factory.mktemp("wheels")
-    members = [checkout / member.relative_to(ROOT) for member in MEMBERS]
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *members)
+    shutil.copytree(made / "dist", folder, dirs_exist_ok=True)
     needed = [text for project in PROJECTS.values() for text in project["dependencies"]]
     needed += CORE["optional-dependencies"]["testing"]
     foreign = [text for text in needed if not Requirement(text).name.startswith("streamspace-")]
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
     call(*pip, "download", "--only-binary=:all:", "--dest", folder, *foreign, *BUILD_REQUIREMENTS)
     return folder
 
@@ -258,18 +269,6 @@ def commands(document, heading):
 def make_and_installations(document, heading):
     lines = commands(document, heading)
     return shlex.split(lines[0], comments=True), [line for line in lines if line.startswith("pip install ")]
-
-
-@pytest.fixture(scope="module")
-def made(checkout, tmp_path_factory):
-    """A checkout after `make wheels`, where an earlier build has left its folder."""
-    copy = tmp_path_factory.mktemp("made") / "checkout"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    shutil.copy(ROOT / "Makefile", copy)
-    (copy / "core" / "build" / "lib" / "streamspace_agent").mkdir(parents=True)
-    (copy / "core" / "build" / "lib" / "streamspace_agent" / "deleted.py").touch()
-    call("make", "wheels", "-o", "env", f"BIN={Path(sys.executable).parent}", cwd=copy)
-    return copy
 
 
 def test_make_wheels_builds_every_distribution_anew(made):
