@@ -99,12 +99,7 @@ class Agent:
         self._backend = loader.election_backend(settings, own_environ) if settings.enable_ha else StandaloneBackend()
         self._gateway = loader.gateway(settings, own_environ) if settings.web_gateway else None
         self._warnings = tuple(config_warnings(settings, environ, own_environ.names))
-        chosen = [plugins.choose(plugins.RUNTIME, settings.runtime_driver)]
-        if settings.enable_ha:
-            chosen.append(plugins.choose(plugins.ELECTION, settings.leader_election_backend))
-        if settings.web_gateway:
-            chosen.append(plugins.choose(plugins.GATEWAY, plugins.GATEWAY.only))
-        self._plugins = {found.kind.name: f"{found.distribution} {found.version}" for found in chosen}
+        self._plugins = {found.kind.name: f"{found.distribution} {found.version}" for found in loader.chosen}
         self._faults = Faults(environ)
         self._identity = Identity.discover(settings.agent_id)
         logs.configure(settings, {"agent": settings.agent_id, "instance": self._identity.instance}, environ=environ)

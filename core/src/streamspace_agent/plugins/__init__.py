@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from typing import TypeVar, cast
 
@@ -94,10 +95,10 @@ class Found:
         return f"{self.kind.name} plugin {self.name} of {self.distribution} {self.version}"
 
 
-def installed(kind: Kind) -> list[Found]:
-    """The installed plugins of a kind, sorted by name. Imports none of them."""
+def installed(kind: Kind, entries: Iterable[metadata.EntryPoint] | None = None) -> list[Found]:
+    """The installed plugins of a kind, sorted by name. Imports none of them. ``entries`` are those of its group."""
     found: dict[tuple[str, str, str], Found] = {}
-    for entry in metadata.entry_points(group=kind.group):
+    for entry in metadata.entry_points(group=kind.group) if entries is None else entries:
         dist = entry.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unknown")
         # A distribution that is installed both editable and as a wheel is listed twice, but is one plugin.
@@ -161,6 +162,16 @@ class Plugins:
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("streamspace_agent")
         self._manager.add_hookspecs(hookspecs)
+        self.chosen: list[Found] = []
+        """The plugins that a backend, driver or gateway was made of."""
+
+    @cached_property
+    def _select(self) -> Callable[..., Iterable[metadata.EntryPoint]]:
+        """Selects from all entry points, looked up once: that reads a file of every installed distribution."""
+        return metadata.entry_points().select
+
+    def _choose(self, kind: Kind, name: str) -> Found:
+        return choose(kind, name, installed(kind, self._select(group=kind.group)))
 
     def _load(self, found: Found) -> object:
         """Import a plugin and register it as ``kind:name``. Raises PluginError with the cause in one line."""
@@ -177,21 +188,21 @@ class Plugins:
         return plugin
 
     def election_backend(self, settings: Settings, environ: Mapping[str, str]) -> ElectionBackend:
-        found = choose(ELECTION, settings.leader_election_backend)
+        found = self._choose(ELECTION, settings.leader_election_backend)
         return self._made(found, ElectionBackend, settings, environ)  # type: ignore[type-abstract]
 
     def runtime_driver(self, settings: Settings, environ: Mapping[str, str]) -> RuntimeDriver:
-        found = choose(RUNTIME, settings.runtime_driver)
+        found = self._choose(RUNTIME, settings.runtime_driver)
         return self._made(found, RuntimeDriver, settings, environ)  # type: ignore[type-abstract]
 
     def gateway(self, settings: Settings, environ: Mapping[str, str]) -> Gateway:
-        found = choose(GATEWAY, GATEWAY.only)
+        found = self._choose(GATEWAY, GATEWAY.only)
         return self._made(found, Gateway, settings, environ)  # type: ignore[type-abstract]
 
     def commands(self, found: Iterable[Found] | None = None) -> Registry:
         """Load all installed command plugins. Returns the handlers that they registered."""
         registry = Registry()
-        for plugin in installed(COMMANDS) if found is None else found:
+        for plugin in installed(COMMANDS, self._select(group=COMMANDS.group)) if found is None else found:
             self._call(plugin, register=registry.register_for(plugin.distribution))
         return registry
 
@@ -227,6 +238,7 @@ class Plugins:
         made = self._call(found, settings=settings, environ=environ)
         if not isinstance(made, kind):
             raise PluginError(f"{found.label} made {type(made).__name__}, must be {kind.__name__}")
+        self.chosen.append(found)
         return made
 
 
@@ -234,8 +246,9 @@ def survey(chosen: Mapping[Kind, str]) -> tuple[list[dict[str, str | bool]], lis
     """The installed plugins as rows for ``docker-agent plugins``, and the problems of the chosen ones."""
     rows: list[dict[str, str | bool]] = []
     problems: list[str] = []
+    select = metadata.entry_points().select
     for kind in KINDS:
-        found = installed(kind)
+        found = installed(kind, select(group=kind.group))
         for plugin in found:
             problem = _problem_with(plugin)
             in_use = plugin.name == chosen.get(kind) or not kind.variable
