@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
-from streamspace_agent.commands import templates
+from streamspace_agent.commands import names
 from streamspace_agent.errors import CommandFailed
 from tests.integration.browser.cards import card
 from tests.integration.browser.puppet import Puppet
@@ -63,7 +63,7 @@ async def test_the_dialog_takes_the_names_that_an_agent_takes(plane, visit, take
 
 def is_taken(name):
     try:
-        return templates.session_id({"sessionId": name}) == name
+        return names.session_id({"sessionId": name}) == name
     except CommandFailed:
         return False
 

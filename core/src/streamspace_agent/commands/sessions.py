@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamspace_agent import hookimpl, protocol
-from streamspace_agent.commands import Command, Context, Register, templates
+from streamspace_agent.commands import Command, Context, Register, names
 from streamspace_agent.commands.capacity import Demand
 from streamspace_agent.errors import CommandFailed, RuntimeDriverError, SessionNotFound
 from streamspace_agent.protocol import HIBERNATE, START, STOP, WAKE
@@ -34,7 +34,7 @@ async def start(command: Command, context: Context) -> Mapping[str, Any]:
 def _named(command: Command, context: Context) -> str:
     """The id of the session to start. One that no engine accepts is reported as failed: nothing else would do it."""
     try:
-        return templates.session_id(command.payload)
+        return names.session_id(command.payload)
     except CommandFailed as error:
         if impossible := protocol.usable_id(command.payload.get("sessionId")):
             context.report(_gone(impossible, SessionState.FAILED, str(error)))
@@ -49,6 +49,8 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
         if (user := str(command.payload.get("user") or "")) and present.user != user:
             raise CommandFailed("session_taken", f"the session {session_id} belongs to the user {present.user!r}")
         return present
+    from streamspace_agent.commands import templates  # noqa: PLC0415 - 10 ms and its models, which no standby needs
+
     spec, settings = templates.session_spec(command), context.settings
     cpu, memory = spec.cpu or settings.session_cpu or None, spec.memory or settings.session_memory or None
     spec = replace(spec, cpu=cpu, memory=memory)  # without limits it could use the whole host, and count as nothing
@@ -58,7 +60,7 @@ async def _started(command: Command, context: Context, session_id: str) -> Sessi
 
 async def stop(command: Command, context: Context) -> Mapping[str, Any]:
     try:
-        session_id = templates.session_id(command.payload)
+        session_id = names.session_id(command.payload)
     except CommandFailed:  # no engine accepts the id, so no such session can exist
         if not (session_id := protocol.usable_id(command.payload.get("sessionId"))):
             raise
@@ -71,7 +73,7 @@ async def stop(command: Command, context: Context) -> Mapping[str, Any]:
 
 
 async def hibernate(command: Command, context: Context) -> Mapping[str, Any]:
-    session_id = templates.session_id(command.payload)
+    session_id = names.session_id(command.payload)
     try:
         session = await context.driver.hibernate(session_id)
     except CommandFailed as error:
@@ -86,7 +88,7 @@ async def hibernate(command: Command, context: Context) -> Mapping[str, Any]:
 
 
 async def wake(command: Command, context: Context) -> Mapping[str, Any]:
-    session_id = templates.session_id(command.payload)
+    session_id = names.session_id(command.payload)
     held = context.capacity.held()
     sessions = await context.driver.sessions()
     present = next((s for s in sessions if s.session_id == session_id), None)
@@ -122,7 +124,7 @@ async def abandon_start(command: Command, context: Context) -> Mapping[str, Any]
 async def abandon_wake(command: Command, context: Context) -> Mapping[str, Any]:
     """Report the session as a cancelled wake has left it."""
     try:
-        session_id = templates.session_id(command.payload)
+        session_id = names.session_id(command.payload)
     except CommandFailed:
         return {}
     if (session := await context.driver.inspect(session_id)) is not None:

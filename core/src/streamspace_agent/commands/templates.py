@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from streamspace_agent.commands import Command
+from streamspace_agent.commands import Command, names
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import Mount, Port, ReadyCheck, SessionSpec
 from streamspace_agent.units import format_bytes, parse_duration, parse_quantity
@@ -28,8 +28,6 @@ MAX_VOLUMES = 64
 DEFAULT_VNC_PORT = 5900
 HOME_MOUNTS = frozenset({"home", "user-home"})
 DEFAULT_HOME = "/config"  # where the images of linuxserver.io, which most templates name, keep the user's home
-# What an engine takes in a container's name; ".." cannot pass since "/" does not.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _URL_PATH = re.compile(rf"/[!-~]{{0,{MAX_PATH - 1}}}")
 _WEB = frozenset({"http", "https", "ws", "wss", "websocket"})
 
@@ -75,7 +73,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True, str_strip_whitespace=True, defer_build=True)
 
 
 class _Resources(_Lenient):
@@ -150,24 +148,9 @@ class _StartSession(_Lenient):
     environment: Annotated[dict[str, str], PlainValidator(_variables)] = {}
 
 
-def session_id(payload: Mapping[str, Any]) -> str:
-    """The command's session id. Raises CommandFailed when it is missing or an engine could not use it as a name."""
-    value = payload.get("sessionId")
-    if value is None or value == "":
-        raise CommandFailed("missing_session_id", "the command has no sessionId")
-    text = str(value)
-    if not isinstance(value, str | int) or isinstance(value, bool) or not _NAME.fullmatch(text):
-        raise CommandFailed(
-            "invalid_session_id",
-            f"sessionId {text[:60]!r} cannot be a container's name: "
-            "use 1 to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
-        )
-    return text
-
-
 def session_spec(command: Command) -> SessionSpec:
     """All that a driver needs, from a ``start_session`` command. Raises CommandFailed for what is invalid."""
-    identity = session_id(command.payload)
+    identity = names.session_id(command.payload)
     start = _parse(_StartSession, command.payload, "the command")
     template = _parse(_Template, _manifest(command.payload.get("templateManifest")), "templateManifest")
     spec = template.spec
@@ -332,7 +315,7 @@ def _mounts(spec: _TemplateSpec, *, persistent_home: bool) -> Iterator[Mount]:
     for mount in spec.volume_mounts:
         if mount.name in HOME_MOUNTS:
             continue
-        if not _NAME.fullmatch(mount.name):
+        if not names.USABLE.fullmatch(mount.name):
             raise CommandFailed("invalid_template", f"volumeMounts: {mount.name[:60]!r} cannot be a volume's name")
         yield Mount(mount.name, _path(mount.mount_path, mount.name))
 
