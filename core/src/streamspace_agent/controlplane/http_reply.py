@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin
-
-import urllib3
 
 from streamspace_agent import protocol
 from streamspace_agent.logs import redact
+
+if TYPE_CHECKING:
+    import urllib3
 
 MAX_REPLY = 256 * 1024
 """Limit of a reply's body in bytes; an agent object takes about one thousand."""
@@ -76,7 +77,7 @@ class Reply:
         return f"HTTP {self.status}{self.message and ': ' + self.message}"
 
 
-def read(response: urllib3.BaseHTTPResponse, timeout: float) -> Reply:
+def read(response: "urllib3.BaseHTTPResponse", timeout: float) -> Reply:
     """Read a response that was not preloaded: at most :data:`MAX_REPLY` bytes, for at most ``timeout`` seconds."""
     data, end = bytearray(), time.monotonic() + timeout
     try:

@@ -13,10 +13,8 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-import urllib3
 
 from streamspace_agent import protocol
 from streamspace_agent.backoff import Backoff
@@ -27,6 +25,9 @@ from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.tls import Trust, causes, certificate_hint
 from streamspace_agent.errors import Refused
 from streamspace_agent.private import write_private
+
+if TYPE_CHECKING:
+    import urllib3
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,10 @@ VOLATILE = frozenset({"leader", "epoch"})
 MAX_RECORD = 4096
 
 
-def http_client(settings: Settings, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+def http_client(settings: Settings, context: ssl.SSLContext | None) -> "urllib3.PoolManager":
     """An HTTP client for the control plane, through the same proxy as the WebSocket."""
+    import urllib3  # noqa: PLC0415 - 20 ms, which an agent that is registered already never needs
+
     timeout = urllib3.Timeout(CALL_TIMEOUT)
     options: dict[str, Any] = {"ssl_context": context, "retries": False, "timeout": timeout, "maxsize": 1}
     if not (proxy := proxy_for(settings)):
@@ -69,8 +72,9 @@ class Registrar:
         self._rng = rng
         self._record = RegistrationRecord(settings)
         self._approval = self._approval_polls()
-        self._context = trust.context()
-        self._http = http_client(settings, self._context)
+        proxy_for(settings)  # raises ConfigError now, not at the first registration
+        self._context: ssl.SSLContext | None = None
+        self._http: urllib3.PoolManager | None = None
 
     @property
     def known(self) -> bool:
@@ -92,6 +96,8 @@ class Registrar:
         ``on_problem`` is called at each failed attempt with the reason. Raises :exc:`Refused` if an administrator
         rejected the agent, or if the control plane itself refuses an agent that it has never accepted.
         """
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - as in http_client
+
         body = self.body(capacity, metadata)
         self._keys.look()
         backoff = Backoff(rng=self._rng)
@@ -99,7 +105,7 @@ class Registrar:
         while True:
             try:
                 reply = await asyncio.to_thread(self._post, json.dumps(body).encode())
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            except (HTTPError, OSError, ValueError) as error:
                 hint = certificate_hint(self._settings, error)
                 delay, problem = backoff.delay(), f"{reason(error)}{hint}; {AGAIN}"
                 level = logging.WARNING
@@ -128,7 +134,8 @@ class Registrar:
         }
 
     def _post(self, body: bytes) -> Reply:
-        if (context := self._trust.context()) is not self._context:
+        context = self._trust.context()
+        if self._http is None or context is not self._context:
             self._context, self._http = context, http_client(self._settings, context)
         headers = {"Content-Type": "application/json", **self._keys.headers()}
         url = self._settings.http_url + PATH
