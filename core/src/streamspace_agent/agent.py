@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamspace_agent import __version__, health, logs, plugins
 from streamspace_agent.backoff import Backoff
@@ -33,7 +33,6 @@ from streamspace_agent.election.watchdog import TICK
 from streamspace_agent.errors import BackendUnavailable, JournalError, LeaseLost, PreflightError
 from streamspace_agent.faults import Faults
 from streamspace_agent.gateway import GatewayStatus
-from streamspace_agent.health.endpoint import HealthEndpoint
 from streamspace_agent.health.replicas import StatusSocket
 from streamspace_agent.health.systemd import Notifier
 from streamspace_agent.instance_lock import instance_lock
@@ -41,6 +40,9 @@ from streamspace_agent.journal import FILE, Journal, highest_epoch
 from streamspace_agent.leadership import Leadership
 from streamspace_agent.sessions.reconciler import EngineStatus
 from streamspace_agent.units import format_seconds
+
+if TYPE_CHECKING:
+    from streamspace_agent.health.endpoint import HealthEndpoint
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -146,6 +148,8 @@ class Agent:
                 settings = self._settings
                 stack.enter_context(instance_lock(settings.agent_dir, settings.agent_id, shared=settings.enable_ha))
                 if settings.health_address:
+                    from streamspace_agent.health.endpoint import HealthEndpoint  # noqa: PLC0415 - an HTTP server
+
                     endpoint = HealthEndpoint(settings.health_address, self.snapshot, shared=settings.enable_ha)
                     self._endpoint = stack.enter_context(endpoint)
                 stack.enter_context(StatusSocket(settings.agent_dir, self._identity.instance, self.snapshot))
