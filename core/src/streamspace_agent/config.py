@@ -30,7 +30,9 @@ Bytes = Annotated[int, BeforeValidator(lambda v: int(parse_quantity(v)) if isins
 class Place(BaseModel):
     """The agent's id and state folder: all that ``status`` and ``healthcheck`` need."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False, defer_build=True
+    )
 
     agent_id: str = Field(
         description="Unique id of the agent. All replicas of one agent share it.",

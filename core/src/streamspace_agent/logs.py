@@ -16,9 +16,10 @@ from contextlib import ExitStack
 from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from streamspace_agent.config import Settings
+if TYPE_CHECKING:  # a log needs no model of the settings
+    from streamspace_agent.config import Settings
 
 MASK = "***"
 MIN_SECRET = 4
@@ -139,7 +140,7 @@ def hide_url(url: str) -> None:
         hide(urllib.parse.unquote(password))
 
 
-def hide_settings(settings: Settings) -> None:
+def hide_settings(settings: "Settings") -> None:
     if settings.agent_api_key:
         hide(settings.agent_api_key.get_secret_value())
     if settings.redis_url:
@@ -162,7 +163,7 @@ def brief(text: str) -> str:
 
 
 def configure(
-    settings: Settings,
+    settings: "Settings",
     fields: Mapping[str, str],
     *,
     stream: TextIO | None = None,
