@@ -260,3 +260,20 @@ async def test_keys_of_another_kind_are_no_answer(replica, candidate, client):
     client.hset(RECORD, "epoch", "many")
     with pytest.raises(BackendUnavailable, match="is not a record"):
         await replica().observe()
+
+
+async def test_a_standby_starts_no_task_for_a_look_at_the_record(replica):
+    backend = replica()
+    await backend.observe()
+    started, loop = [], asyncio.get_running_loop()
+
+    def start(loop, coroutine, **more):
+        started.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **more)
+
+    loop.set_task_factory(start)
+    try:
+        assert await backend.observe() is None
+    finally:
+        loop.set_task_factory(None)
+    assert not started

@@ -19,7 +19,7 @@ from streamspace_agent.controlplane.http_reply import Reply, read
 from streamspace_agent.controlplane.keys import HEADER, Keys
 from streamspace_agent.controlplane.proxy import proxy_for
 from streamspace_agent.controlplane.registration import CALL_TIMEOUT, http_client, reason
-from streamspace_agent.election.status import Role
+from streamspace_agent.election.role import Role
 from streamspace_agent.health.replicas import replicas
 from streamspace_agent.logs import hide, redact
 from streamspace_agent.units import format_seconds

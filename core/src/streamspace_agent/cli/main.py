@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -212,15 +211,13 @@ def healthcheck(given: GivenSettings, *, ready: bool, as_json: bool) -> None:
     An agent that cannot reach its control plane is alive: a restart would not help. Exits with 0 if it is alive (with
     --ready: ready), else with 1. Needs AGENT_ID and STATE_DIR only, and asks only replicas in its own PID namespace.
     """
-    from streamspace_agent.cli.status import verdict
-    from streamspace_agent.health.replicas import replicas
+    from streamspace_agent.cli.healthcheck import ask
 
-    namespace = Path("/proc/self/ns/pid").stat().st_ino
-    healthy, text = verdict(list(replicas(given.place().agent_dir)), namespace, ready=ready)
+    healthy, text = ask(given.place().agent_dir, ready=ready)
     if as_json:
         print_json({"healthy": healthy, "message": text})
     else:
-        click.echo(logs.redact(text))
+        click.echo(text)
     sys.exit(0 if healthy else 1)
 
 

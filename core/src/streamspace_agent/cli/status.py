@@ -1,4 +1,4 @@
-"""The output of ``docker-agent status`` and ``healthcheck``."""
+"""The output of ``docker-agent status``."""
 
 from collections.abc import Iterator
 
@@ -30,14 +30,3 @@ def table(found: list[Replica]) -> Iterator[str]:
 def _served(replica: Replica) -> str:
     """The address of its HTTP endpoint."""
     return (replica.document or {}).get("health_address") or "-"
-
-
-def verdict(found: list[Replica], namespace: int, *, ready: bool) -> tuple[bool, str]:
-    """Whether all replicas in a PID namespace are alive (with ``ready``: ready), and one line that says so."""
-    own = [r.document for r in found if r.document and r.document.get("pid_namespace") == namespace]
-    if not own:
-        frozen = [f"{replica.name} {replica.error}" for replica in found if replica.document is None]
-        return False, "no agent answers in this container" + (f": {'; '.join(frozen)}" if frozen else "")
-    healthy = all(document.get("ready" if ready else "alive") for document in own)
-    texts = (f"{d.get('instance')} {d.get('role')}: {'; '.join(d.get('problems', [])) or 'ready'}" for d in own)
-    return healthy, ", ".join(texts)

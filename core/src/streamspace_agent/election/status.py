@@ -5,24 +5,15 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from streamspace_agent.clock import Clock
 from streamspace_agent.election import Record
 from streamspace_agent.election.lease import Ending, Lease
+from streamspace_agent.election.role import Role
 from streamspace_agent.election.takeover import GainReason
 
 SILENCE_ALARM = 10.0
 """Seconds without a sign of life after which a leader that a kernel lock keeps in place is worth an alarm."""
-
-
-class Role(StrEnum):
-    STARTING = "starting"
-    """Not standing for election yet, or not any more."""
-    STANDBY = "standby"
-    LEADER = "leader"
-    DRAINING = "draining"
-    """The lease is over, but the work under it has not stopped yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from streamspace_agent.election.status import ElectionStatus, Role
+from streamspace_agent.election.role import Role
 from streamspace_agent.logs import redact
 
 if TYPE_CHECKING:  # the commands "status" and "healthcheck" read documents only, and start fast
     from streamspace_agent.controlplane.link import LinkStatus
+    from streamspace_agent.election.status import ElectionStatus
     from streamspace_agent.gateway import GatewayStatus
     from streamspace_agent.sessions.reconciler import EngineStatus
 
@@ -47,7 +48,7 @@ class Snapshot:
     backend: str
     role: Role
     """The election's, or draining once the agent was told to stop."""
-    election: ElectionStatus
+    election: "ElectionStatus"
     link: "LinkStatus"
     engine: "EngineStatus"
     gateway: "GatewayStatus"

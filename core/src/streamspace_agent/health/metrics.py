@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streamspace_agent.election.status import Role
+from streamspace_agent.election.role import Role
 from streamspace_agent.health import Snapshot, Source
 from streamspace_agent.runtime import SessionState
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from streamspace_agent.election.status import Role
+from streamspace_agent.election.role import Role
 from streamspace_agent.health import Source, to_json
 
 log = logging.getLogger(__name__)

@@ -60,13 +60,15 @@ class Connector:
         return {name: path for name, path in named.items() if path}
 
     async def connect(self) -> AbstractConnection:
-        """A new connection, logged in. Raises RedisError or OSError."""
+        """A new connection, logged in. Calls have no time limit but their caller's. Raises RedisError or OSError."""
         connection = await self._make()
         try:
             await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it bare
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+        # To keep a limit of its own, redis-py would start a task for each command: a standby has four in a second.
+        connection.socket_timeout = None
         return connection
 
     async def _make(self) -> AbstractConnection:

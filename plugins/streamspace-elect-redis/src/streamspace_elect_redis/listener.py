@@ -42,7 +42,6 @@ class Listener:
             try:
                 connection = await self._connect()
                 try:
-                    connection.socket_timeout = None  # the next message may be days away
                     await connection.send_command("SUBSCRIBE", self._channel)
                     while await connection.read_response():
                         backoff.failures = 0
