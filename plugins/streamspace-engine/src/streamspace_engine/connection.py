@@ -14,6 +14,9 @@ from streamspace_engine.errors import Unreachable
 from streamspace_engine.unreachable import TLS
 
 PORT = 2375
+FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError)
+"""What a request raises beside errors of :mod:`streamspace_engine.errors`."""
+ReadTimeout = httpcore.ReadTimeout
 
 
 class Connection:

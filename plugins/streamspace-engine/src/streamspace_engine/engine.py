@@ -1,19 +1,22 @@
 """Calls to one engine, over HTTP and in its own API version."""
 
+# ruff: noqa: PLC0415 - the first call loads httpcore: 40 ms and 2 MB, which a standby of another backend does without
+
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-import httpcore
-
 from streamspace_agent.errors import EngineUnavailable, RuntimeDriverError
-from streamspace_engine.connection import Connection
 from streamspace_engine.errors import NotFound, Silent, refusal
-from streamspace_engine.unreachable import explain, spoke_plainly_to_tls
+
+if TYPE_CHECKING:
+    import httpcore
+
+    from streamspace_engine.connection import Connection
 
 CALL_TIMEOUT = 30.0
 """Seconds without a byte of an engine's answer to a call; starting a container on a busy host takes some."""
@@ -26,7 +29,6 @@ CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
 Params = Mapping[str, object]
 """Query parameters: lists and mappings are sent as JSON, booleans as 1 and 0, None is left out."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-_FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError)
 
 
 class Engine:
@@ -120,6 +122,8 @@ class Engine:
 
         An engine that shuts down goes on serving the old connections for a while.
         """
+        from streamspace_engine.connection import Connection
+
         try:
             connection = Connection(self.docker_host, self.environ, keep=0)
             try:
@@ -189,7 +193,7 @@ class Engine:
         query = urlencode({name: _text(value) for name, value in params.items() if value is not None})
         return f"/v{self._api}{quote(path, safe='/:')}{'?' if query else ''}{query}"
 
-    async def _ask_version(self, connection: Connection | None = None, timeout: float | None = None) -> str:
+    async def _ask_version(self, connection: "Connection | None" = None, timeout: float | None = None) -> str:
         async with self._answer("GET", "/version", connection=connection, timeout=timeout) as response:
             answer = self._parsed(await response.aread())
         found = str(answer.get("ApiVersion", "")) if isinstance(answer, dict) else ""
@@ -207,9 +211,11 @@ class Engine:
         *,
         timeout: float | None = None,
         silence: float | None = None,
-        connection: Connection | None = None,
-    ) -> AsyncIterator[httpcore.Response]:
+        connection: "Connection | None" = None,
+    ) -> "AsyncIterator[httpcore.Response]":
         """A successful response whose body is still to be read. Meanwhile httpcore's errors become ours, too."""
+        from streamspace_engine.connection import FAILURES, Connection, ReadTimeout
+        from streamspace_engine.unreachable import explain
 
         async def trace(event: str, _: object) -> None:
             if event == "http11.send_request_headers.started" and method != "GET":
@@ -227,20 +233,22 @@ class Engine:
                 if response.status >= 400:
                     raise self._refused(response.status, await response.aread())
                 yield response
-        except _FAILURES as error:
-            if silence is not None and isinstance(error, httpcore.ReadTimeout):
+        except FAILURES as error:
+            if silence is not None and isinstance(error, ReadTimeout):
                 raise Silent("the engine sent nothing in time") from error
             raise explain(error, self.docker_host) from error
 
     def _refused(self, status: int, body: bytes) -> RuntimeDriverError:
         text = body.decode("utf-8", "replace")
         if "sent an HTTP request to an HTTPS server" in text:
+            from streamspace_engine.unreachable import spoke_plainly_to_tls
+
             return spoke_plainly_to_tls(self.docker_host)
         with suppress(ValueError, KeyError, TypeError):
             text = str(json.loads(text)["message"])
         return refusal(status, text, self.docker_host)
 
-    async def _lines(self, response: httpcore.Response) -> AsyncIterator[Any]:
+    async def _lines(self, response: "httpcore.Response") -> AsyncIterator[Any]:
         rest = b""
         async for chunk in response.aiter_stream():
             *lines, rest = (rest + chunk).split(b"\n")
