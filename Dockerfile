@@ -40,7 +40,7 @@ RUN groupadd --gid 10001 streamspace \
 COPY --from=installed /opt/streamspace /opt/streamspace
 COPY LICENSE /usr/share/doc/streamspace-agent/LICENSE
 COPY deployments/image/docker-agent /usr/local/bin/docker-agent
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATE_DIR=/var/lib/streamspace
 USER streamspace
 WORKDIR /var/lib/streamspace
 STOPSIGNAL SIGTERM

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lab import process
 from streamspace_agent import config, logs
 from streamspace_agent.agent import Agent
-from streamspace_agent.cli import status
+from streamspace_agent.cli import healthcheck, status
 from streamspace_agent.controlplane.link import LinkStatus
 from streamspace_agent.election.status import ElectionStatus, Role
 from streamspace_agent.errors import ConfigError
@@ -200,7 +200,7 @@ def test_a_frozen_replica_is_told_from_a_dead_one(tmp_path, monkeypatch):
         (found,) = replicas.replicas(tmp_path, remove_dead=True)
     assert found.document is None
     assert "frozen" in found.error
-    assert status.verdict([found], NAMESPACE, ready=False)[0] is False
+    assert healthcheck.verdict([found], NAMESPACE, ready=False)[0] is False
 
 
 @pytest.mark.parametrize("leader", ["host-9", "a-host-with-a-long-name-" * 4])
@@ -275,7 +275,7 @@ def listing(*snapshots):
     ],
 )
 def test_a_container_is_judged_by_its_own_replica_alone(found, ready, verdict):
-    healthy_now, text = status.verdict(found, NAMESPACE, ready=ready)
+    healthy_now, text = healthcheck.verdict(found, NAMESPACE, ready=ready)
     assert healthy_now is verdict
     assert len(text.splitlines()) == 1
 

@@ -20,12 +20,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 from packaging.requirements import Requirement
 
+from streamspace_agent import __version__
 from streamspace_agent.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 PROJECTS = {path: tomllib.loads((path / "pyproject.toml").read_text())["project"] for path in MEMBERS}
 CORE = PROJECTS[ROOT / "core"]
+CORE["version"] = __version__  # which its pyproject.toml leaves to the package
 BUILD_REQUIREMENTS = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text())["build-system"]["requires"]
 PLUGINS = [project["name"] for path, project in PROJECTS.items() if path.parent.name == "plugins"]
 OWN = {

@@ -25,8 +25,8 @@ from streamspace_agent.controlplane.tls import Trust
 from streamspace_agent.election.elector import Elector
 from streamspace_agent.election.identity import Identity
 from streamspace_agent.election.lease import Lease
-from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.election.role import Role
+from streamspace_agent.election.standalone import StandaloneBackend
 from streamspace_agent.election.timing import lease_duration_warnings
 from streamspace_agent.election.trace import Trace
 from streamspace_agent.election.watchdog import TICK
