@@ -10,6 +10,7 @@ import pytest
 from lab.loopback import served
 from lab.until import until
 from streamspace_agent.runtime import SessionState
+from streamspace_agent.tunnel.multiplexer import Multiplexer
 from tests.core.held_plane import HELLO, LEFT, REQUESTED, greeted, linked, over_http, says, session, settle, tunnelling
 from tests.core.vnc import BELL, GREETING, KEY, REFUSES, REQUEST, SERVER_INIT, VncServer
 
@@ -219,8 +220,9 @@ async def test_a_viewer_whose_session_ended_for_good_without_a_link_is_closed_on
     async with linked(tunnels) as there:
         await until(lambda: "vnc_error" in there.kinds)
         assert there.said == [("vnc_error", {"sessionId": "s1", "error": "stopped"})]
-        await until(lambda: tunnels._ended == {})
-        assert not tunnels._closing
+        await asyncio.sleep(0.3)
+        tunnels.note(session(), fresh=True)
+        await until(lambda: there.greetings == 1)  # no pong came: there is no viewer whose leaving to wait for
 
 
 async def test_it_is_not_closed_twice_where_the_session_runs_again_by_then(tunnels):
@@ -235,14 +237,18 @@ async def test_it_is_not_closed_twice_where_the_session_runs_again_by_then(tunne
 
 
 async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(tunnels, monkeypatch):
+    found = asyncio.Event()
+
     async def lost(carrier):
+        await found.wait()
         raise OSError("gone")
 
-    async def wrong():
+    def wrong(multiplexer):
+        found.set()
         raise ValueError("a fault")
 
     monkeypatch.setattr(tunnels.multiplexer, "run", lost)
-    monkeypatch.setattr(tunnels, "_check", wrong)
+    monkeypatch.setattr(Multiplexer, "blocked", property(wrong))
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)
 
@@ -273,8 +279,10 @@ async def test_what_is_remembered_of_sessions_that_there_are_not_is_short(tunnel
     async with linked(tunnels) as there:
         await settle()
         await tunnels.data(says(HELLO, session_id="x" * 200_000))
-        assert there.kinds == ["vnc_error"]
-        assert [len(name) for name in tunnels._refused] == [100]
+        ((kind, error),) = there.said
+        assert (kind, error["sessionId"]) == ("vnc_error", "x" * 100)
+        await tunnels.data(says(HELLO, session_id="x" * 100 + "y"))
+        assert len(there.said) == 1, "it is the same to what is remembered"
 
 
 @pytest.mark.parametrize("data", [None, ""])
