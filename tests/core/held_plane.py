@@ -31,6 +31,8 @@ class ControlPlane:
         self.room = asyncio.Event()
         """Set while sends return at once; a socket that is full has taken the frame all the same."""
         self.room.set()
+        self.serving = None
+        """The tunnels' task; done when they want a new connection."""
         self.words_wait = False
         """Words about tunnels wait for room too, not only data."""
 
@@ -76,7 +78,7 @@ class ControlPlane:
 async def linked(tunnels):
     """One connection to the control plane."""
     there = ControlPlane()
-    serving = asyncio.create_task(tunnels.serve(there))
+    there.serving = serving = asyncio.create_task(tunnels.serve(there))
     try:
         yield there
     finally:
@@ -98,15 +100,24 @@ class Way:
         return self.made[-1]
 
 
+class ShiftedClock(BoottimeClock):
+    """Goes `ahead` of the real one as a test says."""
+
+    ahead = 0.0
+
+    def now(self):
+        return super().now() + self.ahead
+
+
 @asynccontextmanager
 async def tunnelling(connect, kind=RepairedTunnels):
     """Tunnels to whatever `connect` gives; while `flushed` is clear, what was reported of a session has not arrived."""
     flushed = asyncio.Event()
     flushed.set()
-    clock, way = BoottimeClock(), Way(connect)
+    clock, way = ShiftedClock(), Way(connect)
     multiplexer = Multiplexer(lambda: None, flushed.wait, clock)
     tunnels = kind(way, multiplexer, clock)
-    tunnels.flushed, tunnels.way, tunnels.multiplexer = flushed, way, multiplexer
+    tunnels.flushed, tunnels.way, tunnels.multiplexer, tunnels.clock = flushed, way, multiplexer, clock
     yield tunnels
     await tunnels.aclose()
 

@@ -90,22 +90,29 @@ async def test_a_viewer_that_is_no_rfb_holds_up_nothing_that_comes_behind_it(ans
     assert last_words(there) == []
 
 
+async def begins_anew(tunnels):
+    """The session runs again, and whoever leaves it is no viewer of before: the next one is greeted at once."""
+    async with linked(tunnels) as there:
+        await asyncio.sleep(0.1)
+        tunnels.note(session(), fresh=True)
+        await until(lambda: there.greetings == 1)
+        await asyncio.sleep(0.6)
+        tunnels.closed(LEFT)
+        await until(lambda: there.greetings == 2)
+
+
 async def test_a_session_that_ended_under_a_viewer_whose_leaving_was_never_told_is_forgotten(tunnels):
     async with viewed(tunnels):
         tunnels.note(session(SessionState.TERMINATED))
         await asyncio.sleep(0.1)
-    async with linked(tunnels):
-        await asyncio.sleep(0.1)
-        assert tunnels._screens == {}
+    await begins_anew(tunnels)
 
 
 async def test_a_session_that_ended_while_there_was_no_connection_is_forgotten(tunnels):
     async with viewed(tunnels):
         pass
     tunnels.note(session(SessionState.FAILED))
-    async with linked(tunnels):
-        await asyncio.sleep(0.1)
-        assert tunnels._screens == {}
+    await begins_anew(tunnels)
 
 
 async def test_a_viewer_of_a_connection_that_is_gone_is_served_by_nobody(tunnels, server):
@@ -132,22 +139,25 @@ async def test_a_web_desktop_is_announced_again_after_any_time_without_a_new_con
     tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)
     async with linked(tunnels) as there:
         await until(lambda: "vnc_ready" in there.kinds)
-        screen = tunnels._screens["s1"]
-        screen.clear -= 1000
-        screen.greeting_queued = False  # as when another session's viewer has emptied the queue
+        tunnels.clock.ahead += 1000
         await asyncio.sleep(1)
-        assert not tunnels._renew.is_set()
+        assert not there.serving.done()
 
 
 async def test_of_two_errors_that_end_a_connection_at_once_the_fault_is_raised(tunnels, monkeypatch):
+    found = asyncio.Event()
+
     async def lost(carrier):
+        await found.wait()
         raise OSError("gone")
 
-    async def wrong():
+    async def wrong(kind, payload):
+        found.set()
         raise ValueError("a fault")
 
     monkeypatch.setattr(tunnels.multiplexer, "run", lost)
-    monkeypatch.setattr(tunnels, "_turns", wrong)
+    monkeypatch.setattr(tunnels.multiplexer, "send", wrong)
+    tunnels.note(session(ready_check=ReadyCheck.HTTP), fresh=True)  # it is to be announced
     with pytest.raises(ValueError, match="a fault"):
         await tunnels.serve(None)
 

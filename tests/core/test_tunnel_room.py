@@ -110,7 +110,6 @@ async def test_a_viewer_to_which_nothing_was_sent_is_never_taken_for_one_that_do
         await sees_a_still_picture(tunnels, there, made["s1"], "s1", 1000)
         await asyncio.sleep(3)
         budget.used += Budget.LIMIT - 4  # as greetings of others would
-        tunnels.multiplexer._blocked.add(tunnels._tunnels["s1"]._channel)
         for writer in made["s1"].writers:
             writer.write(bytes(100_000_000))
         sent = asyncio.get_running_loop().time()
