@@ -107,15 +107,23 @@ async def answering(*answers):
 
 
 @pytest.fixture
-def registrar(tmp_path, monkeypatch):
-    monkeypatch.setattr(Backoff, "delay", lambda self: 0.01)
-    monkeypatch.setattr(registration, "REFUSED_PAUSE", 0.01)
+def pauses():
+    """How long registrars would have waited between their attempts, in seconds."""
+    return []
+
+
+@pytest.fixture
+def registrar(tmp_path, pauses):
+    async def sleep(seconds):
+        pauses.append(seconds)
+        await asyncio.sleep(0.01)
 
     def make(url, *, known=False):
         settings = config.load(
             {"AGENT_ID": AGENT, "CONTROL_PLANE_URL": url, "AGENT_API_KEY": "k" * 64, "STATE_DIR": str(tmp_path)}
         )
-        made = Registrar(settings, Keys(settings, lambda _secret: None), Trust(settings), random.Random(1))
+        keys = Keys(settings, lambda _secret: None)
+        made = Registrar(settings, keys, Trust(settings), random.Random(1), sleep=sleep)
         if known:
             RegistrationRecord(settings).keep(made.body({}, {}))
         return made
@@ -172,11 +180,10 @@ async def test_a_rejection_is_final_whatever_came_before(registrar):
             await registrar(url, known=True).register({}, {})
 
 
-async def test_an_agent_that_waits_for_approval_asks_ever_more_seldom(registrar, monkeypatch):
-    monkeypatch.undo()  # the pauses are the shipped ones
-    waiting = registrar("ws://127.0.0.1:9")
-    pending = Reply.of(202, {}, b'{"approvalStatus": "pending"}')
-    pauses = [waiting._next_try(pending, Backoff())[0] for _ in range(6)]
+async def test_an_agent_that_waits_for_approval_asks_ever_more_seldom(registrar, pauses):
+    pending = (202, {"approvalStatus": "pending"}, {})
+    async with answering(*[pending] * 6, ACCEPTED) as (url, _):
+        await asyncio.wait_for(registrar(url).register({}, {}), 10)
     for pause, meant in zip(pauses, [30, 60, 120, 240, 300, 300], strict=True):
         assert 0.8 * meant <= pause <= 1.2 * meant
     assert len({pause / 300 for pause in pauses[4:]}) == 2  # spread

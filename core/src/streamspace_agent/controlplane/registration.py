@@ -12,7 +12,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -65,11 +65,20 @@ def http_client(settings: Settings, context: ssl.SSLContext | None) -> "urllib3.
 class Registrar:
     """Registers this agent until it is accepted. One object per process."""
 
-    def __init__(self, settings: Settings, keys: Keys, trust: Trust, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        trust: Trust,
+        rng: random.Random,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._settings = settings
         self._trust = trust
         self._keys = keys
         self._rng = rng
+        self._sleep = sleep
         self._record = RegistrationRecord(settings)
         self._approval = self._approval_polls()
         proxy_for(settings)  # raises ConfigError now, not at the first registration
@@ -119,7 +128,7 @@ class Registrar:
             if problem != logged or (level >= logging.ERROR and now - logged_at >= LOUD_EVERY):
                 log.log(level, "cannot register at CONTROL_PLANE_URL=%s: %s", self._settings.control_plane_url, problem)
                 logged, logged_at = problem, now
-            await asyncio.sleep(delay)
+            await self._sleep(delay)
 
     def _approval_polls(self) -> Backoff:
         return Backoff(base=1.2 * APPROVAL_POLL, cap=1.2 * MAX_APPROVAL_POLL, least=0.8 / 1.2, rng=self._rng)
