@@ -54,8 +54,9 @@ class Simulated:
         world.births += 1
         nonce = f"{name}-{world.births}"
         self.watchdog = Watchdog(clock, timing.lease, timing.margin or 1.0, self._exit)
+        self.backend = MemoryBackend(world.store, timing, link=self.link, guarantees=world.guarantees)
         self.candidate = LocalCandidate(
-            MemoryBackend(world.store, timing, link=self.link, guarantees=world.guarantees),
+            self.backend,
             Identity("agent-1", name, nonce, "host"),
             self.watchdog,
             clock=clock,

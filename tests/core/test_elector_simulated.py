@@ -7,8 +7,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from streamspace_agent.election import Guarantee, Timing
-from streamspace_agent.election.acquisition import Acquisition
+from streamspace_agent.election import Grant, Guarantee, Timing, acquisition, candidate
+from streamspace_agent.election.bounded_backend import BoundedBackend
 from streamspace_agent.election.lease import Ending, Lease
 from streamspace_agent.election.status import Role
 from streamspace_agent.election.takeover import RecordWatch
@@ -304,15 +304,14 @@ def test_renewals_that_arrive_without_an_answer_do_not_prolong_the_lease_here():
 def test_a_lost_answer_to_an_acquisition_is_cleared_up_by_the_same_replica():
     async def scenario(world):
         one = world.add("a", REDIS)
-        backend = one.candidate._backend._backend
-        real = backend.acquire
+        real = one.backend.acquire
 
         async def lost(me, seen):
-            backend.acquire = real
+            one.backend.acquire = real
             await real(me, seen)
             await asyncio.Event().wait()
 
-        backend.acquire = lost
+        one.backend.acquire = lost
         await asyncio.sleep(6)
         return world.leaders, [w.split()[0] for w in world.store.writes[:3]]
 
@@ -502,12 +501,22 @@ class Mutants:
 
     @staticmethod
     def margin_dropped(patch):
-        patch.setattr(Lease, "_deadline_of", lambda lease, asked_at: asked_at + lease._timing.lease)
+        class Marginless(Lease):
+            deadline = property(lambda lease: lease.renewed_at + REDIS.lease, lambda lease, meant: None)
+
+        patch.setattr(acquisition, "Lease", Marginless)
 
     @staticmethod
     def counted_from_the_answer(patch):
-        real = Lease._deadline_of
-        patch.setattr(Lease, "_deadline_of", lambda lease, _: real(lease, lease._clock.now()))
+        class Late(Lease):
+            def __init__(self, grant, timing, asked_at, clock, **options):
+                self.clock = clock
+                super().__init__(grant, timing, clock.now(), clock, **options)
+
+            def extend(self, grant, asked_at):
+                return super().extend(grant, self.clock.now())
+
+        patch.setattr(acquisition, "Lease", Late)
 
     @staticmethod
     def waiting_skipped(patch):
@@ -515,32 +524,35 @@ class Mutants:
 
     @staticmethod
     def watch_counted_from_the_first_sight_of_the_holder(patch):
-        real = RecordWatch.see
+        class Impatient(RecordWatch):
+            first_seen = 0.0
 
-        def see(watch, record, now):
-            same = record is not None and record.same_tenure(watch.record)
-            since = watch._since
-            changed = real(watch, record, now)
-            if same:
-                watch._since = since
-            return changed
+            def see(self, record, now):
+                same = record is not None and record.same_tenure(self.record)
+                changed = super().see(record, now)
+                if changed and not same:
+                    self.first_seen = now
+                return changed
 
-        patch.setattr(RecordWatch, "see", see)
+            def silence(self, now):
+                return now - self.first_seen
+
+        patch.setattr(acquisition, "RecordWatch", Impatient)
 
     @staticmethod
     def epoch_not_raised(patch):
-        real = Acquisition._acquire
+        class Seventh(BoundedBackend):
+            async def acquire(self, me, seen):
+                answer = await super().acquire(me, seen)
+                if isinstance(answer, Grant):
+                    object.__setattr__(answer.record, "epoch", 7)
+                return answer
 
-        async def acquire(acquisition, seen):
-            asked_at, grant = await real(acquisition, seen)
-            if grant:
-                object.__setattr__(grant.record, "epoch", 7)
-            return asked_at, grant
+        class Forgetful(acquisition.Acquisition):
+            highest = property(lambda acquisition: 0, lambda acquisition, seen: None)
 
-        patch.setattr(Acquisition, "_acquire", acquire)
-        patch.setattr(
-            Acquisition, "_see", lambda acquisition, record: acquisition._watch.see(record, acquisition._clock.now())
-        )
+        patch.setattr(candidate, "BoundedBackend", Seventh)
+        patch.setattr(candidate, "Acquisition", Forgetful)
 
 
 async def tight(world):
