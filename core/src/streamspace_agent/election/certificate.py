@@ -38,16 +38,19 @@ class Certificates:
     is later in another run, that holder is gone. The start time only identifies a run; no clocks are compared.
     """
 
-    def __init__(self, docker_host: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, docker_host: str, *, clock: Callable[[], float] = time.monotonic, timeout: float = TIMEOUT
+    ) -> None:
         self._engine = EngineSocket(docker_host, GIVEN_UP)
         self._clock = clock
+        self._timeout = timeout
         self._runs: dict[str, str] = {}
         self._not_before: dict[str, float] = {}
         self._question: tuple[str, asyncio.Task[dict[str, Any]]] | None = None
         """The nonce that is asked about, and the answer to come: one question at a time."""
 
     async def holder_is_dead(self, record: Record) -> Literal[True] | None:
-        """True if the holder's process is provably gone, else None. Takes at most :data:`TIMEOUT` seconds.
+        """True if the holder's process is provably gone, else None. Takes at most ``timeout`` seconds.
 
         Never False: a running container does not prove that the holder's process runs.
         """
@@ -60,7 +63,7 @@ class Certificates:
             # An answer about another holder says nothing about this one, whose process may be younger.
             self._question = record.nonce, asyncio.create_task(self._ask(container))
         answer = self._question[1]
-        await asyncio.wait([answer], timeout=TIMEOUT)
+        await asyncio.wait([answer], timeout=self._timeout)
         if not answer.done():
             return None  # keep the question: a busy engine delays the answer just when the container ends
         self._question = None
