@@ -1,5 +1,6 @@
 """For how long nobody has used a session: by its viewers, a gateway, or its network."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -139,10 +140,20 @@ async def test_a_session_that_slept_begins_again_as_just_used():
     assert case.idle.idle_for("web") == 0
 
 
-async def test_what_was_noted_of_sessions_is_forgotten_with_them():
-    case = Case()
-    case.sessions["web"] = replace(WEB, idle_timeout=0.0)  # nobody ever asks for how long it has been idle
+class Id(str):
+    """A session's id that shows whether anything still refers to it."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("idle_timeout", [0.0, 600.0], ids=["never asked for", "counted"])
+async def test_what_was_noted_of_sessions_is_forgotten_with_them(idle_timeout):
+    case, session_id = Case(), Id("s1")
+    kept = weakref.ref(session_id)
+    case.received[session_id] = 0
+    case.sessions[session_id] = replace(WEB, session_id=session_id, idle_timeout=idle_timeout)
     await case.looks(2)
-    del case.sessions["web"]
+    del case.sessions[session_id], case.received[session_id], session_id
+    assert kept() == "s1"
     await case.idle.look()
-    assert (case.idle._looked, case.idle._counted, case.idle._last_use) == ({}, {}, {})
+    assert kept() is None
