@@ -449,7 +449,7 @@ def refused(plane_row):
 async def test_commands_that_wait_take_no_more_memory_than_there_is(plane, lead, driver, monkeypatch):
     monkeypatch.setattr(dispatcher, "MAX_WAITING_SIZE", 100_000)
     driver.hold["a"] = asyncio.Event()
-    async with lead() as running:
+    async with lead():
         await plane.wait_agent(AGENT)
         first = await plane.start_session(session_id="a")
         await plane.wait_command(first, "ack")
