@@ -188,7 +188,7 @@ async def test_a_session_may_not_enter_another_through_the_gateway(house):
 
 
 async def test_one_connection_too_many_is_refused_with_a_sentence_and_the_others_go_on(house, monkeypatch):
-    monkeypatch.setattr("streamspace_gateway.server._max_connections", lambda: 3)
+    monkeypatch.setattr("streamspace_gateway.server.MAX_CONNECTIONS", 3)
     other = House()
     async with other.serving():
         other.sessions.update(house.sessions)

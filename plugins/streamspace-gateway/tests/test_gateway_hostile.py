@@ -106,7 +106,7 @@ async def test_whoever_may_not_enter_holds_few_places_and_none_for_long(monkeypa
 
 
 async def test_a_full_gateway_says_so_to_some_and_closes_the_rest_at_once(monkeypatch):
-    monkeypatch.setattr(server, "_max_connections", lambda: 5)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
     monkeypatch.setattr(server, "MAX_REFUSED", 3)
     async with House.open() as house:
         await house.session("ann", answering())
