@@ -90,7 +90,7 @@ async def test_a_link_cut_between_any_two_messages_loses_nothing(after, plane, a
     """From the ack on: a command that is lost on its way to the agent is lost for good, the control plane never sends
     it again."""
     await listening(plane, agent_id)  # its first heartbeat is past
-    passed = plane.hub.links[agent_id]._passed
+    passed = plane.hub.links[agent_id].passed
     await plane.set_faults(cut={"after": passed + after})
     command = await plane.start_session(session_id=sid("a"), manifest=manifest())
     await plane.wait_command(command, timeout=60)

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import httpx
@@ -55,6 +56,12 @@ class Agent:
         while len(found) < count:
             found += await self.receive()
         return found
+
+
+def tasks_of(module: ModuleType) -> list[asyncio.Task[Any]]:
+    """The tasks that run a coroutine of this module and go on."""
+    codes = {task: getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()}
+    return [task for task, code in codes.items() if code and code.co_filename == module.__file__]
 
 
 async def counted(plane: PlaneClient, name: str, least: int = 1) -> int:

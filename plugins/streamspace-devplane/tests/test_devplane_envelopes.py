@@ -1,6 +1,9 @@
 import base64
+import contextlib
 import json
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +81,11 @@ def test_the_log_shows_the_same_of_data_however_it_was_read() -> None:
 
 
 async def test_small_messages_do_not_wait_for_acknowledgements(plane: DevPlane, agent: Agent) -> None:
-    [link] = plane.hub.links.values()
-    connection = link.wire._transport.get_extra_info("socket")
-    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(link).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(link.name))) as connection:
+                    if connection.getpeername() == agent.socket.local_address:
+                        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                        return
+    pytest.fail("the plane's end of the agent's connection is not found")

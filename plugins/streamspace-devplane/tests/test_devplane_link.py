@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uvicorn.protocols.websockets import websockets_sansio_impl
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from lab.until import until
 from streamspace_devplane import DevPlane, Settings
+from streamspace_devplane.agents import link as link_module
 
-from .conftest import AGENT, Agent, counted
+from .conftest import AGENT, Agent, counted, tasks_of
 
 
 @pytest.fixture
@@ -263,12 +265,9 @@ async def test_what_waits_leaves_packed_in_order_and_in_frames_that_an_agent_can
 async def test_nothing_of_a_link_goes_on_once_the_request_that_it_belongs_to_was_cancelled(
     plane: DevPlane, agent: Agent
 ) -> None:
-    def running(name: str) -> list[asyncio.Task[Any]]:
-        return [task for task in asyncio.all_tasks() if name in getattr(task.get_coro(), "__qualname__", "")]
-
-    assert len(running("Link._")) == 3
-    [request] = [task for task in running("run_asgi") if not task.done()]
+    assert len(tasks_of(link_module)) == 3
+    [request] = [task for task in tasks_of(websockets_sansio_impl) if not task.done()]
     request.cancel()
     await asyncio.wait({request}, timeout=5)
-    assert running("Link._") == []
+    assert tasks_of(link_module) == []
     assert AGENT not in plane.hub.links

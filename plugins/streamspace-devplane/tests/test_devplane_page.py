@@ -13,10 +13,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lab.until import until
 from streamspace_devplane import DevPlane, Settings
+from streamspace_devplane.web import live as live_module
 from streamspace_devplane.web.novnc import find
 from streamspace_devplane.web.pages import STATIC
 
-from .conftest import AGENT, Agent
+from .conftest import AGENT, Agent, tasks_of
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PAGES = ("/", "/sessions/any/view")
@@ -146,23 +147,17 @@ async def all_of(page: ClientConnection) -> None:
 
 
 async def test_a_feed_ends_with_its_page_and_with_the_plane(plane: DevPlane, agent: Agent) -> None:
-    def feeds() -> int:
-        return sum("Live._feed" in str(task) or "Live._send" in str(task) for task in asyncio.all_tasks())
-
-    async def none_is_left() -> bool:
-        return feeds() == 0
-
     async with connect(live(plane)) as page:
         await page.recv()
-        assert feeds() == 1
-    await until(none_is_left)
+        assert len(tasks_of(live_module)) == 2  # one sends, one sees the page leave
+    await until(lambda: not tasks_of(live_module))
     async with connect(live(plane)) as page:
         await page.recv()
         async with asyncio.timeout(5):
             await plane.stop()
         with pytest.raises(ConnectionClosed, match="1012"):
             await all_of(page)
-    await until(none_is_left)
+    await until(lambda: not tasks_of(live_module))
     await plane.start()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lab.until import until
 from streamspace_devplane import DevPlane, DevPlaneProcess, Settings
 
 from .conftest import AGENT, Agent
@@ -47,12 +48,41 @@ async def test_a_killed_process_continues_with_its_state_and_port(process: DevPl
     await agent.socket.close()
 
 
-async def test_the_process_ends_with_whoever_started_it(process: DevPlaneProcess) -> None:
-    child = process._process
-    assert child is not None
-    assert child.stdin is not None
-    child.stdin.close()  # as the kernel does when the parent is killed
-    assert await asyncio.wait_for(child.wait(), 30) == 0
+STARTS = """
+import asyncio, sys
+from streamspace_devplane.process import DevPlaneProcess
+
+async def main():
+    async with DevPlaneProcess(sys.argv[1]) as plane:
+        print(plane.pid, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTS, tmp_path, stdout=pipe, stderr=pipe)
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    state = Path(f"/proc/{pid}/stat")
+
+    def ended() -> bool:
+        try:
+            return state.read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    try:
+        assert not ended()
+        parent.kill()
+        _, errors = await asyncio.wait_for(parent.communicate(), 30)  # the plane has the same stderr
+        await until(ended)
+        assert errors == b""
+    finally:
+        if not ended():
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_the_bootstrap_key_lies_in_a_private_file_and_stays_valid_over_a_restart(

@@ -53,7 +53,8 @@ class Link:
         self._outgoing: deque[str] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
-        self._passed = 0
+        self.passed = 0
+        """Messages so far, in both directions."""
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
@@ -130,9 +131,9 @@ class Link:
             self._count()
 
     def _count(self, passed: int = 1) -> None:
-        self._passed += passed
+        self.passed += passed
         cut = self._peer.faults.cut
-        if cut and cut.after and self._passed >= cut.after and cut.agent_id in (None, self.agent_id):
+        if cut and cut.after and self.passed >= cut.after and cut.agent_id in (None, self.agent_id):
             self._peer.faults.cut = None
             self.cut()
 
