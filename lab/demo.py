@@ -173,7 +173,7 @@ async def _agent(plane: DevPlane, host: str, home: Path) -> AsyncIterator[asynci
 
 async def _walk(plane: DevPlane, timeline: Timeline, *, once: bool) -> None:
     await timeline.step("agent connected", _connected(plane))
-    await timeline.step("session started", _started(plane))
+    await timeline.step("session started", started(plane))
     if once:
         await timeline.step("screen through the tunnel", _greeted(plane))
         await timeline.step("session hibernated", _command(plane, plane.hibernate_session(SESSION), "hibernated"))
@@ -189,7 +189,7 @@ async def _connected(plane: DevPlane) -> str:
     return f"agent {agent['agentId']} is {agent['status']}"
 
 
-async def _started(plane: DevPlane) -> str:
+async def started(plane: DevPlane) -> str:
     return await _command(plane, plane.start_session("desktop", session_id=SESSION, user="demo"), "running")
 
 

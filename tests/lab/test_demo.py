@@ -138,7 +138,7 @@ async def test_a_viewer_is_sent_to_a_session_only_once_its_vnc_is_ready():
             asked.update(wanted)
             return {"state": "running", "vncReady": True}
 
-    await demo._started(Plane())
+    await demo.started(Plane())
     assert (asked["state"], asked["vnc_ready"]) == ("running", True)
 
 
