@@ -19,7 +19,7 @@ class RenewsWhatItLost(MemoryBackend):
 
 class WritesOverTheNextHolder(MemoryBackend):
     async def renew(self, grant):
-        await self._send()
+        await self.send()
         self.store.put(record := replace(grant.record, sequence=grant.record.sequence + 1), "renew")
         return Grant(record)
 
@@ -31,7 +31,7 @@ class OverwritesAHolder(MemoryBackend):
 
 class HasTwoWinners(MemoryBackend):
     async def acquire(self, me, seen):
-        await self._send()
+        await self.send()
         if self.store.record != seen:
             return Held(self.store.record)
         await asyncio.sleep(0.01)  # it looks, and then it writes
@@ -73,14 +73,14 @@ class ForgetsItsOwnNonce(MemoryBackend):
 
 class ReleasesAnothersLease(MemoryBackend):
     async def release(self, grant):
-        await self._send()
+        await self.send()
         self.store.put(replace(self.store.record, released=True), "release")
 
 
 class DropsTheRecordAtARelease(MemoryBackend):
     async def release(self, grant):
-        await self._send()
-        if self._ours(grant):
+        await self.send()
+        if self.ours(grant):
             self.store.put(None, "release")
 
 
@@ -157,7 +157,7 @@ class WaitsForEver(MemoryBackend):
 
 class ReturnsFromWaitingAtOnce(MemoryBackend):
     async def wait_change(self, record, timeout):
-        await self._send()
+        await self.send()
 
 
 class BurnsTheProcessorInWaiting(MemoryBackend):
@@ -223,9 +223,9 @@ class CutsAgentsTo64(MemoryBackend):
 
 
 class AnswersTooLate(MemoryBackend):
-    async def _send(self):
+    async def send(self):
         await asyncio.sleep(1.5 * self.timing.call_timeout)
-        await super()._send()
+        await super().send()
 
 
 class BlocksItsLoopTooLong(MemoryBackend):
@@ -246,9 +246,9 @@ class BlocksItsLoopInAnOutage(MemoryBackend):
 class EndsLongAfterItsCancellation(MemoryBackend):
     """A client library that says goodbye to a silent server."""
 
-    async def _send(self):
+    async def send(self):
         try:
-            await super()._send()
+            await super().send()
         except asyncio.CancelledError:
             await asyncio.sleep(10)
             raise
@@ -307,13 +307,13 @@ class PollsThoughItSaysThatItPushes(MemoryBackend):
 
 
 class ComparesTheEpochAlone(MemoryBackend):
-    def _ours(self, grant):
+    def ours(self, grant):
         there = self.store.record
         return there if there and not there.released and there.epoch == grant.record.epoch else None
 
 
 class ComparesTheNonceAlone(MemoryBackend):
-    def _ours(self, grant):
+    def ours(self, grant):
         there = self.store.record
         return there if there and not there.released and there.nonce == grant.record.nonce else None
 

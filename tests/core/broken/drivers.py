@@ -4,29 +4,33 @@ import asyncio
 import time
 from dataclasses import replace
 
-from streamspace_agent.errors import CommandFailed, EngineUnavailable, LeaseLost, SessionNotFound
+from streamspace_agent.errors import CommandFailed, LeaseLost, SessionNotFound
 from streamspace_agent.runtime import Capabilities, EventKind, ReadyCheck, RuntimeEvent, SessionState
 from streamspace_agent.testing.engine import MemoryDriver, MemoryEngine
 
 
 class NeverAsksForLeave(MemoryDriver):
-    def _effect(self, what, session_id):
-        if self.engine.down:
-            raise EngineUnavailable("away")
+    leave = staticmethod(MemoryDriver.guard)
+
+    @property
+    def guard(self):
+        return lambda: None
+
+    @guard.setter
+    def guard(self, leave):
+        self.leave = leave
 
 
 class AsksOnceAStart(NeverAsksForLeave):
     async def start(self, spec, report):
-        await self._look(spec.session_id)
-        self.guard()
+        await self.inspect(spec.session_id)
+        self.leave()
         return await super().start(spec, report)
 
 
 class StartsWithoutLooking(MemoryDriver):
     async def start(self, spec, report):
-        await self._answered()
-        await self._create(replace(spec, session_id=spec.session_id), report)
-        made = await self._run(spec, report)
+        made = await super().start(spec, report)
         self.engine.sessions[spec.session_id] = replace(made, created_at=made.created_at + len(self.effects))
         return self.engine.sessions[spec.session_id]
 
@@ -38,7 +42,7 @@ class KeepsSessionsToItself(MemoryDriver):
 
 class CannotCompleteWhatWasBegun(MemoryDriver):
     async def start(self, spec, report):
-        found = await self._look(spec.session_id)
+        found = await self.inspect(spec.session_id)
         if found and found.state is SessionState.PENDING:
             raise CommandFailed("exists", "the session exists already")
         return await super().start(spec, report)
@@ -60,7 +64,7 @@ class DeletesDataAtEveryStop(MemoryDriver):
 
 class TakesAbsenceForAnError(MemoryDriver):
     async def stop(self, session_id, *, delete_volumes=False):
-        if await self._look(session_id) is None and not delete_volumes:
+        if await self.inspect(session_id) is None and not delete_volumes:
             raise SessionNotFound(session_id)
         await super().stop(session_id, delete_volumes=delete_volumes)
 
@@ -145,12 +149,14 @@ class WakesWhatItProves(MemoryDriver):
 
 class ProvesWithoutTrying(MemoryDriver):
     async def prove(self, session_id):
-        return replace(await self._need(session_id), ready=False)
+        return replace(await self.inspect(session_id), ready=False)
 
 
 class TellsWhatWasExpected(MemoryDriver):
-    def _speaks(self, session_id, expected):
-        return expected
+    async def start(self, spec, report):
+        made = replace(await super().start(spec, report), ready_check=spec.ready)
+        self.engine.sessions[spec.session_id] = made
+        return made
 
 
 class TakesSilenceForVnc(MemoryDriver):
@@ -162,7 +168,7 @@ class TakesSilenceForVnc(MemoryDriver):
 
 class FindsOutOnlyOnce(MemoryDriver):
     async def wake(self, session_id, report):
-        before = await self._need(session_id)
+        before = await self.inspect(session_id)
         await super().wake(session_id, report)
         self.engine.sessions[session_id] = replace(self.engine.sessions[session_id], ready_check=before.ready_check)
         return self.engine.sessions[session_id]

@@ -68,11 +68,11 @@ class MemoryBackend(ElectionBackend):
         return self._timing
 
     async def preflight(self) -> list[Problem]:
-        await self._send()
+        await self.send()
         return []
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
-        await self._send()
+        await self.send()
         with self.store.step:
             result = self._take(me, seen)
         await self._answer()
@@ -102,9 +102,9 @@ class MemoryBackend(ElectionBackend):
         return Grant(record)
 
     async def renew(self, grant: Grant) -> Grant:
-        await self._send()
+        await self.send()
         with self.store.step:
-            if there := self._ours(grant):
+            if there := self.ours(grant):
                 there = replace(there, sequence=there.sequence + 1)
                 self.store.put(there, f"renew {there.holder}")
         await self._answer()
@@ -113,37 +113,39 @@ class MemoryBackend(ElectionBackend):
         return Grant(there)
 
     async def release(self, grant: Grant) -> None:
-        await self._send()
+        await self.send()
         with self.store.step:
-            if there := self._ours(grant):
+            if there := self.ours(grant):
                 self.store.put(replace(there, released=True), f"release {there.holder}")
         await self._answer()
 
     async def observe(self) -> Record | None:
-        await self._send()
+        await self.send()
         record = self.store.record
         await self._answer()
         return record
 
     async def wait_change(self, record: Record | None, timeout: float) -> None:
-        await self._send()
+        await self.send()
         if self.store.record == record:
             await asyncio.wait([task := asyncio.ensure_future(self.store.changed.wait())], timeout=timeout)
             task.cancel()
         await self._answer()
 
     async def holder_is_dead(self, record: Record) -> Literal[True, False] | None:
-        await self._send()
+        await self.send()
         return True if record.holder in self.store.dead else None
 
     async def aclose(self) -> None:
         pass
 
-    def _ours(self, grant: Grant) -> Record | None:
+    def ours(self, grant: Grant) -> Record | None:
+        """The record, while the store holds it under this grant."""
         there = self.store.record
         return there if there and not there.released and there.same_tenure(grant.record) else None
 
-    async def _send(self) -> None:
+    async def send(self) -> None:
+        """A request's way to the store, which a subclass may make a worse one."""
         self.link.calls += 1
         if self.link.refuse:
             raise BackendUnavailable("connection refused")
