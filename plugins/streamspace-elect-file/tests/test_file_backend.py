@@ -34,15 +34,23 @@ def path(tmp_path):
 
 @pytest.fixture
 def make(path):
-    made = []
-
     def make(agent_id="agent-1", where=path, **options):
-        made.append(FileBackend(where, agent_id, **options))
-        return made[-1]
+        return FileBackend(where, agent_id, **options)
 
+    before = descriptors()
     yield make
-    for backend in made:
-        backend._close()
+    for descriptor in descriptors() - before:  # a backend keeps its lock for as long as its process lives
+        os.close(descriptor)
+
+
+def descriptors():
+    """The open files of this process that are locks, or were before they were deleted."""
+    opened = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if "agent.lock" in os.readlink(link):
+                opened.add(int(link.name))
+    return opened
 
 
 def me(name="me", floor=0, agent_id="agent-1"):
@@ -117,8 +125,8 @@ async def test_waiting_without_a_change_ends_at_its_timeout(make):
     await asyncio.wait_for(make().wait_change(grant.record, 0.2), 5)
 
 
-@pytest.mark.parametrize("damage", ["unlink", "replace", "close"])
-async def test_a_renewal_notices_that_the_file_or_the_descriptor_is_gone(make, path, damage):
+@pytest.mark.parametrize("damage", ["unlink", "replace", "release"])
+async def test_a_renewal_notices_that_the_file_or_the_lock_is_gone(make, path, damage):
     holder = make()
     grant = await granted(holder)
     if damage == "unlink":
@@ -127,7 +135,7 @@ async def test_a_renewal_notices_that_the_file_or_the_descriptor_is_gone(make, p
         path.with_name("x").write_bytes(path.read_bytes())
         path.with_name("x").rename(path)
     else:
-        holder._close()
+        await holder.release(grant)
     with pytest.raises(LeaseLost):
         await holder.renew(grant)
 
@@ -335,16 +343,17 @@ def test_the_most_specific_and_last_mount_above_a_path_counts(path, kind):
     assert mount_of(Path(path), TABLE).kind == kind
 
 
-def test_the_backend_is_chosen_by_its_name_and_takes_its_settings():
+async def test_the_backend_is_chosen_by_its_name_and_takes_its_settings(tmp_path, make):
     settings = Settings(
         agent_id="agent-1",
         control_plane_url="ws://x",
         leader_election_backend="file",
-        lock_file_path="/tmp/{agent_id}.lock",
+        lock_file_path=f"{tmp_path}/{{agent_id}}.agent.lock",
     )
     backend = Plugins().election_backend(settings, {})
     assert isinstance(backend, FileBackend)
-    assert backend._path == Path("/tmp/agent-1.lock")
+    await granted(backend)
+    assert (tmp_path / "agent-1.agent.lock").exists()
 
 
 async def test_a_lock_taken_by_hand_keeps_everybody_out(make, path):

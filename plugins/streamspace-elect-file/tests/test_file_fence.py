@@ -15,7 +15,6 @@ from streamspace_agent.config import Settings
 from streamspace_agent.election import Record
 from streamspace_agent.errors import ConfigError
 from streamspace_agent.plugins import ELECTION, Plugins, choose
-from streamspace_elect_file.backend import FileBackend
 from streamspace_elect_file.fencing import Fence
 from streamspace_elect_file.file_format import FileRecord
 
@@ -160,19 +159,23 @@ def test_an_engine_that_does_not_answer_ends_nobody_and_is_told_of(path):
         Fence(NOWHERE).end(path, record("c" * 64), still)
 
 
-def chosen(**environ):
-    settings = Settings(agent_id="agent-1", control_plane_url="ws://localhost", docker_host=NOWHERE)
-    return Plugins().election_backend(settings.model_copy(update={"leader_election_backend": "file"}), environ)
+def fence(path, **environ):
+    settings = Settings(
+        agent_id="agent-1",
+        control_plane_url="ws://localhost",
+        docker_host=NOWHERE,
+        leader_election_backend="file",
+        lock_file_path=str(path),
+    )
+    return asyncio.run(Plugins().election_backend(settings, environ).fence(record()))
 
 
 def test_nobody_is_killed_unless_asked_for_and_a_value_that_is_neither_is_refused(path, holder):
     assert choose(ELECTION, "file")
-    assert chosen()._fence is None
-    assert chosen(FENCE_FROZEN_LEADER="no")._fence is None
-    assert chosen(FENCE_FROZEN_LEADER="True")._fence is not None
-    with pytest.raises(ConfigError, match="FENCE_FROZEN_LEADER is 'perhaps': write true or false"):
-        chosen(FENCE_FROZEN_LEADER="perhaps")
     process = holder()
     stop(process)
-    assert asyncio.run(FileBackend(path, "agent-1").fence(record())) == ""
+    assert fence(path) == fence(path, FENCE_FROZEN_LEADER="no") == ""
+    with pytest.raises(ConfigError, match="FENCE_FROZEN_LEADER is 'perhaps': write true or false"):
+        fence(path, FENCE_FROZEN_LEADER="perhaps")
     assert process.poll() is None
+    assert fence(path, FENCE_FROZEN_LEADER="True") == f"killed process {process.pid}, which was stopped"

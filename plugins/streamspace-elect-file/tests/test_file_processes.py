@@ -70,8 +70,7 @@ async def start():
     for replica in running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(replica.process.pid, signal.SIGKILL)  # its own session: forked children too
-        await replica.process.wait()
-        replica.process._transport.close()
+        await replica.process.communicate()  # which closes the pipes, too
 
 
 @pytest.fixture
