@@ -29,6 +29,10 @@ class Rule:
     """The answer's status; 0: the real engine answers."""
     body: bytes = b""
     delay: float = 0.0
+    before: Callable[[], object] | None = None
+    """Called before the request goes on to the engine."""
+    lost: bool = False
+    """What the engine answers gets lost."""
     change: Callable[[Any], Any] | None = None
     """Makes the JSON that the client gets of the JSON that the engine sent."""
     lines: list[tuple[float, Any]] | None = None
@@ -63,6 +67,10 @@ class OddEngine:
     def delay(self, pattern: str, seconds: float) -> None:
         self.rules.append(Rule(pattern, delay=seconds))
 
+    def lose(self, pattern: str, *, times: int | None = None) -> None:
+        """Let the engine act, and keep its answer back."""
+        self.rules.append(Rule(pattern, times, lost=True))
+
     def play(self, pattern: str, lines: list[tuple[float, Any]], *, times: int | None = None) -> None:
         """Answer as an engine once did: with lines of JSON, each so many seconds after the request."""
         self.rules.append(Rule(pattern, times, lines=lines))
@@ -79,6 +87,8 @@ class OddEngine:
         rule = next((rule for rule in self.rules if rule.takes(request)), None)
         if rule:
             await asyncio.sleep(rule.delay)
+            if rule.before:
+                rule.before()
         if rule and rule.status:
             self._reply(writer, rule.status, rule.body)
             return
@@ -89,6 +99,10 @@ class OddEngine:
         far_reader, far_writer = await asyncio.open_unix_connection(self.engine)
         try:
             far_writer.write("\r\n".join([first, *kept, "Connection: close", "", ""]).encode("latin-1") + body)
+            if rule and rule.lost:
+                await far_reader.read()
+                await reader.read()  # until the client gives up
+                return
             if rule and rule.change:
                 await self._changed(far_reader, writer, rule.change)
                 return

@@ -89,4 +89,4 @@ def running(service, count=1):
 
 def candidate(backend, nonce="", *, floor=0, host="h"):
     nonce = nonce or uuid.uuid4().hex
-    return Candidate(backend._agent_id, f"replica-{nonce[:4]}", nonce, host, backend._container_id, 4.0, floor)
+    return Candidate(backend.agent_id, f"replica-{nonce[:4]}", nonce, host, backend.container_id, 4.0, floor)

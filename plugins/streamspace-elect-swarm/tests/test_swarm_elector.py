@@ -13,7 +13,7 @@ from .conftest import candidate, running
 
 @asynccontextmanager
 async def elector(backend, name):
-    me = Identity(backend._agent_id, name, f"nonce-{name}", "h", backend._container_id)
+    me = Identity(backend.agent_id, name, f"nonce-{name}", "h", backend.container_id)
     elector = Elector(backend, me, exit=lambda code: None, stop_grace=60)
     await elector.start()
     beat = asyncio.create_task(_beat(elector))

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lab.odd_engine import odd_engine
 from lab.proxy import Proxy
 from lab.until import until
 from streamspace_agent.election import Grant, Held
@@ -18,6 +18,12 @@ from .conftest import candidate
 @pytest.fixture
 def container(services):
     return services.container()
+
+
+@pytest.fixture
+async def odd(one_host):
+    async with odd_engine(one_host.docker_host) as odd:
+        yield odd
 
 
 @pytest.fixture
@@ -91,41 +97,30 @@ async def test_a_config_of_the_same_name_that_no_agent_made_is_refused_with_the_
         client.api.remove_config(backend.config)
 
 
-async def test_a_lost_reply_to_a_renewal_proves_nothing_until_another_write(replicas, container, proxy):
-    leader, other = replicas(container, f"tcp://127.0.0.1:{proxy.port}"), replicas(container)
+async def test_a_lost_reply_to_a_renewal_proves_nothing_until_another_write(replicas, container, odd):
+    leader, other = replicas(container, odd.host), replicas(container)
     grant = await leader.acquire(candidate(leader), None)
     before = await other.observe()
 
-    proxy.mute = True
-    with pytest.raises(BackendUnavailable):  # straight to the write: a read before it would be lost as well
-        await leader._write(before, replace(before, sequence=before.sequence + 1))
+    odd.lose(r"^POST /configs/\w+/update", times=1)
+    with pytest.raises(BackendUnavailable):
+        await leader.renew(grant)
     arrived = await other.observe()
     assert arrived.sequence == before.sequence + 1
-    proxy.mute = False
 
     renewed = await leader.renew(grant)
     assert renewed.record.sequence == arrived.sequence + 1
     assert (await other.observe()).sequence == renewed.record.sequence
 
 
-async def test_a_lost_reply_to_an_acquisition_is_granted_to_the_same_nonce_only(
-    replicas, container, proxy, monkeypatch
-):
-    leader, other = replicas(container, f"tcp://127.0.0.1:{proxy.port}"), replicas(container)
+async def test_a_lost_reply_to_an_acquisition_is_granted_to_the_same_nonce_only(replicas, container, odd):
+    leader, other = replicas(container, odd.host), replicas(container)
     me = candidate(leader)
-    post = leader._engine.post
-
-    async def muted(*args, **params):
-        proxy.mute = True
-        return await post(*args, **params)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(leader._engine, "post", muted)
-        with pytest.raises(BackendUnavailable):
-            await leader.acquire(me, None)
+    odd.lose("^POST /configs/create", times=1)
+    with pytest.raises(BackendUnavailable):
+        await leader.acquire(me, None)
     arrived = await other.observe()
     assert arrived.nonce == me.nonce
-    proxy.mute = False
 
     assert isinstance(await other.acquire(candidate(other), None), Held)
     grant = await leader.acquire(me, None)

@@ -9,7 +9,6 @@ import pytest
 
 from lab.until import until_sync
 from streamspace_elect_swarm import service_labels
-from streamspace_elect_swarm.tasks import Task
 
 from .conftest import candidate, running
 
@@ -95,14 +94,17 @@ async def test_a_failing_update_rolls_back_although_leaders_change_meanwhile(rep
             "MaxFailureRatio": 0,
         },
     )
-    tasks = running(service, 2)
-    backend, grant = await _lead(replicas, tasks[0])
-    service.reload()
+    first, second = running(service, 2)
+    other, grant = await _lead(replicas, second)
+    await other.release(grant)
+    backend, grant = await _lead(replicas, first)
+    await asyncio.to_thread(until_sync, lambda: _shown(service, agent_id) == first["ID"])
     service.update(env=["VERSION=2", "MODE=crash", "AFTER=0"], fetch_current_spec=True)
     await asyncio.to_thread(until_sync, lambda: _state(service) in {"updating", "rollback_started"})
-    for task in (tasks[1], tasks[0], tasks[1]):
+    for _ in range(3):  # the tasks may be gone by now: their containers' labels are asked for only once
         await backend.release(grant)
-        backend, grant = await _lead_as(replicas, task)
+        backend, other = other, backend
+        grant = await backend.acquire(candidate(backend), await backend.observe())
         await asyncio.sleep(0.3)
     await asyncio.to_thread(until_sync, lambda: _state(service) == "rollback_completed", timeout=150)
     assert _version_of(service) == "VERSION=1"
@@ -160,13 +162,6 @@ async def test_a_stack_deploys_again_and_leaves_the_lease_alone(
 @pytest.mark.parametrize("state", ["updating", "paused", "rollback_started", "rollback_paused", "news"])
 def test_a_service_in_the_middle_of_an_update_is_left_alone(state):
     assert state in service_labels.reason_to_wait({"UpdateStatus": {"State": state}, "Spec": {"TaskTemplate": {}}})
-
-
-async def _lead_as(replicas, task):
-    """Lead for a task that may be gone by now: its container's labels are asked only once."""
-    backend = replicas(task["Status"]["ContainerStatus"]["ContainerID"])
-    backend._task = Task(task["ID"], task["ServiceID"])
-    return backend, await backend.acquire(candidate(backend), await backend.observe())
 
 
 def _state(service):

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from streamspace_agent.errors import Injected
 from streamspace_agent.runtime import SessionState
 
 
@@ -125,8 +126,9 @@ async def test_a_session_wakes_without_a_second_network_that_is_gone(make_driver
 
 
 async def test_an_interrupted_start_is_completed_on_the_network_of_now(make_driver, spec, quiet, earlier, api, network):
-    before = make_driver(network_name=earlier)
-    await before._factory.create(spec, quiet)
+    before = make_driver(network_name=earlier, environ={"STREAMSPACE_FAULTS": "docker.after_create=raise"})
+    with pytest.raises(Injected):
+        await before.start(spec, quiet)
     api.remove_network(earlier)
     assert (await make_driver().start(spec, quiet)).ready
     assert attached(api, spec) == {network}

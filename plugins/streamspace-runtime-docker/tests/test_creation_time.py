@@ -1,5 +1,6 @@
 """When a session was made, where the wall clock was wrong then or is wrong now."""
 
+import functools
 import time
 
 import pytest
@@ -10,12 +11,15 @@ from streamspace_runtime_docker.containers.info import ContainerInfo
 YEARS = 10 * 365 * 86400.0
 
 
-async def test_a_session_that_was_made_by_a_clock_years_behind_is_as_old_as_it_is(make_driver, spec, quiet):
+async def test_a_session_that_was_made_by_a_clock_years_behind_is_as_old_as_it_is(
+    make_driver, spec, quiet, monkeypatch
+):
     driver = make_driver()
     session = await driver.start(spec, quiet)
     assert session.created_at == pytest.approx(time.time(), abs=60)
+    set_right = functools.partial(CreationTimes, wall=lambda: time.time() + YEARS)
+    monkeypatch.setattr("streamspace_runtime_docker.driver.CreationTimes", set_right)
     later = make_driver()
-    later._mapper._creation_times = CreationTimes(wall=lambda: time.time() + YEARS)
     for found in (await later.inspect(spec.session_id), *await later.sessions()):
         assert time.time() + YEARS - found.created_at == pytest.approx(0, abs=60)
 

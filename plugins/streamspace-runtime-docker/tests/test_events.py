@@ -1,10 +1,11 @@
 """What the driver tells of ends that nobody asked for, and what it keeps to itself."""
 
 import asyncio
-from dataclasses import replace
+import gc
 
 import pytest
 
+from lab.odd_engine import Rule
 from streamspace_agent.errors import CommandFailed
 from streamspace_agent.runtime import EventKind, SessionState
 from streamspace_engine.errors import EngineError
@@ -86,19 +87,16 @@ async def test_our_own_doings_are_no_events(make_driver, make_spec, quiet, api, 
     assert seen[1].session.session_id == marker.session_id
 
 
-async def test_the_engines_flag_is_not_needed_to_tell_that_it_was_the_memory(
-    driver, make_spec, quiet, events, monkeypatch
-):
+async def test_the_engines_flag_is_not_needed_to_tell_that_it_was_the_memory(make_driver, odd, make_spec, quiet):
     """It may come late."""
-    look = driver._store.inspect
-
-    async def without_it(container):
-        found = await look(container)
-        return replace(found, oom=False) if found else None
-
-    monkeypatch.setattr(driver._store, "inspect", without_it)
-    await driver.start(make_spec(environment={"MODE": "oom", "AFTER": "1"}), quiet)
-    event = await next_event(events)
+    odd.change(r"^GET /containers/[^/]+/json", lambda body: body | {"State": body["State"] | {"OOMKilled": False}})
+    driver = make_driver(odd=odd)
+    stream = driver.events()
+    async with asyncio.timeout(60):
+        assert (await anext(stream)).kind is EventKind.RESYNC
+        await driver.start(make_spec(environment={"MODE": "oom", "AFTER": "1"}), quiet)
+        event = await anext(stream)
+    await stream.aclose()
     assert "ran out of memory" in event.session.reason
 
 
@@ -119,24 +117,20 @@ async def test_an_end_after_a_hibernation_that_failed_is_told(make_driver, odd, 
 
 
 async def test_an_end_between_two_streams_is_told_though_no_event_came_before(
-    make_driver, spec, quiet, api, monkeypatch
+    make_driver, odd, spec, quiet, api, monkeypatch
 ):
     """A stream without an event in it ends after a while; the next must begin where that one did."""
     monkeypatch.setattr(events_module, "SILENCE", 0.5)
-    driver = make_driver()
+    driver = make_driver(odd=odd)
     await driver.start(spec, quiet)
-    original, opened = driver._engine.stream, []
 
-    def kill_before_the_second(method, path, *args, **rest):
-        opened.append(path)
-        if opened.count("/events") == 2:
-            api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
-            api.wait(f"streamspace-{spec.session_id}")
-        return original(method, path, *args, **rest)
+    def kill():
+        api.kill(f"streamspace-{spec.session_id}", "SIGKILL")
+        api.wait(f"streamspace-{spec.session_id}")
 
+    odd.rules += [Rule("^GET /events", times=1), Rule("^GET /events", times=1, before=kill)]
     stream = driver.events()
     async with asyncio.timeout(20):
-        monkeypatch.setattr(driver._engine, "stream", kill_before_the_second)
         assert (await anext(stream)).kind is EventKind.RESYNC
         event = await anext(stream)
     assert (event.kind, event.session.session_id) == (EventKind.ENDED, spec.session_id)
@@ -149,7 +143,14 @@ async def test_what_is_remembered_of_sessions_goes_with_them_also_where_their_en
     stays, goes = make_spec("-stays"), make_spec("-goes")
     for spec in (stays, goes):
         await driver.start(spec, quiet)
+
+    def remembered(spec):
+        """Whether any mapping of this process has the session's id as a key."""
+        return any(type(each) is dict and spec.session_id in each for each in gc.get_objects())
+
+    assert remembered(goes)
     api.remove_container(f"streamspace-{goes.session_id}", force=True)
     await driver.sessions()
-    assert driver._mapper.known() == {stays.session_id}
+    assert remembered(stays)
+    assert not remembered(goes)
     assert (await driver.inspect(stays.session_id)).ready

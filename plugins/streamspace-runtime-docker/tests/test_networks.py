@@ -40,7 +40,6 @@ async def test_two_agents_that_make_the_network_at_once_end_with_one(
 ):
     """Their engines keep both; then every start fails with `ambiguous`."""
     drivers = [make_driver(agent_id=f"{run_label}-at-once-{i}", network_name=name) for i in range(4)]
-    await asyncio.gather(*(driver._factory.networks.ensure() for driver in drivers))
     sessions = await asyncio.gather(*(driver.start(make_spec(f"-{i}"), quiet) for i, driver in enumerate(drivers)))
     assert all(session.ready for session in sessions)
     assert len(named(api, name)) == 1

@@ -215,12 +215,10 @@ async def test_a_pull_that_waits_for_its_turn_has_not_stalled_and_events_need_no
     other = registry.push_generated(docker_host, "other:1", megabytes=1)
     driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "2s", "PULL_CONCURRENCY": "1"})
     registry.proxy.rate = 1_500_000
-    steps = []
-    first = asyncio.create_task(driver.start(make_spec("-first", image=image, mounts=()), lambda step: None))
+    earlier, steps = [], []
+    first = asyncio.create_task(driver.start(make_spec("-first", image=image, mounts=()), earlier.append))
     try:
-        async with asyncio.timeout(20):
-            while not driver._factory.images._pulls:
-                await asyncio.sleep(0.02)
+        await until(lambda: any(step.phase == "pulling" for step in earlier))
         second = asyncio.create_task(driver.start(make_spec("-second", image=other, mounts=()), steps.append))
         stream = driver.events()
         async with asyncio.timeout(3):
@@ -247,12 +245,10 @@ async def test_a_pull_that_waits_for_the_engines_slots_or_for_a_whole_block_has_
     last = registry.push_generated(docker_host, "last:1", megabytes=1)
     driver = make_driver(environ={**logged_in, "PULL_STALL_TIMEOUT": "3s"})
     registry.proxy.rate = 1_000_000
-    steps = []
+    earlier, steps = [], []
     try:
-        going = asyncio.create_task(driver.start(make_spec("-first", image=first, mounts=()), lambda step: None))
-        async with asyncio.timeout(20):
-            while not any(pull.layers.fetching() for pull in driver._factory.images._pulls.values()):
-                await asyncio.sleep(0.02)
+        going = asyncio.create_task(driver.start(make_spec("-first", image=first, mounts=()), earlier.append))
+        await until(lambda: any("layers" in step.detail for step in earlier))
         waiting = asyncio.create_task(driver.start(make_spec("-last", image=last, mounts=()), steps.append))
         assert all(session.ready for session in await asyncio.gather(going, waiting))
         assert any("waits for the engine" in step.detail for step in steps) is not containerd

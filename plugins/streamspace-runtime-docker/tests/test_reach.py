@@ -33,8 +33,8 @@ def test_a_remote_engines_bridge_is_not_taken_for_one_of_ours_with_the_same_gate
 
 
 async def test_never_publishing_without_a_route_is_told_by_the_check(no_route, make_driver, spec, quiet):
-    driver = make_driver(environ={"PUBLISH_PORTS": "never"}, ready_timeout=0.5)
-    await driver._factory.networks.ensure()
+    driver = make_driver(environ={"PUBLISH_PORTS": "never"})
+    await driver.start(spec, quiet)  # which makes the network
     problems = await driver.check()
     assert any("PUBLISH_PORTS=never" in problem.message and problem.fatal for problem in problems)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from lab.loopback import served
+from streamspace_agent.config import Settings
 from streamspace_agent.errors import CommandFailed, ConfigError
 from streamspace_runtime_docker.images.pull import explain
 from streamspace_runtime_docker.images.references import Reference, allowed, checked, pattern, private
@@ -100,7 +101,7 @@ def test_a_list_that_makes_no_sense_is_refused_and_none_allows_all(make_driver):
     with pytest.raises(ConfigError, match="without a tag"):
         make_driver(environ={"ALLOWED_IMAGES": "ubuntu:24.04"})
     assert allowed(checked("x"), ())
-    assert load(make_driver()._settings, {}).allowed_images == ()
+    assert load(Settings(agent_id="agent-1", control_plane_url="ws://x"), {}).allowed_images == ()
 
 
 async def test_an_image_that_is_not_allowed_is_not_used_even_where_the_engine_has_it(make_driver, spec, quiet, api):

@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from lab.odd_engine import OddEngine
 from streamspace_agent.errors import CommandFailed, EngineUnavailable, Injected, LeaseLost
 from streamspace_agent.runtime import Mount, ReadyCheck, SessionState
 
@@ -319,7 +320,7 @@ async def test_an_interrupted_start_is_completed_by_the_same_start(make_driver, 
 
 
 @pytest.mark.parametrize("point", ["docker.after_create", "docker.after_start"])
-async def test_a_start_resumed_after_a_killed_process_works(make_driver, spec, quiet, api, point):
+async def test_a_start_resumed_after_a_killed_process_works(make_driver, spec, quiet, api, docker_host, network, point):
     driver = make_driver()
     program = textwrap.dedent(
         """
@@ -333,8 +334,7 @@ async def test_a_start_resumed_after_a_killed_process_works(make_driver, spec, q
         asyncio.run(plugin.create_runtime_driver(settings, os.environ).start(spec, lambda step: None))
         """
     )
-    settings = driver._settings
-    arguments = [driver.agent_id, settings.docker_host, settings.network_name, spec.session_id, spec.image]
+    arguments = [driver.agent_id, docker_host, network, spec.session_id, spec.image]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -384,19 +384,18 @@ async def test_a_session_that_ignores_its_stop_signal_is_killed(make_driver, mak
     assert await driver.inspect(spec.session_id) is None
 
 
-async def test_containers_that_vanish_during_a_list_are_left_out(driver, make_spec, quiet, monkeypatch):
+async def test_containers_that_vanish_during_a_list_are_left_out(make_driver, odd, make_spec, quiet, api):
+    driver = make_driver(odd=odd)
     stays, goes = make_spec("-stays", mounts=()), make_spec("-goes", mounts=())
     await driver.start(stays, quiet)
     await driver.start(goes, quiet)
     await driver.hibernate(goes.session_id)
-    original = driver._store.list
 
-    async def list_then_lose():
-        found = await original()
-        await driver.stop(goes.session_id)
+    def lose(found):
+        api.remove_container(f"streamspace-{goes.session_id}")
         return found
 
-    monkeypatch.setattr(driver._store, "list", list_then_lose)
+    odd.change("^GET /containers/json", lose)
     assert [session.session_id for session in await driver.sessions()] == [stays.session_id]
 
 
@@ -412,17 +411,20 @@ async def test_stats_tell_memory_and_cores_of_a_running_session(driver, spec, qu
     assert await driver.stats(spec.session_id) is None
 
 
-async def test_without_an_engine_every_verb_says_so(make_driver, spec, quiet, tmp_path, docker_host):
-    driver = make_driver()
-    driver._engine.docker_host = f"unix://{tmp_path}/none.sock"
+async def test_without_an_engine_every_verb_says_so(make_driver, spec, quiet, tmp_path):
+    driver = make_driver(odd=OddEngine(tmp_path, f"unix://{tmp_path}/none.sock"))
     for attempt in (driver.start(spec, quiet), driver.inspect(spec.session_id), driver.sessions()):
         with pytest.raises(EngineUnavailable, match="no such file"):
             await attempt
 
 
-async def test_what_a_start_that_was_stopped_left_behind_is_not_taken_for_the_next_ones(driver, make_spec, quiet, api):
+async def test_what_a_start_that_was_stopped_left_behind_is_not_taken_for_the_next_ones(
+    make_driver, make_spec, quiet, api
+):
     """The engine may make the container after the stop has looked for it."""
-    await driver._factory.create(make_spec(command_id="stopped", memory=128 * 1024**2, idle_timeout=28800.0), quiet)
+    driver = make_driver(environ={"STREAMSPACE_FAULTS": "docker.after_create=raise"})
+    with pytest.raises(Injected):
+        await driver.start(make_spec(command_id="stopped", memory=128 * 1024**2, idle_timeout=28800.0), quiet)
     spec = make_spec(idle_timeout=1800.0)
     session = await driver.start(spec, quiet)
     assert (session.command_id, session.memory, session.idle_timeout) == (spec.command_id, spec.memory, 1800.0)

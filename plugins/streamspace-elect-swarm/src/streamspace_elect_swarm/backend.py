@@ -59,8 +59,8 @@ class SwarmBackend(ElectionBackend):
         self, agent_id: str, docker_host: str, container_id: str, *, timing: Timing, environ: Mapping[str, str]
     ) -> None:
         self.config = config_name(agent_id)
-        self._agent_id = agent_id
-        self._container_id = container_id
+        self.agent_id = agent_id
+        self.container_id = container_id
         self._timing = timing
         self._engine = Engine(docker_host, environ, timeout=timing.call_timeout, minimum_api=preflight.MINIMUM_API)
         self._changed = asyncio.Event()
@@ -80,13 +80,13 @@ class SwarmBackend(ElectionBackend):
 
     @_store_errors()
     async def preflight(self) -> list[Problem]:
-        return await preflight.problems(self._engine, self._agent_id, self._container_id)
+        return await preflight.problems(self._engine, self.agent_id, self.container_id)
 
     @_store_errors()
     async def observe(self) -> TaskRecord | None:
         self._changed.clear()
         config = await self._engine.find(f"/configs/{self.config}")
-        return TaskRecord.parse(config, self._agent_id) if config else None
+        return TaskRecord.parse(config, self.agent_id) if config else None
 
     async def acquire(self, me: Candidate, seen: Record | None) -> Grant | Held:
         task = await self._own_task()
@@ -95,7 +95,7 @@ class SwarmBackend(ElectionBackend):
             if now and now.nonce == me.nonce and not now.released:
                 # An earlier try whose answer was lost. Others count from that one, so it is confirmed by a new write.
                 grant = await self.renew(Grant(now))
-                self._show(service_labels.show(self._engine, self._agent_id, task, now.epoch))
+                self._show(service_labels.show(self._engine, self.agent_id, task, now.epoch))
                 return grant
             if (now.revision if now else "") != (seen.revision if seen else ""):
                 return Held(now)
@@ -107,13 +107,13 @@ class SwarmBackend(ElectionBackend):
                 sequence=now.sequence + 1 if now else 1,
                 lease_ms=round((me.lease or 0) * 1000),
                 host=me.host,
-                container_id=self._container_id,
+                container_id=self.container_id,
                 since=datetime.now(UTC).isoformat(timespec="seconds"),
                 task=task.id,
             )
             granted = await self._write(now, record)
             if granted:
-                self._show(service_labels.show(self._engine, self._agent_id, task, record.epoch))
+                self._show(service_labels.show(self._engine, self.agent_id, task, record.epoch))
                 return granted
         raise BackendUnavailable(f"the config {self.config} keeps changing")
 
@@ -177,7 +177,7 @@ class SwarmBackend(ElectionBackend):
     @_store_errors()
     async def _own_task(self) -> Task:
         if self._task is None:
-            self._task = await own_task(self._engine, self._container_id)
+            self._task = await own_task(self._engine, self.container_id)
         return self._task
 
     @_store_errors()
