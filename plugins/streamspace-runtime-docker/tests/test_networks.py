@@ -36,10 +36,11 @@ def named(api, name):
 
 
 async def test_two_agents_that_make_the_network_at_once_end_with_one(
-    make_driver, make_spec, quiet, api, name, run_label
+    make_driver, odd, make_spec, quiet, api, name, run_label
 ):
     """Their engines keep both; then every start fails with `ambiguous`."""
-    drivers = [make_driver(agent_id=f"{run_label}-at-once-{i}", network_name=name) for i in range(4)]
+    odd.delay("^POST /networks/create", 0.5)  # all have looked by then
+    drivers = [make_driver(agent_id=f"{run_label}-at-once-{i}", network_name=name, odd=odd) for i in range(4)]
     sessions = await asyncio.gather(*(driver.start(make_spec(f"-{i}"), quiet) for i, driver in enumerate(drivers)))
     assert all(session.ready for session in sessions)
     assert len(named(api, name)) == 1
