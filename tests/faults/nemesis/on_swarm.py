@@ -273,10 +273,11 @@ def _update_once(stage, change, parameters):
     spec = stage.service.attrs["Spec"]
     change(spec)
     api = stage.manager.api
-    url = api._url("/services/{0}/update", stage.service.id)
-    api._raise_for_status(
-        api._post_json(url, data=spec, params={"version": stage.service.attrs["Version"]["Index"], **parameters})
-    )
+    url = f"{api.base_url}/v{api.api_version}/services/{stage.service.id}/update"
+    query = {"version": stage.service.attrs["Version"]["Index"], **parameters}
+    answer = api.post(url, json=spec, params=query, timeout=api.timeout)
+    if not answer.ok:
+        raise APIError(answer.text, answer, answer.text)
 
 
 async def failing_update(stage):
