@@ -1,7 +1,8 @@
 """Rules of CONTRIBUTING.md for the code that no linter checks."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import streamspace_agent
 from streamspace_agent import errors
 
+ROOT = Path(__file__).resolve().parents[2]
 CORE = Path(streamspace_agent.__file__).parent
 SOURCES = {path.relative_to(CORE).as_posix(): path.read_text() for path in CORE.rglob("*.py")}
 OURS = {node.name for node in ast.parse(SOURCES["errors.py"]).body if isinstance(node, ast.ClassDef)}
@@ -54,7 +56,7 @@ def module_state(source: str) -> Iterator[str]:
                 yield from {name} & top
 
 
-PACKAGES = [CORE, *sorted((Path(__file__).resolve().parents[2] / "plugins").glob("streamspace-*/src/*/"))]
+PACKAGES = [CORE, *sorted((ROOT / "plugins").glob("streamspace-*/src/*/"))]
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
@@ -86,6 +88,84 @@ def test_no_module_of_the_core_keeps_state():
 )
 def test_state_of_a_module_is_seen(source):
     assert [*module_state(source)]
+
+
+PRIVATE = re.compile(r"_[A-Za-z]\w*")
+NO_OTHER_NAME = {"os._exit"}
+"""What the standard library documents under such a name."""
+
+
+def own_names(tree: ast.Module) -> Iterator[str]:
+    """Names that the classes of a module define: methods, fields, and what they set of ``self``."""
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for node in ast.walk(kind):
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                    yield name
+                case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                    yield name
+
+
+def private_uses(tree: ast.Module, own: Collection[str]) -> Iterator[str]:
+    """Reads, imports and patches of underscored names that are not in ``own``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name):
+                used = [(name, ast.unparse(node))]
+            case ast.ImportFrom(module=module, names=names):
+                used = [(each.name, f"{module}.{each.name}") for each in names]
+            case ast.Call(func=ast.Name(id=call) | ast.Attribute(attr=call)) if call.endswith(("attr", "object")):
+                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                used = [(text.rpartition(".")[2], text) for text in texts if isinstance(text, str)]
+            case _:
+                continue
+        for name, text in used:
+            if PRIVATE.fullmatch(name) and name not in own and not text.endswith(tuple(NO_OTHER_NAME)):
+                yield text
+
+
+def test_tests_use_nothing_that_others_keep_private():
+    """Nor does the lab that they stand on: both use the product as its users do."""
+    found = {}
+    for folder in (ROOT / "tests", ROOT / "lab", *ROOT.glob("plugins/*/tests")):
+        for path in folder.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            if used := [*private_uses(tree, {*own_names(tree)})]:
+                found[path.relative_to(ROOT).as_posix()] = used
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "assert agent._elector is None",
+        "agent._lanes['x'] = 1",
+        "from streamspace_agent.agent import _unless",
+        "monkeypatch.setattr(agent, '_unless', None)",
+        "monkeypatch.setattr('streamspace_agent.agent._unless', None)",
+        "getattr(agent, '_elector')",
+        "class Odd(Backend):\n    def renew(self): return self._send()",
+        "class Odd(Backend):\n    def renew(self): return super()._send()",
+    ],
+)
+def test_the_use_of_something_private_is_seen(source):
+    tree = ast.parse(source)
+    assert [*private_uses(tree, {*own_names(tree)})]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Own:\n    def __init__(self): self._made = []\nassert Own()._made == []",
+        "class Own:\n    _made: int = 0\n    def _look(self): return self._made\nOwn()._look()",
+        "os._exit(9)",
+        "monkeypatch.setattr('streamspace_agent.agent.os._exit', print)",
+        "print(agent.__class__.__name__)",
+    ],
+)
+def test_what_a_test_has_made_itself_may_be_private_to_it(source):
+    tree = ast.parse(source)
+    assert [*private_uses(tree, {*own_names(tree)})] == []
 
 
 def test_an_exception_is_seen_by_its_base():
