@@ -141,7 +141,9 @@ async def test_a_result_that_is_no_json_is_sent_as_text(plane, lead, driver):
     driver.start = odd
     async with lead():
         await plane.wait_agent(AGENT)
-        await plane.wait_command(await plane.start_session(session_id="a"), "completed,failed")
+        row = await plane.wait_command(await plane.start_session(session_id="a"))
+        assert row["result"]["since"] == str(SessionState)
+        assert (await plane.session("a"))["platformMetadata"]["since"] == str(SessionState)
 
 
 async def test_a_stop_ends_every_start_that_came_before_it(plane, lead, driver):

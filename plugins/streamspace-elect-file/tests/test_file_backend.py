@@ -122,7 +122,9 @@ async def test_a_waiter_is_told_soon_after_the_release(make):
 
 async def test_waiting_without_a_change_ends_at_its_timeout(make):
     grant = await granted(make())
+    began = asyncio.get_running_loop().time()
     await asyncio.wait_for(make().wait_change(grant.record, 0.2), 5)
+    assert asyncio.get_running_loop().time() - began >= 0.2
 
 
 @pytest.mark.parametrize("damage", ["unlink", "replace", "release"])

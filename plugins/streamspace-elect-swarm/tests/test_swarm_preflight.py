@@ -10,6 +10,7 @@ import pytest
 
 from lab.proxy import Proxy
 from streamspace_agent.config import load
+from streamspace_agent.election import Grant
 from streamspace_agent.errors import BackendUnavailable, ConfigError
 from streamspace_agent.plugins import Plugins
 from streamspace_elect_swarm.backend import SwarmBackend
@@ -134,6 +135,7 @@ async def test_the_largest_agent_id_can_lead(services, one_host):
         "a" * 100, one_host.docker_host, task["Status"]["ContainerStatus"]["ContainerID"], timing=QUICK, environ={}
     )
     grant = await backend.acquire(candidate(backend), await backend.observe())
+    assert isinstance(grant, Grant)
     await backend.release(grant)
     await backend.aclose()
 
