@@ -109,11 +109,6 @@ async def test_without_an_engine_nothing_is_proved(host):
     assert await Certificates(host).holder_is_dead(record("c" * 64)) is None
 
 
-@pytest.mark.parametrize("container", ["", "c" * 12, "../" + "c" * 61])
-async def test_only_a_full_container_id_is_asked_for(docker_host, container):
-    assert await Certificates(docker_host).holder_is_dead(record(container)) is None
-
-
 @asynccontextmanager
 async def engine(tmp_path, answer):
     """Answers each question, numbered from 1 on, with the state that ``answer`` gives; None is an unknown container."""
@@ -131,6 +126,20 @@ async def engine(tmp_path, answer):
 
     async with await asyncio.start_unix_server(serve, path):
         yield f"unix://{path}"
+
+
+@pytest.mark.parametrize("container", ["", "c" * 12, "../" + "c" * 61])
+async def test_only_a_full_container_id_is_asked_for(tmp_path, container):
+    questions = []
+
+    async def ended(number):
+        questions.append(number)
+        return {"Status": "exited"}
+
+    async with engine(tmp_path, ended) as host:
+        assert await patient(host).holder_is_dead(record(container)) is None
+        assert questions == []
+        assert await patient(host).holder_is_dead(record("c" * 64)) is True
 
 
 async def test_a_container_that_the_engine_does_not_know_is_asked_for_once_in_a_while_only(tmp_path):

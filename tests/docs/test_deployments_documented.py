@@ -142,5 +142,7 @@ def test_the_units_differ_only_where_a_replica_has_to():
 
 def test_every_file_that_the_readme_names_is_there():
     tree = README.partition("```\n")[2].partition("```")[0]
-    for name in re.findall(r"[\w.@-]+\.(?:yaml|service|example|md)", tree):
+    names = re.findall(r"[\w.@-]+\.(?:yaml|service|example|md)", tree)
+    assert names
+    for name in names:
         assert list(FOLDER.rglob(name)), name

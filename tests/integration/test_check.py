@@ -244,6 +244,7 @@ async def test_what_an_answer_quotes_of_the_key_is_not_shown(report):
     key = "5ecre7" * 10
     async with http_server(answer(401, f'{{"error": "bad key {key}"}}')) as (address, _):
         found = await report(f"ws://{address}", AGENT_API_KEY=key)
+    assert any("bad key" in finding.message for finding in found.findings)
     assert not any(key in finding.message for finding in found.findings)
 
 
