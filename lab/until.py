@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0
 EVERY = 0.01
-"""Seconds between two looks, but no less than a look takes: one that starts a process leaves others half a processor."""
+"""Seconds between two looks, but no less than a look takes: one that starts a process leaves others half of one."""
 
 
 class NeverCameTrueError(AssertionError):

@@ -9,8 +9,8 @@ from lab.until import until
 from tests.integration.deployments import readme
 
 SERVICE = "streamspace-agent_docker-agent"
-# The stack's own waits, made short; nothing else differs from what is deployed. Each look at a replica's health starts
-# a process: one a second would keep a processor busy with three replicas.
+# The stack's own waits, made short; nothing else differs from what is deployed. Each question for a replica's health
+# starts a process: one a second for each of three keeps a processor busy.
 QUICK = """
 version: "3.9"
 services:
