@@ -35,9 +35,9 @@ EXPECTED = {
 
 PROMPT = ("tests/core/", "tests/faults/", "plugins/streamspace-elect-")
 """Folders of tests whose leases, time limits and pauses are real."""
-PROMPT_WORKERS = 1.5
-"""Workers for them, per processor: with two, replicas that have to renew in time came too late."""
-PATIENT_NICE = 10
+PROMPT_WORKERS = 1
+"""Workers for them, per processor: with more, replicas that have to renew in time came too late."""
+PATIENT_NICE = 4
 """Priority of the other workers, and of what they start."""
 
 

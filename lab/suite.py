@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from lab.engine import MainEngine
 
 TESTS_FAILED = 1  # pytest's exit code
-WORKERS_PER_PROCESSOR = 3
-"""Most tests wait for something most of the time: a lease, a container, a server."""
+WORKERS_PER_PROCESSOR = 2
+"""Many tests wait for something most of the time: a lease, a container, a server. With three files a processor, what
+has to happen in time came too late on a machine that did nothing else, and the whole took no less time."""
 IMAGES = ("desktop", "tiny", "python", "redis", "systemd")
 
 
