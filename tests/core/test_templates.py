@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import time
 
 import pytest
@@ -344,19 +345,26 @@ def test_more_ports_or_volumes_than_a_session_can_have_are_refused():
     assert "65 volumeMounts: a session can have 64" in refusal({"volumeMounts": mounts})
 
 
+def seconds(**payload):
+    """Processor time of a refusal, the least of five: what else the processor does counts as well."""
+    least = math.inf
+    for _ in range(5):
+        begun = time.thread_time()
+        refusal(**payload)
+        least = min(least, time.thread_time() - begun)
+    return least
+
+
 @pytest.mark.parametrize("key", ["ports", "env", "volumeMounts"])
 def test_of_many_mistakes_one_is_told_and_the_others_cost_no_time(key):
     """A quarter of a megabyte in base64, where the values of a message are not counted."""
     wrong = base64.b64encode(json.dumps({"spec": IMAGE | {key: [1] * 60_000}}).encode()).decode()
-    begun = time.thread_time()
     assert f"{key}.0: input should be" in refusal(templateManifest=wrong)
-    assert time.thread_time() - begun < 0.05
+    assert seconds(templateManifest=wrong) < 0.05
 
 
 def test_of_many_wrong_variables_one_is_told():
-    begun = time.thread_time()
-    assert "environment: value error, V0: should be a valid string" in refusal(
-        environment={f"V{i}": [] for i in range(20_000)}
-    )
-    assert time.thread_time() - begun < 0.05
+    wrong = {f"V{i}": [] for i in range(20_000)}
+    assert "environment: value error, V0: should be a valid string" in refusal(environment=wrong)
+    assert seconds(environment=wrong) < 0.05
     assert "environment: value error, should be an object" in refusal(environment=[])
