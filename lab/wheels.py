@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import streamspace_agent
 from lab.say import LabError
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 def version() -> str:
     """The one version number of the repository."""
-    found = re.search(r'^version = "(.+)"', (ROOT / "core/pyproject.toml").read_text(), re.MULTILINE)
-    if not found:
-        raise LabError("core/pyproject.toml names no version")
-    return found[1]
+    return streamspace_agent.__version__
 
 
 def collect(folder: Path, python: str) -> None:
