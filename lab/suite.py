@@ -23,6 +23,8 @@ TESTS_FAILED = 1  # pytest's exit code
 WORKERS_PER_PROCESSOR = 2
 """Many tests wait for something most of the time: a lease, a container, a server. With three files a processor, what
 has to happen in time came too late on a machine that did nothing else, and the whole took no less time."""
+WAITED = ("lab.until.NeverCameTrueError", "TimeoutError", "AssertionError: no steady leader within")
+"""What failures begin with that are a wait given up."""
 IMAGES = ("desktop", "tiny", "python", "redis", "systemd")
 
 
@@ -61,7 +63,7 @@ def may_be_starved(report: Path) -> bool:
     """Whether the failures of this JUnit report may be for want of a processor.
 
     Never something left behind, and never what tests/core and tests/faults prove: two leaders or a lost command once
-    are one time too many.
+    are one time too many. That something did not come about in time proves nothing yet.
     """
     suite = ET.parse(report).getroot().find("testsuite")
     if suite is None:
@@ -69,6 +71,7 @@ def may_be_starved(report: Path) -> bool:
     for case in suite.iter("testcase"):
         for found in (*case.iter("failure"), *case.iter("error")):
             told = f"{found.get('message', '')}{found.text or ''}"
-            if "left behind" in told or case.get("classname", "").startswith(("tests.core.", "tests.faults.")):
+            proves = case.get("classname", "").startswith(("tests.core.", "tests.faults."))
+            if "left behind" in told or (proves and not told.startswith(WAITED)):
                 return False
     return True

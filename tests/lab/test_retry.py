@@ -17,6 +17,16 @@ from lab.suite import may_be_starved
         ),
         ("tests.core.test_tunnels", '<failure message="two leaders">...</failure>', False),
         ("tests.faults.test_nemesis", '<error message="no stage">...</error>', False),
+        (
+            "tests.faults.test_kills",
+            '<failure message="lab.until.NeverCameTrueError: waited 30 s">...</failure>',
+            True,
+        ),
+        (
+            "tests.faults.test_kills",
+            '<failure message="AssertionError: assert two == one">TimeoutError ...</failure>',
+            False,
+        ),
     ],
 )
 def test_only_what_a_busy_machine_may_explain_is_run_again(tmp_path, where, how, again):
