@@ -1,7 +1,8 @@
 """The HTTP connections to one engine: its address, TLS, and the proxy to a remote one."""
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Connection:
             if not connection.has_expired():
                 return connection
             await connection.aclose()
-        return httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, uds=self._path)
+        backend = _UnixSockets() if self._path else None
+        return httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, uds=self._path, network_backend=backend)
 
     async def _put_back(self, connection: httpcore.AsyncConnectionInterface) -> None:
         if connection.is_idle() and not connection.is_closed() and len(self._idle) < self._keep:
@@ -88,6 +90,55 @@ class Connection:
         self._idle.clear()
         if self._through_proxy:
             await self._through_proxy.aclose()
+
+
+class _UnixSockets(httpcore.AsyncNetworkBackend):
+    """By asyncio's own streams: anyio's complain in the log of a read that is cancelled just as its bytes arrive."""
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        del socket_options
+        try:
+            async with asyncio.timeout(timeout):
+                return _UnixStream(*await asyncio.open_unix_connection(path))
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout from error
+        except OSError as error:
+            raise httpcore.ConnectError(error) from error
+
+
+class _UnixStream(httpcore.AsyncNetworkStream):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._reader.read(max_bytes)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout from error
+        except OSError as error:
+            raise httpcore.ReadError(error) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                self._writer.write(buffer)
+                await self._writer.drain()
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout from error
+        except OSError as error:
+            raise httpcore.WriteError(error) from error
+
+    async def aclose(self) -> None:
+        self._writer.transport.abort()
+        await asyncio.sleep(0)  # in which asyncio closes the socket; its wait_closed() fails once a wait was cancelled
+
+    def get_extra_info(self, info: str) -> Any:
+        """An idle connection that can be read was closed by the engine."""
+        return self._reader.at_eof() if info == "is_readable" else None
 
 
 def _context(docker_host: str, environ: Mapping[str, str]) -> ssl.SSLContext | None:
