@@ -51,6 +51,30 @@ async def test_a_cancelled_call_closes_its_connection_at_once_and_frees_its_plac
             assert (await engine.version())["ApiVersion"] == "1.41", "the place of the only call is free again"
 
 
+async def test_a_call_that_is_cancelled_just_as_its_answer_comes_says_nothing_in_the_log(make_engine, tmp_path):
+    loop, complaints, calls = asyncio.get_running_loop(), [], []
+    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+    async def serve(reader, writer):
+        while head := await reader.read(4096):
+            if b"/version" in head:
+                writer.write(answer(b'{"ApiVersion": "1.41"}'))
+                continue
+            await asyncio.sleep(0.05)  # until the call waits for it
+            writer.write(answer(b"[]"))  # sent at once; the loop sees it together with:
+            loop.call_soon(calls[-1].cancel)
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "docker.sock"):
+        engine = make_engine(f"unix://{tmp_path}/docker.sock")
+        for _ in range(5):
+            calls.append(asyncio.create_task(engine.get("/containers/json")))
+            await asyncio.wait(calls)
+        await engine.aclose()
+    assert all(call.cancelled() for call in calls)
+    assert complaints == []
+
+
 async def test_the_version_is_asked_for_once_however_many_calls_wait_for_it(make_engine, play):
     async def serve(reader, writer):
         writer.write(answer(b"[]"))
