@@ -26,6 +26,10 @@ async def plane(tmp_path, request):
         yield plane
 
 
+class CutShortError(Exception):
+    """A picture whose rest does not come. The relay has no word for it: a person sees on the page that it is over."""
+
+
 class Person(Viewer):
     """Reads whole updates, and knows whether what it reads can be one."""
 
@@ -53,6 +57,12 @@ class Person(Viewer):
         if kind == GOODBYE:
             return None
         assert kind == b"\0", f"a torn stream: message type {kind}"
+        try:
+            return await self.picture()
+        except TimeoutError:
+            raise CutShortError from None
+
+    async def picture(self):
         await self.read(1)
         pixels = 0
         for _ in range(int.from_bytes(await self.read(2))):
@@ -63,8 +73,8 @@ class Person(Viewer):
         return pixels
 
     async def hang_up(self):
-        """As viewers do once they are told that it is over, by a message or by a closed connection."""
-        with contextlib.suppress(ConnectionClosed):
+        """As viewers do once they are told that it is over, by a message or by a closed connection, or see it."""
+        with contextlib.suppress(ConnectionClosed, CutShortError):
             while await self.update() is not None:
                 pass
         await self.socket.close()

@@ -5,6 +5,7 @@ import signal
 import docker.errors
 import pytest
 
+from lab.until import until
 from tests.names import sid
 
 
@@ -57,6 +58,12 @@ async def test_sigterm_drains_and_exits_0_and_the_session_runs_on(plane, agent, 
 
 async def test_a_restarted_agent_adopts_what_runs(plane, agent, agent_id, manifest):
     await plane.wait_command(await plane.start_session(session_id=sid("kept"), manifest=manifest()))
+
+    async def delivered():
+        """What is not acknowledged is sent again."""
+        return (await agent.ask("status"))[1][0]["outbox"] == 0
+
+    await until(delivered)
     agent.signal(signal.SIGKILL)
     await agent.wait()
     seq = (await plane.events())[-1]["seq"]

@@ -8,7 +8,9 @@ import pytest
 from lab.until import until
 from streamspace_agent.election import Grant, Held
 from streamspace_agent.errors import BackendUnavailable, LeaseLost
+from streamspace_elect_redis.connection import CommandConnection, Connector
 from streamspace_elect_redis.scripts import keys
+from streamspace_elect_redis.url import parse
 
 pytestmark = pytest.mark.slow
 
@@ -244,6 +246,27 @@ async def test_a_cancelled_call_leaves_the_backend_usable(replica, candidate):
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
     assert (await backend.renew(grant)).record.same_tenure(grant.record)
+
+
+async def test_a_call_that_is_cancelled_just_as_its_connection_is_there_leaves_it_to_the_next(module_server):
+    connector = Connector(parse(module_server.url, {}), 5, 5)
+    made = []
+
+    async def connect():
+        made.append(await connector.connect())
+        calling.cancel()
+        return made[-1]
+
+    connection = CommandConnection(connect, "the server", 5)
+    try:
+        calling = asyncio.create_task(connection.call("PING"))
+        await asyncio.wait([calling])
+        assert calling.cancelled()
+        assert await connection.call("PING") == "PONG"
+        assert len(made) == 1
+    finally:
+        await connection.aclose()
+        await connector.aclose()
 
 
 async def test_agents_with_other_ids_have_leases_of_their_own(backend_at, module_server, client, candidate):

@@ -130,11 +130,16 @@ class CommandConnection:
             self._setup = asyncio.create_task(self._connect())
             self._setup.add_done_callback(_retrieve)
         try:
-            self._connection = await asyncio.shield(self._setup)
+            return await asyncio.shield(self._setup)
         finally:
             if self._setup.done():
+                self._keep(self._setup)
                 self._setup = None
-        return self._connection
+
+    def _keep(self, setup: "asyncio.Task[AbstractConnection]") -> None:
+        """Keep the connection that a set-up ended with, also where its call was cancelled in that very moment."""
+        if not setup.cancelled() and not setup.exception():
+            self._connection = setup.result()
 
     async def _drop(self) -> None:
         if self._connection:
@@ -144,10 +149,9 @@ class CommandConnection:
     async def aclose(self) -> None:
         if self._setup:
             self._setup.cancel()
-            done, _ = await asyncio.wait([self._setup])
-            for task in done:
-                if not task.cancelled() and not task.exception():
-                    self._connection = task.result()
+            await asyncio.wait([self._setup])
+            self._keep(self._setup)
+            self._setup = None
         if self._connection:
             await close(self._connection)
         self._connection = None
