@@ -1,5 +1,6 @@
 """What every test may stand on: the engine, the images, and a check that nothing is left behind."""
 
+import gc
 import json
 import logging
 import os
@@ -103,6 +104,13 @@ class Crashes:
         lines = self.file.read_text().splitlines()
         new, self.read = lines[self.read :], len(lines)
         return [json.loads(line) for line in new]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_a_file_left_open_is_told_there():
+    """Else it is told wherever the collector happens to run next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -206,7 +206,7 @@ def boot(docker_host, systemd_image, one_file, run_label):
 
     def boot(name):
         if name not in hosts:
-            hosts[name] = host = SystemdHost(docker_host, systemd_image, f"{run_label}-{name}")
+            hosts[name] = host = SystemdHost(docker_host, systemd_image, f"{run_label}-booted-{name}")
             host.put_folder(UNITS, f"{DEPLOYMENTS_THERE}/systemd")
             host.put(f"{DEPLOYMENTS_THERE}/../dist/docker-agent", one_file.read_bytes(), 0o755)
             host.run("set -e; useradd -G docker member; useradd guest; useradd admin")
