@@ -129,7 +129,7 @@ async def test_what_an_internal_address_answers_is_not_passed_on(make_driver, ma
     with pytest.raises(CommandFailed, match="cannot pull") as failure:
         await make_driver().start(make_spec(image=f"{host}:{internal}/a:1"), quiet)
     assert SECRET not in str(failure.value)
-    assert "403" not in str(failure.value)
+    assert "403" not in str(failure.value).replace(str(internal), "")  # the port may contain it
 
 
 async def test_what_a_registry_says_that_the_operator_has_named_is_passed_on(make_driver, make_spec, quiet, internal):

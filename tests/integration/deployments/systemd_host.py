@@ -66,8 +66,8 @@ class SystemdHost:
         return await asyncio.to_thread(self.run, command)
 
     def ask(self, command: str) -> tuple[int, str]:
-        """The exit code and the output. On a busy machine the engine may lose what a command writes, twice seen in
-        six runs of the whole suite; so it is kept there, and read again then."""
+        """The exit code and the output, which is kept there until it has been read: beside other work it was empty
+        twice, though the command had written something. Why is not known."""
         said, end = f"/tmp/said-{uuid.uuid4().hex}", "\n-- end"
         tell = f"cat {said}; printf '{end}'"
         code, out = self._container.exec_run(
